@@ -1,0 +1,42 @@
+# `make demo` and `make test` are all that a new machine needs: Python 3.11 or newer with pip, make and git.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+LOCK := infra/requirements.lock
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(LOCK)
+
+.PHONY: install demo test lint format lock clean
+
+install: $(VENV)/.demo
+
+demo: $(VENV)/.demo
+	$(BIN)/varve demo
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# Each extra is installed once, with every version taken from the lock.
+$(VENV)/.%: pyproject.toml $(LOCK)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) --editable '.[$*]'
+	touch $@
+
+# Resolve anew: newest versions that pyproject.toml allows, tried out by `make test` before they are committed.
+lock:
+	rm -rf $(VENV)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[dev]' $(LOCK_WITH)
+	$(BIN)/python infra/lock.py > $(LOCK)
+
+clean:
+	rm -rf $(VENV) demo-output .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,40 @@
+"""`varve NAME ...` → the command of that name."""
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.metadata import version
+
+COMMANDS = {
+    "embed": "run a job, or go on with it",
+    "plan": "say what a job will take, before it runs",
+    "status": "say how far the run of an output is",
+    "verify": "prove an output: coverage, checksums, numbers",
+    "schema": "print the JSON Schema of the job file",
+    "demo": "embed and search the docstrings of this machine's Python",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] == ["--version"]:
+        sys.stdout.write(f"varve {version('varve')}\n")
+        return 0
+    if arguments[:1] in ([], ["-h"], ["--help"]):
+        (sys.stdout if arguments else sys.stderr).write(_usage())
+        return 0 if arguments else 2
+    name, *rest = arguments
+    if name not in COMMANDS:
+        sys.stderr.write(f"varve: no command {name!r}\n\n{_usage()}")
+        return 2
+    return import_module(f"jobs.{name}").main(rest)
+
+
+def _usage() -> str:
+    listed = "".join(f"  varve {name:<8} {what}\n" for name, what in COMMANDS.items())
+    return f"usage: varve COMMAND ...\n\n{listed}\n`varve COMMAND --help` says more.\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

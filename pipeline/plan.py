@@ -1,0 +1,310 @@
+"""A job → everything that is settled before the first row is read.
+
+Knows nothing of Ray. A plan pins what the job leaves open (commits, sizes, `auto`) and is written as `_varve/job.json`
+before any part. A later run of the same job takes its plan from there, so it continues with the very same numbers; a
+run of another job is refused with the fields that differ.
+"""
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from functools import cached_property
+from importlib.metadata import version
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline.encoder.encoder import default_tokens_per_pack, resolve_dtype, resolve_max_tokens
+from pipeline.encoder.load import Checkpoint, load_tokenizer, look_at
+from pipeline.errors import JobError
+from pipeline.features import ROW_COLUMNS, Column, FeaturePlan, ModelShape, plan_features
+from pipeline.schema import output_schema, vector_length
+from pipeline.source import Dataset, open_dataset
+from pipeline.spec import Job, Model, Windows
+from pipeline.storage import Storage
+from pipeline.tokenizer import Tokenizer
+
+JOB_NAME = "_varve/job.json"
+
+# Rows that are encoded together: enough to sort by length, few enough to be held with all their features.
+BLOCK_ROWS = 1024
+PART_BYTES = 64 * 1024 * 1024
+MAX_ROWS_PER_PART = 64 * BLOCK_ROWS
+SAMPLE_ROWS = 512
+_VALUE_BYTES = {"float32": 4, "float16": 2, "int8": 1, "binary": 1}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resolved:
+    """What the job left open, settled. All of it decides the bytes of the output."""
+
+    source_commit: str | None
+    source_identity: str
+    num_shards: int
+    schema: str  # of the columns read: Arrow IPC, base64
+    model_commit: str | None
+    weights_sha256: str
+    tokenizer_sha256: str
+    max_tokens: int
+    dtype: str
+    tokens_per_pack: int
+    block_rows: int
+    rows_per_part: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A job with all that it needs to run."""
+
+    job: Job
+    resolved: Resolved
+    dataset: Dataset
+    checkpoint: Checkpoint
+    created_at: str
+
+    @cached_property
+    def features(self) -> FeaturePlan:
+        """The layer plan."""
+        return _features(self.job, self.checkpoint.shape)
+
+    @property
+    def pairs(self) -> bool:
+        """Whether a row's text is a sentence pair."""
+        return len(self.job.source.text_columns) > 1
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over all that decides the bytes of the output."""
+        settled = {"job": self.job.identity(), "resolved": asdict(self.resolved)}
+        return hashlib.sha256(json.dumps(settled, sort_keys=True).encode()).hexdigest()
+
+    @cached_property
+    def schema(self) -> pa.Schema:
+        """The output's Arrow schema, with its metadata."""
+        kept = pa.schema([self.dataset.schema.field(name) for name in self.job.source.keep])
+        return output_schema(self.features, kept, pairs=self.pairs, metadata=self._provenance())
+
+    @property
+    def pinned_model(self) -> Model:
+        """The job's model with everything settled, for workers."""
+        settled = {"name": self.checkpoint.folder, "revision": None, "dtype": self.resolved.dtype}
+        if not isinstance(self.job.model.long_text, Windows):
+            settled["max_tokens"] = self.resolved.max_tokens
+        return self.job.model.model_copy(update=settled)
+
+    def _provenance(self) -> dict[str, Any]:
+        return {
+            "version": version("varve"),
+            "fingerprint": self.fingerprint,
+            "model": self.job.model.name,
+            "revision": self.resolved.model_commit,
+            "weights_sha256": self.resolved.weights_sha256,
+            "tokenizer_sha256": self.resolved.tokenizer_sha256,
+            "max_tokens": self.resolved.max_tokens,
+            "versions": versions(),
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of job.json."""
+        return {
+            "varve": version("varve"),
+            "created_at": self.created_at,
+            "fingerprint": self.fingerprint,
+            "job": self.job.model_dump(mode="json"),
+            "resolved": asdict(self.resolved),
+        }
+
+
+def make_plan(job: Job, *, device: str) -> Plan:
+    """Settle a job: pin its source and model, resolve every `auto`.
+
+    Args:
+        job: the job.
+        device: "cuda" or "cpu", which decides `auto` dtypes and packs.
+
+    Raises:
+        JobError: something that the job names is not there or does not fit.
+    """
+    checkpoint = look_at(job.model.name, job.model.revision, trust_remote_code=job.model.trust_remote_code)
+    features = _features(job, checkpoint.shape)
+    max_tokens = resolve_max_tokens(job.model, checkpoint)
+    _check_tokens(job, checkpoint, max_tokens)
+    dataset = open_dataset(job.source)
+    _check_names(job, features)
+    packs, rows = job.compute.tokens_per_pack, job.output.rows_per_part
+    rows_per_part = _auto_rows(job, features, dataset, checkpoint, max_tokens) if rows == "auto" else rows
+    resolved = Resolved(
+        source_commit=dataset.commit,
+        source_identity=dataset.identity,
+        num_shards=dataset.num_shards,
+        schema=base64.b64encode(dataset.schema.serialize().to_pybytes()).decode(),
+        model_commit=checkpoint.commit,
+        weights_sha256=checkpoint.weights_sha256,
+        tokenizer_sha256=checkpoint.tokenizer_sha256,
+        max_tokens=max_tokens,
+        dtype=resolve_dtype(job.model.dtype, device),
+        tokens_per_pack=default_tokens_per_pack(device) if packs == "auto" else packs,
+        block_rows=min(BLOCK_ROWS, rows_per_part),
+        rows_per_part=rows_per_part,
+    )
+    return Plan(job, resolved, dataset, checkpoint, datetime.now(UTC).isoformat(timespec="seconds"))
+
+
+def recall_plan(job: Job, stored: Mapping[str, Any], where: str) -> Plan:
+    """The plan of an earlier run, checked against the job of this one.
+
+    Args:
+        job: this run's.
+        stored: the content of job.json.
+        where: the output's address, for messages.
+
+    Raises:
+        JobError: the job, the model's weights or the source's files have changed.
+    """
+    earlier = Job.parse(stored["job"], where=f"{where}/{JOB_NAME}")
+    _refuse_changes(_changes(earlier.identity(), job.identity()), where)
+    resolved = Resolved(**stored["resolved"])
+    checkpoint = look_at(job.model.name, resolved.model_commit, trust_remote_code=job.model.trust_remote_code)
+    dataset = open_dataset(job.source, resolved.source_commit)
+    schema = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(resolved.schema)))
+    now = {
+        "the model's weights": checkpoint.weights_sha256,
+        "the tokenizer": checkpoint.tokenizer_sha256,
+        "the source's files": dataset.identity,
+    }
+    then = {
+        "the model's weights": resolved.weights_sha256,
+        "the tokenizer": resolved.tokenizer_sha256,
+        "the source's files": resolved.source_identity,
+    }
+    _refuse_changes([what for what in now if now[what] != then[what]], where)
+    return Plan(job, resolved, replace(dataset, schema=schema), checkpoint, stored["created_at"])
+
+
+def read_job(storage: Storage) -> dict[str, Any] | None:
+    """The job.json of an output; None if there is none.
+
+    Raises:
+        JobError: it is not Varve's.
+    """
+    content = storage.read(JOB_NAME)
+    if content is None:
+        return None
+    try:
+        stored = json.loads(content)
+        Resolved(**stored["resolved"])
+    except (ValueError, KeyError, TypeError) as e:
+        msg = f"{storage.uri}/{JOB_NAME} can't be read as a job of this version of Varve: {type(e).__name__} {e}"
+        raise JobError(msg) from e
+    return stored
+
+
+def prepare(job: Job, *, device: str) -> Plan:
+    """The plan of a job: recalled from its output where an earlier run has left one, else made anew."""
+    storage = Storage(job.output.path)
+    stored = read_job(storage)
+    return make_plan(job, device=device) if stored is None else recall_plan(job, stored, storage.uri)
+
+
+def record(plan: Plan, storage: Storage) -> None:
+    """Write job.json before anything else; whoever was first decides.
+
+    Raises:
+        JobError: another job has written there.
+    """
+    if storage.create(JOB_NAME, json.dumps(plan.to_json(), indent=1).encode()):
+        return
+    stored = read_job(storage) or {}
+    if stored.get("fingerprint") != plan.fingerprint:
+        recall_plan(plan.job, stored, storage.uri)
+        msg = f"{storage.uri}: another run settled this job differently a moment ago. Run the same command again"
+        raise JobError(msg)
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computes the numbers."""
+    return {name: version(name) for name in ("torch", "transformers", "tokenizers", "datasets", "ray", "pyarrow")}
+
+
+def row_bytes(plan: FeaturePlan, tokens_per_row: float) -> dict[str, float]:
+    """Bytes of one row of each feature column, before compression."""
+    return {column.name: _column_bytes(column, tokens_per_row) for column in plan.columns}
+
+
+def _column_bytes(column: Column, tokens: float) -> float:
+    vector = vector_length(column) * _VALUE_BYTES[column.dtype] + (4 if column.scale_name else 0)
+    match column.form:
+        case "tokens":
+            return tokens * vector
+        case "attentions":
+            return tokens * tokens * vector
+        case _:
+            return vector
+
+
+def _features(job: Job, shape: ModelShape) -> FeaturePlan:
+    windows = job.model.long_text
+    per_window = isinstance(windows, Windows) and windows.vectors == "window"
+    return plan_features(job.features, shape, dtype=job.output.dtype, per_window=per_window)
+
+
+def _auto_rows(job: Job, features: FeaturePlan, dataset: Dataset, checkpoint: Checkpoint, max_tokens: int) -> int:
+    """Rows of a part of about `PART_BYTES`, from the first rows of the source.
+
+    Whole blocks where a block fits. Both what is read and what is written count: a part is held in memory once.
+    """
+    sample = next(iter(dataset.read(0)), dataset.schema.empty_table()).slice(0, SAMPLE_ROWS)
+    if not len(sample):
+        return BLOCK_ROWS
+    tokenizer = Tokenizer(load_tokenizer(checkpoint), max_tokens)
+    texts = sample[job.source.text_columns[0]].cast(pa.large_binary()).drop_null()
+    # A sample, not the hot path: tokenizers takes Python strings only.
+    decoded = [text.decode(errors="replace") for text in texts.to_pylist()]
+    tokens = float(tokenizer(decoded).num_tokens.mean()) if decoded else 1.0
+    written = sum(row_bytes(features, tokens).values())
+    rows = int(PART_BYTES / max(written, sample.nbytes / len(sample)))
+    if rows < BLOCK_ROWS:
+        return max(rows, 1)
+    return min(rows // BLOCK_ROWS * BLOCK_ROWS, MAX_ROWS_PER_PART)
+
+
+def _check_names(job: Job, features: FeaturePlan) -> None:
+    """Kept columns must not share a name with what the run writes."""
+    written = {*features.names(pairs=True), *ROW_COLUMNS}
+    for name in job.source.keep:
+        if name in written:
+            msg = f"source.keep: column {name!r} has the name of an output column. Rename the feature or the column"
+            raise JobError(msg)
+
+
+def _check_tokens(job: Job, checkpoint: Checkpoint, max_tokens: int) -> None:
+    """A window must hold at least one token of each text beside the special tokens, and more than it overlaps."""
+    raw = load_tokenizer(checkpoint).backend_tokenizer
+    pairs = len(job.source.text_columns) > 1
+    special = raw.num_special_tokens_to_add(pairs)
+    least = special + len(job.source.text_columns)
+    stride = job.model.long_text.stride if isinstance(job.model.long_text, Windows) else 0
+    if max_tokens < least + stride:
+        msg = f"model.max_tokens: {max_tokens} leaves no room for text: {special} special tokens are among them"
+        raise JobError(msg)
+
+
+def _changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    fields = [key for key in (*then, *(key for key in now if key not in then)) if then.get(key) != now.get(key)]
+    return [f"{key}: {_shown(then, key)} → {_shown(now, key)}" for key in fields]
+
+
+def _shown(values: Mapping[str, Any], key: str) -> str:
+    return json.dumps(values[key]) if key in values else "absent"
+
+
+def _refuse_changes(changes: list[str], where: str) -> None:
+    if changes:
+        listed = "".join(f"\n  {change}" for change in changes)
+        msg = (
+            f"output.path: {where} belongs to another job. Changed:{listed}\nUse another output.path, or restore these"
+        )
+        raise JobError(msg)

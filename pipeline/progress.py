@@ -1,0 +1,124 @@
+"""How far a run is: the counts, and the one line that shows them.
+
+On a terminal the line is live; elsewhere a plain line appears now and then. Knows nothing of Ray: run.py makes the
+`Tally` an actor and hands snapshots to the line.
+"""
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from threading import Event, Thread
+from types import TracebackType
+from typing import Any, Self
+
+_TERMINAL_EVERY_S = 0.5
+_PLAIN_EVERY_S = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Counts of this run so far."""
+
+    rows: int = 0
+    tokens: int = 0
+    errors: int = 0
+    replicas: int = 0
+    encoder: dict[str, Any] = field(default_factory=dict)
+
+
+class Tally:
+    """Adds up what replicas report."""
+
+    def __init__(self) -> None:
+        """Start from nothing."""
+        self._now = Snapshot()
+
+    def join(self, encoder: dict[str, Any]) -> None:
+        """A replica is ready; `encoder` says how it runs."""
+        self._now = replace(self._now, replicas=self._now.replicas + 1, encoder=encoder)
+
+    def add(self, rows: int, tokens: int, errors: int) -> int:
+        """Count a block; returns the errors so far."""
+        now = self._now
+        self._now = replace(now, rows=now.rows + rows, tokens=now.tokens + tokens, errors=now.errors + errors)
+        return self._now.errors
+
+    def snapshot(self) -> Snapshot:
+        """The counts as they stand."""
+        return self._now
+
+
+class Line:
+    """Shows snapshots on stderr while a run goes on."""
+
+    def __init__(self, look: Callable[[], Snapshot], done_rows: int, total_rows: int | None) -> None:
+        """Prepare the line.
+
+        Args:
+            look: takes a snapshot.
+            done_rows: rows that earlier runs have committed.
+            total_rows: of the source, where known.
+        """
+        self._look = look
+        self._done_rows = done_rows
+        self._total_rows = total_rows
+        self._terminal = sys.stderr.isatty()
+        self._stopped = Event()
+        self._thread = Thread(target=self._run, daemon=True)
+        self._first: tuple[float, Snapshot] | None = None
+
+    def __enter__(self) -> Self:
+        """Start showing."""
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop, and leave the terminal's line clean."""
+        self._stopped.set()
+        self._thread.join()
+        if self._terminal:
+            sys.stderr.write("\r\033[K")
+
+    def _run(self) -> None:
+        every_s = _TERMINAL_EVERY_S if self._terminal else _PLAIN_EVERY_S
+        while not self._stopped.wait(every_s):
+            text = self._text(self._look())
+            sys.stderr.write(f"\r\033[K{text}" if self._terminal else f"{text}\n")
+            sys.stderr.flush()
+
+    def _text(self, now: Snapshot) -> str:
+        if not now.rows:
+            return (
+                "starting replicas" if not now.replicas else f"{now.replicas} replica(s) ready, first block under way"
+            )
+        clock = time.monotonic()
+        self._first = self._first or (clock, now)
+        elapsed_s, since = clock - self._first[0], self._first[1]
+        rows = self._done_rows + now.rows
+        parts = [f"{rows:,} of {self._total_rows:,} rows" if self._total_rows else f"{rows:,} rows"]
+        if elapsed_s > 0 and now.rows > since.rows:
+            rows_per_s = (now.rows - since.rows) / elapsed_s
+            parts.append(f"{(now.tokens - since.tokens) / elapsed_s:,.0f} tokens/s")
+            if self._total_rows:
+                parts.append(f"{clock_time(max(0, self._total_rows - rows) / rows_per_s)} left")
+        parts.append(f"{now.replicas} replica(s)")
+        return " · ".join(parts + ([f"{now.errors:,} error rows"] if now.errors else []))
+
+
+def clock_time(seconds: float) -> str:
+    """72 → 1:12; 3700 → 1:01:40."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def file_size(num_bytes: float) -> str:
+    """Bytes for people: 12.3 MB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if num_bytes < 1000:  # noqa: PLR2004
+            return f"{num_bytes:.0f} {unit}" if unit == "B" else f"{num_bytes:.1f} {unit}"
+        num_bytes /= 1000
+    return f"{num_bytes:.1f} TB"

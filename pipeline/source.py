@@ -1,0 +1,313 @@
+"""A Hugging Face dataset → shards → Arrow tables of the needed columns, cut along the grid of parts.
+
+Knows nothing of models, tokens or the output's form. Invariants: shards have the order that `datasets` gives them, and
+a row's number is its position in its shard, whatever is skipped; a table that `read_parts` yields is exactly one cell
+of the grid; workers get a dataset that is already pinned, so no branch name reaches them.
+"""
+
+import hashlib
+import json
+import posixpath
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets import Features, IterableDataset, Value, load_dataset_builder
+from datasets.exceptions import DatasetsError
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError
+
+from pipeline import storage
+from pipeline.errors import JobError, RunError
+from pipeline.ranges import Missing
+from pipeline.spec import Source as SourceSpec
+
+# Below this many rows a Parquet row group is no shard of its own: its part would be too small.
+MIN_SHARD_ROWS = 16_384
+# With this many files there is work enough for every reader, and opening each to look for row groups takes long.
+MANY_FILES = 64
+
+_PACKAGED = frozenset({"parquet", "json", "csv", "text", "arrow", "webdataset"})
+_READ_ROWS = 1024
+# What pandas takes for a missing value; it must not be taken so in the text column of a CSV file.
+_NA_VALUES = ["", "#N/A", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null", "-nan", "-NaN", "<NA>"]
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """A source that is pinned, opened and looked at: what reading its shards takes."""
+
+    stream: IterableDataset
+    files: tuple[str, ...]  # URIs, in order
+    commit: str | None  # of a hub id
+    schema: pa.Schema  # the columns that are read
+    shard_rows: tuple[int, ...] | None  # rows of each shard, where the source says without being read
+    identity: str  # changes when the source's files do
+
+    @property
+    def num_shards(self) -> int:
+        """Independently readable pieces."""
+        return self.stream.num_shards
+
+    def name(self, shard: int) -> str:
+        """The shard for messages: its file, where shards are files."""
+        return self.files[shard] if len(self.files) == self.num_shards else f"{self.files[0]} and on"
+
+    def read(self, shard: int) -> Iterator[pa.Table]:
+        """The rows of one shard, in order, in tables of any size.
+
+        Raises:
+            RunError: the shard can't be read.
+        """
+        row = 0
+        try:
+            piece = self.stream.shard(self.num_shards, shard).with_format("arrow")
+            for table in cast("Iterator[pa.Table]", piece.iter(_READ_ROWS)):
+                conformed = table.select(self.schema.names).cast(self.schema)
+                yield conformed
+                row += conformed.num_rows
+        except (OSError, ValueError, TypeError, KeyError, pa.ArrowException, DatasetsError) as e:
+            told = " ".join(str(e).split())[:300]
+            msg = f"shard {shard} ({self.name(shard)}) can't be read after row {row}: {type(e).__name__}: {told}"
+            raise RunError(msg) from e
+
+    def read_parts(self, shard: int, rows_per_part: int, missing: Missing) -> Iterator[tuple[int, pa.Table]]:
+        """(first row, table) for each missing cell of the grid; the last cell is short, and may be empty.
+
+        Raises:
+            RunError: the shard can't be read.
+        """
+        start = 0
+        waiting: list[pa.Table] = []
+        num_waiting = 0
+        for table in self.read(shard):
+            waiting.append(table)
+            num_waiting += table.num_rows
+            while num_waiting >= rows_per_part:
+                rows = pa.concat_tables(waiting)
+                if missing.wants(start):
+                    yield start, rows.slice(0, rows_per_part)
+                start += rows_per_part
+                waiting, num_waiting = [rows.slice(rows_per_part)], num_waiting - rows_per_part
+                if missing.is_past(start):
+                    return
+        if missing.wants(start):
+            yield start, pa.concat_tables(waiting) if waiting else self.schema.empty_table()
+
+
+def open_dataset(spec: SourceSpec, commit: str | None = None) -> Dataset:
+    """Pin and open a source.
+
+    Args:
+        spec: the job's source.
+        commit: the commit that an earlier run of the same job was pinned to.
+
+    Raises:
+        JobError: the dataset, its files, split or columns are not there.
+    """
+    datasets.disable_progress_bars()
+    datasets.utils.logging.set_verbosity(datasets.logging.CRITICAL)
+    commit = commit or _pin(spec)
+    arguments = _builder_arguments(spec, commit)
+    builder = _build(spec, arguments)
+    stream = _stream(builder, spec)
+    features = stream.features or _peek(stream, spec)
+    _check_columns(features, spec)
+    narrowed = _narrow(builder.name, features, spec)
+    if narrowed:
+        stream = _stream(_build(spec, {**arguments, **narrowed}), spec)
+    stream = stream.select_columns(spec.columns)
+    files = _files(builder, spec)
+    groups = _row_groups(files) if builder.name == "parquet" and not spec.options.get("filters") else None
+    stream, shard_rows = _reshard(stream, groups)
+    return Dataset(
+        stream=stream,
+        files=files,
+        commit=commit,
+        schema=_schema(features, spec),
+        shard_rows=shard_rows,
+        identity=_identify(files, commit, stream.num_shards),
+    )
+
+
+def _pin(spec: SourceSpec) -> str | None:
+    """The commit of a hub id; None for files."""
+    if spec.dataset in _PACKAGED or storage.source_exists(spec.dataset) or "://" in spec.dataset:
+        return None
+    if spec.dataset.startswith((".", "/", "~")):
+        msg = f"source.dataset: {spec.dataset}: no such folder"
+        raise JobError(msg)
+    try:
+        return HfApi().dataset_info(spec.dataset, revision=spec.revision).sha
+    except (HfHubHTTPError, OSError, ValueError) as e:
+        told = (str(e).strip() or type(e).__name__).splitlines()[0]
+        msg = f"source.dataset: {spec.dataset} is no folder here, and the hub did not give it: {told}"
+        raise JobError(msg) from e
+
+
+def _builder_arguments(spec: SourceSpec, commit: str | None) -> dict[str, Any]:
+    files = list(spec.data_files) if isinstance(spec.data_files, tuple) else spec.data_files
+    if spec.dataset in _PACKAGED and not files:
+        msg = f"source.data_files: is missing: dataset {spec.dataset} reads the files named there"
+        raise JobError(msg)
+    arguments: dict[str, Any] = {"path": spec.dataset, "name": spec.name, **spec.options}
+    if files:
+        arguments["data_files"] = {spec.split: files} if spec.dataset in _PACKAGED else files
+    if commit:
+        arguments["revision"] = commit
+    if saved := _saved_files(spec):
+        arguments |= {"path": "arrow", "data_files": {spec.split: saved}}
+    return arguments
+
+
+def _saved_files(spec: SourceSpec) -> list[str] | None:
+    """The Arrow files of a `save_to_disk` folder in their order; None for any other source."""
+    if spec.dataset in _PACKAGED:
+        return None
+    folder = spec.dataset
+    if storage.source_exists(posixpath.join(folder, "dataset_dict.json")):
+        folder = posixpath.join(folder, spec.split)
+    state_uri = posixpath.join(folder, "state.json")
+    if not storage.source_exists(state_uri):
+        return None
+    state = json.loads(storage.read_source(state_uri))
+    return [posixpath.join(folder, file["filename"]) for file in state["_data_files"]]
+
+
+def _build(spec: SourceSpec, arguments: dict[str, Any]) -> datasets.DatasetBuilder:
+    try:
+        return load_dataset_builder(**arguments)
+    except (OSError, ValueError, TypeError, DatasetsError, pa.ArrowException) as e:
+        where = spec.data_files or spec.dataset
+        msg = f"source: {where} can't be opened: {' '.join(str(e).split())[:300]}"
+        raise JobError(msg) from e
+
+
+def _stream(builder: datasets.DatasetBuilder, spec: SourceSpec) -> IterableDataset:
+    try:
+        stream = builder.as_streaming_dataset(spec.split)
+    except (OSError, ValueError, KeyError, pa.ArrowException, DatasetsError) as e:
+        msg = f"source: split {spec.split!r} of {spec.dataset} can't be opened: {' '.join(str(e).split())[:300]}"
+        raise JobError(msg) from e
+    if not isinstance(stream, IterableDataset):
+        msg = f"source.split: {spec.split!r} is not one split of {spec.dataset}"
+        raise JobError(msg)
+    return stream
+
+
+def _peek(stream: IterableDataset, spec: SourceSpec) -> Features:
+    """Column types from the first rows, for formats that don't declare them."""
+    try:
+        first = cast("pa.Table", next(iter(stream.with_format("arrow").iter(_READ_ROWS))))
+    except StopIteration:
+        msg = f"source: {spec.data_files or spec.dataset} holds no rows, so its columns are not known"
+        raise JobError(msg) from None
+    except (OSError, ValueError, pa.ArrowException, DatasetsError) as e:
+        msg = f"source: {spec.data_files or spec.dataset} can't be read: {' '.join(str(e).split())[:300]}"
+        raise JobError(msg) from e
+    return Features.from_arrow_schema(first.schema)
+
+
+def _check_columns(features: Features, spec: SourceSpec) -> None:
+    for column in spec.columns:
+        if column not in features:
+            key = "source.text" if column in spec.text_columns else "source.keep"
+            msg = f"{key}: there is no column {column!r} in {spec.dataset}. Its columns: {', '.join(features)}"
+            raise JobError(msg)
+    types = features.arrow_schema
+    for column in spec.text_columns:
+        kind = types.field(column).type
+        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind)):
+            msg = f"source.text: column {column!r} holds {kind}, not text"
+            raise JobError(msg)
+
+
+def _narrow(builder: str, features: Features, spec: SourceSpec) -> dict[str, Any]:
+    """Builder options with which only the needed columns are read, and texts as texts."""
+    needed = Features({name: features[name] for name in spec.columns})
+    match builder:
+        case "parquet":
+            return {"columns": spec.columns}
+        case "csv":
+            kept = [name for name in spec.keep if name not in spec.text_columns]
+            texts = {name: Value("string") for name in spec.text_columns}
+            return {
+                "features": Features({**needed, **texts}),
+                "usecols": spec.columns,
+                "keep_default_na": False,
+                "na_values": dict.fromkeys(kept, _NA_VALUES),
+                **spec.options,
+            }
+        case "json" | "text":
+            return {"features": features}
+        case _:
+            return {}
+
+
+def _schema(features: Features, spec: SourceSpec) -> pa.Schema:
+    types = features.arrow_schema
+    texts = {name: pa.large_string() for name in spec.text_columns if name not in spec.keep}
+    return pa.schema([pa.field(name, texts.get(name, types.field(name).type)) for name in spec.columns])
+
+
+def _files(builder: datasets.DatasetBuilder, spec: SourceSpec) -> tuple[str, ...]:
+    split = spec.split.partition("[")[0]
+    return tuple((builder.config.data_files or {}).get(split, (spec.dataset,)))
+
+
+def _row_groups(files: tuple[str, ...]) -> list[list[int]]:
+    """Rows of each row group of each Parquet file, from the footers.
+
+    Raises:
+        JobError: a file can't be read.
+    """
+
+    def count(uri: str) -> list[int]:
+        try:
+            with storage.open_source(uri) as file:
+                footer = pq.read_metadata(file)
+        except (OSError, pa.ArrowException) as e:
+            msg = f"source: {uri} can't be read as Parquet: {' '.join(str(e).split())[:200]}"
+            raise JobError(msg) from e
+        return [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
+
+    with ThreadPoolExecutor(max_workers=32) as threads:
+        return list(threads.map(count, files))
+
+
+def _reshard(stream: IterableDataset, groups: list[list[int]] | None) -> tuple[IterableDataset, tuple[int, ...] | None]:
+    """A shard for each row group where files are few and row groups large; else one for each file.
+
+    The rule looks at the source alone, so every run of a job has the same shards.
+    """
+    if groups is None:
+        return stream, None
+    file_rows = tuple(sum(rows) for rows in groups)
+    group_rows = tuple(row for rows in groups for row in rows)
+    if len(groups) < MANY_FILES and len(group_rows) > len(groups) and min(group_rows[:-1]) >= MIN_SHARD_ROWS:
+        finer = stream.reshard()
+        if finer.num_shards == len(group_rows):
+            return finer, group_rows
+    return stream, file_rows if stream.num_shards == len(file_rows) else None
+
+
+def _identify(files: tuple[str, ...], commit: str | None, num_shards: int) -> str:
+    """A hash that changes when the files do: their names and sizes, or the commit that pins them."""
+    seen: list[Any] = [commit, num_shards]
+    if commit is None:
+        with ThreadPoolExecutor(max_workers=32) as threads:
+            sizes = list(threads.map(_size, files))
+        seen += [[Path(uri).name, size] for uri, size in zip(files, sizes, strict=True)]
+    return hashlib.sha256(json.dumps(seen).encode()).hexdigest()
+
+
+def _size(uri: str) -> int | None:
+    try:
+        return storage.source_size(uri)
+    except (OSError, ValueError):
+        return None
