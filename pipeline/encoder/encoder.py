@@ -126,6 +126,11 @@ class Encoder:
         (classifier or model).to(getattr(torch, self.dtype))
         self._model, self._classifier, self._layers = model, classifier, find_layers(model)
 
+    @property
+    def num_parameters(self) -> int:
+        """Parameters that are held in memory, those of dropped layers not among them."""
+        return sum(parameter.numel() for parameter in (self._classifier or self._model).parameters())
+
     def __call__(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> Columns:
         """Encode texts, or sentence pairs: {column: (R, width) array or `Ragged`}, with num_tokens and truncated."""
         tokens = self.tokenizer(texts, pairs)

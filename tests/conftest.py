@@ -1,0 +1,183 @@
+"""Real parts for the tests: the real MiniLM, tiny random models of every family, and their own plain reference."""
+
+import os
+
+os.environ.update(
+    HF_HUB_OFFLINE="1",
+    RAY_USAGE_STATS_ENABLED="0",
+    RAY_BACKEND_LOG_LEVEL="fatal",
+    AWS_EC2_METADATA_DISABLED="true",
+)
+
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer
+
+from jobs.demo import model_folder
+
+transformers.logging.set_verbosity_error()
+transformers.logging.disable_progress_bar()
+
+BERT = {
+    "vocab_size": 30522,
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "max_position_embeddings": 130,
+}
+ARCHITECTURES = {
+    "bert": BERT,
+    "roberta": BERT | {"pad_token_id": 1},
+    "xlm-roberta": BERT | {"pad_token_id": 1},
+    "albert": BERT | {"embedding_size": 16},
+    "distilbert": {
+        "vocab_size": 30522,
+        "dim": 32,
+        "n_layers": 3,
+        "n_heads": 4,
+        "hidden_dim": 48,
+        "max_position_embeddings": 130,
+    },
+    "electra": BERT | {"embedding_size": 16},
+    "mpnet": BERT | {"pad_token_id": 1},
+    "deberta-v2": BERT
+    | {
+        "relative_attention": True,
+        "pos_att_type": ["p2c", "c2p"],
+        "position_buckets": 32,
+        "norm_rel_ebd": "layer_norm",
+        "share_att_key": True,
+        "position_biased_input": False,
+    },
+    "modernbert": BERT
+    | {
+        "local_attention": 16,
+        "global_attn_every_n_layers": 2,
+        "pad_token_id": 0,
+        "cls_token_id": 101,
+        "sep_token_id": 102,
+        "bos_token_id": 101,
+        "eos_token_id": 102,
+    },
+}
+PACKED = {"bert", "roberta", "xlm-roberta", "albert", "distilbert", "electra", "modernbert"}
+
+RAGGED = [
+    "Here is some text to encode",
+    "",
+    "a",
+    "The quick brown fox, jumping over the lazy dog, was never seen again.",
+    "emoji 🙂 and accents: naïve façade",
+    "long " * 60,
+    "The quick brown fox, jumping over the lazy dog, was never seen twice.",
+]
+
+
+@pytest.fixture(scope="session")
+def minilm() -> str:
+    return str(model_folder())
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory, minilm):
+    """A folder with a tiny random model of an architecture, and the BERT uncased tokenizer."""
+    made: dict[tuple, str] = {}
+
+    def make(name: str, *, labels: int = 0, **changes) -> str:
+        key = (name, labels, *sorted(changes.items()))
+        if key not in made:
+            folder = tmp_path_factory.mktemp(name)
+            torch.manual_seed(0)
+            config = AutoConfig.for_model(name, **{**ARCHITECTURES[name], **changes})
+            if labels:
+                config.num_labels = labels
+                model = AutoModelForSequenceClassification.from_config(config)
+            else:
+                model = AutoModel.from_config(config)
+            for parameter in model.parameters():  # biases and norms too, so that none hides behind a zero
+                parameter.data.add_(torch.randn_like(parameter) * 0.05)
+            model.save_pretrained(folder)
+            AutoTokenizer.from_pretrained(minilm).save_pretrained(folder)
+            made[key] = str(folder)
+        return made[key]
+
+    return make
+
+
+class Plain:
+    """The reference: plain transformers, eager, fp32, one text at a time."""
+
+    def __init__(self, folder: str, auto=AutoModel) -> None:
+        self.model = auto.from_pretrained(folder, attn_implementation="eager", dtype=torch.float32).eval()
+        self.tokenizer = AutoTokenizer.from_pretrained(folder)
+
+    @torch.inference_mode()
+    def __call__(self, *texts: str, max_tokens: int = 128, **wanted):
+        inputs = self.tokenizer(*texts, truncation=True, max_length=max_tokens, return_tensors="pt")
+        return self.model(**inputs, output_hidden_states=True, **wanted)
+
+
+@pytest.fixture(scope="session")
+def plain():
+    loaded: dict[tuple, Plain] = {}
+
+    def load(folder: str, auto=AutoModel) -> Plain:
+        return loaded.setdefault((folder, auto), Plain(folder, auto))
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint(tmp_path_factory):
+    """A moto server on a free port of the loopback interface."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    log = (tmp_path_factory.mktemp("moto") / "log").open("w")
+    server = subprocess.Popen(
+        [str(Path(sys.executable).parent / "moto_server"), "-H", "127.0.0.1", "-p", str(port)], stdout=log, stderr=log
+    )
+    endpoint = f"http://127.0.0.1:{port}"
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            urllib.request.urlopen(endpoint, timeout=1).close()
+            break
+        except (urllib.error.URLError, OSError):
+            if time.monotonic() > deadline:
+                server.kill()
+                msg = f"moto did not answer at {endpoint} within 60 s"
+                raise TimeoutError(msg) from None
+            time.sleep(0.1)  # polls with a deadline
+    yield endpoint
+    server.terminate()
+    server.wait(timeout=10)
+
+
+@pytest.fixture
+def bucket(s3_endpoint, monkeypatch):
+    """An empty bucket, with its credentials in the environment alone."""
+    import boto3
+
+    for variable, value in {
+        "AWS_ACCESS_KEY_ID": "AKTEST",
+        "AWS_SECRET_ACCESS_KEY": "SKTEST-not-to-be-seen",
+        "AWS_REGION": "us-east-1",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": s3_endpoint,
+    }.items():
+        monkeypatch.setenv(variable, value)
+    client = boto3.client("s3")
+    name = f"bucket-{time.monotonic_ns()}"
+    client.create_bucket(Bucket=name)
+    return name

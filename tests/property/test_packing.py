@@ -1,0 +1,31 @@
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.encoder.packing import gather, pack, token_index
+
+LENGTHS = st.lists(st.integers(1, 64), max_size=60).map(lambda lengths: np.array(lengths, np.int64))
+BUDGET = st.integers(1, 256)
+
+
+@given(LENGTHS, BUDGET, st.booleans(), st.booleans())
+def test_packs_are_a_permutation_within_the_budget(lengths, budget, padded, equal):
+    packs = list(pack(lengths, budget, padded=padded, equal=equal))
+    order = np.concatenate([np.zeros(0, np.int64), *packs])
+    assert sorted(order) == list(range(len(lengths)))
+    for windows in packs:
+        size = lengths[windows].max() * len(windows) if padded else lengths[windows].sum()
+        assert len(windows) == 1 or size <= budget
+        assert np.all(np.diff(lengths[windows]) >= 0)
+        assert not equal or len(set(lengths[windows])) == 1
+
+
+@given(LENGTHS, st.data())
+def test_gathered_windows_stand_end_to_end(lengths, data):
+    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+    values = np.arange(offsets[-1])
+    chosen = data.draw(st.lists(st.integers(0, max(0, len(lengths) - 1)), max_size=20)) if len(lengths) else []
+    windows = np.array(chosen, np.int64)
+    want = [value for window in chosen for value in range(offsets[window], offsets[window + 1])]
+    assert list(gather(values, offsets, windows)) == want
+    assert list(token_index(offsets, windows)) == want

@@ -1,0 +1,58 @@
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.ranges import Range, gaps, missing
+
+GRID = st.integers(1, 50)
+ROWS = st.integers(0, 400)
+
+
+def cells(num_rows: int, rows_per_part: int) -> list[Range]:
+    """The parts of a finished shard, written down independently: full cells, then one that is short or empty."""
+    full = [Range(0, at * rows_per_part, (at + 1) * rows_per_part) for at in range(num_rows // rows_per_part)]
+    return [*full, Range(0, num_rows // rows_per_part * rows_per_part, num_rows)]
+
+
+@given(ROWS, GRID, st.data())
+def test_missing_cells_and_done_cells_are_the_whole_shard_each_once(num_rows, rows_per_part, data):
+    whole = cells(num_rows, rows_per_part)
+    done = data.draw(st.lists(st.sampled_from(whole), unique=True))
+    lacks = missing(done, rows_per_part)
+    assert {cell.start for cell in whole if lacks.wants(cell.start)} == {cell.start for cell in whole} - {
+        cell.start for cell in done
+    }
+    assert lacks.is_empty == (len(done) == len(whole))
+
+
+@given(ROWS, GRID, st.data())
+def test_reading_never_stops_before_a_missing_cell(num_rows, rows_per_part, data):
+    whole = cells(num_rows, rows_per_part)
+    lacks = missing(data.draw(st.lists(st.sampled_from(whole), unique=True)), rows_per_part)
+    for at, cell in enumerate(whole):
+        if lacks.is_past(cell.start):
+            assert not any(lacks.wants(later.start) for later in whole[at:])
+
+
+@given(ROWS, GRID)
+def test_whole_shard_has_no_gaps(num_rows, rows_per_part):
+    assert gaps(cells(num_rows, rows_per_part), num_rows) == []
+
+
+@given(st.integers(1, 400), GRID, st.data())
+def test_lost_doubled_or_surplus_rows_are_told(num_rows, rows_per_part, data):
+    whole = [cell for cell in cells(num_rows, rows_per_part) if cell.num_rows]
+    at = data.draw(st.integers(0, len(whole) - 1))
+    lost = whole[:at] + whole[at + 1 :]
+    assert gaps(lost, num_rows)
+    assert gaps([*whole, whole[at]], num_rows)
+    assert gaps(whole, num_rows + 1)
+
+
+@given(st.integers(1, 100), GRID)
+def test_part_off_the_grid_is_refused(start, rows_per_part):
+    part = Range(0, start * (rows_per_part + 1), start * (rows_per_part + 1) + rows_per_part + 1)
+    try:
+        missing([part], rows_per_part)
+    except ValueError:
+        return
+    raise AssertionError(part)

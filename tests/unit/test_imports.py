@@ -1,0 +1,58 @@
+"""Dependencies point one way; the files that may talk to Ray Data, object stores and torch are few."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PIPELINE = sorted((ROOT / "pipeline").rglob("*.py"))
+
+
+def imported(path: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return names
+
+
+def importers(package: str) -> set[str]:
+    return {
+        str(path.relative_to(ROOT))
+        for path in PIPELINE
+        if any(name == package or name.startswith(f"{package}.") for name in imported(path))
+    }
+
+
+def test_only_run_imports_ray():
+    assert importers("ray") == {"pipeline/run.py"}
+
+
+def test_only_storage_imports_object_store_clients():
+    assert importers("fsspec") | importers("obstore") | importers("pyarrow.fs") == {"pipeline/storage.py"}
+
+
+@pytest.mark.parametrize("package", ["ray", "pyarrow", "datasets", "fsspec", "obstore"])
+def test_encoder_needs_only_torch_and_transformers(package):
+    needed = {path for path in importers(package) if path.startswith("pipeline/encoder/")}
+    needed |= importers(package) & {"pipeline/tokenizer.py", "pipeline/features.py", "pipeline/spec.py"}
+    assert needed == set()
+
+
+def test_imports_follow_the_flow():
+    order = [
+        "errors", "spec", "features", "ranges", "storage", "source", "tokenizer", "encoder", "schema", "sink", "plan",
+        "manifest", "canary", "envelope", "featurize", "estimate", "progress", "run", "verify", "driver",
+    ]  # fmt: skip
+    stages = {path.stem if path.parent.name == "pipeline" else "encoder" for path in PIPELINE} - {"__init__"}
+    assert stages == set(order)
+    for path in PIPELINE:
+        if path.name == "__init__.py":
+            continue
+        stage = path.stem if path.parent.name == "pipeline" else "encoder"
+        used = {name.split(".")[1] for name in imported(path) if name.startswith("pipeline.")} & set(order)
+        assert all(order.index(other) <= order.index(stage) for other in used), (path, used)
+    assert not importers("jobs")

@@ -1,0 +1,145 @@
+import copy
+import json
+
+import pytest
+
+from pipeline.errors import JobError
+from pipeline.spec import Feature, Job, flatten, json_schema, parse_feature
+
+BASE = {
+    "source": {"dataset": "docs", "text": "body"},
+    "model": {"name": "bert"},
+    "output": {"path": "out"},
+}
+
+
+def changed(path: str, value) -> dict:
+    content = copy.deepcopy(BASE)
+    *parents, key = path.split(".")
+    section = content
+    for parent in parents:
+        section = section.setdefault(parent, {})
+    section[key] = value
+    return content
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "told"),
+    [
+        ("model.max_token", 3, ["model.max_token", "unknown key", "max_tokens", "Did you mean max_tokens?"]),
+        ("sauce", 1, ["sauce: unknown key", "source, model, features, output, compute"]),
+        ("model.max_tokens", "abc", ["model.max_tokens", '"abc"', "'auto'", "integer"]),
+        ("model.max_tokens", 1, ["model.max_tokens", "1", "greater than or equal to 3"]),
+        ("features.a", {"pool": "avg"}, ["features.a.pool", '"avg"', "'mean'", "'logits'"]),
+        ("features.a", {"pool": "mean", "layers": [1, "x"]}, ["features.a.layers.1", '"x"', "integer"]),
+        ("features.a", {"pool": "pooler", "layers": 3}, ["features.a", "last layer"]),
+        ("features.a", {"pool": "mean", "special_tokens": True}, ["features.a", "special_tokens"]),
+        ("features.a", {"pool": "mean", "normalize": 1}, ["features.a.normalize", "1", "boolean"]),
+        ("features.a b", {"pool": "mean"}, ["features.a b", "letters"]),
+        ("features", {}, ["features is empty"]),
+        ("model", None, ["model", "null"]),
+        ("model.long_text", {"window": 16, "stride": 8}, ["stride 8", "window 16"]),
+        ("model.long_text", {"window": 16, "strid": 8}, ["model.long_text.strid", "unknown key", "stride"]),
+        ("source.text", 3, ["source.text", "3"]),
+        ("output.dtype", "f16", ["output.dtype", '"f16"', "'float16'"]),
+        ("output.max_errors", -1, ["output.max_errors", "-1"]),
+        ("model.trust_remote_code", "yes", ["model.trust_remote_code", '"yes"', "boolean"]),
+    ],
+)
+def test_wrong_job_is_told_by_key_value_and_what_is_allowed(path, value, told):
+    with pytest.raises(JobError) as error:
+        Job.parse(changed(path, value), where="job.yaml")
+    for words in ("job.yaml", *told):
+        assert words in str(error.value)
+
+
+def test_pair_with_windows_is_refused():
+    content = changed("model.long_text", {"window": 64, "stride": 8})
+    content["source"]["text"] = ["a", "b"]
+    with pytest.raises(JobError, match="one text column, not a pair"):
+        Job.parse(content)
+
+
+def test_missing_sections_are_named_all_at_once():
+    with pytest.raises(JobError) as error:
+        Job.parse({})
+    assert all(f"{section}: is required" in str(error.value) for section in ("source", "model", "output"))
+
+
+def test_identity_leaves_out_what_does_not_change_bytes():
+    same = [
+        changed("output.path", "elsewhere"),
+        changed("compute.replicas", 7),
+        changed("output.max_errors", 3),
+    ]
+    other = [changed("output.dtype", "float16"), changed("model.max_tokens", 64), changed("source.keep", ["id"])]
+    identity = Job.parse(BASE).identity()
+    assert all(Job.parse(content).identity() == identity for content in same)
+    assert all(Job.parse(content).identity() != identity for content in other)
+
+
+def test_job_survives_its_own_json():
+    job = Job.parse(changed("features.a", {"pool": "cls", "layers": [0, -1]}))
+    assert Job.parse(json.loads(json.dumps(job.model_dump(mode="json")))) == job
+
+
+@pytest.mark.parametrize("text", ["", "key: [", "- a list", "just text"])
+def test_file_that_is_no_job_is_refused_with_its_name(text, tmp_path):
+    path = tmp_path / "job.yaml"
+    path.write_text(text)
+    with pytest.raises(JobError, match=r"job\.yaml"):
+        Job.load(str(path))
+
+
+def test_missing_file_is_refused_with_its_name():
+    with pytest.raises(JobError, match=r"nowhere\.yaml: can't be read"):
+        Job.load("nowhere.yaml")
+
+
+def test_settings_are_laid_over_the_file_with_their_types(tmp_path):
+    path = tmp_path / "job.yaml"
+    path.write_text(json.dumps(BASE))
+    job = Job.load(str(path), ["model.max_tokens=64", "features.cls={pool: cls, layers: [0, 1]}", "output.path=there"])
+    assert job.model.max_tokens == 64
+    assert job.features["cls"] == Feature(pool="cls", layers=(0, 1))
+    assert job.output.path == "there"
+
+
+@pytest.mark.parametrize("setting", ["model.max_tokens", "=3", "output.path.deeper=1", "model.name=[1"])
+def test_setting_of_the_wrong_form_is_refused(setting, tmp_path):
+    path = tmp_path / "job.yaml"
+    path.write_text(json.dumps(BASE))
+    with pytest.raises(JobError, match="--set"):
+        Job.load(str(path), [setting])
+
+
+@pytest.mark.parametrize(
+    ("text", "feature"),
+    [
+        ("e=mean", {"pool": "mean"}),
+        ("e=mean@-1+normalize", {"pool": "mean", "layers": -1, "normalize": True}),
+        ("e=cls@0,4,-1+concat", {"pool": "cls", "layers": [0, 4, -1], "combine": "concat"}),
+        ("e=cls@all", {"pool": "cls", "layers": "all"}),
+        ("e=mean+dimensions=64+normalize", {"pool": "mean", "dimensions": 64, "normalize": True}),
+        ("e=tokens+special_tokens", {"pool": "tokens", "special_tokens": True}),
+    ],
+)
+def test_short_form_of_a_feature_is_read(text, feature):
+    assert parse_feature(text) == ("e", feature)
+    Feature.model_validate(feature)
+
+
+@pytest.mark.parametrize("text", ["e", "=mean", "e=", "e=mean@x", "e=mean+fast", "e=mean+dimensions=x"])
+def test_short_form_of_the_wrong_form_is_refused(text):
+    with pytest.raises(JobError, match=r"NAME=POOL\[@LAYERS\]"):
+        parse_feature(text)
+
+
+def test_schema_describes_every_key():
+    schema = json_schema()
+    assert set(schema["properties"]) == set(Job.model_fields)
+    assert schema["additionalProperties"] is False
+
+
+def test_flatten_keeps_lists_whole():
+    assert flatten({"a": {"b": [1, 2]}, "c": {}}) == {"a.b": [1, 2], "c": {}}

@@ -1,0 +1,58 @@
+import time
+
+import numpy as np
+import pytest
+from transformers import AutoTokenizer
+
+from pipeline.tokenizer import Tokenizer
+
+
+@pytest.fixture(scope="module")
+def pretrained(minilm):
+    return AutoTokenizer.from_pretrained(minilm)
+
+
+def test_known_sentence_gives_its_known_ids(pretrained):
+    tokens = Tokenizer(pretrained, 512)(["Here is some text to encode"])
+    assert tokens.input_ids.tolist() == [101, 2182, 2003, 2070, 3793, 2000, 4372, 16044, 102]
+    assert tokens.input_ids.dtype == np.int32
+    assert tokens.num_tokens.tolist() == [9]
+
+
+def test_pairs_carry_token_types_of_transformers(pretrained):
+    pairs = [("a premise", "a hypothesis"), ("long " * 40, "longer " * 40)]
+    tokens = Tokenizer(pretrained, 32)(*zip(*pairs, strict=True))
+    want = pretrained(*map(list, zip(*pairs, strict=True)), truncation=True, max_length=32)
+    assert tokens.input_ids.tolist() == sum(want["input_ids"], [])
+    assert tokens.token_type_ids.tolist() == sum(want["token_type_ids"], [])
+    assert tokens.truncated.tolist() == [False, True]
+
+
+def test_empty_text_is_its_special_tokens(pretrained):
+    assert Tokenizer(pretrained, 8)([""]).input_ids.tolist() == [101, 102]
+
+
+def test_no_texts_give_no_tokens(pretrained):
+    tokens = Tokenizer(pretrained, 8)([])
+    assert len(tokens.input_ids) == 0
+    assert len(tokens.lengths) == 0
+
+
+def test_padding_and_truncation_baked_into_the_checkpoint_are_undone(pretrained):
+    assert pretrained.backend_tokenizer.truncation is not None or pretrained.backend_tokenizer.padding is not None
+    tokens = Tokenizer(pretrained, 400)(["word " * 300, "word"])
+    assert tokens.num_tokens.tolist() == [302, 3]
+
+
+def test_long_text_is_not_tokenized_to_its_end(pretrained):
+    short, long = "word " * 2_000, "word " * 2_000_000
+    tokenizer = Tokenizer(pretrained, 128)
+    tokenizer([short])
+    seconds = []
+    for text in (short, long):
+        began = time.perf_counter()
+        tokens = tokenizer([text])
+        seconds.append(time.perf_counter() - began)
+        assert tokens.truncated.tolist() == [True]
+    # A thousand times the text; reading it all takes a thousand times as long.
+    assert seconds[1] < 100 * max(seconds[0], 1e-3)
