@@ -17,5 +17,7 @@ def pins() -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.stdout.write("# Written by `make lock`; used as constraints: pip install -c infra/requirements.lock '.[demo]'\n")
+    sys.stdout.write(
+        "# Written by `make lock`; used as constraints: pip install -c infra/requirements.lock '.[demo]'\n"
+    )
     sys.stdout.writelines(f"{pin}\n" for pin in pins())

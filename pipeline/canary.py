@@ -20,7 +20,7 @@ from transformers import AutoModel, AutoModelForSequenceClassification, AutoToke
 
 from pipeline.encoder.load import Checkpoint
 from pipeline.errors import RunError
-from pipeline.features import Column
+from pipeline.columns import Column
 from pipeline.plan import Plan
 from pipeline.sink import Part
 from pipeline.spec import Windows
@@ -233,7 +233,11 @@ def _stored_rows(
         rows = [row for row in wanted.get(part.shard, ()) if part.start <= row < part.stop]
         if not rows:
             continue
-        table = pq.read_table(pa.BufferReader(storage.read(part.name) or b""))
+        try:
+            table = pq.read_table(pa.BufferReader(storage.read(part.name) or b""))
+        except (pa.ArrowException, OSError) as e:
+            msg = f"{storage.uri}/{part.name} can't be read back: {' '.join(str(e).split())[:200]}"
+            raise RunError(msg) from e
         for row in rows:
             one = table.slice(row - part.start, 1)
             if (one["shard"][0].as_py(), one["row"][0].as_py()) != (part.shard, row):

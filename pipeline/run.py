@@ -286,27 +286,22 @@ def _prepare_ray_data() -> None:
     context.target_max_block_size = 1
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    # Else what a replica raised is lost on its way here but for its traceback.
+    context.raise_original_map_exception = True
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
 
 
 def _told(error: BaseException) -> VarveError:
     """Our own error out of the layers in which Ray wraps it, or Ray's in one message."""
+    advice = "\nFailed to apply UDF transform"  # Ray puts its own users' options behind our message
     seen: BaseException | None = error
     while seen is not None:
-        cause = getattr(seen, "cause", None)
-        for candidate in (seen, cause):
+        for candidate in (seen, getattr(seen, "cause", None)):
             if isinstance(candidate, VarveError):
-                return (
-                    type(candidate)(str(candidate)) if type(candidate) is RunError else RunError(_own_words(candidate))
-                )
+                return RunError(str(candidate.args[0]).partition(advice)[0])
         seen = seen.__cause__
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = [line.strip() for line in str(error).partition(advice)[0].splitlines() if line.strip()]
     return RunError(f"the run failed in Ray: {lines[-1] if lines else type(error).__name__}")
-
-
-def _own_words(error: BaseException) -> str:
-    """The message without Ray's copy of the traceback."""
-    return str(error.args[0]) if error.args else str(error)
 
 
 def quiet_libraries() -> None:

@@ -13,7 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.encoder.encoder import Columns, Ragged
-from pipeline.features import Column, FeaturePlan
+from pipeline.columns import Column, FeaturePlan
 
 METADATA_KEY = b"varve"
 

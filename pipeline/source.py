@@ -71,7 +71,7 @@ class Dataset:
                 conformed = table.select(self.schema.names).cast(self.schema)
                 yield conformed
                 row += conformed.num_rows
-        except (OSError, ValueError, TypeError, KeyError, pa.ArrowException, DatasetsError) as e:
+        except Exception as e:  # every file system and builder has errors of its own
             told = " ".join(str(e).split())[:300]
             msg = f"shard {shard} ({self.name(shard)}) can't be read after row {row}: {type(e).__name__}: {told}"
             raise RunError(msg) from e
@@ -115,6 +115,7 @@ def open_dataset(spec: SourceSpec, commit: str | None = None) -> Dataset:
     commit = commit or _pin(spec)
     arguments = _builder_arguments(spec, commit)
     builder = _build(spec, arguments)
+    files = _files(builder, spec)
     stream = _stream(builder, spec)
     features = stream.features or _peek(stream, spec)
     _check_columns(features, spec)
@@ -122,7 +123,6 @@ def open_dataset(spec: SourceSpec, commit: str | None = None) -> Dataset:
     if narrowed:
         stream = _stream(_build(spec, {**arguments, **narrowed}), spec)
     stream = stream.select_columns(spec.columns)
-    files = _files(builder, spec)
     groups = _row_groups(files) if builder.name == "parquet" and not spec.options.get("filters") else None
     stream, shard_rows = _reshard(stream, groups)
     return Dataset(
@@ -232,7 +232,8 @@ def _narrow(builder: str, features: Features, spec: SourceSpec) -> dict[str, Any
     needed = Features({name: features[name] for name in spec.columns})
     match builder:
         case "parquet":
-            return {"columns": spec.columns}
+            # Without a batch size the builder takes that of the first row group, and fails where it is empty.
+            return {"columns": spec.columns, "batch_size": _READ_ROWS}
         case "csv":
             kept = [name for name in spec.keep if name not in spec.text_columns]
             texts = {name: Value("string") for name in spec.text_columns}
@@ -257,7 +258,13 @@ def _schema(features: Features, spec: SourceSpec) -> pa.Schema:
 
 def _files(builder: datasets.DatasetBuilder, spec: SourceSpec) -> tuple[str, ...]:
     split = spec.split.partition("[")[0]
-    return tuple((builder.config.data_files or {}).get(split, (spec.dataset,)))
+    files = builder.config.data_files
+    if files is None or split not in files:
+        return (spec.dataset,)
+    if not files[split]:
+        msg = f"source.data_files: no file matches {spec.data_files or spec.dataset}"
+        raise JobError(msg)
+    return tuple(files[split])
 
 
 def _row_groups(files: tuple[str, ...]) -> list[list[int]]:

@@ -1,6 +1,6 @@
 """The job file as frozen types: what may stand in it, what it means, and how its mistakes are told.
 
-Knows nothing of models, datasets or Ray: whether layer 13 exists is for features.py, whether a column does for
+Knows nothing of models, datasets or Ray: whether layer 13 exists is for columns.py, whether a column does for
 source.py. Invariant: a `Job` that exists is well formed, and two jobs with equal `identity()` ask for the same bytes.
 """
 

@@ -27,7 +27,7 @@ from pipeline.encoder.load import Checkpoint, load_model, load_tokenizer, look_a
 from pipeline.encoder.packing import gather, pack, token_index
 from pipeline.encoder.vectors import finish
 from pipeline.errors import JobError
-from pipeline.features import Column, plan_features
+from pipeline.columns import Column, plan_features
 from pipeline.spec import DEFAULT_FEATURES, Feature, Model, Windows, parse_feature
 from pipeline.tokenizer import Tokenizer, Tokens
 

@@ -25,7 +25,7 @@ from transformers import (
 
 from pipeline.encoder.attention import first_position
 from pipeline.errors import JobError
-from pipeline.features import ModelShape
+from pipeline.columns import ModelShape
 
 _FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.py"]
 

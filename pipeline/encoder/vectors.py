@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.features import Column
+from pipeline.columns import Column
 
 Floats = NDArray[np.float32]
 

@@ -38,13 +38,13 @@ def test_only_storage_imports_object_store_clients():
 @pytest.mark.parametrize("package", ["ray", "pyarrow", "datasets", "fsspec", "obstore"])
 def test_encoder_needs_only_torch_and_transformers(package):
     needed = {path for path in importers(package) if path.startswith("pipeline/encoder/")}
-    needed |= importers(package) & {"pipeline/tokenizer.py", "pipeline/features.py", "pipeline/spec.py"}
+    needed |= importers(package) & {"pipeline/tokenizer.py", "pipeline/columns.py", "pipeline/spec.py"}
     assert needed == set()
 
 
 def test_imports_follow_the_flow():
     order = [
-        "errors", "spec", "features", "ranges", "storage", "source", "tokenizer", "encoder", "schema", "sink", "plan",
+        "errors", "spec", "columns", "ranges", "storage", "source", "tokenizer", "encoder", "schema", "sink", "plan",
         "manifest", "canary", "envelope", "featurize", "estimate", "progress", "run", "verify", "driver",
     ]  # fmt: skip
     stages = {path.stem if path.parent.name == "pipeline" else "encoder" for path in PIPELINE} - {"__init__"}

@@ -1,0 +1,192 @@
+"""The commands as their user meets them: exit codes, one clear message, nothing half-written."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from jobs.__main__ import COMMANDS, main
+
+
+@pytest.fixture
+def docs(tmp_path):
+    (tmp_path / "docs").mkdir()
+    table = pa.table({"text": [f"text {row}" for row in range(60)], "number": range(60)})
+    pq.write_table(table, tmp_path / "docs/0.parquet")
+    return tmp_path / "docs"
+
+
+@pytest.fixture
+def arguments(docs, tiny, tmp_path):
+    def make(**changes: str | None) -> list[str]:
+        values = {
+            "dataset": str(docs),
+            "text": "text",
+            "model": tiny("bert"),
+            "output": str(tmp_path / "out"),
+            **changes,
+        }
+        return [part for key, value in values.items() if value is not None for part in (f"--{key}", value)]
+
+    return make
+
+
+@pytest.fixture
+def finished(arguments, tmp_path):
+    """A finished output, made by the command itself."""
+    assert main(["embed", *arguments(), "--set", "output.rows_per_part=20"]) == 0
+    return tmp_path / "out"
+
+
+def test_commands_are_listed_with_what_they_do(capsys):
+    assert main(["--help"]) == 0
+    told = capsys.readouterr().out
+    assert all(f"varve {name}" in told and what in told for name, what in COMMANDS.items())
+
+
+@pytest.mark.parametrize("argv", [[], ["embd"], ["embed"], ["embed", "--dataset", "x"]])
+def test_wrong_command_exits_with_2(argv, capsys):
+    assert main(argv) == 2
+    assert "varve" in capsys.readouterr().err
+
+
+def test_schema_is_one_json_document(capsys):
+    assert main(["schema"]) == 0
+    assert json.loads(capsys.readouterr().out)["title"] == "Job"
+
+
+@pytest.mark.parametrize(
+    ("extra", "told"),
+    [
+        (["--set", "model.max_token=3"], "model.max_token: unknown key"),
+        (["--set", "output.dtype=3"], "output.dtype: 3 is not allowed"),
+        (["--set", "source.text=body"], "there is no column 'body'"),
+        (["--set", "source.text=number"], "column 'number' holds int64, not text"),
+        (["--set", "source.keep=[nothing]"], "there is no column 'nothing'"),
+        (["--feature", "e=mean@13"], "layer 13 does not exist: the model has 3 layers"),
+        (["--feature", "e=average"], '"average"'),
+        (["--max-tokens", "131"], "131 exceeds the 130 positions"),
+        (["--set", "source.dataset=./nowhere"], "./nowhere: no such folder"),
+        (["--set", "model.name=./nowhere"], "./nowhere: no such folder"),
+        (["--set", "source.split=test"], "split 'test'"),
+        (["--set", "source.dataset=parquet", "--data-files", "/nowhere/*.parquet"], "/nowhere/*.parquet"),
+    ],
+)
+def test_wrong_job_exits_with_2_and_writes_nothing(extra, told, arguments, tmp_path, capsys):
+    assert main(["embed", *arguments(), *extra]) == 2
+    error = capsys.readouterr().err
+    assert told in error
+    assert "Traceback" not in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_unreadable_file_exits_with_2(arguments, docs, capsys):
+    (docs / "0.parquet").write_bytes(b"PAR1 but not really")
+    assert main(["embed", *arguments()]) == 2
+    error = capsys.readouterr().err
+    assert "0.parquet" in error or "docs" in error
+    assert "Traceback" not in error
+
+
+def test_error_under_json_is_one_document(arguments, capsys):
+    assert main(["embed", *arguments(dataset="./nowhere"), "--json"]) == 2
+    told = json.loads(capsys.readouterr().out)
+    assert told["exit_code"] == 2
+    assert "no such folder" in told["error"]
+
+
+def test_output_of_another_job_exits_with_2_and_stays_as_it_was(finished, arguments, capsys):
+    before = sorted(path.name for path in finished.rglob("*"))
+    assert main(["embed", *arguments(), "--set", "output.rows_per_part=20", "--feature", "e=cls"]) == 2
+    assert 'features.e.pool: absent → "cls"' in capsys.readouterr().err
+    assert sorted(path.name for path in finished.rglob("*")) == before
+
+
+def test_status_of_absent_partial_and_complete_outputs(finished, tmp_path, capsys):
+    assert main(["status", str(tmp_path / "nowhere")]) == 1
+    assert "Absent" in capsys.readouterr().out
+    assert main(["status", str(finished), "--json"]) == 0
+    whole = json.loads(capsys.readouterr().out)
+    assert (whole["state"], whole["rows"], whole["parts"]) == ("complete", 60, 4)
+    (finished / "_varve/manifest.json").unlink()
+    (finished / "data/part-00000-000000000020-000000000040.parquet").unlink()
+    (finished / "data/part-00000-000000000060-000000000060.parquet").unlink()
+    assert main(["status", str(finished), "--json"]) == 1
+    part = json.loads(capsys.readouterr().out)
+    assert part["missing"] == [{"shard": 0, "rows": [20, 40]}, {"shard": 0, "rows": [60, None]}]
+
+
+def test_verify_passes_a_finished_output(finished, capsys):
+    assert main(["verify", str(finished), "--json"]) == 0
+    checks = {check["check"] for check in json.loads(capsys.readouterr().out)["checks"]}
+    assert checks == {"published", "checksums", "rows", "numbers", "coverage", "totals", "canary"}
+
+
+@pytest.mark.parametrize("damage", ["a byte", "a part", "half a part", "a strange part"])
+def test_verify_tells_damage_by_name(damage, finished, capsys):
+    part = finished / "data/part-00000-000000000020-000000000040.parquet"
+    content = part.read_bytes()
+    match damage:
+        case "a byte":
+            part.write_bytes(content[:100] + bytes([content[100] ^ 1]) + content[101:])
+        case "a part":
+            part.unlink()
+        case "half a part":
+            part.write_bytes(content[: len(content) // 2])
+        case "a strange part":
+            shutil.copy(part, finished / "data/part-00007-000000000020-000000000040.parquet")
+    assert main(["verify", str(finished)]) == 1
+    told = capsys.readouterr().out
+    assert "FAILED" in told
+    assert ("shard 7" if damage == "a strange part" else "part-00000-000000000020") in told
+
+
+def test_verify_of_nothing_exits_with_2(tmp_path, capsys):
+    assert main(["verify", str(tmp_path)]) == 2
+    assert "holds no output of Varve" in capsys.readouterr().err
+
+
+def test_plan_counts_and_writes_nothing(arguments, tmp_path, capsys):
+    assert main(["plan", *arguments(), "--feature", "e=mean@1", "--feature", "t=tokens@2", "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert (figures["num_rows"], figures["rows_known"]) == (60, True)
+    assert (figures["layers_run"], figures["num_layers"]) == (2, 3)
+    assert figures["row_bytes"]["e"] == 128
+    assert sum(rows for *_, rows in figures["length_histogram"]) == 60
+    assert figures["tokens_per_s"] > 0
+    assert not (tmp_path / "out").exists()
+    assert main(["plan", *arguments()]) == 0
+    assert "tokens/s measured here" in capsys.readouterr().out
+
+
+def test_plan_estimates_rows_of_formats_that_do_not_count_them(arguments, tmp_path, capsys):
+    (tmp_path / "lines").mkdir()
+    (tmp_path / "lines/0.txt").write_text("".join(f"line number {row}\n" for row in range(20_000)))
+    assert main(["plan", *arguments(dataset=str(tmp_path / "lines")), "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert not figures["rows_known"]
+    assert 10_000 < figures["num_rows"] < 40_000
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system takes root")
+def test_full_disk_exits_with_1_and_leaves_no_half_part(arguments, tmp_path, minilm):
+    small = tmp_path / "small"
+    small.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=96k", "tmpfs", str(small)], check=True)
+    try:
+        argv = [*arguments(output=str(small / "out"), model=minilm), "--set", "output.rows_per_part=30"]
+        done = subprocess.run(
+            [sys.executable, "-m", "jobs.embed", *argv], capture_output=True, text=True, timeout=240, check=False
+        )
+        assert done.returncode == 1, done.stderr
+        assert "no space left" in done.stderr
+        assert "Traceback" not in done.stderr
+        for part in (small / "out/data").glob("*.parquet"):
+            assert pq.read_table(part).num_rows == 30
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
