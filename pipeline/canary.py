@@ -18,9 +18,9 @@ import torch
 from numpy.typing import NDArray
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
+from pipeline.columns import Column
 from pipeline.encoder.load import Checkpoint
 from pipeline.errors import RunError
-from pipeline.columns import Column
 from pipeline.plan import Plan
 from pipeline.sink import Part
 from pipeline.spec import Windows

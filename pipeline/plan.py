@@ -17,10 +17,10 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipeline.columns import ROW_COLUMNS, Column, FeaturePlan, ModelShape, plan_features
 from pipeline.encoder.encoder import default_tokens_per_pack, resolve_dtype, resolve_max_tokens
 from pipeline.encoder.load import Checkpoint, load_tokenizer, look_at
 from pipeline.errors import JobError
-from pipeline.columns import ROW_COLUMNS, Column, FeaturePlan, ModelShape, plan_features
 from pipeline.schema import output_schema, vector_length
 from pipeline.source import Dataset, open_dataset
 from pipeline.spec import Job, Model, Windows

@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipeline.encoder.encoder import Columns, Ragged
 from pipeline.columns import Column, FeaturePlan
+from pipeline.encoder.encoder import Columns, Ragged
 
 METADATA_KEY = b"varve"
 

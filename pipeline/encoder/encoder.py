@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.columns import Column, plan_features
 from pipeline.encoder import pooling
 from pipeline.encoder.attention import Batch, dense_batch, packed_batch
 from pipeline.encoder.gate import check_head, choose_layout
@@ -27,7 +28,6 @@ from pipeline.encoder.load import Checkpoint, load_model, load_tokenizer, look_a
 from pipeline.encoder.packing import gather, pack, token_index
 from pipeline.encoder.vectors import finish
 from pipeline.errors import JobError
-from pipeline.columns import Column, plan_features
 from pipeline.spec import DEFAULT_FEATURES, Feature, Model, Windows, parse_feature
 from pipeline.tokenizer import Tokenizer, Tokens
 

@@ -23,9 +23,9 @@ from transformers import (
     PreTrainedModel,
 )
 
+from pipeline.columns import ModelShape
 from pipeline.encoder.attention import first_position
 from pipeline.errors import JobError
-from pipeline.columns import ModelShape
 
 _FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.py"]
 

@@ -5,8 +5,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.errors import RunError
 from pipeline.columns import ModelShape, plan_features
+from pipeline.errors import RunError
 from pipeline.ranges import Range
 from pipeline.schema import output_schema
 from pipeline.sink import encode_part, list_ranges, part_name, read_part, write_part

@@ -1,4 +1,5 @@
 import time
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -23,8 +24,8 @@ def test_pairs_carry_token_types_of_transformers(pretrained):
     pairs = [("a premise", "a hypothesis"), ("long " * 40, "longer " * 40)]
     tokens = Tokenizer(pretrained, 32)(*zip(*pairs, strict=True))
     want = pretrained(*map(list, zip(*pairs, strict=True)), truncation=True, max_length=32)
-    assert tokens.input_ids.tolist() == sum(want["input_ids"], [])
-    assert tokens.token_type_ids.tolist() == sum(want["token_type_ids"], [])
+    assert tokens.input_ids.tolist() == list(chain.from_iterable(want["input_ids"]))
+    assert tokens.token_type_ids.tolist() == list(chain.from_iterable(want["token_type_ids"]))
     assert tokens.truncated.tolist() == [False, True]
 
 
