@@ -57,11 +57,23 @@ def embed(job: Job, *, on_start: OnStart = lambda _plan, _rows: None) -> Manifes
     if gaps:
         raise RunError(f"{storage.uri}: the parts do not cover the source exactly once:\n  " + "\n  ".join(gaps[:20]))
     records = manifest.read_parts(storage, found, parts)
+    _check_errors(records, job.output.max_errors, storage)
     checked = canary.compare(plan, storage, records)
     if not checked["passed"]:
         raise RunError(f"{storage.uri}: not published:\n  " + "\n  ".join(checked["failed"]))
     wall = {"plan": planned_s, "graph": computed_s, "check": time.perf_counter() - clock - planned_s - computed_s}
     return manifest.publish(storage, _make_manifest(plan, storage, records, started_at, wall, last.encoder, checked))
+
+
+def _check_errors(parts: list[Part], limit: int | None, storage: Storage) -> None:
+    """Hold the bound over all runs of the job; replicas hold it over their own."""
+    errors = sum(part.num_errors for part in parts)
+    if limit is not None and errors > limit:
+        msg = (
+            f"{storage.uri}: not published: {errors} rows ended with an error, more than output.max_errors: {limit}. "
+            "Their reasons stand in the error column. Raise max_errors to publish"
+        )
+        raise RunError(msg)
 
 
 def _make_manifest(

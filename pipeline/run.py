@@ -25,6 +25,7 @@ from ray.exceptions import RayError, UserCodeException
 
 from pipeline import sink
 from pipeline.encoder.encoder import Encoder, describe
+from pipeline.encoder.load import Checkpoint
 from pipeline.envelope import seal, unseal
 from pipeline.errors import RunError, VarveError
 from pipeline.featurize import featurize
@@ -89,6 +90,7 @@ class _Work:
     """What a replica needs to know, small enough to send to each."""
 
     model: Model
+    checkpoint: Checkpoint
     features: dict[str, Feature]
     output_dtype: str
     text_columns: tuple[str, ...]
@@ -108,7 +110,11 @@ class _Replica:
         quiet_libraries()
         self._work, self._tally = work, tally
         self._encoder = Encoder(
-            work.model, work.features, output_dtype=work.output_dtype, tokens_per_pack=work.tokens_per_pack
+            work.model,
+            work.features,
+            output_dtype=work.output_dtype,
+            tokens_per_pack=work.tokens_per_pack,
+            checkpoint=work.checkpoint,
         )
         tally.join.remote(describe(self._encoder))
 
@@ -231,6 +237,7 @@ def run_graph(
     cores = os.cpu_count() or 1
     work = _Work(
         model=plan.pinned_model,
+        checkpoint=plan.checkpoint,
         features=plan.job.features,
         output_dtype=plan.job.output.dtype,
         text_columns=plan.job.source.text_columns,
