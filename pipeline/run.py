@@ -10,6 +10,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,13 +36,13 @@ from pipeline.ranges import Missing, Range
 from pipeline.schema import output_schema
 from pipeline.sink import Part
 from pipeline.source import Dataset
-from pipeline.spec import DEFAULT_FEATURES, Feature, Model
+from pipeline.spec import Feature, Model, parse_features
 from pipeline.storage import Storage
 
-# Shares of a core that a reading or a writing task declares: they wait more than they work, and the replica must
-# never be the one that waits for them.
-_IO_CPUS = 0.5
-_MAX_RESTARTS = 3
+# Share of a core that a reading or a writing task declares: they wait more than they work.
+_IO_CPUS = 0.4
+# Of a replica that dies, of a part on a replica, of a read or a write. Ray's own default is without end.
+_MAX_RETRIES = 3
 
 
 def features(
@@ -49,7 +50,7 @@ def features(
     *,
     text: str | tuple[str, str],
     model: str | Model,
-    features: Mapping[str, Feature] | None = None,
+    features: Mapping[str, Feature | str] | None = None,
     output_dtype: str = "float32",
     replicas: int = 1,
     batch_rows: int = 1024,
@@ -62,17 +63,16 @@ def features(
         dataset: with the text column(s).
         text: column of the text, or two for a sentence pair.
         model: hub id, folder, or the model section of a job.
-        features: name → definition; the mean of the last layer by default.
+        features: name → definition, or its short form; the mean of the last layer by default.
         output_dtype: float32, float16, int8 or binary.
         replicas: actors; each takes a GPU where the cluster has GPUs.
         batch_rows: rows that are encoded together.
     """
     spec = Model(name=model) if isinstance(model, str) else model
     columns = (text,) if isinstance(text, str) else text
-    _prepare_ray_data()
     return dataset.map_batches(
         _Columns,
-        fn_constructor_args=(spec, dict(features or DEFAULT_FEATURES), columns, output_dtype),
+        fn_constructor_args=(spec, parse_features(features), columns, output_dtype),
         batch_size=batch_rows,
         batch_format="pyarrow",
         compute=ActorPoolStrategy(size=replicas),
@@ -249,15 +249,16 @@ def run_graph(
     )
     parts = _Parts(storage, plan.fingerprint)
     try:
-        # max_restarts has no other place in Ray 2.60 than the arguments that it calls deprecated.
+        # Bounds on retries have no other place in Ray 2.60 than the arguments that it calls deprecated.
         with (
             warnings.catch_warnings(action="ignore"),
+            DataContext.current(_context()),
             Line(lambda: ray.get(tally.snapshot.remote()), done_rows, sum(shard_rows) if shard_rows else None),
         ):
             ray.data.read_datasource(
                 _Shards(plan.dataset, lacking, plan.resolved.rows_per_part),
                 override_num_blocks=len(lacking),
-                num_cpus=_IO_CPUS,
+                ray_remote_args={"num_cpus": _IO_CPUS, "max_retries": _MAX_RETRIES},
             ).map_batches(
                 _Replica,
                 fn_constructor_args=(work, tally),
@@ -265,11 +266,11 @@ def run_graph(
                 batch_format="pyarrow",
                 zero_copy_batch=True,
                 compute=ActorPoolStrategy(size=replicas),
-                num_cpus=1,
+                num_cpus=_replica_cpus(replicas),
                 num_gpus=1 if on_gpu else 0,
-                max_restarts=_MAX_RESTARTS,
-                max_task_retries=_MAX_RESTARTS,
-            ).write_datasink(parts, ray_remote_args={"num_cpus": _IO_CPUS})
+                max_restarts=_MAX_RETRIES,
+                max_task_retries=_MAX_RETRIES,
+            ).write_datasink(parts, ray_remote_args={"num_cpus": _IO_CPUS, "max_retries": _MAX_RETRIES})
         return parts.parts, ray.get(tally.snapshot.remote())
     except (RayError, UserCodeException, VarveError) as e:
         raise _told(e) from e
@@ -281,21 +282,31 @@ def _start_ray(plan: Plan) -> int:
     if not ray.is_initialized():
         on_gpus = torch.cuda.device_count() if local_device() == "cuda" else 1
         cores = max(os.cpu_count() or 1, (on_gpus if asked == "auto" else asked) + 1)
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)
         with _silenced_stderr():
             ray.init(num_cpus=cores, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    _prepare_ray_data()
     return max(1, int(ray.cluster_resources().get("GPU", 1))) if asked == "auto" else asked
 
 
-def _prepare_ray_data() -> None:
-    context = DataContext.get_current()
+def _replica_cpus(replicas: int) -> float:
+    """Cores that a replica declares: at most one, and never so much that no reading or writing task finds room.
+
+    Replicas that hold every core leave none to read with, and the run hangs (ray-project/ray#44687).
+    """
+    spare = ray.cluster_resources().get("CPU", 1.0) - 2 * _IO_CPUS
+    return max(0.01, min(1.0, round(spare / replicas, 2) - 0.01))
+
+
+def _context() -> DataContext:
+    """Ray Data's options for this graph alone: the caller may have a Ray program of its own."""
+    context = DataContext.get_current().copy()
     # One part to a block, so that parts stream one by one.
     context.target_max_block_size = 1
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     # Else what a replica raised is lost on its way here but for its traceback.
     context.raise_original_map_exception = True
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+    return context
 
 
 def _told(error: BaseException) -> VarveError:
@@ -319,15 +330,14 @@ def quiet_libraries() -> None:
     datasets.utils.logging.set_verbosity(datasets.logging.CRITICAL)
 
 
-class _silenced_stderr:  # noqa: N801 (used as a function)
+@contextmanager
+def _silenced_stderr() -> Iterator[None]:
     """Keep what Ray's C++ side writes to stderr while it starts out of the user's terminal."""
-
-    def __enter__(self) -> None:
-        self._kept = os.dup(2)
-        sink_fd = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(sink_fd, 2)
-        os.close(sink_fd)
-
-    def __exit__(self, *_: object) -> None:
-        os.dup2(self._kept, 2)
-        os.close(self._kept)
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)

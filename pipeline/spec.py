@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -32,6 +32,9 @@ class Section(BaseModel):
     """What all sections of the job file share: frozen, strict, no unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+S = TypeVar("S", bound=Section)
 
 
 class Source(Section):
@@ -209,11 +212,7 @@ class Job(Section):
         Raises:
             JobError: with one line per mistake: the key, the value, what is allowed.
         """
-        try:
-            return cls.model_validate(content)
-        except ValidationError as e:
-            lines = [f"{where}: {line}" for line in _explain(cls, e)]
-            raise JobError("\n".join(lines)) from e
+        return _checked(cls, content, where)
 
     def identity(self) -> dict[str, Any]:
         """What decides the bytes of the output, flat: {"model.name": ..., ...}.
@@ -224,6 +223,27 @@ class Job(Section):
         content["output"] = {key: content["output"][key] for key in ("dtype", "rows_per_part")}
         del content["compute"]["replicas"]
         return flatten(content)
+
+
+def parse_features(features: Mapping[str, Feature | str] | None) -> dict[str, Feature]:
+    """Definitions from definitions or their short forms; the mean of the last layer where there are none.
+
+    Raises:
+        JobError: a short form is wrong.
+    """
+    return {
+        name: feature
+        if isinstance(feature, Feature)
+        else _checked(Feature, parse_feature(f"{name}={feature}")[1], f"features.{name}")
+        for name, feature in (features or DEFAULT_FEATURES).items()
+    }
+
+
+def _checked(model: type[S], content: Mapping[str, Any], where: str) -> S:
+    try:
+        return model.model_validate(content)
+    except ValidationError as e:
+        raise JobError("\n".join(f"{where}: {line}" for line in _explain(model, e))) from e
 
 
 def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

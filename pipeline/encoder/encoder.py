@@ -28,7 +28,7 @@ from pipeline.encoder.load import Checkpoint, load_model, load_tokenizer, look_a
 from pipeline.encoder.packing import gather, pack, token_index
 from pipeline.encoder.vectors import finish
 from pipeline.errors import JobError
-from pipeline.spec import DEFAULT_FEATURES, Feature, Model, Windows, parse_feature
+from pipeline.spec import Feature, Model, Windows, parse_features
 from pipeline.tokenizer import Tokenizer, Tokens
 
 # Packs that stay in a CPU core's cache; on a GPU packs that keep it busy.
@@ -249,14 +249,6 @@ class Encoder:
         if len(tokens.lengths) > len(tokens.truncated):
             layers = [_pool_rows(layer, tokens, column.pool) for layer in layers]
         return _named(column, *finish(column, layers), None)
-
-
-def parse_features(features: Mapping[str, Feature | str] | None) -> dict[str, Feature]:
-    """Definitions from definitions or their short forms."""
-    return {
-        name: feature if isinstance(feature, Feature) else Feature.model_validate(parse_feature(f"{name}={feature}")[1])
-        for name, feature in (features or DEFAULT_FEATURES).items()
-    }
 
 
 def resolve_max_tokens(model: Model, checkpoint: Checkpoint) -> int:

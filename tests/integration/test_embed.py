@@ -229,7 +229,23 @@ def test_features_of_a_ray_dataset_keep_its_columns(tiny):
     result = features(dataset, text="text", model=tiny("bert"), features={"e": Feature(pool="cls")})
     rows = sorted(result.take_all(), key=lambda row: row["id"])
     assert [row["text"] for row in rows] == [f"text {row}" for row in range(20)]
+    assert rows[3]["error"] is None
     assert len(rows[0]["e"]) == 32
+
+
+def test_run_leaves_the_options_of_a_ray_program_as_they_were(job, run, docs):
+    from ray.data import DataContext
+
+    before = DataContext.get_current().target_max_block_size
+    run(job(docs))
+    assert DataContext.get_current().target_max_block_size == before
+
+
+def test_two_replicas_write_the_same_rows(job, run, docs, tmp_path):
+    manifest = run(job(docs, compute={"replicas": 2}))
+    assert manifest.num_rows == 300
+    assert manifest.encoder["threads"] >= 1
+    assert read(tmp_path / "out")["row"].to_pylist() == [*range(150), *range(150)]
 
 
 def test_job_from_python_equals_job_from_file(job, docs, tmp_path):

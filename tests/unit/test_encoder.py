@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
 import torch
-from conftest import ARCHITECTURES, PACKED, RAGGED
 from transformers import AutoModelForSequenceClassification
 
 from pipeline.encoder.encoder import Encoder
 from pipeline.errors import JobError
 from pipeline.spec import Feature, Model, Windows
+from tests.models import ARCHITECTURES, PACKED, RAGGED
 
 TOLERANCE = 2e-5  # float32, absolute: the promise of the README
 POOLS = {
@@ -267,6 +267,32 @@ def test_model_whose_batches_differ_from_single_texts_is_refused(tiny, monkeypat
     monkeypatch.setattr(gate, "TOLERANCE", 0.0)  # nothing is exact enough: what a wrong model looks like to the gate
     with pytest.raises(JobError, match="differs from one text at a time"):
         Encoder(tiny("deberta-v2"), {"m": Feature(pool="mean")}, device="cpu")
+
+
+def test_wrong_short_form_of_a_feature_is_refused(tiny):
+    with pytest.raises(JobError, match=r'features\.e: pool: "average" is not allowed'):
+        Encoder(tiny("bert"), {"e": "average"}, device="cpu")
+
+
+def test_hub_id_is_fetched_at_the_commit_that_it_is_pinned_to(tiny, monkeypatch):
+    """Only the Hub is a stand-in: it answers with a commit, and the files must be asked for at that commit."""
+    from types import SimpleNamespace
+
+    from pipeline.encoder import load
+
+    asked = []
+
+    def download(name, *, revision, allow_patterns):
+        asked.append((name, revision, "*.bin" in allow_patterns))
+        return tiny("bert")
+
+    monkeypatch.setattr(
+        load, "HfApi", lambda: SimpleNamespace(model_info=lambda *_, **__: SimpleNamespace(sha="c0ffee"))
+    )
+    monkeypatch.setattr(load, "snapshot_download", download)
+    checkpoint = load.look_at("someone/model", "main")
+    assert checkpoint.commit == "c0ffee"
+    assert asked == [("someone/model", "c0ffee", False)]
 
 
 def test_half_precision_stays_near_float32(minilm):

@@ -1,0 +1,56 @@
+"""Tiny models of every family, and texts of ragged lengths."""
+
+BERT = {
+    "vocab_size": 30522,
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "max_position_embeddings": 130,
+}
+ARCHITECTURES = {
+    "bert": BERT,
+    "roberta": BERT | {"pad_token_id": 1},
+    "xlm-roberta": BERT | {"pad_token_id": 1},
+    "albert": BERT | {"embedding_size": 16},
+    "distilbert": {
+        "vocab_size": 30522,
+        "dim": 32,
+        "n_layers": 3,
+        "n_heads": 4,
+        "hidden_dim": 48,
+        "max_position_embeddings": 130,
+    },
+    "electra": BERT | {"embedding_size": 16},
+    "mpnet": BERT | {"pad_token_id": 1},
+    "deberta-v2": BERT
+    | {
+        "relative_attention": True,
+        "pos_att_type": ["p2c", "c2p"],
+        "position_buckets": 32,
+        "norm_rel_ebd": "layer_norm",
+        "share_att_key": True,
+        "position_biased_input": False,
+    },
+    "modernbert": BERT
+    | {
+        "local_attention": 16,
+        "global_attn_every_n_layers": 2,
+        "pad_token_id": 0,
+        "cls_token_id": 101,
+        "sep_token_id": 102,
+        "bos_token_id": 101,
+        "eos_token_id": 102,
+    },
+}
+PACKED = {"bert", "roberta", "xlm-roberta", "albert", "distilbert", "electra", "modernbert"}
+
+RAGGED = [
+    "Here is some text to encode",
+    "",
+    "a",
+    "The quick brown fox, jumping over the lazy dog, was never seen again.",
+    "emoji 🙂 and accents: naïve façade",
+    "long " * 60,
+    "The quick brown fox, jumping over the lazy dog, was never seen twice.",
+]
