@@ -10,9 +10,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from pipeline import canary, manifest
-from pipeline.errors import RunError
+from pipeline.errors import JobError, RunError
 from pipeline.manifest import Manifest
-from pipeline.plan import Plan, prepare, record, versions
+from pipeline.plan import Plan, prepare, read_job, record, versions
 from pipeline.progress import Snapshot
 from pipeline.run import local_device, quiet_libraries, run_graph
 from pipeline.sink import Part
@@ -45,6 +45,9 @@ def embed(job: Job, *, on_start: OnStart = lambda _plan, _rows: None) -> Manifes
         return finished
     resolved = plan.resolved
     found = manifest.committed(storage)
+    if found and read_job(storage) is None:
+        msg = f"output.path: {storage.uri} holds parts, but not the job that wrote them. Choose another output.path"
+        raise JobError(msg)
     lacking = manifest.missing(found, resolved.num_shards, resolved.rows_per_part, storage.uri)
     done_rows = sum(part.num_rows for parts in found.values() for part in parts)
     on_start(plan, done_rows)
@@ -57,12 +60,21 @@ def embed(job: Job, *, on_start: OnStart = lambda _plan, _rows: None) -> Manifes
     if gaps:
         raise RunError(f"{storage.uri}: the parts do not cover the source exactly once:\n  " + "\n  ".join(gaps[:20]))
     records = manifest.read_parts(storage, found, parts)
+    _check_origin(records, plan, storage)
     _check_errors(records, job.output.max_errors, storage)
     checked = canary.compare(plan, storage, records)
     if not checked["passed"]:
         raise RunError(f"{storage.uri}: not published:\n  " + "\n  ".join(checked["failed"]))
     wall = {"plan": planned_s, "graph": computed_s, "check": time.perf_counter() - clock - planned_s - computed_s}
     return manifest.publish(storage, _make_manifest(plan, storage, records, started_at, wall, last.encoder, checked))
+
+
+def _check_origin(parts: list[Part], plan: Plan, storage: Storage) -> None:
+    """Every part must be of this job: a name alone says only which rows it holds."""
+    foreign = [part.name for part in parts if part.fingerprint != plan.fingerprint]
+    if foreign:
+        msg = f"{storage.uri}: {len(foreign)} part(s) are of another job: {foreign[0]}. Move them away and run again"
+        raise RunError(msg)
 
 
 def _check_errors(parts: list[Part], limit: int | None, storage: Storage) -> None:

@@ -222,7 +222,8 @@ def _check_columns(features: Features, spec: SourceSpec) -> None:
     types = features.arrow_schema
     for column in spec.text_columns:
         kind = types.field(column).type
-        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind)):
+        kinds = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null)
+        if not any(matches(kind) for matches in kinds):
             msg = f"source.text: column {column!r} holds {kind}, not text"
             raise JobError(msg)
 

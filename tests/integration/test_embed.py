@@ -105,6 +105,25 @@ def test_changed_source_is_refused(job, run, docs, tmp_path):
         run(job(docs))
 
 
+def test_parts_without_their_job_are_not_taken_for_this_jobs(job, run, docs, tmp_path):
+    run(job(docs))
+    (tmp_path / "out/_varve/job.json").unlink()
+    (tmp_path / "out/_varve/manifest.json").unlink()
+    with pytest.raises(JobError, match="holds parts, but not the job that wrote them"):
+        run(job(docs, features={"embedding": {"pool": "cls"}}))
+
+
+def test_part_of_another_job_among_the_parts_keeps_the_run_from_publishing(job, run, docs, tmp_path):
+    run(job(docs))
+    other = job(docs, features={"embedding": {"pool": "cls"}}, output={"path": str(tmp_path / "other")})
+    run(other)
+    name = "data/part-00000-000000000000-000000000100.parquet"
+    (tmp_path / "out" / name).write_bytes((tmp_path / "other" / name).read_bytes())
+    (tmp_path / "out/_varve/manifest.json").unlink()
+    with pytest.raises(RunError, match=r"1 part\(s\) are of another job: data/part-00000"):
+        run(job(docs))
+
+
 def test_too_many_error_rows_stop_the_run(job, run, tmp_path):
     folder = write_shards(tmp_path / "docs", [pa.table({"text": pa.array([None] * 50, pa.string())})])
     with pytest.raises(RunError, match=r"50 rows ended with an error, more than output\.max_errors: 10"):
