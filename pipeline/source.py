@@ -5,12 +5,15 @@ a row's number is its position in its shard, whatever is skipped; a table that `
 of the grid; workers get a dataset that is already pinned, so no branch name reaches them.
 """
 
+import atexit
 import hashlib
 import json
 import posixpath
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -34,6 +37,8 @@ MANY_FILES = 64
 
 _PACKAGED = frozenset({"parquet", "json", "csv", "text", "arrow", "webdataset"})
 _READ_ROWS = 1024
+# What a read that nobody waits for any more may still take.
+_LAST_READS_S = 0.5
 # What pandas takes for a missing value; it must not be taken so in the text column of a CSV file.
 _NA_VALUES = ["", "#N/A", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null", "-nan", "-NaN", "<NA>"]
 
@@ -65,6 +70,7 @@ class Dataset:
             RunError: the shard can't be read.
         """
         row = 0
+        _end_calmly()
         try:
             piece = self.stream.shard(self.num_shards, shard).with_format("arrow")
             for table in cast("Iterator[pa.Table]", piece.iter(_READ_ROWS)):
@@ -100,6 +106,16 @@ class Dataset:
             yield start, pa.concat_tables(waiting) if waiting else self.schema.empty_table()
 
 
+@cache
+def _end_calmly() -> None:
+    """Give Arrow's reading threads a moment before the interpreter goes down.
+
+    They hold Python files; one that outlives the interpreter aborts the process, whatever its exit code was to be.
+    Remove when apache/arrow#45214 is closed.
+    """
+    atexit.register(time.sleep, _LAST_READS_S)
+
+
 def open_dataset(spec: SourceSpec, commit: str | None = None) -> Dataset:
     """Pin and open a source.
 
@@ -110,6 +126,7 @@ def open_dataset(spec: SourceSpec, commit: str | None = None) -> Dataset:
     Raises:
         JobError: the dataset, its files, split or columns are not there.
     """
+    _end_calmly()
     datasets.disable_progress_bars()
     datasets.utils.logging.set_verbosity(datasets.logging.CRITICAL)
     commit = commit or _pin(spec)
