@@ -25,7 +25,10 @@ def _verify(arguments: argparse.Namespace) -> int:
     if storage.read("_varve/job.json") is None:
         msg = f"{storage.uri} holds no output of Varve"
         raise JobError(msg)
-    from pipeline.verify import verify  # noqa: PLC0415 (torch takes seconds; a wrong path is told before)
+    from pipeline.quiet import quiet_libraries  # noqa: PLC0415 (torch takes seconds; a wrong path is told before)
+    from pipeline.verify import verify  # noqa: PLC0415
+
+    quiet_libraries()
 
     checks = verify(arguments.path)
     passed = all(check.passed for check in checks)

@@ -14,7 +14,8 @@ from pipeline.errors import JobError, RunError
 from pipeline.manifest import Manifest
 from pipeline.plan import Plan, prepare, read_job, record, versions
 from pipeline.progress import Snapshot
-from pipeline.run import local_device, quiet_libraries, run_graph
+from pipeline.quiet import quiet_libraries
+from pipeline.run import local_device, run_graph
 from pipeline.sink import Part
 from pipeline.spec import Job
 from pipeline.storage import Storage

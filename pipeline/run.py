@@ -14,11 +14,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import datasets
 import pyarrow as pa
 import ray
 import torch
-import transformers
 from ray.data import ActorPoolStrategy, DataContext, Datasink, Datasource, ReadTask
 from ray.data.block import BlockMetadata
 from ray.data.datasource import WriteResult
@@ -32,6 +30,7 @@ from pipeline.errors import RunError, VarveError
 from pipeline.featurize import featurize
 from pipeline.plan import Plan
 from pipeline.progress import Line, Snapshot, Tally
+from pipeline.quiet import quiet_libraries
 from pipeline.ranges import Missing, Range
 from pipeline.schema import output_schema
 from pipeline.sink import Part
@@ -320,14 +319,6 @@ def _told(error: BaseException) -> VarveError:
         seen = seen.__cause__
     lines = [line.strip() for line in str(error).partition(advice)[0].splitlines() if line.strip()]
     return RunError(f"the run failed in Ray: {lines[-1] if lines else type(error).__name__}")
-
-
-def quiet_libraries() -> None:
-    """Keep progress bars and notices of the libraries out of the user's way."""
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    datasets.disable_progress_bars()
-    datasets.utils.logging.set_verbosity(datasets.logging.CRITICAL)
 
 
 @contextmanager

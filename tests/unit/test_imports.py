@@ -44,8 +44,8 @@ def test_encoder_needs_only_torch_and_transformers(package):
 
 def test_imports_follow_the_flow():
     order = [
-        "errors", "spec", "columns", "ranges", "storage", "source", "tokenizer", "encoder", "schema", "sink", "plan",
-        "manifest", "canary", "envelope", "featurize", "estimate", "progress", "run", "verify", "driver",
+        "errors", "quiet", "spec", "columns", "ranges", "storage", "source", "tokenizer", "encoder", "schema", "sink",
+        "plan", "manifest", "canary", "envelope", "featurize", "estimate", "progress", "run", "verify", "driver",
     ]  # fmt: skip
     stages = {path.stem if path.parent.name == "pipeline" else "encoder" for path in PIPELINE} - {"__init__"}
     assert stages == set(order)
