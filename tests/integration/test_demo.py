@@ -1,0 +1,26 @@
+import json
+
+import pyarrow.parquet as pq
+
+from jobs.__main__ import main
+from jobs.demo import MAX_ROWS
+
+
+def test_demo_answers_its_searches_from_docstrings_and_verifies_its_output(tmp_path, capsys):
+    assert main(["demo", "--output", str(tmp_path / "demo"), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["verified"]
+    assert told["num_rows"] == MAX_ROWS
+    found = {question: [name for _, name, _ in answers] for question, answers in told["searches"].items()}
+    assert "shlex.split" in found["split a string into words"]
+    assert any("remove" in name for name in found["remove a directory and everything in it"])
+    assert "statistics.mean" in found["compute the arithmetic average of numbers"]
+    part = next((tmp_path / "demo/features/data").glob("*.parquet"))
+    assert {"name", "embedding", "cls_00", "cls_03", "cls_06"} <= set(pq.read_schema(part).names)
+
+
+def test_demo_does_not_empty_a_folder_that_is_not_its_own(tmp_path, capsys):
+    (tmp_path / "precious.txt").write_text("mine")
+    assert main(["demo", "--output", str(tmp_path)]) == 2
+    assert (tmp_path / "precious.txt").read_text() == "mine"
+    assert "is not a demo's" in capsys.readouterr().err
