@@ -29,7 +29,8 @@ from pipeline.storage import Storage
 ROWS = 16
 # How far a vector may be from the reference, as a share of the reference's length (at least 1).
 COMPUTE_TOLERANCE = {"float32": 2e-5, "float16": 5e-3, "bfloat16": 3e-2}
-STORE_TOLERANCE = {"float32": 0.0, "float16": 1e-3, "int8": 2e-2}
+# int8 has none: its rounding is at most half a step of the vector's own scale, which is taken off value by value.
+STORE_TOLERANCE = {"float32": 0.0, "float16": 1e-3, "int8": 0.0}
 # Share of a binary vector's signs that may differ: values next to zero fall either way.
 BINARY_TOLERANCE = {"float32": 0.01, "float16": 0.03, "bfloat16": 0.1}
 
@@ -192,7 +193,7 @@ def compare(
         compared += 1
         for column in plan.features.columns:
             got, want = _read_vectors(stored[at], column), reference.vectors(column, texts)
-            relative, max_abs = _differences(column, got, want)
+            relative, max_abs = _differences(column, got, want, _half_step(stored[at], column))
             figures = worst[column.name]
             figures["relative"] = max(figures["relative"], relative)
             figures["max_abs"] = max(figures["max_abs"], max_abs)
@@ -210,14 +211,17 @@ def _tolerance(column: Column, plan: Plan) -> float:
     return COMPUTE_TOLERANCE[plan.resolved.dtype] + STORE_TOLERANCE[column.dtype]
 
 
-def _differences(column: Column, got: NDArray[np.float32], want: NDArray[np.float32]) -> tuple[float, float]:
+def _differences(
+    column: Column, got: NDArray[np.float32], want: NDArray[np.float32], half_step: NDArray[np.float32] | float
+) -> tuple[float, float]:
     """(relative, largest absolute) difference of the worst vector; for binary the share of wrong signs, twice."""
     if got.shape != want.shape:
         return float("inf"), float("inf")
     if column.dtype == "binary":
         wrong = float(np.mean((got > 0) != (want > 0)))
         return wrong, wrong
-    apart = np.linalg.norm(got - want, axis=1) / np.maximum(np.linalg.norm(want, axis=1), 1.0)
+    beyond = np.maximum(np.abs(got - want) - half_step, 0)
+    apart = np.linalg.norm(beyond, axis=1) / np.maximum(np.linalg.norm(want, axis=1), 1.0)
     return float(apart.max(initial=0.0)), float(np.abs(got - want).max(initial=0.0))
 
 
@@ -278,11 +282,19 @@ def _read_vectors(row: pa.Table, column: Column) -> NDArray[np.float32]:
     if column.dtype == "binary":
         return _signs(values.reshape(-1, -(-column.width // 8)), column.width)
     vectors = values.astype(np.float32).reshape(-1, column.width)
-    if column.scale_name is None:
-        return vectors
-    scales = row[column.scale_name].combine_chunks()
+    return vectors if column.scale_name is None else vectors * _scales(row, column.scale_name)
+
+
+def _scales(row: pa.Table, name: str) -> NDArray[np.float32]:
+    """(N, 1) scales of a row's int8 vectors."""
+    scales = row[name].combine_chunks()
     scales = scales.flatten() if pa.types.is_list(scales.type) else scales
-    return vectors * scales.to_numpy(zero_copy_only=False)[:, None]
+    return scales.to_numpy(zero_copy_only=False)[:, None]
+
+
+def _half_step(row: pa.Table, column: Column) -> NDArray[np.float32] | float:
+    """The most by which int8 rounding moves a value of each vector: (N, 1); 0 for other dtypes."""
+    return 0.0 if column.scale_name is None else _scales(row, column.scale_name) * np.float32(0.5)
 
 
 def _signs(packed: NDArray[np.uint8], width: int) -> NDArray[np.float32]:

@@ -217,6 +217,12 @@ def test_windows_of_long_documents_pass_the_canary(job, run, tmp_path):
     assert run(job(folder, model={"long_text": vectors, "max_tokens": "auto"}, output=other)).canary["passed"]
 
 
+def test_int8_vectors_with_outlying_dimensions_pass_the_canary(job, run, docs, minilm):
+    features = {"m": {"pool": "max", "layers": [-2, -1], "combine": "concat"}}
+    manifest = run(job(docs, model={"name": minilm}, features=features, output={"dtype": "int8"}))
+    assert manifest.canary["passed"]
+
+
 def test_hub_id_is_pinned_to_its_commit_once(job, docs, monkeypatch):
     """Only the Hub is a stand-in: it answers with a commit, and loading must ask for that commit and no branch."""
     from types import SimpleNamespace
