@@ -150,7 +150,7 @@ def _burst(plan: Plan, encoder: Encoder, sample: pa.Table) -> tuple[pa.Table, fl
     tokens, spent_s = 0, 0.0
     for first in range(0, len(shuffled), _BURST_ROWS):
         began = time.perf_counter()
-        block, _ = featurize(
+        block, _, _ = featurize(
             encoder,
             shuffled.slice(first, _BURST_ROWS),
             text_columns=plan.job.source.text_columns,

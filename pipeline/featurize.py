@@ -6,6 +6,7 @@ has the same neighbours in every run; a row that can't be encoded carries its re
 """
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -13,9 +14,13 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipeline.encoder.encoder import Columns, Encoder, Ragged
+from pipeline.encoder.encoder import Call, Encoder
+from pipeline.encoder.results import Columns, Counts, Ragged
 from pipeline.schema import feature_arrays, row_arrays
 from pipeline.tokenizer import Tokens
+
+# Blocks in the encoder's lanes beside the one that is being tokenized: no lane runs dry at a block's end.
+_BLOCKS_AHEAD = 1
 
 OnBlock = Callable[[int, int, int], None]  # rows, tokens, errors of a block that is done
 
@@ -42,7 +47,7 @@ def featurize(
     start: int,
     block_rows: int,
     on_block: OnBlock = lambda *_: None,
-) -> tuple[pa.Table, dict[str, float]]:
+) -> tuple[pa.Table, dict[str, float], Counts]:
     """Encode a table of rows.
 
     Args:
@@ -56,31 +61,73 @@ def featurize(
         on_block: called after each block.
 
     Returns:
-        (features, seconds spent tokenizing and encoding).
+        (features, seconds spent tokenizing and waiting for the encoder, what the encoder counted).
     """
-    seconds = {"tokenize": 0.0, "encode": 0.0}
-    pairs = len(text_columns) > 1
-    blocks: list[pa.Table] = []
+    work = _Work(encoder, schema, shard, pairs=len(text_columns) > 1, on_block=on_block)
     for first in range(0, len(table), block_rows):
         block = table.slice(first, block_rows)
         began = time.perf_counter()
         texts = _read_texts(block, text_columns)
         tokens = _tokenize(encoder, texts)
-        tokenized = time.perf_counter()
-        columns = {**encoder.encode(tokens), "num_tokens": tokens.num_tokens, "truncated": tokens.truncated}
-        columns = _drop_infinite(columns, texts)
-        seconds["tokenize"] += tokenized - began
-        seconds["encode"] += time.perf_counter() - tokenized
+        work.seconds["tokenize"] += time.perf_counter() - began
+        work.begin(_Begun(block, start + first, texts, tokens, encoder.start(tokens)))
+    return work.finish()
+
+
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """A block whose packs wait in the encoder's lanes."""
+
+    block: pa.Table
+    start: int
+    texts: _Texts
+    tokens: Tokens
+    call: Call
+
+
+class _Work:
+    """Blocks on their way: the next one is tokenized while the last one is encoded."""
+
+    def __init__(self, encoder: Encoder, schema: pa.Schema, shard: int, *, pairs: bool, on_block: OnBlock) -> None:
+        self._encoder, self._schema, self._shard, self._pairs = encoder, schema, shard, pairs
+        self._on_block = on_block
+        self._begun: deque[_Begun] = deque()
+        self._done: list[pa.Table] = []
+        self._counts = Counts()
+        self.seconds = {"tokenize": 0.0, "encode": 0.0}
+
+    def begin(self, begun: _Begun) -> None:
+        self._begun.append(begun)
+        if len(self._begun) > _BLOCKS_AHEAD:
+            self._complete(self._begun.popleft())
+
+    def finish(self) -> tuple[pa.Table, dict[str, float], Counts]:
+        while self._begun:
+            self._complete(self._begun.popleft())
+        table = pa.concat_tables(self._done) if self._done else self._schema.empty_table()
+        return table, self.seconds, self._counts
+
+    def _complete(self, begun: _Begun) -> None:
+        began = time.perf_counter()
+        encoded = begun.call.result()
+        self.seconds["encode"] += time.perf_counter() - began
+        self._counts += encoded.counts
+        texts, tokens, block = begun.texts, begun.tokens, begun.block
+        good_rows = np.flatnonzero(texts.good)
+        columns = {**encoded.columns, "num_tokens": tokens.num_tokens, "truncated": tokens.truncated}
+        kept = np.ones(len(good_rows), np.bool_)
+        for text, reason in encoded.reasons.items():
+            texts.reasons[good_rows[text]] = reason
+            kept[text] = False
+        columns = _drop_infinite(_take_rows(columns, kept), texts)
         good = texts.good
-        errors = pa.array(texts.reasons, pa.string())
         arrays = {
-            **{name: block[name].combine_chunks() for name in schema.names if name in block.column_names},
-            **feature_arrays(encoder.plan, columns, good, pairs=pairs),
-            **row_arrays(columns, good, errors, shard=shard, start=start + first),
+            **{name: block[name].combine_chunks() for name in self._schema.names if name in block.column_names},
+            **feature_arrays(self._encoder.plan, columns, good, pairs=self._pairs),
+            **row_arrays(columns, good, pa.array(texts.reasons, pa.string()), shard=self._shard, start=begun.start),
         }
-        blocks.append(pa.table([arrays[name] for name in schema.names], schema=schema))
-        on_block(len(block), len(tokens.input_ids), len(block) - int(good.sum()))
-    return (pa.concat_tables(blocks) if blocks else schema.empty_table()), seconds
+        self._done.append(pa.table([arrays[name] for name in self._schema.names], schema=self._schema))
+        self._on_block(len(block), len(tokens.input_ids), len(block) - int(good.sum()))
 
 
 def _read_texts(block: pa.Table, text_columns: Sequence[str]) -> _Texts:
@@ -151,11 +198,13 @@ def _drop_infinite(columns: Columns, texts: _Texts) -> Columns:
     for values in columns.values():
         if isinstance(values, np.ndarray) and values.dtype.kind == "f" and len(values):
             finite &= np.isfinite(values).reshape(len(values), -1).all(axis=1)
-    if finite.all():
-        return columns
     for row in np.flatnonzero(texts.good)[~finite]:
         texts.reasons[row] = "the features are not finite"
-    return {name: _take(values, finite) for name, values in columns.items()}
+    return _take_rows(columns, finite)
+
+
+def _take_rows(columns: Columns, rows: NDArray[np.bool_]) -> Columns:
+    return columns if rows.all() else {name: _take(values, rows) for name, values in columns.items()}
 
 
 def _take(values: NDArray | Ragged, rows: NDArray[np.bool_]) -> NDArray | Ragged:

@@ -120,7 +120,7 @@ class _Replica:
     def __call__(self, batch: pa.Table) -> pa.Table:
         rows, table, seconds = unseal(batch)
         work = self._work
-        result, spent = featurize(
+        result, spent, _ = featurize(
             self._encoder,
             table,
             text_columns=work.text_columns,
@@ -155,7 +155,7 @@ class _Columns:
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         schema = output_schema(self._encoder.plan, batch.schema, pairs=len(self._text_columns) > 1)
-        result, _ = featurize(
+        result, _, _ = featurize(
             self._encoder,
             batch,
             text_columns=self._text_columns,

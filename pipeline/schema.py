@@ -13,7 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.columns import Column, FeaturePlan
-from pipeline.encoder.encoder import Columns, Ragged
+from pipeline.encoder.results import Columns, Ragged
 
 METADATA_KEY = b"varve"
 

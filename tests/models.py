@@ -43,7 +43,7 @@ ARCHITECTURES = {
         "eos_token_id": 102,
     },
 }
-PACKED = {"bert", "roberta", "xlm-roberta", "albert", "distilbert", "electra", "modernbert"}
+PACKED = set(ARCHITECTURES) - {"deberta-v2", "mpnet"}
 
 RAGGED = [
     "Here is some text to encode",

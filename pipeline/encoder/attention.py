@@ -1,39 +1,22 @@
-"""Attention over one packed row, and the two layouts in which windows reach a model.
+"""Attention over one packed row of windows.
 
-A *packed* batch is one row (1, T) of windows laid end to end, without padding or mask: an attention function registered
-with transformers' `AttentionInterface` keeps windows apart by their offsets. It is deliberately not registered with
-`AttentionMaskInterface`, so models build no mask. A *dense* batch is padded (B, L) with a mask, for models whose
-attention can't be replaced. Both give hidden states back in the ragged form (T, H).
-
-The kwargs are transformers' own `FlashAttentionKwargs`. Invariant: packed numbers are those of eager attention on each
-window alone; load.py compares them for every checkpoint and takes the dense layout where they differ.
+Registered with transformers' `AttentionInterface` and deliberately not with `AttentionMaskInterface`, so models build
+no mask: windows are kept apart by their offsets. The kwargs are transformers' own `FlashAttentionKwargs`. Invariant:
+packed numbers are those of eager attention on each window alone; gate.py compares them for every checkpoint and takes
+the dense layout where they differ.
 """
 
 import inspect
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Sequence
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 
 PACKED = "packed"
 
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """What one forward pass takes, and how to read its hidden states."""
-
-    inputs: dict[str, Any]
-    cu: Tensor  # (W + 1,) int64 offsets of the windows in the ragged form
-    mask: Tensor | None  # (B, L) bool, True at real tokens; None for a packed batch
-
-    def ragged(self, hidden: Tensor) -> Tensor:
-        """Bring (1, T, H) or (B, L, H) hidden states into the ragged form (T, H)."""
-        return hidden[0] if self.mask is None else hidden[self.mask]
+Run = tuple[int, int, int]  # first token, windows, length of a run of windows of equal length
 
 
 def packed_attention(
@@ -47,7 +30,7 @@ def packed_attention(
     sliding_window: int | None = None,
     cu_seq_lens_q: Tensor | None = None,
     max_length_q: int | None = None,
-    runs: list[tuple[int, int, int]] | None = None,
+    runs: Sequence[Run] | None = None,
     **_: object,
 ) -> tuple[Tensor, None]:
     """Attention within each window of one packed row.
@@ -62,7 +45,7 @@ def packed_attention(
         sliding_window: tokens attend to neighbours nearer than this.
         cu_seq_lens_q: (W + 1,) int32 on the device.
         max_length_q: tokens of the longest window.
-        runs: (first token, windows, length) of each run of windows of equal length.
+        runs: of windows of equal length, from the first to the last token.
 
     Returns:
         (1, T, heads, D), and no weights.
@@ -75,7 +58,7 @@ def packed_attention(
     if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) and query.shape[-1] % 8 == 0:
         out = _varlen(q_THD, k_THD, v_THD, cu_seq_lens_q, max_length_q, scaling, reach)
     else:
-        out = _by_runs(q_THD, k_THD, v_THD, runs, scaling, reach)
+        out = attend_runs(q_THD, k_THD, v_THD, runs, scaling, lambda length: _band(length, reach, query.device))
     return out.unsqueeze(0), None
 
 
@@ -91,22 +74,37 @@ def _varlen(
     return varlen_attn(q, k, v, cu, cu, longest, longest, **more)  # pyright: ignore[reportArgumentType, reportReturnType]
 
 
-def _by_runs(
-    q: Tensor, k: Tensor, v: Tensor, runs: list[tuple[int, int, int]], scaling: float | None, reach: int | None
+def attend_runs(
+    q_THD: Tensor,
+    k_THD: Tensor,
+    v_THD: Tensor,
+    runs: Sequence[Run],
+    scaling: float | None,
+    bias: Callable[[int], Tensor | None],
 ) -> Tensor:
-    """Scaled dot-product attention, one call for each run of windows of equal length."""
-    out = torch.empty_like(q)
+    """Scaled dot-product attention, one call for each run of windows of equal length: (T, heads, D).
+
+    Args:
+        q_THD: queries; keys and values alike.
+        k_THD: see q_THD.
+        v_THD: see q_THD.
+        runs: they cover all tokens.
+        scaling: of the scores; 1 / sqrt(D) when None.
+        bias: length → what is added to the scores of such windows, or where they may look (bool); None: nothing.
+    """
+    attended = []
     for first, count, length in runs:
         part = slice(first, first + count * length)
-        q_BHLD, k_BHLD, v_BHLD = (x[part].unflatten(0, (count, length)).transpose(1, 2) for x in (q, k, v))
-        near = _band(length, reach, q.device) if reach is not None and length > reach + 1 else None
-        attended = F.scaled_dot_product_attention(q_BHLD, k_BHLD, v_BHLD, attn_mask=near, scale=scaling)
-        out[part] = attended.transpose(1, 2).flatten(0, 1)
-    return out
+        q_BHLD, k_BHLD, v_BHLD = (x[part].unflatten(0, (count, length)).transpose(1, 2) for x in (q_THD, k_THD, v_THD))
+        out = F.scaled_dot_product_attention(q_BHLD, k_BHLD, v_BHLD, attn_mask=bias(length), scale=scaling)
+        attended.append(out.transpose(1, 2).flatten(0, 1))
+    return torch.cat(attended) if len(attended) > 1 else attended[0]
 
 
-def _band(length: int, reach: int, device: torch.device) -> Tensor:
-    """(L, L) bool: True where two tokens are at most `reach` apart."""
+def _band(length: int, reach: int | None, device: torch.device) -> Tensor | None:
+    """(L, L) bool: True where two tokens are at most `reach` apart; None where all are."""
+    if reach is None or length <= reach + 1:
+        return None
     at = torch.arange(length, device=device)
     return (at[:, None] - at[None]).abs() <= reach
 
@@ -128,71 +126,3 @@ def first_position(model: nn.Module) -> int:
         if isinstance(padding_idx, int) and isinstance(getattr(module, "position_embeddings", None), nn.Embedding):
             return padding_idx + 1
     return 0
-
-
-def packed_batch(
-    model: PreTrainedModel, ids: NDArray[np.int32], types: NDArray[np.int32] | None, lengths: NDArray[np.int64]
-) -> Batch:
-    """Lay windows, sorted by length, out as one packed row.
-
-    Args:
-        model: decides the first position and whether token types are passed.
-        ids: (T,) token ids of the windows, end to end.
-        types: (T,) token types, or None.
-        lengths: (W,) tokens of each window, ascending.
-    """
-    device = model.device
-    cu_host = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
-    positions = np.arange(len(ids)) - np.repeat(cu_host[:-1], lengths) + first_position(model)
-    cu = torch.from_numpy(cu_host).to(device)
-    longest = int(lengths[-1])
-    inputs: dict[str, Any] = {
-        "input_ids": torch.from_numpy(ids.astype(np.int64))[None].to(device),
-        "position_ids": torch.from_numpy(positions)[None].to(device),
-        "cu_seq_lens_q": cu.int(),
-        "cu_seq_lens_k": cu.int(),
-        "max_length_q": longest,
-        "max_length_k": longest,
-        "runs": _runs(lengths),
-    }
-    if takes_token_types(model):
-        # Models fill in absent types from a buffer as long as their positions, which a packed row outgrows.
-        filled = np.zeros(len(ids), np.int64) if types is None else types.astype(np.int64)
-        inputs["token_type_ids"] = torch.from_numpy(filled)[None].to(device)
-    return Batch(inputs, cu, None)
-
-
-def dense_batch(
-    model: PreTrainedModel, ids: NDArray[np.int32], types: NDArray[np.int32] | None, lengths: NDArray[np.int64]
-) -> Batch:
-    """Lay windows out as a padded batch with a mask; arguments as in `packed_batch`."""
-    device = model.device
-    mask = np.arange(int(lengths[-1])) < lengths[:, None]
-    pad = model.config.pad_token_id
-    padded = np.full(mask.shape, 0 if pad is None else pad, np.int64)
-    padded[mask] = ids
-    inputs = {
-        "input_ids": torch.from_numpy(padded).to(device),
-        "attention_mask": torch.from_numpy(mask.astype(np.int64)).to(device),
-    }
-    if types is not None and takes_token_types(model):
-        padded_types = np.zeros(mask.shape, np.int64)
-        padded_types[mask] = types
-        inputs["token_type_ids"] = torch.from_numpy(padded_types).to(device)
-    cu = torch.from_numpy(np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])).to(device)
-    return Batch(inputs, cu, torch.from_numpy(mask).to(device))
-
-
-def takes_token_types(model: PreTrainedModel) -> bool:
-    """Whether the model's forward takes token_type_ids."""
-    return "token_type_ids" in inspect.signature(type(model).forward).parameters
-
-
-def _runs(lengths: NDArray[np.int64]) -> list[tuple[int, int, int]]:
-    """(first token, windows, length) for each run of equal lengths."""
-    edges = np.flatnonzero(np.diff(lengths, prepend=0, append=0))
-    firsts = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])[edges]
-    return [
-        (int(first), int(stop - start), int(lengths[start]))
-        for first, start, stop in zip(firsts[:-1], edges[:-1], edges[1:], strict=True)
-    ]

@@ -1,8 +1,8 @@
 """One model on one device: the token ids of windows in, feature columns out.
 
 Knows nothing of Ray, Arrow, files or shards. Invariants: one forward pass gives all features of a window; nothing above
-the plan's highest layer is run or kept in memory; token vectors are pooled as they leave their layer, so only rows x
-hidden is kept; results stand in the order of the texts, and depend on nothing but the texts given in one call.
+the plan's highest layer is run or kept in memory; windows with the same tokens are encoded once; results stand in the
+order of the texts, and depend on nothing but the texts given in one call.
 
     >>> encode = Encoder("sentence-transformers/all-MiniLM-L6-v2", {"embedding": "mean@-1+normalize"})
     >>> encode(["A text.", "Another one."])["embedding"].shape
@@ -15,19 +15,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
+from transformers import PreTrainedModel
 
-from pipeline.columns import Column, plan_features
-from pipeline.encoder import pooling
-from pipeline.encoder.attention import Batch, dense_batch, packed_batch
+from pipeline.columns import plan_features
+from pipeline.encoder.forward import Forward, pooled_vectors
 from pipeline.encoder.gate import check_head, choose_layout
 from pipeline.encoder.heads import run_head, run_pooler, takes_mean
-from pipeline.encoder.layers import drop_layers_above, find_layers, tapped
+from pipeline.encoder.lanes import Lanes, available_cores
+from pipeline.encoder.layers import Taps, compile_layers, drop_layers_above
 from pipeline.encoder.load import Checkpoint, load_model, load_tokenizer, look_at
-from pipeline.encoder.packing import gather, pack, token_index
-from pipeline.encoder.vectors import finish
-from pipeline.errors import JobError
+from pipeline.encoder.memory import most_tokens
+from pipeline.encoder.packing import Index, Pack, pack
+from pipeline.encoder.results import Columns, Counts, Kept, Results, make_columns
+from pipeline.errors import JobError, RunError
 from pipeline.spec import Feature, Model, Windows, parse_features
 from pipeline.tokenizer import Tokenizer, Tokens
 
@@ -37,30 +37,12 @@ CUDA_TOKENS_PER_PACK = 32_768
 
 
 @dataclass(frozen=True, slots=True)
-class Ragged:
-    """A list column: row r holds values[offsets[r]:offsets[r + 1]]."""
+class Encoded:
+    """What a call gives."""
 
-    values: NDArray
-    offsets: NDArray[np.int64]
-
-    def __getitem__(self, row: int) -> NDArray:
-        return self.values[self.offsets[row] : self.offsets[row + 1]]
-
-    def __len__(self) -> int:
-        return len(self.offsets) - 1
-
-
-Columns = dict[str, NDArray | Ragged]
-
-
-@dataclass(slots=True)
-class _Kept:
-    """What a call keeps of the windows it has run: float32, on the host."""
-
-    pooled: dict[tuple[str, int], NDArray[np.float32]]  # (pool, layer) → (W, H)
-    tokens: dict[int, NDArray[np.float32]]  # layer → (T, H)
-    attentions: dict[int, NDArray[np.float32]]  # layer → flat, heads x L x L for each window
-    attention_offsets: NDArray[np.int64]  # (W + 1,)
+    columns: Columns
+    counts: Counts
+    reasons: dict[int, str]  # text → why it could not be encoded; its features are NaN
 
 
 class Encoder:
@@ -74,6 +56,8 @@ class Encoder:
         output_dtype: str = "float32",
         tokens_per_pack: int | None = None,
         device: str | None = None,
+        threads: int | None = None,
+        compiled: bool = False,
         checkpoint: Checkpoint | None = None,
     ) -> None:
         """Load a model and check it against eager transformers.
@@ -85,6 +69,8 @@ class Encoder:
             output_dtype: float32, float16, int8 or binary.
             tokens_per_pack: of one forward pass.
             device: "cpu" or "cuda"; CUDA where there is one by default.
+            threads: packs that run at once on a CPU, each on one core; all cores by default.
+            compiled: run the layers through torch.compile; on CUDA only, since it is slower on a CPU.
             checkpoint: of the model, where the caller has looked at it already.
 
         Raises:
@@ -103,6 +89,8 @@ class Encoder:
         self.max_tokens = resolve_max_tokens(spec, self.checkpoint)
         self.dtype = resolve_dtype(spec.dtype, self.device.type)
         self.tokens_per_pack = tokens_per_pack or default_tokens_per_pack(self.device.type)
+        self.threads = threads or available_cores()
+        self.compiled = compiled and self.device.type == "cuda"
         self.tokenizer = Tokenizer(
             load_tokenizer(self.checkpoint),
             self.max_tokens,
@@ -114,17 +102,42 @@ class Encoder:
 
     def _load(self) -> None:
         """Load in float32, compare with eager transformers, then drop the upper layers and cast."""
-        logits = self.plan.wants("logits")
-        model, classifier = load_model(self.checkpoint, head=logits, device=self.device)
-        if classifier is not None:
-            check_head(classifier, self.checkpoint.max_positions)
-        self.layout, self.layout_reason = choose_layout(model, self.checkpoint.max_positions)
+        self._model, self._classifier = load_model(self.checkpoint, head=self.plan.wants("logits"), device=self.device)
+        taps = Taps(self._model)
+        if self._classifier is not None:
+            check_head(self._classifier, self.checkpoint.max_positions)
+        self.layout, self.layout_reason = choose_layout(self._model, taps, self.checkpoint.max_positions)
         if self.plan.attention_layers:
-            model.set_attn_implementation("eager")
+            self._model.set_attn_implementation("eager")
             self.layout, self.layout_reason = "dense", "attentions were asked for: windows of equal length, no padding"
+        forward = self._make_forward(self._model, self._classifier, taps, self.dtype)
+        self.most_tokens = most_tokens(forward, self.device, self.max_tokens)
+        self._lanes = Lanes.on(
+            self.device,
+            forward,
+            self.threads,
+            rescue=self._make_rescue if self.dtype == "float16" else None,
+            most_tokens=self.most_tokens,
+        )
+
+    def _make_forward(
+        self, model: PreTrainedModel, classifier: PreTrainedModel | None, taps: Taps, dtype: str
+    ) -> Forward:
         drop_layers_above(model, self.plan.top_layer)
-        (classifier or model).to(getattr(torch, self.dtype))
-        self._model, self._classifier, self._layers = model, classifier, find_layers(model)
+        (classifier or model).to(getattr(torch, dtype))
+        if self.compiled:
+            compile_layers(model)
+        return Forward(model, taps, self.plan, packed=self.layout == "packed")
+
+    def _make_rescue(self) -> Forward:
+        """The same pass in bfloat16, whose range is that of float32."""
+        model, _ = load_model(self.checkpoint, head=False, device=self.device)
+        taps = Taps(model)
+        if self.layout == "packed":
+            choose_layout(model, taps, self.checkpoint.max_positions)
+        else:
+            model.set_attn_implementation(self._model.config._attn_implementation or "eager")  # noqa: SLF001 (has no other name)
+        return self._make_forward(model, None, taps, "bfloat16")
 
     @property
     def num_parameters(self) -> int:
@@ -136,119 +149,78 @@ class Encoder:
         tokens = self.tokenizer(texts, pairs)
         return {**self.encode(tokens), "num_tokens": tokens.num_tokens, "truncated": tokens.truncated}
 
-    @torch.inference_mode()
     def encode(self, tokens: Tokens) -> Columns:
-        """All feature columns of the texts, in their order."""
-        kept = self._allocate(tokens)
-        batches = pack(
-            tokens.lengths,
-            self.tokens_per_pack,
-            padded=self.layout == "dense",
-            equal=bool(self.plan.attention_layers),
+        """All feature columns of the texts, in their order.
+
+        Raises:
+            RunError: a text does not fit into the device's memory.
+        """
+        encoded = self.start(tokens).result()
+        for text, reason in encoded.reasons.items():
+            msg = f"text {text}: {reason}. Lower max_tokens"
+            raise RunError(msg)
+        return encoded.columns
+
+    def start(self, tokens: Tokens) -> "Call":
+        """Queue the texts' packs and return at once, so that the device finds the next call's packs behind them."""
+        distinct = kind = np.arange(len(tokens.lengths))
+        lengths = tokens.lengths[distinct]
+        shape = self.checkpoint.shape
+        results = Results(
+            self.plan, pooled_vectors(self.plan, self._model), lengths, shape.hidden_size, shape.num_heads
         )
-        for windows in batches:
-            self._forward(tokens, windows, kept)
-        return self._columns(tokens, kept)
-
-    def _allocate(self, tokens: Tokens) -> _Kept:
-        num_windows, num_tokens = len(tokens.lengths), len(tokens.input_ids)
-        hidden, shape = self.checkpoint.shape.hidden_size, self.checkpoint.shape
-        widths = dict.fromkeys(self.plan.pooled, hidden)
-        if self.plan.wants("pooler"):
-            widths["pooler", shape.num_layers] = hidden
-        if self.plan.wants("logits"):
-            widths["logits", shape.num_layers] = shape.num_labels
-        squares = np.concatenate([np.zeros(1, np.int64), np.cumsum(shape.num_heads * tokens.lengths**2)])
-        return _Kept(
-            pooled={key: np.empty((num_windows, width), np.float32) for key, width in widths.items()},
-            tokens={layer: np.empty((num_tokens, hidden), np.float32) for layer in self.plan.token_layers},
-            attentions={layer: np.empty(squares[-1], np.float32) for layer in self.plan.attention_layers},
-            attention_offsets=squares,
+        results.count(repeats=len(kind) - len(distinct))
+        packs = pack(
+            lengths, self.tokens_per_pack, padded=self.layout == "dense", equal=bool(self.plan.attention_layers)
         )
+        # The longest windows first: what is left for the end is small, and no thread waits long for another.
+        for windows in reversed(list(packs)):
+            self._lanes.submit(Pack.of(tokens, distinct[windows], windows), results)
+        return Call(self, tokens, kind, results)
 
-    def _forward(self, tokens: Tokens, windows: NDArray[np.int64], kept: _Kept) -> None:
-        """Run one pack of windows and keep what the plan wants of it."""
-        lengths = tokens.lengths[windows]
-        types = None if tokens.token_type_ids is None else gather(tokens.token_type_ids, tokens.offsets, windows)
-        lay_out = packed_batch if self.layout == "packed" else dense_batch
-        batch = lay_out(self._model, gather(tokens.input_ids, tokens.offsets, windows), types, lengths)
-        last, top = self.plan.num_layers, self.plan.top_layer
-        attentions = bool(self.plan.attention_layers)
-
-        def tap(layer: int, hidden: Tensor) -> None:
-            ragged = batch.ragged(hidden)
-            for pool, of_layer in self.plan.pooled:
-                if of_layer == layer:
-                    kept.pooled[pool, layer][windows] = _pool(pool, ragged, batch.cu).cpu().numpy()
-            if layer in self.plan.token_layers:
-                kept.tokens[layer][token_index(tokens.offsets, windows)] = ragged.float().cpu().numpy()
-
-        wanted = {layer for _, layer in self.plan.pooled} | self.plan.token_layers
-        stop_at = None if attentions or top == last else top
-        with tapped(self._layers, wanted - {last}, tap, stop_at=stop_at):
-            output = self._model(**batch.inputs, **({"output_attentions": True} if attentions else {}))
-            if top == last:
-                tap(last, output.last_hidden_state)
-                self._run_heads(batch, output.last_hidden_state, windows, kept)
-            for layer in self.plan.attention_layers:
-                at = token_index(kept.attention_offsets, windows)
-                kept.attentions[layer][at] = output.attentions[layer - 1].float().flatten().cpu().numpy()
-
-    def _run_heads(self, batch: Batch, hidden: Tensor, windows: NDArray[np.int64], kept: _Kept) -> None:
-        """Pooler output and logits, where the plan wants them."""
+    @torch.inference_mode()
+    def run_heads(self, kept: Kept) -> None:
+        """Add pooler output and logits, where the plan wants them, to the vectors that they stand on."""
         last = self.plan.num_layers
         if not (self.plan.wants("pooler") or self._classifier is not None):
             return
-        ragged = batch.ragged(hidden)
-        cls_WH = ragged[batch.cu[:-1]]
+        cls_WH = self._on_device(kept, "cls")
         has_pooler = getattr(self._model, "pooler", None) is not None and self.checkpoint.shape.has_pooler
         pooled = run_pooler(self._model, cls_WH) if has_pooler else None
         if self.plan.wants("pooler") and pooled is not None:
-            kept.pooled["pooler", last][windows] = pooled.cpu().numpy()
+            kept.pooled["pooler", last] = pooled.numpy(force=True)
         if self._classifier is not None:
-            seen = pooling.mean(ragged, batch.cu).to(ragged.dtype) if takes_mean(self._classifier) else cls_WH
-            logits = run_head(self._classifier, seen, None if pooled is None else pooled.to(ragged.dtype))
-            kept.pooled["logits", last][windows] = logits.cpu().numpy()
+            seen = self._on_device(kept, "mean") if takes_mean(self._classifier) else cls_WH
+            logits = run_head(self._classifier, seen, None if pooled is None else pooled.to(seen.dtype))
+            kept.pooled["logits", last] = logits.numpy(force=True)
 
-    def _columns(self, tokens: Tokens, kept: _Kept) -> Columns:
-        columns: Columns = {}
-        own = np.ones(len(tokens.input_ids), np.bool_)
-        if tokens.sequence_ids is not None and not self.plan.special_tokens:
-            own = tokens.sequence_ids >= 0
-        counted = np.concatenate([np.zeros(1, np.int64), np.cumsum(own, dtype=np.int64)])
-        token_rows = counted[tokens.offsets[tokens.rows]]
-        for column in self.plan.columns:
-            columns |= self._column(column, tokens, kept, own, token_rows)
-        if self.plan.wants("tokens"):
-            assert tokens.spans is not None
-            assert tokens.sequence_ids is not None
-            columns["input_ids"] = Ragged(tokens.input_ids[own], token_rows)
-            columns["offsets"] = Ragged(tokens.spans[own], token_rows)
-            columns["sequence_ids"] = Ragged(tokens.sequence_ids[own], token_rows)
-        if self.plan.has_windows:
-            columns["windows"] = Ragged(_window_spans(tokens), tokens.rows)
-        return columns
+    def _on_device(self, kept: Kept, pool: str) -> torch.Tensor:
+        vectors = torch.from_numpy(kept.pooled[pool, self.plan.num_layers])
+        return vectors.to(self.device, getattr(torch, self.dtype))
 
-    def _column(
-        self,
-        column: Column,
-        tokens: Tokens,
-        kept: _Kept,
-        own: NDArray[np.bool_],
-        token_rows: NDArray[np.int64],
-    ) -> Columns:
-        if column.form == "attentions":
-            squares = kept.attention_offsets[tokens.rows]
-            return {column.name: Ragged(kept.attentions[column.layers[0]].astype(column.dtype), squares)}
-        if column.form == "tokens":
-            stored, scales = finish(column, [kept.tokens[layer][own] for layer in column.layers])
-            return _named(column, stored, scales, token_rows)
-        layers = [kept.pooled[column.pool, layer] for layer in column.layers]
-        if column.form == "windows":
-            return _named(column, *finish(column, layers), tokens.rows)
-        if len(tokens.lengths) > len(tokens.truncated):
-            layers = [_pool_rows(layer, tokens, column.pool) for layer in layers]
-        return _named(column, *finish(column, layers), None)
+
+class Call:
+    """Texts that are being encoded."""
+
+    def __init__(self, encoder: Encoder, tokens: Tokens, kind: Index, results: Results) -> None:
+        """Made by `Encoder.start`."""
+        self._encoder, self._tokens, self._kind, self._results = encoder, tokens, kind, results
+
+    def result(self) -> Encoded:
+        """Wait for the packs; all feature columns of the texts, in their order."""
+        self._results.wait()
+        kept = self._results.kept
+        if len(kept.offsets) > 1:
+            self._encoder.run_heads(kept)
+        columns = make_columns(self._encoder.plan, self._tokens, kept.spread(self._kind))
+        return Encoded(columns, self._results.counts, self._reasons())
+
+    def _reasons(self) -> dict[int, str]:
+        """text → reason, from those of the windows that were encoded."""
+        failed = self._results.reasons
+        windows = np.flatnonzero(np.isin(self._kind, list(failed))) if failed else ()
+        rows = np.searchsorted(self._tokens.rows, windows, side="right") - 1
+        return {int(row): failed[int(self._kind[window])] for row, window in zip(rows, windows, strict=True)}
 
 
 def resolve_max_tokens(model: Model, checkpoint: Checkpoint) -> int:
@@ -284,50 +256,15 @@ def default_tokens_per_pack(device: str) -> int:
     return CUDA_TOKENS_PER_PACK if device == "cuda" else CPU_TOKENS_PER_PACK
 
 
-def _pool(pool: str, hidden_TH: Tensor, cu: Tensor) -> Tensor:
-    match pool:
-        case "cls":
-            return pooling.cls(hidden_TH, cu)
-        case "last":
-            return pooling.last(hidden_TH, cu)
-        case "mean":
-            return pooling.mean(hidden_TH, cu)
-        case _:
-            return pooling.maximum(hidden_TH, cu)
-
-
-def _pool_rows(pooled: NDArray[np.float32], tokens: Tokens, pool: str) -> NDArray[np.float32]:
-    weights, rows = torch.from_numpy(tokens.lengths), torch.from_numpy(tokens.rows)
-    return pooling.pool_rows(torch.from_numpy(pooled), weights, rows, pool).numpy()
-
-
-def _named(
-    column: Column, stored: NDArray, scales: NDArray[np.float32] | None, offsets: NDArray[np.int64] | None
-) -> Columns:
-    arrays = {column.name: stored}
-    if scales is not None and column.scale_name:
-        arrays[column.scale_name] = scales
-    return {name: values if offsets is None else Ragged(values, offsets) for name, values in arrays.items()}
-
-
-def _window_spans(tokens: Tokens) -> NDArray[np.int32]:
-    """(W, 2) characters [start, stop) of each window in its text."""
-    assert tokens.spans is not None
-    assert tokens.sequence_ids is not None
-    real = tokens.sequence_ids >= 0
-    far = np.iinfo(np.int32).max
-    # Windows have tokens, so no segment of reduceat is empty; a window of special tokens alone spans nothing.
-    starts = np.minimum.reduceat(np.where(real, tokens.spans[:, 0], far), tokens.offsets[:-1])
-    stops = np.maximum.reduceat(np.where(real, tokens.spans[:, 1], 0), tokens.offsets[:-1])
-    return np.stack([np.minimum(starts, stops), stops], axis=1).astype(np.int32)
-
-
 def describe(encoder: Encoder) -> dict[str, Any]:
     """How this encoder runs, for the manifest."""
+    on_cpu = encoder.device.type == "cpu"
     return {
-        "device": str(encoder.device) if encoder.device.type == "cpu" else torch.cuda.get_device_name(encoder.device),
+        "device": "cpu" if on_cpu else torch.cuda.get_device_name(encoder.device),
         "dtype": encoder.dtype,
         "layout": encoder.layout,
         "layout_reason": encoder.layout_reason,
-        "threads": torch.get_num_threads(),
+        "tokens_per_pack": encoder.tokens_per_pack,
+        **({"threads": encoder.threads} if on_cpu else {"most_tokens": encoder.most_tokens}),
+        "compiled": encoder.compiled,
     }

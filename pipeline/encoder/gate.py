@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from pipeline.encoder.attention import PACKED, Batch, dense_batch, packed_batch, takes_packed_inputs
+from pipeline.encoder.attention import PACKED, takes_packed_inputs
+from pipeline.encoder.batch import Batch, dense_batch, packed_batch
 from pipeline.encoder.heads import run_head, run_pooler, takes_mean
-from pipeline.encoder.layers import find_layers, tapped
+from pipeline.encoder.layers import Taps
+from pipeline.encoder.packing import Pack
 from pipeline.errors import JobError
 
 # Right paths differ by about 1e-6 in float32, wrong ones by more than 1e-2.
@@ -21,11 +23,12 @@ TOLERANCE = 1e-4
 _LENGTHS = (3, 9, 9, 150)  # two of equal length, and one beyond the usual sliding windows
 
 
-def choose_layout(model: PreTrainedModel, max_positions: int | None) -> tuple[str, str]:
+def choose_layout(model: PreTrainedModel, taps: Taps, max_positions: int | None) -> tuple[str, str]:
     """Decide between the packed and the dense layout, and set the model's attention accordingly.
 
     Args:
         model: in float32.
+        taps: on its layers.
         max_positions: tokens that the model can take.
 
     Returns:
@@ -37,15 +40,14 @@ def choose_layout(model: PreTrainedModel, max_positions: int | None) -> tuple[st
     windows = _probe(model, max_positions)
     model.set_attn_implementation("eager")
     want = [_eager(model, window) for window in windows]
-    reason = can_pack(model, windows, want)
+    reason = can_pack(model, taps, windows, want)
     if reason is None:
         return "packed", "equal to eager attention on every layer"
     for attention in ("sdpa", "eager"):
         if attention == "sdpa" and not getattr(model, "_supports_sdpa", False):
             continue
         model.set_attn_implementation(attention)
-        lengths = _lengths(windows)
-        difference = _difference(model, dense_batch(model, np.concatenate(windows), None, lengths), want)
+        difference = _difference(model, taps, dense_batch(model, Pack.of_windows(windows)), want)
         if difference < TOLERANCE:
             return "dense", f"{reason}; padded batches with {attention} attention equal it"
     msg = (
@@ -55,13 +57,13 @@ def choose_layout(model: PreTrainedModel, max_positions: int | None) -> tuple[st
     raise JobError(msg)
 
 
-def can_pack(model: PreTrainedModel, windows: list[np.ndarray], want: list[list[Tensor]]) -> str | None:
+def can_pack(model: PreTrainedModel, taps: Taps, windows: list[np.ndarray], want: list[list[Tensor]]) -> str | None:
     """Whether packed rows are exact for this model: None, or the reason why not. Leaves packed attention set."""
     if not takes_packed_inputs(model):
         return "its attention can't be replaced"
     try:
         model.set_attn_implementation(PACKED)
-        difference = _difference(model, packed_batch(model, np.concatenate(windows), None, _lengths(windows)), want)
+        difference = _difference(model, taps, packed_batch(model, Pack.of_windows(windows)), want)
     except (RuntimeError, ValueError, TypeError, IndexError, KeyError) as e:
         return f"packed rows fail: {type(e).__name__}"
     return None if difference < TOLERANCE else f"packed rows differ by {difference:.1e}"
@@ -97,10 +99,6 @@ def _probe(model: PreTrainedModel, max_positions: int | None) -> list[np.ndarray
     return [draw.integers(vocabulary // 2, vocabulary, length).astype(np.int32) for length in lengths]
 
 
-def _lengths(windows: list[np.ndarray]) -> np.ndarray:
-    return np.array([len(window) for window in windows], np.int64)
-
-
 @torch.inference_mode()
 def _eager(model: PreTrainedModel, window: np.ndarray) -> list[Tensor]:
     """All hidden states of one window, each (T, H), by the library's own means."""
@@ -109,12 +107,11 @@ def _eager(model: PreTrainedModel, window: np.ndarray) -> list[Tensor]:
 
 
 @torch.inference_mode()
-def _difference(model: PreTrainedModel, batch: Batch, want: list[list[Tensor]]) -> float:
+def _difference(model: PreTrainedModel, taps: Taps, batch: Batch, want: list[list[Tensor]]) -> float:
     """The largest relative difference over all layers between a batch and the windows one by one."""
     last = len(want[0]) - 1
     got: dict[int, Tensor] = {}
-    layers = find_layers(model)
-    with tapped(layers, range(last), lambda index, hidden: got.update({index: batch.ragged(hidden)}), stop_at=None):
+    with taps.open(range(last), lambda index, hidden: got.update({index: batch.ragged(hidden)}), stop_at=None):
         got[last] = batch.ragged(model(**batch.inputs).last_hidden_state)
     if len(got) <= last:
         return float("inf")

@@ -5,10 +5,13 @@ the i-th layer call returns; the last index n is the model's own last_hidden_sta
 model's output, because some models normalise once more after the last layer.
 """
 
+import threading
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -45,39 +48,66 @@ def drop_layers_above(model: PreTrainedModel, top_layer: int) -> None:
     model.config.num_hidden_layers = min(kept, model.config.num_hidden_layers)
 
 
-@contextmanager
-def tapped(layers: nn.ModuleList, wanted: Collection[int], tap: Tap, *, stop_at: int | None) -> Iterator[None]:
-    """Call `tap(index, hidden_states)` for each wanted layer while a forward pass runs inside.
+def compile_layers(model: PreTrainedModel) -> None:
+    """Run each layer through torch.compile, with sizes left open; hooks stay outside of what is compiled."""
+    for layer in find_layers(model):
+        layer.forward = torch.compile(layer.forward, dynamic=True)
 
-    Args:
-        layers: from `find_layers`.
-        wanted: indices below the model's last.
-        tap: receives the layer's (B, L, H) output.
-        stop_at: end the forward pass after this layer; None lets it run through.
+
+class Taps:
+    """Hooks on the layers of a model that hand out what leaves each layer, to the thread that runs the pass.
+
+    They stay on the model, so several threads can run passes over shared weights at once.
     """
-    calls = 0
 
-    def before(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if calls == 0:
-            if 0 in wanted:
-                tap(0, args[0] if args else kwargs["hidden_states"])
-            if stop_at == 0:
-                raise _StopForward
+    def __init__(self, model: PreTrainedModel) -> None:
+        """Put the hooks on the layers that the model has now."""
+        self._pass = threading.local()
+        for module in find_layers(model):
+            module.register_forward_pre_hook(self._before, with_kwargs=True)
+            module.register_forward_hook(self._after)
 
-    def after(_module: nn.Module, _args: tuple[Any, ...], output: Tensor | tuple[Tensor, ...]) -> None:
-        nonlocal calls
-        calls += 1
-        if calls in wanted:
-            tap(calls, output[0] if isinstance(output, tuple) else output)
-        if calls == stop_at:
+    @contextmanager
+    def open(self, wanted: Collection[int], tap: Tap, *, stop_at: int | None) -> Iterator[None]:
+        """Call `tap(index, hidden_states)` for each wanted layer while a forward pass runs inside, in this thread.
+
+        Args:
+            wanted: indices below the model's last.
+            tap: receives the layer's (B, L, H) output.
+            stop_at: end the forward pass after this layer; None lets it run through.
+        """
+        self._pass.now = _Pass(wanted, tap, stop_at)
+        try:
+            yield
+        except _StopForward:
+            pass
+        finally:
+            self._pass.now = None
+
+    def _before(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        now: _Pass | None = getattr(self._pass, "now", None)
+        if now is not None and now.calls == 0:
+            now.left(args[0] if args else kwargs["hidden_states"])
+
+    def _after(self, _module: nn.Module, _args: tuple[Any, ...], output: Tensor | tuple[Tensor, ...]) -> None:
+        now: _Pass | None = getattr(self._pass, "now", None)
+        if now is not None:
+            now.calls += 1
+            now.left(output[0] if isinstance(output, tuple) else output)
+
+
+@dataclass(slots=True)
+class _Pass:
+    """One forward pass that is under way: what it is asked for, and the layers it has been through."""
+
+    wanted: Collection[int]
+    tap: Tap
+    stop_at: int | None
+    calls: int = 0
+
+    def left(self, hidden: Tensor) -> None:
+        """`hidden` is what left layer number `calls`."""
+        if self.calls in self.wanted:
+            self.tap(self.calls, hidden)
+        if self.calls == self.stop_at:
             raise _StopForward
-
-    handles = [module.register_forward_pre_hook(before, with_kwargs=True) for module in layers]
-    handles += [module.register_forward_hook(after) for module in layers]
-    try:
-        yield
-    except _StopForward:
-        pass
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -1,15 +1,65 @@
-"""Token-budget packs over the lengths of windows. Pure: numpy only, nothing of models or devices.
+"""Token-budget packs of windows. Pure: numpy only, nothing of models or devices.
 
 Invariants: the packs are a permutation of the windows; no pack exceeds the budget unless it holds a single window; the
 result depends on the lengths and the budget alone, so a block is cut into the same packs in every run.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.tokenizer import Tokens
+
 Index = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Pack:
+    """The windows of one forward pass, laid end to end, shortest first."""
+
+    windows: Index  # (w,) where their results belong
+    lengths: Index  # (w,) tokens of each, ascending
+    input_ids: NDArray[np.int32]  # (t,)
+    token_type_ids: NDArray[np.int32] | None = None  # (t,) for sentence pairs
+
+    @classmethod
+    def of(cls, tokens: Tokens, sources: Index, windows: Index) -> Self:
+        """Lay out the windows `sources` of a call, shortest first, which stand at `windows` in its results."""
+        at = token_index(tokens.offsets, sources)
+        types = None if tokens.token_type_ids is None else tokens.token_type_ids[at]
+        return cls(windows, tokens.lengths[sources], tokens.input_ids[at], types)
+
+    @classmethod
+    def of_windows(cls, windows: Sequence[NDArray[np.int32]]) -> Self:
+        """Lay out windows of token ids, shortest first."""
+        lengths = np.array([len(window) for window in windows], np.int64)
+        return cls(np.arange(len(windows)), lengths, np.concatenate(windows))
+
+    @property
+    def num_tokens(self) -> int:
+        """Real tokens of the pack."""
+        return len(self.input_ids)
+
+    @property
+    def offsets(self) -> Index:
+        """(w + 1,) where each window starts: cu_seqlens."""
+        return np.concatenate([np.zeros(1, np.int64), np.cumsum(self.lengths)])
+
+    def select(self, some: Index) -> "Pack":
+        """Some of the windows, by their place in this pack, as a pack of their own."""
+        at = token_index(self.offsets, some)
+        types = None if self.token_type_ids is None else self.token_type_ids[at]
+        return Pack(self.windows[some], self.lengths[some], self.input_ids[at], types)
+
+    def halves(self) -> tuple["Pack", "Pack"]:
+        """Two packs of about as many tokens each, of a pack of two windows or more."""
+        count = len(self.windows)
+        middle = int(np.searchsorted(self.offsets, self.num_tokens // 2))
+        cut = min(max(middle, 1), count - 1)
+        return self.select(np.arange(cut)), self.select(np.arange(cut, count))
 
 
 def pack(lengths: Index, budget_tokens: int, *, padded: bool = False, equal: bool = False) -> Iterator[Index]:
@@ -40,17 +90,6 @@ def pack(lengths: Index, budget_tokens: int, *, padded: bool = False, equal: boo
             first, total = at, length
     if first < len(order):
         yield order[first:]
-
-
-def gather(values: NDArray, offsets: Index, windows: Index) -> NDArray:
-    """Lay the chosen windows of a ragged column end to end, in the order given.
-
-    Args:
-        values: (T, ...) the column's values.
-        offsets: (W + 1,) where each window starts.
-        windows: (w,) windows to take.
-    """
-    return values[token_index(offsets, windows)]
 
 
 def token_index(offsets: Index, windows: Index) -> Index:

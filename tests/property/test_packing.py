@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.encoder.packing import gather, pack, token_index
+from pipeline.encoder.packing import Pack, pack, token_index
 
 LENGTHS = st.lists(st.integers(1, 64), max_size=60).map(lambda lengths: np.array(lengths, np.int64))
 BUDGET = st.integers(1, 256)
@@ -27,5 +27,14 @@ def test_gathered_windows_stand_end_to_end(lengths, data):
     chosen = data.draw(st.lists(st.integers(0, max(0, len(lengths) - 1)), max_size=20)) if len(lengths) else []
     windows = np.array(chosen, np.int64)
     want = [value for window in chosen for value in range(offsets[window], offsets[window + 1])]
-    assert list(gather(values, offsets, windows)) == want
-    assert list(token_index(offsets, windows)) == want
+    assert list(values[token_index(offsets, windows)]) == want
+
+
+@given(st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=9), min_size=2, max_size=20))
+def test_halves_of_a_pack_hold_its_windows_in_order(windows):
+    whole = Pack.of_windows([np.array(window, np.int32) for window in sorted(windows, key=len)])
+    first, second = whole.halves()
+    assert len(first.windows) >= 1
+    assert len(second.windows) >= 1
+    assert list(np.concatenate([first.windows, second.windows])) == list(whole.windows)
+    assert list(np.concatenate([first.input_ids, second.input_ids])) == list(whole.input_ids)

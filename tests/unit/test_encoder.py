@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModel, AutoModelForSequenceClassification
 
 from pipeline.encoder.encoder import Encoder
+from pipeline.encoder.layers import compile_layers
 from pipeline.errors import JobError
 from pipeline.spec import Feature, Model, Windows
 from tests.models import ARCHITECTURES, PACKED, RAGGED
@@ -16,6 +17,9 @@ POOLS = {
     "max": lambda hidden: hidden.max(0).values,
     "tokens": lambda hidden: hidden,
 }
+# A row's neighbours may change its last bits: the BLAS library chooses its kernels, and with them the order of sums, by
+# the number of rows in a matrix. In one job a row always has the same neighbours.
+NEIGHBOURS = 2e-6
 EVERYTHING = {pool: Feature(pool=pool, layers="all", special_tokens=pool == "tokens") for pool in POOLS}
 
 
@@ -327,3 +331,68 @@ def test_checkpoint_with_missing_weights_is_refused(tiny, tmp_path):
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(JobError, match="they would be random"):
         Encoder(str(folder), {"m": Feature(pool="mean")}, device="cpu")
+
+
+@pytest.mark.parametrize("architecture", ["bert", "modernbert", "mpnet", "deberta-v2"])
+def test_a_text_alone_and_in_any_pack_differs_in_the_last_bits_at_most(architecture, tiny):
+    folder = tiny(architecture)
+    texts = [*RAGGED, *(f"{text} more" for text in RAGGED)]
+    spec = Model(name=folder, max_tokens=128)
+    alone = [Encoder(spec, EVERYTHING, device="cpu")([text]) for text in texts]
+    for tokens_per_pack, threads in ((16, 1), (64, 2), (1024, 3)):
+        encoder = Encoder(spec, EVERYTHING, device="cpu", tokens_per_pack=tokens_per_pack, threads=threads)
+        together = encoder(texts)
+        for row in range(len(texts)):
+            for name, values in alone[row].items():
+                got, want = np.asarray(together[name][row]), np.asarray(values[0])
+                assert np.abs(got.astype(np.float64) - want).max(initial=0) <= NEIGHBOURS, (name, row)
+
+
+@pytest.mark.parametrize("architecture", ["bert", "modernbert", "mpnet", "deberta-v2"])
+def test_the_same_texts_have_the_same_bits_in_any_number_of_threads(architecture, tiny):
+    spec = Model(name=tiny(architecture), max_tokens=128)
+    texts = [*RAGGED, *(f"{text} more" for text in RAGGED)]
+    one, three = (
+        Encoder(spec, EVERYTHING, device="cpu", tokens_per_pack=64, threads=threads)(texts) for threads in (1, 3)
+    )
+    for name, values in one.items():
+        for row in range(len(texts)):
+            assert np.array_equal(values[row], three[name][row]), (name, row)
+
+
+def test_half_precision_that_overflows_is_redone_in_bfloat16(tiny):
+    folder = tiny("bert")
+    spec = Model(name=folder, max_tokens=128)
+    # Weights as large as those of checkpoints that were trained in bfloat16: 1e4 * 48 terms exceed 65,504.
+    model = AutoModel.from_pretrained(folder)
+    with torch.no_grad():
+        model.encoder.layer[1].intermediate.dense.weight *= 3e5
+        model.encoder.layer[1].output.dense.weight *= 1e-2
+    model.save_pretrained(folder)
+    want = Encoder(spec, EVERYTHING, device="cpu")(RAGGED)
+    encoder = Encoder(spec.model_copy(update={"dtype": "float16"}), EVERYTHING, device="cpu")
+    encoded = encoder.start(encoder.tokenizer(RAGGED)).result()
+    assert encoded.counts.overflows == len(RAGGED)
+    for name in ("mean_03", "cls_03"):
+        got = encoded.columns[name]
+        assert np.isfinite(got).all()
+        assert np.linalg.norm(got - want[name]) <= 3e-2 * np.linalg.norm(want[name])
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [("float16", 3e-3), ("bfloat16", 3e-2)])
+def test_half_precision_of_the_real_minilm_stays_within_its_bound_of_float32(dtype, bound, minilm):
+    spec = Model(name=minilm, max_tokens=128)
+    want = Encoder(spec, {"e": Feature(pool="mean")}, device="cpu")(RAGGED)["e"]
+    half = Encoder(spec.model_copy(update={"dtype": dtype}), {"e": Feature(pool="mean")}, device="cpu")
+    got = half(RAGGED)["e"]
+    assert np.linalg.norm(got - want) <= bound * np.linalg.norm(want)
+
+
+def test_compiled_layers_give_the_numbers_of_plain_ones(tiny):
+    model = AutoModel.from_pretrained(tiny("bert"), attn_implementation="eager").eval()
+    windows = [torch.randint(1000, 2000, (2, length)) for length in (7, 30, 12)]
+    with torch.inference_mode():
+        want = [model(input_ids=ids).last_hidden_state for ids in windows]
+        compile_layers(model)
+        for ids, expected in zip(windows, want, strict=True):
+            assert (model(input_ids=ids).last_hidden_state - expected).abs().max() <= TOLERANCE

@@ -1,0 +1,94 @@
+"""The two layouts in which a pack reaches a model, and the way back to ragged hidden states.
+
+A *packed* batch is one row (1, T) of windows laid end to end, without padding or mask. A *dense* batch is padded (B, L)
+with a mask, for models whose attention can't be replaced. Both give hidden states back in the ragged form (T, H). The
+device never waits for the host here: arrays go to a GPU from pinned memory, and every size is known on the host.
+"""
+
+import inspect
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from pipeline.encoder.attention import Run, first_position
+from pipeline.encoder.packing import Pack
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What one forward pass takes, and how to read its hidden states."""
+
+    inputs: dict[str, Any]
+    cu: Tensor  # (w + 1,) int64 offsets of the windows in the ragged form
+    real: Tensor | None  # (t,) where the real tokens stand in a flattened (B, L); None for a packed batch
+
+    def ragged(self, hidden: Tensor) -> Tensor:
+        """Bring (1, T, H) or (B, L, H) hidden states into the ragged form (T, H)."""
+        return hidden[0] if self.real is None else hidden.flatten(0, 1)[self.real]
+
+
+def packed_batch(model: PreTrainedModel, pack: Pack) -> Batch:
+    """Lay a pack out as one packed row; the kwargs are transformers' own `FlashAttentionKwargs`, and the runs."""
+    offsets = pack.offsets
+    positions = np.arange(pack.num_tokens) - np.repeat(offsets[:-1], pack.lengths) + first_position(model)
+    cu = _to(model.device, offsets)
+    longest = int(pack.lengths[-1])
+    inputs: dict[str, Any] = {
+        "input_ids": _to(model.device, pack.input_ids.astype(np.int64))[None],
+        "position_ids": _to(model.device, positions)[None],
+        "cu_seq_lens_q": cu.int(),
+        "cu_seq_lens_k": cu.int(),
+        "max_length_q": longest,
+        "max_length_k": longest,
+        "runs": _runs(pack.lengths),
+    }
+    if takes_token_types(model):
+        # Models fill in absent types from a buffer as long as their positions, which a packed row outgrows.
+        types = np.zeros(pack.num_tokens, np.int64) if pack.token_type_ids is None else pack.token_type_ids
+        inputs["token_type_ids"] = _to(model.device, types.astype(np.int64))[None]
+    return Batch(inputs, cu, None)
+
+
+def dense_batch(model: PreTrainedModel, pack: Pack) -> Batch:
+    """Lay a pack out as a padded batch with a mask."""
+    mask = np.arange(int(pack.lengths[-1])) < pack.lengths[:, None]
+    pad = model.config.pad_token_id
+    inputs = {
+        "input_ids": _to(model.device, _padded(pack.input_ids, mask, 0 if pad is None else pad)),
+        "attention_mask": _to(model.device, mask.astype(np.int64)),
+    }
+    if pack.token_type_ids is not None and takes_token_types(model):
+        inputs["token_type_ids"] = _to(model.device, _padded(pack.token_type_ids, mask, 0))
+    return Batch(inputs, _to(model.device, pack.offsets), _to(model.device, np.flatnonzero(mask)))
+
+
+def takes_token_types(model: PreTrainedModel) -> bool:
+    """Whether the model's forward takes token_type_ids."""
+    return "token_type_ids" in inspect.signature(type(model).forward).parameters
+
+
+def _runs(lengths: NDArray[np.int64]) -> list[Run]:
+    """The runs of equal lengths."""
+    edges = np.flatnonzero(np.diff(lengths, prepend=0, append=0))
+    firsts = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])[edges]
+    return [
+        (int(first), int(stop - start), int(lengths[start]))
+        for first, start, stop in zip(firsts[:-1], edges[:-1], edges[1:], strict=True)
+    ]
+
+
+def _padded(values: NDArray[np.int32], mask: NDArray[np.bool_], fill: int) -> NDArray[np.int64]:
+    padded = np.full(mask.shape, fill, np.int64)
+    padded[mask] = values
+    return padded
+
+
+def _to(device: torch.device, array: NDArray[np.int64]) -> Tensor:
+    """To the device without making either side wait for the other."""
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor

@@ -1,0 +1,92 @@
+"""One pack through the model: token ids in, pooled vectors on the device out.
+
+Knows a loaded model and the layer plan; nothing of threads, memory or the rows that windows come from. Invariants:
+token vectors are pooled in float32 as they leave their layer; nothing above the plan's highest layer is run; passes in
+several threads at once do not disturb each other.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from pipeline.columns import FeaturePlan
+from pipeline.encoder import pooling
+from pipeline.encoder.batch import Batch, dense_batch, packed_batch
+from pipeline.encoder.heads import takes_mean
+from pipeline.encoder.layers import Taps
+from pipeline.encoder.packing import Pack
+
+_POOLS = {"cls": pooling.cls, "last": pooling.last, "mean": pooling.mean, "max": pooling.maximum}
+
+
+@dataclass(slots=True)
+class Vectors:
+    """What one pack gives, on the device."""
+
+    pooled: dict[tuple[str, int], Tensor] = field(default_factory=dict)  # (pool, layer) → (w, H) float32
+    tokens: dict[int, Tensor] = field(default_factory=dict)  # layer → (t, H)
+    attentions: dict[int, Tensor] = field(default_factory=dict)  # layer → flat, heads x L x L for each window
+
+    @property
+    def kinds(self) -> tuple[dict[Any, Tensor], ...]:
+        """Its three dictionaries, in the order of the fields."""
+        return self.pooled, self.tokens, self.attentions
+
+
+class Forward:
+    """A model ready to run packs."""
+
+    def __init__(self, model: PreTrainedModel, taps: Taps, plan: FeaturePlan, *, packed: bool) -> None:
+        """Settle what a pass has to bring.
+
+        Args:
+            model: with its attention set for the layout.
+            taps: on its layers.
+            plan: what is wanted.
+            packed: the layout; otherwise dense.
+        """
+        self.model, self._taps, self._plan = model, taps, plan
+        self._lay_out = packed_batch if packed else dense_batch
+        self._pooled = pooled_vectors(plan, model)
+        self._wanted = {layer for _, layer in self._pooled} | plan.token_layers
+        self._runs_through = bool(plan.attention_layers) or plan.top_layer == plan.num_layers
+
+    @torch.inference_mode()
+    def __call__(self, pack: Pack) -> Vectors:
+        """Run one pack."""
+        plan, last = self._plan, self._plan.num_layers
+        batch = self._lay_out(self.model, pack)
+        vectors = Vectors()
+
+        def tap(layer: int, hidden: Tensor) -> None:
+            self._keep(layer, hidden, batch, vectors)
+
+        stop_at = None if self._runs_through else plan.top_layer
+        with self._taps.open(self._wanted - {last}, tap, stop_at=stop_at):
+            output = self.model(**batch.inputs, **({"output_attentions": True} if plan.attention_layers else {}))
+            if plan.top_layer == last:
+                tap(last, output.last_hidden_state)
+            for layer in plan.attention_layers:
+                vectors.attentions[layer] = output.attentions[layer - 1].flatten()
+        return vectors
+
+    def _keep(self, layer: int, hidden: Tensor, batch: Batch, vectors: Vectors) -> None:
+        """Keep of a layer what the plan wants; it is brought to float32 once for all its poolings."""
+        ragged = batch.ragged(hidden)
+        pools = [pool for pool, of_layer in self._pooled if of_layer == layer]
+        exact = ragged.float() if {"mean", "max"} & set(pools) else ragged
+        for pool in pools:
+            vectors.pooled[pool, layer] = _POOLS[pool](exact, batch.cu)
+        if layer in self._plan.token_layers:
+            vectors.tokens[layer] = ragged
+
+
+def pooled_vectors(plan: FeaturePlan, model: PreTrainedModel) -> frozenset[tuple[str, int]]:
+    """Every (pool, layer) that a pass computes: those of the plan, and what its heads stand on."""
+    seen = {("cls", plan.num_layers)} if plan.wants("pooler") or plan.wants("logits") else set()
+    if plan.wants("logits") and takes_mean(model):
+        seen.add(("mean", plan.num_layers))
+    return plan.pooled | seen

@@ -1,0 +1,214 @@
+"""Packs on a device: how many run at once, who waits for whom, and what happens to one that does not fit.
+
+A lane is a thread that runs packs one after the other. A CPU has a lane for each core, each with one pack at a time:
+nothing has to meet at a barrier inside a layer. A GPU has one lane, which launches a pack before it reads the results
+of the one before, so that the device never waits for the host. Knows nothing of poolings and texts. Invariants: every
+window of a pack is kept or told why it is not; a pack is cut only when memory runs out, and that is counted.
+"""
+
+import gc
+import os
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from threading import Barrier, Lock
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipeline.encoder.forward import Forward, Vectors
+from pipeline.encoder.packing import Pack
+from pipeline.encoder.results import Results
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+# Brings vectors to the host: (the vectors there, what to call before they are read).
+ToHost = Callable[[Vectors], tuple[Vectors, Callable[[], None]]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Launched:
+    """A pack whose vectors are on their way to the host."""
+
+    pack: Pack
+    vectors: Vectors
+    wait: Callable[[], None]
+    results: Results
+    began: float
+
+
+class Lanes:
+    """The threads that run packs through one model."""
+
+    def __init__(
+        self,
+        forward: Callable[[Pack], Vectors],
+        *,
+        lanes: int,
+        late_packs: int,
+        to_host: ToHost,
+        rescue: Callable[[], Callable[[Pack], Vectors]] | None = None,
+        most_tokens: int | None = None,
+    ) -> None:
+        """Start the lanes.
+
+        Args:
+            forward: runs a pack.
+            lanes: threads; each has one core for torch's own work.
+            late_packs: that are launched and not yet read; above 0 only with one lane.
+            to_host: brings what `forward` gives to the host.
+            rescue: gives the pass for windows whose numbers overflow in half precision; None in float32.
+            most_tokens: that fit into the device's memory at once.
+        """
+        self._forward, self._to_host = forward, to_host
+        self._rescue, self._rescuer = rescue, None
+        self._most_tokens = most_tokens
+        self._late_packs = late_packs
+        self._late: deque[_Launched] = deque()
+        self._waiting = 0
+        self._read_at = 0.0
+        self._lock = Lock()
+        self._pool = ThreadPoolExecutor(lanes, thread_name_prefix="lane")
+        self._give_each_a_core(lanes)
+
+    @classmethod
+    def on(cls, device: torch.device, forward: Forward, threads: int, **more: Any) -> Self:
+        """The lanes of a device: a CPU's threads, or a GPU's one with its results a pack late."""
+        if device.type == "cuda":
+            return cls(forward, lanes=1, late_packs=1, to_host=_copy_to_host, **more)
+        return cls(forward, lanes=threads, late_packs=0, to_host=_here, **more)
+
+    def submit(self, pack: Pack, results: Results) -> None:
+        """Queue a pack; what it gives arrives in `results`."""
+        with self._lock:
+            self._waiting += 1
+        self._pool.submit(self._take, pack, results)
+
+    def _give_each_a_core(self, lanes: int) -> None:
+        """One torch thread to a lane; torch's number for all other threads stays what it was."""
+        before = torch.get_num_threads()
+        ready = Barrier(lanes + 1)
+
+        def settle() -> None:
+            torch.set_num_threads(1)
+            ready.wait()
+
+        for _ in range(lanes):
+            self._pool.submit(settle)
+        ready.wait()
+        torch.set_num_threads(before)
+
+    def _take(self, pack: Pack, results: Results) -> None:
+        """Run a pack, then read what is late: all of it when no pack waits to be launched."""
+        with self._lock:
+            self._waiting -= 1
+        try:
+            self._run(pack, results)
+        except BaseException as e:  # noqa: BLE001 (it belongs to the caller's thread)
+            results.abort(e)
+        self._read_late(self._late_packs if self._waiting else 0)
+
+    def _run(self, pack: Pack, results: Results) -> None:
+        """Launch a pack, in halves where memory is short."""
+        began = time.perf_counter()
+        many = len(pack.windows) > 1
+        if many and self._most_tokens is not None and pack.num_tokens > self._most_tokens:
+            self._run_halves(pack, results)
+        elif (vectors := self._try(pack)) is not None:
+            self._launched(pack, vectors, results, began)
+        elif many:
+            self._most_tokens = min(self._most_tokens or pack.num_tokens, (pack.num_tokens + 1) // 2)
+            self._run_halves(pack, results)
+        else:
+            results.fail(pack, f"a window of {pack.num_tokens} tokens does not fit into the device's memory")
+
+    def _run_halves(self, pack: Pack, results: Results) -> None:
+        results.count(splits=1)
+        for half in pack.halves():
+            self._run(half, results)
+
+    def _try(self, pack: Pack) -> Vectors | None:
+        """The pack's vectors, or None if memory ran out; then all that could be freed is free."""
+        try:
+            return self._forward(pack)
+        except torch.OutOfMemoryError:
+            pass
+        # Outside of the handler, which would hold the failed pass's tensors by its traceback.
+        self._read_late(0)
+        gc.collect()
+        torch.cuda.empty_cache()
+        return None
+
+    def _launched(self, pack: Pack, vectors: Vectors, results: Results, began: float) -> None:
+        on_host, wait = self._to_host(vectors)
+        launched = _Launched(pack, on_host, wait, results, began)
+        if not self._late_packs:
+            self._read(launched)
+            return
+        self._late.append(launched)
+        self._read_late(self._late_packs)
+
+    def _read_late(self, left: int) -> None:
+        """Read launched packs, the oldest first, until `left` remain."""
+        while len(self._late) > left:
+            launched = self._late.popleft()
+            try:
+                self._read(launched)
+            except BaseException as e:  # noqa: BLE001
+                launched.results.abort(e)
+
+    def _read(self, launched: _Launched) -> None:
+        pack, results = launched.pack, launched.results
+        launched.wait()
+        results.keep(pack, launched.vectors)
+        if self._rescue is not None and len(over := _overflown(pack, launched.vectors)):
+            results.count(overflows=len(over))
+            again = pack.select(over)
+            results.keep(again, self._rescuing()(again))
+        # Packs that are read late overlap: the device's time starts where that of the pack before ended.
+        since = max(launched.began, self._read_at) if self._late_packs else launched.began
+        self._read_at = time.perf_counter()
+        results.count(busy_s=self._read_at - since)
+        results.finish(len(pack.windows))
+
+    def _rescuing(self) -> Callable[[Pack], Vectors]:
+        """The pass in bfloat16, loaded when it is first needed."""
+        assert self._rescue is not None
+        with self._lock:
+            self._rescuer = self._rescuer or self._rescue()
+        return self._rescuer
+
+
+def _here(vectors: Vectors) -> tuple[Vectors, Callable[[], None]]:
+    """A CPU's vectors are on the host."""
+    return vectors, lambda: None
+
+
+def _copy_to_host(vectors: Vectors) -> tuple[Vectors, Callable[[], None]]:
+    """Start copies from a GPU into pinned memory."""
+
+    def copied(tensor: torch.Tensor) -> torch.Tensor:
+        return torch.empty_like(tensor, device="cpu", pin_memory=True).copy_(tensor, non_blocking=True)
+
+    on_host = Vectors(*({key: copied(tensor) for key, tensor in kind.items()} for kind in vectors.kinds))
+    arrived = torch.cuda.Event()
+    arrived.record()
+    return on_host, arrived.synchronize
+
+
+def _overflown(pack: Pack, vectors: Vectors) -> NDArray[np.int64]:
+    """Places of the windows that hold a number which is not finite."""
+    finite = np.ones(len(pack.windows), np.bool_)
+    for pooled in vectors.pooled.values():
+        finite &= torch.isfinite(pooled).all(1).numpy()
+    for hidden in vectors.tokens.values():
+        finite &= np.logical_and.reduceat(torch.isfinite(hidden).all(1).numpy(), pack.offsets[:-1])
+    return np.flatnonzero(~finite)

@@ -1,0 +1,29 @@
+"""The device's memory: how large a pack it takes, and how a CPU's is kept for the next pack.
+
+Packed attention's memory grows with the tokens of a pack and with nothing else, so one measurement gives its slope.
+"""
+
+import numpy as np
+import torch
+
+from pipeline.encoder.forward import Forward
+from pipeline.encoder.packing import Pack
+
+_PROBE_TOKENS = 8192
+_SHARE = 0.8  # of the free memory: allocators round up, and results wait to be read
+
+
+def most_tokens(forward: Forward, device: torch.device, max_tokens: int) -> int | None:
+    """Tokens of the largest pack that fits into a GPU's free memory; None on a CPU, whose packs are small."""
+    if device.type != "cuda":
+        return None
+    windows = np.zeros((max(1, _PROBE_TOKENS // max_tokens), max_tokens), np.int32)
+    probe = Pack.of_windows(list(windows))
+    torch.cuda.synchronize(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    before_bytes = torch.cuda.memory_allocated(device)
+    forward(probe)
+    peak_bytes = torch.cuda.max_memory_allocated(device) - before_bytes
+    torch.cuda.empty_cache()
+    free_bytes, _ = torch.cuda.mem_get_info(device)
+    return max(max_tokens, int(_SHARE * free_bytes / peak_bytes * probe.num_tokens))

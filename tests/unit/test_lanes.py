@@ -1,0 +1,170 @@
+"""Lanes with passes of the tests' own, whose vectors say which window they are of."""
+
+import threading
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.columns import ModelShape, plan_features
+from pipeline.encoder.forward import Vectors
+from pipeline.encoder.lanes import Lanes
+from pipeline.encoder.packing import Pack
+from pipeline.encoder.results import Results
+from pipeline.spec import Feature
+
+PLAN = plan_features(
+    {"mean": Feature(pool="mean"), "tokens": Feature(pool="tokens")}, ModelShape(1, 2, 1, 0, False), dtype="float32"
+)
+
+
+def first_ids(pack: Pack) -> Vectors:
+    """A pass that gives each window its first token id, and each token its own."""
+    ids = torch.from_numpy(pack.input_ids).float()
+    return Vectors({("mean", 1): ids[pack.offsets[:-1]][:, None].repeat(1, 2)}, {1: ids[:, None].repeat(1, 2)})
+
+
+def at_once(vectors: Vectors):
+    return vectors, lambda: None
+
+
+def windows(*lengths: int) -> Pack:
+    return Pack.of_windows([np.full(length, at, np.int32) for at, length in enumerate(lengths)])
+
+
+def run(pack: Pack, forward, *, packs: int = 1, **options) -> Results:
+    """The results of a pack, cut into single windows when `packs` says so."""
+    lanes = Lanes(forward, **{"lanes": 1, "late_packs": 0, "to_host": at_once, **options})
+    results = Results(PLAN, PLAN.pooled, pack.lengths, 2, 1)
+    cuts = np.array_split(np.arange(len(pack.windows)), packs)
+    for some in cuts:
+        lanes.submit(pack.select(some), results)
+    results.wait()
+    return results
+
+
+def assert_every_window_has_its_own(results: Results, pack: Pack) -> None:
+    assert results.kept.pooled["mean", 1][:, 0].tolist() == pack.windows.tolist()
+    assert results.kept.tokens[1][:, 0].tolist() == pack.input_ids.tolist()
+
+
+@pytest.mark.parametrize(("lanes", "late_packs"), [(1, 0), (3, 0), (1, 1), (1, 4)])
+def test_packs_in_any_number_of_lanes_bring_each_window_its_own_vectors(lanes, late_packs):
+    pack = windows(1, 1, 2, 3, 5, 8, 13)
+    results = run(pack, first_ids, packs=7, lanes=lanes, late_packs=late_packs)
+    assert_every_window_has_its_own(results, pack)
+
+
+def test_a_late_lane_launches_the_next_pack_before_it_waits_for_the_last():
+    told = []
+    both_queued = threading.Event()
+
+    def forward(pack):
+        both_queued.wait(10)
+        told.append(("launched", int(pack.windows[0])))
+        return first_ids(pack)
+
+    def to_host(vectors):
+        window = int(vectors.pooled["mean", 1][0, 0])
+        return vectors, lambda: told.append(("waited", window))
+
+    pack = windows(1, 1, 1)
+    lanes = Lanes(forward, lanes=1, late_packs=1, to_host=to_host)
+    results = Results(PLAN, PLAN.pooled, pack.lengths, 2, 1)
+    for window in range(3):
+        lanes.submit(pack.select(np.array([window])), results)
+    both_queued.set()
+    results.wait()
+    assert told == [("launched", 0), ("launched", 1), ("waited", 0), ("launched", 2), ("waited", 1), ("waited", 2)]
+
+
+@pytest.mark.parametrize("late_packs", [0, 1])
+def test_a_pack_that_exhausts_memory_is_split_until_it_fits(late_packs):
+    sizes = []
+
+    def small_device(pack):
+        sizes.append(pack.num_tokens)
+        if pack.num_tokens > 10:
+            raise torch.OutOfMemoryError
+        return first_ids(pack)
+
+    pack = windows(1, 2, 3, 4, 5, 6, 7)
+    results = run(pack, small_device, late_packs=late_packs)
+    assert_every_window_has_its_own(results, pack)
+    assert results.counts.splits >= sum(size > 10 for size in sizes) > 0
+    assert not results.reasons
+
+
+def test_after_memory_ran_out_packs_are_cut_before_they_fail_again():
+    failures = []
+
+    def small_device(pack):
+        if pack.num_tokens > 8:
+            failures.append(pack.num_tokens)
+            raise torch.OutOfMemoryError
+        return first_ids(pack)
+
+    pack = windows(*[4] * 8)
+    results = run(pack, small_device, packs=2)
+    assert_every_window_has_its_own(results, pack)
+    assert failures == [16]
+
+
+def test_a_window_that_does_not_fit_alone_is_told_and_costs_no_other():
+    def tiny_device(pack):
+        if pack.num_tokens > 5:
+            raise torch.OutOfMemoryError
+        return first_ids(pack)
+
+    pack = windows(1, 2, 9)
+    results = run(pack, tiny_device)
+    assert list(results.reasons) == [2]
+    assert "9 tokens" in results.reasons[2]
+    assert results.kept.pooled["mean", 1][:2, 0].tolist() == [0, 1]
+    assert np.isnan(results.kept.pooled["mean", 1][2]).all()
+
+
+@pytest.mark.parametrize("where", ["pooled", "tokens"])
+@pytest.mark.parametrize("late_packs", [0, 1])
+def test_only_windows_that_overflow_are_run_again_and_counted(where, late_packs):
+    again = []
+
+    def half(pack):
+        vectors = first_ids(pack)
+        over = torch.from_numpy(np.isin(pack.windows, [1, 3]))
+        if where == "pooled":
+            vectors.pooled["mean", 1][over] = float("inf")
+        else:
+            vectors.tokens[1][torch.from_numpy(pack.offsets[:-1])[over]] = float("nan")
+        return vectors
+
+    def wide(pack):
+        again.append(pack.windows.tolist())
+        return first_ids(pack)
+
+    pack = windows(1, 1, 2, 2, 3)
+    results = run(pack, half, rescue=lambda: wide, late_packs=late_packs)
+    assert_every_window_has_its_own(results, pack)
+    assert again == [[1, 3]]
+    assert results.counts.overflows == 2
+
+
+@pytest.mark.parametrize("late_packs", [0, 1])
+def test_an_error_in_a_lane_reaches_the_caller(late_packs):
+    def broken(_pack):
+        msg = "device lost"
+        raise RuntimeError(msg)
+
+    with pytest.raises(RuntimeError, match="device lost"):
+        run(windows(1, 2), broken, late_packs=late_packs)
+
+
+def test_torch_keeps_its_threads_outside_of_the_lanes():
+    before = torch.get_num_threads()
+    run(windows(1, 2), first_ids, lanes=2)
+    assert torch.get_num_threads() == before
+    seen = []
+    thread = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
+    thread.start()
+    thread.join()
+    assert seen == [before]
