@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.encoder.forward import Forward, Vectors
+from pipeline.encoder.memory import keep_freed_memory
 from pipeline.encoder.packing import Pack
 from pipeline.encoder.results import Results
 
@@ -84,6 +85,7 @@ class Lanes:
         """The lanes of a device: a CPU's threads, or a GPU's one with its results a pack late."""
         if device.type == "cuda":
             return cls(forward, lanes=1, late_packs=1, to_host=_copy_to_host, **more)
+        keep_freed_memory()
         return cls(forward, lanes=threads, late_packs=0, to_host=_here, **more)
 
     def submit(self, pack: Pack, results: Results) -> None:

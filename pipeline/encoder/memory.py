@@ -3,6 +3,9 @@
 Packed attention's memory grows with the tokens of a pack and with nothing else, so one measurement gives its slope.
 """
 
+import ctypes
+import sys
+
 import numpy as np
 import torch
 
@@ -11,6 +14,11 @@ from pipeline.encoder.packing import Pack
 
 _PROBE_TOKENS = 8192
 _SHARE = 0.8  # of the free memory: allocators round up, and results wait to be read
+
+# From glibc's malloc.h
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
+_LARGE_BYTES = 1 << 30
+_GROW_BYTES = 64 << 20
 
 
 def most_tokens(forward: Forward, device: torch.device, max_tokens: int) -> int | None:
@@ -27,3 +35,18 @@ def most_tokens(forward: Forward, device: torch.device, max_tokens: int) -> int 
     torch.cuda.empty_cache()
     free_bytes, _ = torch.cuda.mem_get_info(device)
     return max(max_tokens, int(_SHARE * free_bytes / peak_bytes * probe.num_tokens))
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep what a pass frees, instead of giving it back and faulting it in again for the next operation.
+
+    Activations of a few MB lie at the threshold where glibc maps each one anew: 130,000 page faults for 27,000 tokens
+    of MiniLM, and 4 to 7 % of the time. For the whole process; a no-op where the C library is another.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)
+        mallopt(_M_TRIM_THRESHOLD, _LARGE_BYTES)
+        mallopt(_M_TOP_PAD, _GROW_BYTES)
