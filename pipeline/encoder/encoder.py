@@ -18,6 +18,7 @@ import torch
 from transformers import PreTrainedModel
 
 from pipeline.columns import plan_features
+from pipeline.encoder.distinct import find_distinct
 from pipeline.encoder.forward import Forward, pooled_vectors
 from pipeline.encoder.gate import check_head, choose_layout
 from pipeline.encoder.heads import run_head, run_pooler, takes_mean
@@ -163,7 +164,7 @@ class Encoder:
 
     def start(self, tokens: Tokens) -> "Call":
         """Queue the texts' packs and return at once, so that the device finds the next call's packs behind them."""
-        distinct = kind = np.arange(len(tokens.lengths))
+        distinct, kind = find_distinct(tokens)
         lengths = tokens.lengths[distinct]
         shape = self.checkpoint.shape
         results = Results(

@@ -1,8 +1,12 @@
+from dataclasses import replace
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.encoder.distinct import find_distinct
 from pipeline.encoder.packing import Pack, pack, token_index
+from pipeline.tokenizer import Tokens
 
 LENGTHS = st.lists(st.integers(1, 64), max_size=60).map(lambda lengths: np.array(lengths, np.int64))
 BUDGET = st.integers(1, 256)
@@ -28,6 +32,32 @@ def test_gathered_windows_stand_end_to_end(lengths, data):
     windows = np.array(chosen, np.int64)
     want = [value for window in chosen for value in range(offsets[window], offsets[window + 1])]
     assert list(values[token_index(offsets, windows)]) == want
+
+
+def tokens_of(windows) -> Tokens:
+    lengths = np.array([len(window) for window in windows], np.int64)
+    return Tokens(
+        input_ids=np.array([token for window in windows for token in window], np.int32),
+        offsets=np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)]),
+        rows=np.arange(len(windows) + 1),
+        truncated=np.zeros(len(windows), np.bool_),
+    )
+
+
+@given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=4), max_size=40))
+def test_windows_count_as_alike_exactly_when_all_their_ids_are_equal(windows):
+    distinct, kind = find_distinct(tokens_of(windows))
+    assert [windows[place] for place in distinct[kind]] == windows
+    assert len(distinct) == len({tuple(window) for window in windows})
+    assert list(distinct) == sorted(distinct)
+
+
+def test_windows_that_differ_in_token_types_alone_are_not_alike():
+    tokens = tokens_of([[5, 6, 7], [5, 6, 7], [5, 6, 7]])
+    types = np.array([0, 0, 1, 0, 1, 1, 0, 0, 1], np.int32)
+    distinct, kind = find_distinct(replace(tokens, token_type_ids=types))
+    assert list(distinct) == [0, 1]
+    assert list(kind) == [0, 1, 0]
 
 
 @given(st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=9), min_size=2, max_size=20))

@@ -360,6 +360,28 @@ def test_the_same_texts_have_the_same_bits_in_any_number_of_threads(architecture
             assert np.array_equal(values[row], three[name][row]), (name, row)
 
 
+def test_identical_texts_are_encoded_once_and_stand_in_every_row(tiny):
+    folder = tiny("bert")
+    texts = ["one text", "another", "one text", "", "one text", "another"]
+    encoder = Encoder(Model(name=folder, max_tokens=128), EVERYTHING, device="cpu")
+    tokens = encoder.tokenizer(texts)
+    encoded = encoder.start(tokens).result()
+    assert encoded.counts.repeats == 3
+    for name, values in encoded.columns.items():
+        for row, text in enumerate(texts):
+            want = encoded.columns[name][texts.index(text)]
+            assert np.array_equal(values[row], want), (name, row)
+            alone = encoder([text])[name][0]
+            assert np.abs(want.astype(np.float64) - alone).max() <= NEIGHBOURS, (name, row)
+
+
+def test_identical_pairs_with_other_borders_are_kept_apart(tiny):
+    folder = tiny("bert")
+    encoder = Encoder(Model(name=folder, max_tokens=128), {"e": Feature(pool="mean")}, device="cpu")
+    got = encoder(["a b", "a"], ["c", "b c"])["e"]
+    assert not np.array_equal(got[0], got[1])
+
+
 def test_half_precision_that_overflows_is_redone_in_bfloat16(tiny):
     folder = tiny("bert")
     spec = Model(name=folder, max_tokens=128)
