@@ -43,7 +43,7 @@ ARCHITECTURES = {
         "eos_token_id": 102,
     },
 }
-PACKED = set(ARCHITECTURES) - {"deberta-v2", "mpnet"}
+PACKED = set(ARCHITECTURES) - {"deberta-v2"}
 
 RAGGED = [
     "Here is some text to encode",

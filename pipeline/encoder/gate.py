@@ -15,6 +15,7 @@ from pipeline.encoder.attention import PACKED, takes_packed_inputs
 from pipeline.encoder.batch import Batch, dense_batch, packed_batch
 from pipeline.encoder.heads import run_head, run_pooler, takes_mean
 from pipeline.encoder.layers import Taps
+from pipeline.encoder.mpnet import adapt_mpnet
 from pipeline.encoder.packing import Pack
 from pipeline.errors import JobError
 
@@ -59,10 +60,11 @@ def choose_layout(model: PreTrainedModel, taps: Taps, max_positions: int | None)
 
 def can_pack(model: PreTrainedModel, taps: Taps, windows: list[np.ndarray], want: list[list[Tensor]]) -> str | None:
     """Whether packed rows are exact for this model: None, or the reason why not. Leaves packed attention set."""
-    if not takes_packed_inputs(model):
+    if not (adapted := adapt_mpnet(model)) and not takes_packed_inputs(model):
         return "its attention can't be replaced"
     try:
-        model.set_attn_implementation(PACKED)
+        if not adapted:
+            model.set_attn_implementation(PACKED)
         difference = _difference(model, taps, packed_batch(model, Pack.of_windows(windows)), want)
     except (RuntimeError, ValueError, TypeError, IndexError, KeyError) as e:
         return f"packed rows fail: {type(e).__name__}"
