@@ -2,12 +2,16 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from jobs.command import add_job_arguments, print_json, read_job, run
 from pipeline.manifest import Manifest
 from pipeline.progress import clock_time, file_size
 from pipeline.spec import Job
+
+if TYPE_CHECKING:
+    from pipeline.plan import Plan
 
 
 def main(argv: Sequence[str]) -> int:
@@ -29,11 +33,10 @@ def _embed(arguments: argparse.Namespace) -> int:
 def embed_with_progress(job: Job) -> tuple[Manifest, bool]:
     """Run a job and tell on stderr what it does; returns (manifest, whether it was finished already)."""
     from pipeline.driver import embed
-    from pipeline.plan import Plan
 
     started: list[int] = []
 
-    def on_start(plan: Plan, done_rows: int) -> None:
+    def on_start(plan: "Plan", done_rows: int) -> None:
         started.append(done_rows)
         rows = plan.dataset.shard_rows
         told = f"{sum(rows):,} rows" if rows else "rows counted while reading"
@@ -46,24 +49,54 @@ def embed_with_progress(job: Job) -> tuple[Manifest, bool]:
 
 def summary(manifest: Manifest) -> str:
     """The end of a run in a few lines."""
-    seconds, canary = manifest.seconds, manifest.canary
-    wall_s = seconds["plan"] + seconds["graph"] + seconds["check"]
-    stages = ", ".join(f"{name} {seconds[name]:.1f}" for name in ("read", "tokenize", "encode", "write"))
+    canary = manifest.canary
     worst = max((figures["relative"] for figures in canary["features"].values()), default=0.0)
     encoder = manifest.encoder
     how = f"{encoder['device']}, {encoder['dtype']}, {encoder['layout']}" if encoder else "nothing was left to encode"
     errors = f", {manifest.num_errors:,} with an error" if manifest.num_errors else ""
     truncated = f", {manifest.num_truncated:,} truncated" if manifest.num_truncated else ""
     lines = {
-        "rows": f"{manifest.num_rows:,}{errors}{truncated}",
+        "rows": f"{manifest.num_rows:,}{errors}{truncated}{_happened(manifest.counts)}",
         "tokens": f"{manifest.num_tokens:,}",
         "output": f"{len(manifest.parts)} part(s), {file_size(manifest.file_bytes)}",
-        "time": f"{clock_time(wall_s)} (seconds of work: {stages})",
+        "time": _time(manifest),
         "encoder": how,
         "canary": f"{canary['rows']} rows against plain transformers: worst relative difference {worst:.1e}",
     }
     listed = "".join(f"  {name:<8} {text}\n" for name, text in lines.items())
-    return f"Complete: {manifest.path}\n{listed}"
+    return f"Complete: {manifest.path}\n{listed}{_stages(manifest.stages)}"
+
+
+def _happened(counts: Mapping[str, int]) -> str:
+    told = {
+        "repeats": "encoded once with an identical text",
+        "overflows": "redone in bfloat16",
+        "splits": "packs split for lack of memory",
+    }
+    return "".join(f", {counts[name]:,} {what}" for name, what in told.items() if counts.get(name))
+
+
+def _time(manifest: Manifest) -> str:
+    seconds = manifest.seconds
+    wall_s = sum(seconds[name] for name in ("ray", "imports", "plan", "graph", "check"))
+    first_s = seconds["ray"] + seconds["imports"] + seconds["plan"] + seconds["first_block"]
+    started = (
+        f", the first block after {first_s:.0f} s (Ray {seconds['ray']:.1f}, imports {seconds['imports']:.1f} more, "
+        f"plan {seconds['plan']:.1f}, replica {seconds['first_replica']:.1f})"
+    )
+    return clock_time(wall_s) + (started if seconds["first_block"] else "")
+
+
+def _stages(stages: Mapping[str, Any]) -> str:
+    """How busy each stage was, as a table."""
+    if not stages:
+        return ""
+    rows = "".join(
+        f"    {name:<9} {stage['busy']:>5.0%} {stage['work_s']:>10,.1f} {stage['at_once']:>8}\n"
+        for name, stage in stages.items()
+        if name != "bottleneck"
+    )
+    return f"  stage        busy  seconds  at once\n{rows}  bottleneck {stages['bottleneck']}\n"
 
 
 if __name__ == "__main__":

@@ -23,11 +23,11 @@ def main(argv: Sequence[str]) -> int:
 def _plan(arguments: argparse.Namespace) -> int:
     job = read_job(arguments)
     from pipeline.estimate import estimate
-    from pipeline.plan import prepare
-    from pipeline.quiet import quiet_libraries
-    from pipeline.run import local_device
+    from pipeline.plan import local_device, prepare
+    from pipeline.quiet import quiet_datasets, quiet_transformers
 
-    quiet_libraries()
+    quiet_transformers()
+    quiet_datasets()
     plan = prepare(job, device=local_device())
     figures = estimate(plan)
     if arguments.json:
@@ -48,6 +48,8 @@ def _text(figures: "Estimate") -> str:
         "layers": f"{figures.layers_run} of {figures.num_layers} run",
         "compute": f"{figures.flops:.2e} FLOPs",
         "speed": f"{figures.tokens_per_s:,.0f} tokens/s measured here ({how})",
+        "tokenizer": f"{figures.tokenizer_tokens_per_s:,.0f} tokens/s on a core: {figures.tokenizer_cores:.2f} cores "
+        "keep a replica of this speed fed",
         "time": f"{clock_time(figures.encode_s)} of encoding on one replica, besides the start of Ray",
         "output": f"about {file_size(figures.output_bytes)} before compression",
         "parts": f"about {figures.num_parts:,}, of up to {figures.rows_per_part:,} rows",

@@ -25,10 +25,11 @@ def _verify(arguments: argparse.Namespace) -> int:
     if storage.read("_varve/job.json") is None:
         msg = f"{storage.uri} holds no output of Varve"
         raise JobError(msg)
-    from pipeline.quiet import quiet_libraries
+    from pipeline.quiet import quiet_datasets, quiet_transformers
     from pipeline.verify import verify
 
-    quiet_libraries()
+    quiet_transformers()
+    quiet_datasets()
 
     checks = verify(arguments.path)
     passed = all(check.passed for check in checks)

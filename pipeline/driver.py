@@ -6,21 +6,24 @@ proof of coverage and the canary before the manifest, the manifest last.
 
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from pipeline import canary, manifest
+from pipeline import manifest, stages
 from pipeline.errors import JobError, RunError
 from pipeline.manifest import Manifest
-from pipeline.plan import Plan, prepare, read_job, record, versions
-from pipeline.progress import Snapshot
-from pipeline.quiet import quiet_libraries
-from pipeline.run import local_device, run_graph
+from pipeline.quiet import quiet_datasets, quiet_transformers
+from pipeline.run import Ran, run_graph, start_ray
 from pipeline.sink import Part
 from pipeline.spec import Job
 from pipeline.storage import Storage
 
-OnStart = Callable[[Plan, int], None]
+if TYPE_CHECKING:
+    from pipeline.plan import Plan
+
+OnStart = Callable[["Plan", int], None]
 
 
 def embed(job: Job, *, on_start: OnStart = lambda _plan, _rows: None) -> Manifest:
@@ -39,10 +42,17 @@ def embed(job: Job, *, on_start: OnStart = lambda _plan, _rows: None) -> Manifes
     """
     storage = Storage(job.output.path)
     started_at = datetime.now(UTC).isoformat(timespec="seconds")
-    clock = time.perf_counter()
-    quiet_libraries()
+    clock = _Clock()
+    finished = manifest.read_manifest(storage)
+    if finished is None:
+        _start(job, clock)
+    from pipeline import canary  # noqa: PLC0415 (see _start)
+    from pipeline.plan import local_device, prepare, read_job, record  # noqa: PLC0415
+
+    quiet_transformers()
+    quiet_datasets()
     plan = prepare(job, device=local_device())
-    if (finished := manifest.read_manifest(storage)) is not None:
+    if finished is not None:
         return finished
     resolved = plan.resolved
     found = manifest.committed(storage)
@@ -53,24 +63,47 @@ def embed(job: Job, *, on_start: OnStart = lambda _plan, _rows: None) -> Manifes
     done_rows = sum(part.num_rows for parts in found.values() for part in parts)
     on_start(plan, done_rows)
     record(plan, storage)
-    planned_s = time.perf_counter() - clock
-    parts, last = run_graph(plan, storage, lacking, done_rows) if lacking else ([], Snapshot())
-    computed_s = time.perf_counter() - clock - planned_s
+    clock.lap("plan")
+    ran = run_graph(plan, storage, lacking, done_rows) if lacking else None
+    clock.lap("graph")
     found = manifest.committed(storage)
     gaps = manifest.coverage_gaps(found, resolved.num_shards, resolved.rows_per_part, plan.dataset.shard_rows)
     if gaps:
         raise RunError(f"{storage.uri}: the parts do not cover the source exactly once:\n  " + "\n  ".join(gaps[:20]))
-    records = manifest.read_parts(storage, found, parts)
+    records = manifest.read_parts(storage, found, ran.parts if ran else ())
     _check_origin(records, plan, storage)
     _check_errors(records, job.output.max_errors, storage)
     checked = canary.compare(plan, storage, records)
     if not checked["passed"]:
         raise RunError(f"{storage.uri}: not published:\n  " + "\n  ".join(checked["failed"]))
-    wall = {"plan": planned_s, "graph": computed_s, "check": time.perf_counter() - clock - planned_s - computed_s}
-    return manifest.publish(storage, _make_manifest(plan, storage, records, started_at, wall, last.encoder, checked))
+    clock.lap("check")
+    return manifest.publish(storage, _make_manifest(plan, storage, records, started_at, clock.laps, ran, checked))
 
 
-def _check_origin(parts: list[Part], plan: Plan, storage: Storage) -> None:
+class _Clock:
+    """The seconds between laps."""
+
+    def __init__(self) -> None:
+        self._last = time.perf_counter()
+        self.laps: dict[str, float] = {}
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.laps[name] = self.laps.get(name, 0.0) + now - self._last
+        self._last = now
+
+
+def _start(job: Job, clock: _Clock) -> None:
+    """Start Ray, which mostly waits, while torch and transformers are imported, which mostly computes."""
+    with ThreadPoolExecutor(1) as imports:
+        imported = imports.submit(lambda: [import_module(f"pipeline.{name}") for name in ("plan", "canary")])
+        start_ray(job.compute)
+        clock.lap("ray")
+        imported.result()
+    clock.lap("imports")
+
+
+def _check_origin(parts: list[Part], plan: "Plan", storage: Storage) -> None:
     """Every part must be of this job: a name alone says only which rows it holds."""
     foreign = [part.name for part in parts if part.fingerprint != plan.fingerprint]
     if foreign:
@@ -90,17 +123,18 @@ def _check_errors(parts: list[Part], limit: int | None, storage: Storage) -> Non
 
 
 def _make_manifest(
-    plan: Plan,
+    plan: "Plan",
     storage: Storage,
     parts: list[Part],
     started_at: str,
-    wall: dict[str, float],
-    encoder: dict[str, Any],
+    laps: dict[str, float],
+    ran: Ran | None,
     checked: dict[str, Any],
 ) -> Manifest:
-    stages = {
-        name: sum(part.seconds.get(name, 0.0) for part in parts) for name in ("read", "tokenize", "encode", "write")
-    }
+    from pipeline.plan import versions  # noqa: PLC0415 (see _start)
+
+    last = ran.last if ran else None
+    seconds = {**laps, "first_replica": (last and last.ready_s) or 0.0, "first_block": (last and last.first_s) or 0.0}
     return Manifest(
         path=storage.uri,
         fingerprint=plan.fingerprint,
@@ -110,12 +144,27 @@ def _make_manifest(
         num_tokens=sum(part.num_tokens for part in parts),
         num_errors=sum(part.num_errors for part in parts),
         num_truncated=sum(part.num_truncated for part in parts),
+        counts=stages.total(parts, "counts"),
         file_bytes=sum(part.file_bytes for part in parts),
-        seconds={name: round(value, 3) for name, value in {**stages, **wall}.items()},
-        encoder=encoder,
+        seconds={name: round(value, 3) for name, value in seconds.items()},
+        stages=_measure(ran) if ran else {},
+        encoder=last.encoder if last else {},
         canary=checked,
         versions=versions(),
         job=plan.job.model_dump(mode="json"),
         resolved=plan.to_json()["resolved"],
         parts=tuple(parts),
     )
+
+
+def _measure(ran: Ran) -> dict[str, Any]:
+    """How busy the stages of this run were; parts of earlier runs took their own time."""
+    last, layout = ran.last, ran.layout
+    measured = stages.measure(
+        stages.total(ran.parts, "seconds"),
+        last.ready_s or 0.0,
+        last.last_s or 0.0,
+        lanes=layout.lanes,
+        tokenizers=layout.tokenizers or layout.replicas,
+    )
+    return stages.to_json(measured)

@@ -5,7 +5,7 @@ said to be an estimate.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from pipeline import storage
 from pipeline.encoder.encoder import Encoder, describe
-from pipeline.featurize import featurize
+from pipeline.featurize import featurize, tokenize_blocks
 from pipeline.plan import Plan, row_bytes
+from pipeline.texts import Tokenized
 
 SAMPLED_SHARDS = 4
 SAMPLED_ROWS = 1000  # of each sampled shard
@@ -50,6 +51,8 @@ class Estimate:
     num_layers: int
     tokens_per_s: float  # of one replica, measured
     encode_s: float  # all tokens on one replica
+    tokenizer_tokens_per_s: float  # of one core, measured
+    tokenizer_cores: float  # that keep one such replica fed
     encoder: dict[str, Any]
 
 
@@ -63,6 +66,7 @@ def estimate(plan: Plan) -> Estimate:
     sample = pa.concat_tables(table for table, _ in samples)
     num_rows, known = _count_rows(plan, samples)
     encoder = Encoder(plan.pinned_model, plan.job.features, output_dtype=plan.job.output.dtype)
+    tokenizer_tokens_per_s = _tokenizing(plan, encoder, sample)
     burst, tokens_per_s = _burst(plan, encoder, sample)
     lengths = burst["num_tokens"].drop_null().to_numpy()
     tokens_per_row = float(lengths.mean()) if len(lengths) else 0.0
@@ -89,6 +93,8 @@ def estimate(plan: Plan) -> Estimate:
         num_layers=plan.features.num_layers,
         tokens_per_s=tokens_per_s,
         encode_s=num_tokens / tokens_per_s if tokens_per_s else 0.0,
+        tokenizer_tokens_per_s=tokenizer_tokens_per_s,
+        tokenizer_cores=tokens_per_s / tokenizer_tokens_per_s if tokenizer_tokens_per_s else 0.0,
         encoder=describe(encoder),
     )
 
@@ -142,31 +148,39 @@ def _count_rows(plan: Plan, samples: Sequence[tuple[pa.Table, bool]]) -> tuple[i
     return round(sum(sizes) / row_size) if row_size else 0, False
 
 
+def _tokenizing(plan: Plan, encoder: Encoder, sample: pa.Table) -> float:
+    """Tokens that one core tokenizes in a second; 0 without any. CPU time counts, so other load does not."""
+    began = time.process_time()
+    blocks = tokenize_blocks(encoder.tokenizer, sample, plan.job.source.text_columns, plan.resolved.block_rows)
+    tokens = sum(len(block.tokens.input_ids) for block in blocks)
+    spent_s = time.process_time() - began
+    return tokens / spent_s if spent_s else 0.0
+
+
 def _burst(plan: Plan, encoder: Encoder, sample: pa.Table) -> tuple[pa.Table, float]:
-    """(features of as much of the sample as fits the time, tokens per second); the rest is only tokenized."""
+    """(features of as much of the sample as fits the time, tokens per second)."""
     draw = np.random.default_rng(0).permutation(len(sample))
     shuffled = sample.take(pa.array(draw))
-    done: list[pa.Table] = []
-    tokens, spent_s = 0, 0.0
-    for first in range(0, len(shuffled), _BURST_ROWS):
-        began = time.perf_counter()
-        block, _, _ = featurize(
-            encoder,
-            shuffled.slice(first, _BURST_ROWS),
-            text_columns=plan.job.source.text_columns,
-            schema=plan.schema,
-            shard=0,
-            start=first,
-            block_rows=plan.resolved.block_rows,
-        )
-        # The first rows pay for memory and threads that later ones find ready.
-        if first or len(shuffled) <= _BURST_ROWS:
-            spent_s += time.perf_counter() - began
-            tokens += int(np.nan_to_num(block["num_tokens"].to_numpy()).sum())
-        done.append(block.select(["num_tokens", "truncated", "error"]))
-        if spent_s > BURST_S:
-            break
-    features = (
-        pa.concat_tables(done) if done else plan.schema.empty_table().select(["num_tokens", "truncated", "error"])
+    ends: list[tuple[float, int]] = []
+    began = time.perf_counter()
+
+    def blocks() -> Iterator[Tokenized]:
+        for block in tokenize_blocks(encoder.tokenizer, shuffled, plan.job.source.text_columns, _BURST_ROWS):
+            if ends and time.perf_counter() - ends[0][0] > BURST_S:
+                return
+            yield block
+
+    features, _, _ = featurize(
+        encoder,
+        shuffled,
+        blocks(),
+        schema=plan.schema,
+        shard=0,
+        start=0,
+        pairs=plan.pairs,
+        on_block=lambda _rows, tokens, _errors: ends.append((time.perf_counter(), tokens)),
     )
-    return features, tokens / spent_s if spent_s else 0.0
+    # The first block pays for memory and threads that later ones find ready; a sample of one block has no later ones.
+    since, counted = (ends[0][0], ends[1:]) if len(ends) > 1 else (began, ends)
+    tokens = sum(count for _, count in counted)
+    return features.select(["num_tokens", "truncated", "error"]), tokens / (ends[-1][0] - since) if tokens else 0.0

@@ -33,7 +33,9 @@ class Manifest:
     num_errors: int
     num_truncated: int
     file_bytes: int
-    seconds: dict[str, float]
+    counts: dict[str, int]  # what happened on the way: `encoder.results.Counts`
+    seconds: dict[str, float]  # of the phases of the run that published
+    stages: dict[str, Any]  # stage → its work and how busy it was in that run, and the bottleneck in words
     encoder: dict[str, Any]
     canary: dict[str, Any]
     versions: dict[str, str]

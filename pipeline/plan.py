@@ -16,9 +16,11 @@ from importlib.metadata import version
 from typing import Any
 
 import pyarrow as pa
+import torch
 
-from pipeline.columns import ROW_COLUMNS, Column, FeaturePlan, ModelShape, plan_features
+from pipeline.columns import ROW_COLUMNS, Column, FeaturePlan
 from pipeline.encoder.encoder import default_tokens_per_pack, resolve_dtype, resolve_max_tokens
+from pipeline.encoder.encoder import make_plan as feature_plan
 from pipeline.encoder.load import Checkpoint, load_tokenizer, look_at
 from pipeline.errors import JobError
 from pipeline.schema import output_schema, vector_length
@@ -68,7 +70,7 @@ class Plan:
     @cached_property
     def features(self) -> FeaturePlan:
         """The layer plan."""
-        return _features(self.job, self.checkpoint.shape)
+        return feature_plan(self.job.model, self.job.features, self.checkpoint, self.job.output.dtype)
 
     @property
     def pairs(self) -> bool:
@@ -118,6 +120,11 @@ class Plan:
         }
 
 
+def local_device() -> str:
+    """Where replicas run on this machine."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def make_plan(job: Job, *, device: str) -> Plan:
     """Settle a job: pin its source and model, resolve every `auto`.
 
@@ -129,7 +136,7 @@ def make_plan(job: Job, *, device: str) -> Plan:
         JobError: something that the job names is not there or does not fit.
     """
     checkpoint = look_at(job.model.name, job.model.revision, trust_remote_code=job.model.trust_remote_code)
-    features = _features(job, checkpoint.shape)
+    features = feature_plan(job.model, job.features, checkpoint, job.output.dtype)
     max_tokens = resolve_max_tokens(job.model, checkpoint)
     _check_tokens(job, checkpoint, max_tokens)
     dataset = open_dataset(job.source)
@@ -243,12 +250,6 @@ def _column_bytes(column: Column, tokens: float) -> float:
             return tokens * tokens * vector
         case _:
             return vector
-
-
-def _features(job: Job, shape: ModelShape) -> FeaturePlan:
-    windows = job.model.long_text
-    per_window = isinstance(windows, Windows) and windows.vectors == "window"
-    return plan_features(job.features, shape, dtype=job.output.dtype, per_window=per_window)
 
 
 def _auto_rows(job: Job, features: FeaturePlan, dataset: Dataset, checkpoint: Checkpoint, max_tokens: int) -> int:

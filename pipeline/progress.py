@@ -25,6 +25,9 @@ class Snapshot:
     errors: int = 0
     replicas: int = 0
     encoder: dict[str, Any] = field(default_factory=dict)
+    ready_s: float | None = None  # when the first replica was ready, after the tally was
+    first_s: float | None = None  # when the first block was encoded
+    last_s: float | None = None  # when the last one was
 
 
 class Tally:
@@ -32,17 +35,29 @@ class Tally:
 
     def __init__(self) -> None:
         """Start from nothing."""
+        self._began = time.monotonic()
         self._now = Snapshot()
 
     def join(self, encoder: dict[str, Any]) -> None:
         """A replica is ready; `encoder` says how it runs."""
-        self._now = replace(self._now, replicas=self._now.replicas + 1, encoder=encoder)
+        ready_s = self._now.ready_s or self._clock()
+        self._now = replace(self._now, replicas=self._now.replicas + 1, encoder=encoder, ready_s=ready_s)
 
     def add(self, rows: int, tokens: int, errors: int) -> int:
         """Count a block; returns the errors so far."""
-        now = self._now
-        self._now = replace(now, rows=now.rows + rows, tokens=now.tokens + tokens, errors=now.errors + errors)
+        now, clock_s = self._now, self._clock()
+        self._now = replace(
+            now,
+            rows=now.rows + rows,
+            tokens=now.tokens + tokens,
+            errors=now.errors + errors,
+            first_s=now.first_s or clock_s,
+            last_s=clock_s,
+        )
         return self._now.errors
+
+    def _clock(self) -> float:
+        return time.monotonic() - self._began
 
     def snapshot(self) -> Snapshot:
         """The counts as they stand."""

@@ -1,45 +1,47 @@
-"""The Ray graph: source → tokenizer and encoder → sink. The only file that imports ray.data.
+"""The Ray graph: source → tokenizer → encoder → sink. The only file that imports ray.data.
 
 A row of Ray's dataset is one whole part (envelope.py), so what is encoded together never depends on how Ray bundles,
-splits or retries. Tokenizing stands in the encoder's actor: with one CPU budget that measured faster than tasks of its
-own. Knows nothing of manifests or coverage.
+splits or retries. On a CPU tokenizing stands in the replica: with one budget of cores that measured faster than tasks
+of its own; beside GPUs it has tasks. Knows nothing of manifests or coverage. Invariant: importing this file brings
+neither torch nor transformers, which take seconds, since every process that reads or writes imports it.
 """
 
 import logging
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import ray
-import torch
-from ray.data import ActorPoolStrategy, DataContext, Datasink, Datasource, ReadTask
+from ray.data import ActorPoolStrategy, DataContext, Datasink, Datasource, ReadTask, TaskPoolStrategy
 from ray.data.block import BlockMetadata
 from ray.data.datasource import WriteResult
 from ray.exceptions import RayError, UserCodeException
 
 from pipeline import sink
-from pipeline.encoder.encoder import Encoder, describe
-from pipeline.encoder.load import Checkpoint
-from pipeline.envelope import seal, unseal
+from pipeline.envelope import Sealed, seal, unseal
 from pipeline.errors import RunError, VarveError
-from pipeline.featurize import featurize
-from pipeline.plan import Plan
 from pipeline.progress import Line, Snapshot, Tally
-from pipeline.quiet import quiet_libraries
+from pipeline.quiet import quiet_datasets
 from pipeline.ranges import Missing, Range
-from pipeline.schema import output_schema
 from pipeline.sink import Part
-from pipeline.source import Dataset
-from pipeline.spec import Feature, Model, parse_features
+from pipeline.spec import Compute, Feature, Model, parse_features
 from pipeline.storage import Storage
+
+if TYPE_CHECKING:
+    from pipeline.plan import Plan
+    from pipeline.source import Dataset
 
 # Share of a core that a reading or a writing task declares: they wait more than they work.
 _IO_CPUS = 0.4
+# Of one that tokenizes: `tokenizers` spreads a batch over cores, and other tasks fill its pauses.
+_TOKENIZER_CPUS = 1.0
+# Threads of a replica that share one Python without waiting for it.
+_MAX_THREADS = 8
 # Of a replica that dies, of a part on a replica, of a read or a write. Ray's own default is without end.
 _MAX_RETRIES = 3
 
@@ -67,11 +69,14 @@ def features(
         replicas: actors; each takes a GPU where the cluster has GPUs.
         batch_rows: rows that are encoded together.
     """
+    from pipeline.replica import FeatureColumns  # noqa: PLC0415 (see the top)
+
     spec = Model(name=model) if isinstance(model, str) else model
     columns = (text,) if isinstance(text, str) else text
+    threads = max(1, int(ray.cluster_resources().get("CPU", 1)) // replicas)
     return dataset.map_batches(
-        _Columns,
-        fn_constructor_args=(spec, parse_features(features), columns, output_dtype),
+        FeatureColumns,
+        fn_constructor_args=(spec, parse_features(features), columns, output_dtype, threads),
         batch_size=batch_rows,
         batch_format="pyarrow",
         compute=ActorPoolStrategy(size=replicas),
@@ -79,98 +84,24 @@ def features(
     )
 
 
-def local_device() -> str:
-    """Where replicas run on this machine."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
+class _Tell:
+    """Tells the tally of what a replica does."""
 
+    def __init__(self, tally: Any) -> None:
+        self._tally = tally
 
-@dataclass(frozen=True, slots=True)
-class _Work:
-    """What a replica needs to know, small enough to send to each."""
+    def join(self, encoder: dict[str, Any]) -> None:
+        self._tally.join.remote(encoder)
 
-    model: Model
-    checkpoint: Checkpoint
-    features: dict[str, Feature]
-    output_dtype: str
-    text_columns: tuple[str, ...]
-    schema: pa.Schema
-    tokens_per_pack: int
-    block_rows: int
-    threads: int
-    max_errors: int | None
-
-
-class _Replica:
-    """One encoder in one actor: a part of texts in, a part of features out."""
-
-    def __init__(self, work: _Work, tally: Any) -> None:
-        # Ray sets OMP_NUM_THREADS to the actor's num_cpus, which would leave the other cores idle.
-        torch.set_num_threads(work.threads)
-        quiet_libraries()
-        self._work, self._tally = work, tally
-        self._encoder = Encoder(
-            work.model,
-            work.features,
-            output_dtype=work.output_dtype,
-            tokens_per_pack=work.tokens_per_pack,
-            checkpoint=work.checkpoint,
-        )
-        tally.join.remote(describe(self._encoder))
-
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        rows, table, seconds = unseal(batch)
-        work = self._work
-        result, spent, _ = featurize(
-            self._encoder,
-            table,
-            text_columns=work.text_columns,
-            schema=work.schema,
-            shard=rows.shard,
-            start=rows.start,
-            block_rows=work.block_rows,
-            on_block=self._count,
-        )
-        return seal(rows, result, {**seconds, **spent})
-
-    def _count(self, rows: int, tokens: int, errors: int) -> None:
-        limit = self._work.max_errors
+    def count(self, rows: int, tokens: int, errors: int, wait: bool) -> int:
         counted = self._tally.add.remote(rows, tokens, errors)
-        if errors and limit is not None and (so_far := int(ray.get(counted))) > limit:
-            msg = (
-                f"{so_far} rows ended with an error, more than output.max_errors: {limit}. Their reasons stand in the "
-                "error column of the parts written so far. Raise max_errors to go on"
-            )
-            raise RunError(msg)
-
-
-class _Columns:
-    """Adds feature columns to the batches of somebody's own Ray program."""
-
-    def __init__(
-        self, model: Model, wanted: dict[str, Feature], text_columns: Sequence[str], output_dtype: str
-    ) -> None:
-        quiet_libraries()
-        self._encoder = Encoder(model, wanted, output_dtype=output_dtype)
-        self._text_columns = text_columns
-
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        schema = output_schema(self._encoder.plan, batch.schema, pairs=len(self._text_columns) > 1)
-        result, _, _ = featurize(
-            self._encoder,
-            batch,
-            text_columns=self._text_columns,
-            schema=schema,
-            shard=0,
-            start=0,
-            block_rows=max(1, len(batch)),
-        )
-        return result.drop_columns(["shard", "row"]).replace_schema_metadata(None)
+        return int(ray.get(counted)) if wait else 0
 
 
 class _Shards(Datasource):
     """One read task for each shard that lacks rows."""
 
-    def __init__(self, dataset: Dataset, lacking: Mapping[int, Missing], rows_per_part: int) -> None:
+    def __init__(self, dataset: "Dataset", lacking: Mapping[int, Missing], rows_per_part: int) -> None:
         super().__init__()
         # Held once in the object store: a closure over it would be pickled for every shard.
         self._dataset = ray.put(dataset)
@@ -193,11 +124,11 @@ class _Shards(Datasource):
         held, rows_per_part = self._dataset, self._rows_per_part
 
         def read() -> Iterator[pa.Table]:
-            quiet_libraries()
+            quiet_datasets()
             began = time.perf_counter()
             for start, table in ray.get(held).read_parts(shard, rows_per_part, lacks):
                 seconds = {"read": time.perf_counter() - began}
-                yield seal(Range(shard, start, start + len(table)), table, seconds)
+                yield seal(Sealed(Range(shard, start, start + len(table)), table, seconds))
                 began = time.perf_counter()
 
         return read
@@ -215,37 +146,83 @@ class _Parts(Datasink[list[dict[str, Any]]]):
         return [self._write(block.slice(at, 1)).to_json() for block in blocks for at in range(len(block))]
 
     def _write(self, batch: pa.Table) -> Part:
-        rows, table, seconds = unseal(batch)
+        sealed = unseal(batch)
         began = time.perf_counter()
-        part = sink.write_part(self._storage, rows, table, self._fingerprint, seconds)
-        written = {**seconds, "write": time.perf_counter() - began}
+        part = sink.write_part(
+            self._storage, sealed.rows, sealed.table, self._fingerprint, sealed.seconds, sealed.counts
+        )
+        written = {**sealed.seconds, "write": time.perf_counter() - began}
         return Part.from_json({**part.to_json(), "seconds": written})
 
     def on_write_complete(self, write_result: WriteResult[list[dict[str, Any]]]) -> None:
         self.parts = [Part.from_json(part) for parts in write_result.write_returns for part in parts]
 
 
-def run_graph(
-    plan: Plan, storage: Storage, lacking: Mapping[int, Missing], done_rows: int
-) -> tuple[list[Part], Snapshot]:
-    """Read, encode and commit what is missing."""
-    replicas = _start_ray(plan)
+def start_ray(compute: Compute) -> None:
+    """Connect to a running Ray, or start one here with room for the replicas."""
+    if ray.is_initialized():
+        return
+    replicas = compute.replicas if isinstance(compute.replicas, int) else 1
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+    with _silenced_stderr():
+        ray.init(
+            num_cpus=max(os.cpu_count() or 1, replicas + 1),
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How the work is spread over the cluster."""
+
+    replicas: int
+    threads: int  # of each replica, on a CPU
+    gpus: int  # of each replica: 1 or 0
+    cpus: float  # that a replica declares
+    tokenizers: int  # tasks at once; 0: each replica tokenizes for itself
+
+    @property
+    def lanes(self) -> int:
+        """Packs that all replicas encode at once."""
+        return self.replicas * (1 if self.gpus else self.threads)
+
+
+def lay_out(compute: Compute) -> Layout:
+    """Spread a job over the cluster that Ray is connected to.
+
+    A replica on a CPU has a thread for each of its cores. Beyond `_MAX_THREADS` threads would wait for each other's
+    Python, so large machines take several replicas.
+    """
+    resources = ray.cluster_resources()
+    gpus, cores = int(resources.get("GPU", 0)), max(1, int(resources.get("CPU", 1)))
+    auto = gpus or -(-cores // _MAX_THREADS)
+    replicas = auto if compute.replicas == "auto" else compute.replicas
+    cpus = _replica_cpus(cores, replicas, most=1.0 if gpus else cores)
+    spare = int(cores - replicas * cpus - 2 * _IO_CPUS)
+    tokenizers = (max(1, spare) if gpus else 0) if compute.tokenizers == "auto" else compute.tokenizers
+    return Layout(replicas, max(1, cores // replicas), min(gpus, 1), cpus, tokenizers)
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """What the graph has done."""
+
+    parts: list[Part]
+    last: Snapshot
+    layout: Layout
+
+
+def run_graph(plan: "Plan", storage: Storage, lacking: Mapping[int, Missing], done_rows: int) -> "Ran":
+    """Read, tokenize, encode and commit what is missing, all at the same time."""
+    from pipeline.replica import Replica, Work, tokenize_part  # noqa: PLC0415 (see the top)
+
+    layout = lay_out(plan.job.compute)
+    work = Work.of(plan, layout.threads)
     tally: Any = ray.remote(num_cpus=0)(Tally).remote()
+    tell = _Tell(tally)
     shard_rows = plan.dataset.shard_rows
-    on_gpu = local_device() == "cuda"
-    cores = os.cpu_count() or 1
-    work = _Work(
-        model=plan.pinned_model,
-        checkpoint=plan.checkpoint,
-        features=plan.job.features,
-        output_dtype=plan.job.output.dtype,
-        text_columns=plan.job.source.text_columns,
-        schema=plan.schema,
-        tokens_per_pack=plan.resolved.tokens_per_pack,
-        block_rows=plan.resolved.block_rows,
-        threads=max(1, cores // replicas),
-        max_errors=plan.job.output.max_errors,
-    )
     parts = _Parts(storage, plan.fingerprint)
     try:
         # Bounds on retries have no other place in Ray 2.60 than the arguments that it calls deprecated.
@@ -254,46 +231,47 @@ def run_graph(
             DataContext.current(_context()),
             Line(lambda: ray.get(tally.snapshot.remote()), done_rows, sum(shard_rows) if shard_rows else None),
         ):
-            ray.data.read_datasource(
+            flow = ray.data.read_datasource(
                 _Shards(plan.dataset, lacking, plan.resolved.rows_per_part),
                 override_num_blocks=len(lacking),
                 ray_remote_args={"num_cpus": _IO_CPUS, "max_retries": _MAX_RETRIES},
-            ).map_batches(
-                _Replica,
-                fn_constructor_args=(work, tally),
+            )
+            if layout.tokenizers:
+                flow = flow.map_batches(
+                    tokenize_part,  # pyright: ignore[reportArgumentType] (its stub knows no fn_args)
+                    fn_args=(work,),
+                    batch_size=1,
+                    batch_format="pyarrow",
+                    zero_copy_batch=True,
+                    compute=TaskPoolStrategy(size=layout.tokenizers),
+                    num_cpus=_TOKENIZER_CPUS,
+                    max_retries=_MAX_RETRIES,
+                )
+            flow.map_batches(
+                Replica,
+                fn_constructor_args=(work, tell.join, tell.count),
                 batch_size=1,
                 batch_format="pyarrow",
                 zero_copy_batch=True,
-                compute=ActorPoolStrategy(size=replicas),
-                num_cpus=_replica_cpus(replicas),
-                num_gpus=1 if on_gpu else 0,
+                compute=ActorPoolStrategy(size=layout.replicas),
+                num_cpus=layout.cpus,
+                num_gpus=layout.gpus,
                 max_restarts=_MAX_RETRIES,
                 max_task_retries=_MAX_RETRIES,
             ).write_datasink(parts, ray_remote_args={"num_cpus": _IO_CPUS, "max_retries": _MAX_RETRIES})
-        return parts.parts, ray.get(tally.snapshot.remote())
+        return Ran(parts.parts, ray.get(tally.snapshot.remote()), layout)
     except (RayError, UserCodeException, VarveError) as e:
         raise _told(e) from e
 
 
-def _start_ray(plan: Plan) -> int:
-    """Connect to a running Ray or start one here; returns the number of replicas."""
-    asked = plan.job.compute.replicas
-    if not ray.is_initialized():
-        on_gpus = torch.cuda.device_count() if local_device() == "cuda" else 1
-        cores = max(os.cpu_count() or 1, (on_gpus if asked == "auto" else asked) + 1)
-        logging.getLogger("ray.data").setLevel(logging.CRITICAL)
-        with _silenced_stderr():
-            ray.init(num_cpus=cores, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    return max(1, int(ray.cluster_resources().get("GPU", 1))) if asked == "auto" else asked
+def _replica_cpus(cores: int, replicas: int, most: float) -> float:
+    """Cores that a replica declares: never so many that no reading or writing task finds room.
 
-
-def _replica_cpus(replicas: int) -> float:
-    """Cores that a replica declares: at most one, and never so much that no reading or writing task finds room.
-
-    Replicas that hold every core leave none to read with, and the run hangs (ray-project/ray#44687).
+    Replicas that hold every core leave none to read with, and the run hangs (ray-project/ray#44687). Ray takes
+    fractions below one core only.
     """
-    spare = ray.cluster_resources().get("CPU", 1.0) - 2 * _IO_CPUS
-    return max(0.01, min(1.0, round(spare / replicas, 2) - 0.01))
+    share = min(most, (cores - 2 * _IO_CPUS) / replicas)
+    return float(int(share)) if share >= 1 else max(0.01, round(share, 2) - 0.01)
 
 
 def _context() -> DataContext:

@@ -48,6 +48,7 @@ class Part:
     data_sha256: str  # of those bytes
     file_bytes: int = 0  # of the whole file, as the store lists it
     seconds: dict[str, float] = field(default_factory=dict)  # reading, tokenizing, encoding, writing
+    counts: dict[str, int] = field(default_factory=dict)  # texts encoded with their likes, redone, packs split
 
     @property
     def range(self) -> Range:
@@ -83,7 +84,14 @@ def list_ranges(storage: Storage) -> Iterator[tuple[Range, int]]:
             yield Range(shard, start, stop), size
 
 
-def write_part(storage: Storage, rows: Range, table: pa.Table, fingerprint: str, seconds: dict[str, float]) -> Part:
+def write_part(
+    storage: Storage,
+    rows: Range,
+    table: pa.Table,
+    fingerprint: str,
+    seconds: dict[str, float],
+    counts: dict[str, int] | None = None,
+) -> Part:
     """Commit a part, or find that it is committed already.
 
     Returns:
@@ -92,7 +100,7 @@ def write_part(storage: Storage, rows: Range, table: pa.Table, fingerprint: str,
     Raises:
         RunError: the store failed, or another job's part has this name.
     """
-    part, content = encode_part(rows, table, fingerprint, seconds)
+    part, content = encode_part(rows, table, fingerprint, seconds, counts)
     if storage.create(part.name, content):
         return part
     there = read_part(storage, rows)
@@ -102,7 +110,13 @@ def write_part(storage: Storage, rows: Range, table: pa.Table, fingerprint: str,
     return there
 
 
-def encode_part(rows: Range, table: pa.Table, fingerprint: str, seconds: dict[str, float]) -> tuple[Part, bytes]:
+def encode_part(
+    rows: Range,
+    table: pa.Table,
+    fingerprint: str,
+    seconds: dict[str, float],
+    counts: dict[str, int] | None = None,
+) -> tuple[Part, bytes]:
     """The Parquet file of a part. Features: byte stream split for float32, no dictionary, no statistics; zstd 1."""
     plain, split = _feature_leaves(table.schema)
     leaves = _leaves(table.schema)
@@ -127,6 +141,7 @@ def encode_part(rows: Range, table: pa.Table, fingerprint: str, seconds: dict[st
             data_bytes=len(data),
             data_sha256=hashlib.sha256(data).hexdigest(),
             seconds=seconds,
+            counts=counts or {},
             **_counts(table),
         )
         data.release()

@@ -146,6 +146,12 @@ class Compute(Section):
 
     replicas: Literal["auto"] | PositiveInt = Field(default="auto", description="auto: one per GPU; without one, 1")
     tokens_per_pack: Literal["auto"] | Annotated[int, Field(ge=16)] = "auto"
+    tokenizers: Literal["auto"] | Annotated[int, Field(ge=0)] = Field(
+        default="auto",
+        description="tokenizing tasks at once, beside the replicas; 0: each replica tokenizes for itself, which is "
+        "faster where both share the CPU; auto: 0 on a CPU, all spare cores with GPUs",
+    )
+    compile: bool = Field(default=False, description="run the layers through torch.compile; on GPUs only")
 
 
 DEFAULT_FEATURES = {"embedding": Feature(pool="mean")}
@@ -217,11 +223,12 @@ class Job(Section):
     def identity(self) -> dict[str, Any]:
         """What decides the bytes of the output, flat: {"model.name": ..., ...}.
 
-        Where the output lies, how many replicas write it and how many errors it may hold do not.
+        Where the output lies, how many replicas and tokenizers write it and how many errors it may hold do not.
         """
         content = self.model_dump(mode="json")
         content["output"] = {key: content["output"][key] for key in ("dtype", "rows_per_part")}
-        del content["compute"]["replicas"]
+        for without_effect in ("replicas", "tokenizers"):
+            del content["compute"][without_effect]
         return flatten(content)
 
 

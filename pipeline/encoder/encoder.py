@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from pipeline.columns import plan_features
+from pipeline.columns import FeaturePlan, plan_features
 from pipeline.encoder.distinct import find_distinct
 from pipeline.encoder.forward import Forward, pooled_vectors
 from pipeline.encoder.gate import check_head, choose_layout
@@ -80,25 +80,13 @@ class Encoder:
         spec = Model(name=model) if isinstance(model, str) else model
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.checkpoint = checkpoint or look_at(spec.name, spec.revision, trust_remote_code=spec.trust_remote_code)
-        windows = spec.long_text if isinstance(spec.long_text, Windows) else None
-        self.plan = plan_features(
-            parse_features(features),
-            self.checkpoint.shape,
-            dtype=output_dtype,
-            per_window=windows is not None and windows.vectors == "window",
-        )
+        self.plan = make_plan(spec, parse_features(features), self.checkpoint, output_dtype)
         self.max_tokens = resolve_max_tokens(spec, self.checkpoint)
         self.dtype = resolve_dtype(spec.dtype, self.device.type)
         self.tokens_per_pack = tokens_per_pack or default_tokens_per_pack(self.device.type)
         self.threads = threads or available_cores()
         self.compiled = compiled and self.device.type == "cuda"
-        self.tokenizer = Tokenizer(
-            load_tokenizer(self.checkpoint),
-            self.max_tokens,
-            windows=windows is not None,
-            stride=windows.stride if windows else 0,
-            spans=self.plan.wants("tokens") or self.plan.has_windows,
-        )
+        self.tokenizer = make_tokenizer(spec, self.checkpoint, self.plan)
         self._load()
 
     def _load(self) -> None:
@@ -222,6 +210,25 @@ class Call:
         windows = np.flatnonzero(np.isin(self._kind, list(failed))) if failed else ()
         rows = np.searchsorted(self._tokens.rows, windows, side="right") - 1
         return {int(row): failed[int(self._kind[window])] for row, window in zip(rows, windows, strict=True)}
+
+
+def make_plan(model: Model, features: Mapping[str, Feature], checkpoint: Checkpoint, output_dtype: str) -> FeaturePlan:
+    """The layer plan of features of a checkpoint."""
+    windows = model.long_text
+    per_window = isinstance(windows, Windows) and windows.vectors == "window"
+    return plan_features(features, checkpoint.shape, dtype=output_dtype, per_window=per_window)
+
+
+def make_tokenizer(model: Model, checkpoint: Checkpoint, plan: FeaturePlan) -> Tokenizer:
+    """The checkpoint's tokenizer with the job's rule for long texts."""
+    windows = model.long_text if isinstance(model.long_text, Windows) else None
+    return Tokenizer(
+        load_tokenizer(checkpoint),
+        resolve_max_tokens(model, checkpoint),
+        windows=windows is not None,
+        stride=windows.stride if windows else 0,
+        spans=plan.wants("tokens") or plan.has_windows,
+    )
 
 
 def resolve_max_tokens(model: Model, checkpoint: Checkpoint) -> int:

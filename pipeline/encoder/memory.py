@@ -17,7 +17,8 @@ _SHARE = 0.8  # of the free memory: allocators round up, and results wait to be 
 
 # From glibc's malloc.h
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
-_LARGE_BYTES = 1 << 30
+_LARGE_BYTES = 32 << 20  # glibc refuses a larger threshold
+_NEVER_BYTES = (1 << 31) - 1
 _GROW_BYTES = 64 << 20
 
 
@@ -48,5 +49,5 @@ def keep_freed_memory() -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)
-        mallopt(_M_TRIM_THRESHOLD, _LARGE_BYTES)
+        mallopt(_M_TRIM_THRESHOLD, _NEVER_BYTES)
         mallopt(_M_TOP_PAD, _GROW_BYTES)

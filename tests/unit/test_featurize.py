@@ -1,21 +1,26 @@
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 
 from pipeline.encoder.encoder import Encoder
-from pipeline.featurize import featurize
+from pipeline.encoder.forward import Forward
+from pipeline.featurize import featurize, tokenize_blocks
 from pipeline.schema import output_schema
 from pipeline.spec import Feature, Model, Windows
+from pipeline.texts import Tokenized
 
 DTYPES = {"float32": pa.float32(), "float16": pa.float16(), "int8": pa.int8(), "binary": pa.uint8()}
 
 
-def run(encoder, table, block_rows=4, text_columns=("text",)):
+def run(encoder, table, block_rows=4, text_columns=("text",), *, travels=False):
+    """The features of a table; with `travels`, its tokens go through Arrow on the way."""
     pairs = len(text_columns) > 1
     schema = output_schema(encoder.plan, pa.schema([table.schema.field("id")]), pairs=pairs)
-    return featurize(
-        encoder, table, text_columns=text_columns, schema=schema, shard=2, start=100, block_rows=block_rows
-    )[0]
+    blocks = tokenize_blocks(encoder.tokenizer, table, text_columns, block_rows)
+    if travels:
+        blocks = iter([Tokenized.from_arrow(block.to_arrow()) for block in blocks])
+    return featurize(encoder, table, blocks, schema=schema, shard=2, start=100, pairs=pairs)[0]
 
 
 def rows_of(*texts) -> pa.Table:
@@ -107,3 +112,37 @@ def test_pairs_with_one_null_are_error_rows(tiny):
     result = run(encoder, table, text_columns=("a", "b"))
     assert result["error"].to_pylist() == [None, "a is null", "b is null"]
     assert result["sequence_ids"][0].as_py() == [0, 1]
+
+
+@pytest.mark.parametrize("long_text", ["truncate", Windows(window=16, stride=4, vectors="window")])
+@pytest.mark.parametrize("texts", [("some text", None, "", "word " * 40, "some text"), (None, None), ()])
+def test_tokens_that_travel_through_arrow_give_the_same_features(long_text, texts, tiny):
+    features = {"e": Feature(pool="mean", layers="all"), "t": Feature(pool="tokens")}
+    encoder = Encoder(Model(name=tiny("bert"), long_text=long_text), features, device="cpu")
+    here, there = (run(encoder, rows_of(*texts), travels=travels) for travels in (False, True))
+    assert there.equals(here)
+
+
+def test_pairs_that_travel_through_arrow_keep_their_token_types(tiny):
+    encoder = Encoder(tiny("bert"), {"e": Feature(pool="mean")}, device="cpu")
+    table = pa.table({"id": [1, 2], "a": ["one", "two three"], "b": ["four five", None]})
+    here, there = (run(encoder, table, text_columns=("a", "b"), travels=travels) for travels in (False, True))
+    assert there.equals(here)
+    assert there["error"].to_pylist() == [None, "b is null"]
+
+
+def test_a_text_that_does_not_fit_into_memory_is_an_error_row(tiny, monkeypatch):
+    encoder = Encoder(tiny("bert"), {"e": Feature(pool="mean")}, device="cpu")
+    forward = Forward.__call__
+
+    def small_device(self, pack):
+        if pack.num_tokens > 20:
+            raise torch.OutOfMemoryError
+        return forward(self, pack)
+
+    monkeypatch.setattr(Forward, "__call__", small_device)
+    long = "word " * 30
+    table = run(encoder, rows_of("short", long, None, "short too", long))
+    assert [bool(error) for error in table["error"].to_pylist()] == [False, True, True, False, True]
+    assert "32 tokens" in table["error"][1].as_py()
+    assert [vector is None for vector in table["e"].to_pylist()] == [False, True, True, False, True]

@@ -1,6 +1,8 @@
 """Dependencies point one way; the files that may talk to Ray Data, object stores and torch are few."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -44,8 +46,9 @@ def test_encoder_needs_only_torch_and_transformers(package):
 
 def test_imports_follow_the_flow():
     order = [
-        "errors", "quiet", "spec", "columns", "ranges", "storage", "source", "tokenizer", "encoder", "schema", "sink",
-        "plan", "manifest", "canary", "envelope", "featurize", "estimate", "progress", "run", "verify", "driver",
+        "errors", "quiet", "spec", "columns", "ranges", "storage", "source", "tokenizer", "texts", "encoder", "schema",
+        "sink", "plan", "manifest", "canary", "envelope", "featurize", "estimate", "progress", "stages", "replica",
+        "run", "verify", "driver",
     ]  # fmt: skip
     stages = {path.stem if path.parent.name == "pipeline" else "encoder" for path in PIPELINE} - {"__init__"}
     assert stages == set(order)
@@ -56,3 +59,10 @@ def test_imports_follow_the_flow():
         used = {name.split(".")[1] for name in imported(path) if name.startswith("pipeline.")} & set(order)
         assert all(order.index(other) <= order.index(stage) for other in used), (path, used)
     assert not importers("jobs")
+
+
+@pytest.mark.parametrize("module", ["pipeline.run", "pipeline.source", "pipeline.driver"])
+def test_processes_that_read_and_write_do_not_wait_for_torch(module):
+    heavy = "sorted({'torch', 'transformers'} & set(sys.modules))"
+    command = [sys.executable, "-c", f"import sys, {module}; print({heavy})"]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == "[]"

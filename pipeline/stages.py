@@ -1,0 +1,75 @@
+"""How busy each stage of a run was, and which one the others waited for. Pure.
+
+A stage's share is the seconds it worked, over the seconds in which it could, times what can work at once: the lanes of
+the replicas, those who tokenize, one reader and one writer.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+STAGES = ("read", "tokenize", "encode", "write")
+# Below this share nothing held a run up but its own start and end.
+_BUSY = 0.6
+_ADVICE = {
+    "read": "the source can't be read faster by this reader: split it into more shards, or bring it nearer",
+    "tokenize": "give the run more cores, or more compute.tokenizers",
+    "encode": "that is the hardware's limit: more cores, GPUs or replicas shorten the run, as does a smaller model",
+    "write": "the store takes parts no faster: write fewer features, or float16",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One stage of a run."""
+
+    work_s: float  # summed over all that worked on it
+    at_once: int  # what can work on it at the same time
+    busy: float  # share of the time
+
+
+def measure(
+    seconds: Mapping[str, float], ready_s: float, last_s: float, *, lanes: int, tokenizers: int
+) -> dict[str, Stage]:
+    """The stages of a run.
+
+    Args:
+        seconds: stage → seconds of work.
+        ready_s: when the first replica was ready, after the first read began.
+        last_s: when the last block was encoded, after the first read began.
+        lanes: of all replicas.
+        tokenizers: that work at once.
+    """
+    at_once = {"read": 1, "tokenize": tokenizers, "encode": lanes, "write": 1}
+    elapsed_s = dict.fromkeys(STAGES, last_s) | {"encode": last_s - ready_s}
+    return {
+        name: Stage(
+            work_s=round(seconds.get(name, 0.0), 3),
+            at_once=at_once[name],
+            busy=round(min(1.0, seconds.get(name, 0.0) / max(elapsed_s[name], 1e-9) / at_once[name]), 3),
+        )
+        for name in STAGES
+    }
+
+
+def bottleneck(stages: Mapping[str, Stage]) -> str:
+    """Which stage the others waited for, in words."""
+    name = max(stages, key=lambda stage: stages[stage].busy)
+    busy = stages[name].busy
+    if busy < _BUSY:
+        return f"none: the busiest stage, {name}, worked {busy:.0%} of the time; the rest is the start and the end"
+    return f"{name}, {busy:.0%} busy: {_ADVICE[name]}"
+
+
+def total(parts: Sequence[Any], field: str) -> dict[str, Any]:
+    """The sums of a dictionary field over parts."""
+    sums: dict[str, Any] = {}
+    for part in parts:
+        for key, value in getattr(part, field).items():
+            sums[key] = sums.get(key, 0) + value
+    return sums
+
+
+def to_json(stages: Mapping[str, Stage]) -> dict[str, Any]:
+    """For the manifest."""
+    return {name: asdict(stage) for name, stage in stages.items()} | {"bottleneck": bottleneck(stages)}

@@ -1,0 +1,129 @@
+"""The texts of a block → their tokens, with a reason for every row that can't be encoded.
+
+Where texts leave Arrow and tokens enter it: tokens travel between workers as one row of list columns, whose values are
+the tokenizer's own buffers. Knows nothing of models or Ray. Invariant: every row either has windows or a reason, and a
+row that has none costs no other row.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from pipeline.tokenizer import Tokenizer, Tokens
+
+
+@dataclass(slots=True)
+class Tokenized:
+    """A block's tokens: those of its good rows, and why the others have none."""
+
+    tokens: Tokens
+    reasons: list[str | None]  # one for each row of the block
+
+    @property
+    def good(self) -> NDArray[np.bool_]:
+        """(R,) rows that have no reason against them."""
+        return np.fromiter((reason is None for reason in self.reasons), np.bool_, len(self.reasons))
+
+    def to_arrow(self) -> pa.RecordBatch:
+        """One row that holds all of it; nothing but the reasons is copied."""
+        columns = {field.name: getattr(self.tokens, field.name) for field in fields(Tokens)}
+        arrays = {name: _list_of(pa.array(v.reshape(-1))) for name, v in columns.items() if v is not None}
+        arrays["reasons"] = _list_of(pa.array(self.reasons, pa.string()))
+        return pa.record_batch(arrays)
+
+    @classmethod
+    def from_arrow(cls, row: pa.RecordBatch) -> "Tokenized":
+        """Back from `to_arrow`; the buffers stay where they are."""
+        arrays = {name: row[name].flatten() for name in row.schema.names}
+        reasons = arrays.pop("reasons").to_pylist()
+        columns = {name: values.to_numpy(zero_copy_only=False) for name, values in arrays.items()}
+        if "spans" in columns:
+            columns["spans"] = columns["spans"].reshape(-1, 2)
+        return cls(Tokens(**columns), reasons)
+
+
+def tokenize_block(tokenizer: Tokenizer, block: pa.Table, text_columns: Sequence[str]) -> Tokenized:
+    """Tokenize a block.
+
+    Args:
+        tokenizer: of the model.
+        block: with the text columns.
+        text_columns: one, or two for sentence pairs.
+    """
+    texts = _read_texts(block, text_columns)
+    return Tokenized(_tokenize(tokenizer, texts), texts.reasons)
+
+
+@dataclass(slots=True)
+class _Texts:
+    columns: Sequence[Sequence[str | None]]  # one list for each text column
+    reasons: list[str | None]
+
+
+def _read_texts(block: pa.Table, text_columns: Sequence[str]) -> _Texts:
+    columns = [_strings(block[name]) for name in text_columns]
+    reasons: list[str | None] = [None] * len(block)
+    for (texts, broken), name in zip(columns, text_columns, strict=True):
+        for row, text in enumerate(texts):
+            if text is None and reasons[row] is None:
+                reasons[row] = broken.get(row, f"{name} is null")
+    return _Texts([texts for texts, _ in columns], reasons)
+
+
+def _strings(column: pa.ChunkedArray) -> tuple[list[str | None], dict[int, str]]:
+    """A text column as Python strings, which is all that `tokenizers` takes, and why some of them are none."""
+    try:
+        return list(column.to_pylist()), {}
+    except UnicodeDecodeError:
+        pass
+    texts: list[str | None] = []
+    broken: dict[int, str] = {}
+    for row, content in enumerate(column.cast(pa.large_binary()).to_pylist()):
+        if content is None:
+            texts.append(None)
+            continue
+        try:
+            texts.append(content.decode())
+        except UnicodeDecodeError as e:
+            texts.append(None)
+            broken[row] = f"text is not UTF-8: byte 0x{content[e.start]:02x} at {e.start}"
+    return texts, broken
+
+
+def _tokenize(tokenizer: Tokenizer, texts: _Texts) -> Tokens:
+    """Tokenize the good rows; rows on which the tokenizer fails, or which give no token, become bad ones."""
+    try:
+        tokens = tokenizer(*_good_texts(texts))
+    except Exception:  # noqa: BLE001 (tokenizers raises bare Exceptions, and says not for which text)
+        for row, arguments in _one_by_one(texts):
+            try:
+                tokenizer(*arguments)
+            except Exception as e:  # noqa: BLE001
+                texts.reasons[row] = f"the tokenizer failed: {e}"
+        tokens = tokenizer(*_good_texts(texts))
+    if len(tokens.lengths) and not tokens.lengths.all():
+        good_rows = [row for row, reason in enumerate(texts.reasons) if reason is None]
+        for at in np.flatnonzero(tokens.num_tokens == 0):
+            texts.reasons[good_rows[at]] = "the text has no tokens"
+        tokens = tokenizer(*_good_texts(texts))
+    return tokens
+
+
+def _good_texts(texts: _Texts) -> list[list[str]]:
+    return [
+        [text for text, reason in zip(column, texts.reasons, strict=True) if reason is None and text is not None]
+        for column in texts.columns
+    ]
+
+
+def _one_by_one(texts: _Texts) -> Iterator[tuple[int, list[list[str]]]]:
+    for row, reason in enumerate(texts.reasons):
+        if reason is None:
+            yield row, [[column[row] or ""] for column in texts.columns]
+
+
+def _list_of(values: pa.Array) -> pa.LargeListArray:
+    return pa.LargeListArray.from_arrays(pa.array([0, len(values)], pa.int64()), values)

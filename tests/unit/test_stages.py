@@ -1,0 +1,29 @@
+import pytest
+
+from pipeline.stages import STAGES, bottleneck, measure
+
+
+def stages_of(**seconds):
+    return measure(seconds, ready_s=10.0, last_s=110.0, lanes=4, tokenizers=2)
+
+
+def test_an_encoder_that_works_all_the_time_is_the_bottleneck():
+    stages = stages_of(read=5.0, tokenize=22.0, encode=396.0, write=11.0)
+    assert [stages[name].busy for name in STAGES] == [0.045, 0.1, 0.99, 0.1]
+    assert bottleneck(stages).startswith("encode, 99% busy")
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_the_busiest_stage_is_named_with_what_helps(name):
+    told = bottleneck(stages_of(**{name: 1000.0}))
+    assert told.startswith(f"{name}, 100% busy: ")
+    assert len(told) > 40
+
+
+def test_a_run_of_little_work_has_no_bottleneck():
+    assert bottleneck(stages_of(encode=100.0)).startswith("none")
+
+
+def test_a_run_that_encoded_nothing_divides_by_nothing():
+    stages = measure({}, ready_s=0.0, last_s=0.0, lanes=1, tokenizers=1)
+    assert all(stage.busy == 0 for stage in stages.values())
