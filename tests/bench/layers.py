@@ -13,7 +13,7 @@ import torch
 import transformers
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-from jobs.demo import docstrings, model_folder
+from jobs.corpus import docstrings, model_folder
 from pipeline.encoder.encoder import Encoder
 from pipeline.spec import Feature, Model
 

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import torch
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-from jobs.demo import model_folder
+from jobs.corpus import model_folder
 
 ROWS = (20_000, 50_000, 100_000)
 SHARDS = 4

@@ -17,7 +17,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jobs.demo import docstrings, model_folder
+from jobs.corpus import docstrings, model_folder
 
 SHARDS = 4
 

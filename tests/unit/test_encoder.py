@@ -254,7 +254,7 @@ def test_mean_and_normalize_agree_with_sentence_transformers_on_1000_docstrings(
 
     from sentence_transformers import SentenceTransformer
 
-    from jobs.demo import docstrings
+    from jobs.corpus import docstrings
 
     texts = [text for _, text in islice(docstrings(), 1000)]
     peer = SentenceTransformer(minilm, device="cpu")
