@@ -1,0 +1,154 @@
+"""Peers with an engine of their own: ONNX Runtime, OpenVINO, CTranslate2, FastEmbed.
+
+Each runs in float32, over texts sorted by length, in one batch at a time on all cores or in several (`lanes`) that
+share them. FastEmbed takes models of one's own by registration; it wants huggingface-hub < 2, which the lock is beyond,
+so it runs under an interpreter of its own: --python fastembed=PATH (see CONTRIBUTING.md).
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tests.bench import export
+from tests.bench.peers import Rows, Setup, padded
+
+Vectors = NDArray[np.float32]
+
+
+class Engine(Rows):
+    """An engine that runs a graph over padded arrays; `lanes` batches at once share the cores."""
+
+    def __init__(self, setup: Setup, *, lanes: int = 1, **batch: int) -> None:
+        super().__init__(setup, **batch)
+        self.lanes = min(lanes, setup.threads)
+
+    def run(self, ids: list[list[int]]) -> Any:
+        return self.mean(*padded(ids))
+
+    def mean(self, input_ids: NDArray, mask: NDArray) -> Vectors:
+        """(R, H) of padded rows."""
+        raise NotImplementedError
+
+    def hidden(self, input_ids: NDArray, mask: NDArray) -> Vectors:
+        """(R, L, H) of padded rows."""
+        raise NotImplementedError
+
+
+class OnnxRuntime(Engine):
+    """ONNX Runtime over a graph that its own optimizer has fused."""
+
+    packages = ("onnxruntime",)
+
+    def __init__(self, setup: Setup, **options: int) -> None:
+        import onnxruntime
+
+        super().__init__(setup, **options)
+        chosen = onnxruntime.SessionOptions()
+        chosen.intra_op_num_threads = max(1, setup.threads // self.lanes)
+        file = str(export.onnx_file(setup.folder))
+        self._session = onnxruntime.InferenceSession(file, chosen, providers=["CPUExecutionProvider"])
+
+    def mean(self, input_ids: NDArray, mask: NDArray) -> Vectors:
+        return self._session.run(["mean"], {"input_ids": input_ids, "attention_mask": mask})[0]
+
+    def hidden(self, input_ids: NDArray, mask: NDArray) -> Vectors:
+        return self._session.run(["last_hidden_state"], {"input_ids": input_ids, "attention_mask": mask})[0]
+
+
+class OpenVino(Engine):
+    """OpenVINO in float32; with lanes, one stream for each."""
+
+    packages = ("openvino",)
+
+    def __init__(self, setup: Setup, **options: int) -> None:
+        import openvino
+        from openvino import properties
+
+        super().__init__(setup, **options)
+        chosen = {
+            properties.inference_num_threads: setup.threads,
+            properties.num_streams: self.lanes,
+            properties.hint.inference_precision: openvino.Type.f32,
+        }
+        self._model = openvino.compile_model(str(export.openvino_file(setup.folder)), "CPU", chosen)
+
+    def _infer(self, output: int, input_ids: NDArray, mask: NDArray) -> Vectors:
+        # A request belongs to one thread; threads come and go with each run.
+        request = self._model.create_infer_request()
+        return request.infer({"input_ids": input_ids, "attention_mask": mask})[output]
+
+    def mean(self, input_ids: NDArray, mask: NDArray) -> Vectors:
+        return self._infer(1, input_ids, mask)
+
+    def hidden(self, input_ids: NDArray, mask: NDArray) -> Vectors:
+        return self._infer(0, input_ids, mask)
+
+
+class CTranslate2(Rows):
+    """CTranslate2 in float32, a batch for each core."""
+
+    packages = ("ctranslate2",)
+
+    def __init__(self, setup: Setup, *, lanes: int, **batch: int) -> None:
+        import ctranslate2
+
+        super().__init__(setup, **batch)
+        self.lanes = min(lanes, setup.threads)
+        threads = {"inter_threads": self.lanes, "intra_threads": max(1, setup.threads // self.lanes)}
+        folder = str(export.ctranslate2_folder(setup.folder))
+        self._encoder = ctranslate2.Encoder(folder, device="cpu", compute_type="float32", **threads)
+
+    def run(self, ids: list[list[int]]) -> Vectors:
+        hidden = np.asarray(self._encoder.forward_batch(ids).last_hidden_state)
+        mask = padded(ids)[1][..., None]
+        return np.where(mask, hidden, 0).sum(1) / mask.sum(1)
+
+
+class FastEmbed:
+    """FastEmbed with the model registered as one of the user's, texts sorted for it by characters."""
+
+    packages = ("fastembed", "onnxruntime")
+    layers = (-1,)
+    takes_tokens = False
+
+    def __init__(self, setup: Setup, *, rows: int) -> None:
+        from fastembed import TextEmbedding
+        from fastembed.common.model_description import ModelSource, PoolingType
+        from tokenizers import Tokenizer
+
+        folder = Path(setup.folder)
+        own = export.plain_onnx_file(setup.folder).parent
+        config = json.loads((folder / "config.json").read_text())
+        # It reads the limit from tokenizer_config.json, and the special tokens from a file that is no longer written.
+        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        tokenizer.save(str(own / "tokenizer.json"))
+        special = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
+        limits = {"model_max_length": setup.max_tokens, "max_length": setup.max_tokens, "pad_token": "[PAD]"}
+        for name, content in {
+            "config.json": config,
+            "special_tokens_map.json": special,
+            "tokenizer_config.json": special | limits,
+        }.items():
+            (own / name).write_text(json.dumps(content))
+        TextEmbedding.add_custom_model(
+            model="bench/model",
+            pooling=PoolingType.MEAN,
+            normalization=False,
+            sources=ModelSource(hf="bench/model"),
+            dim=config["hidden_size"],
+            model_file="model.onnx",
+        )
+        self._rows = rows
+        self._model = TextEmbedding("bench/model", specific_model_path=str(own), threads=setup.threads)
+
+    def tokenize(self, texts: Sequence[str]) -> Sequence[str]:
+        return texts
+
+    def encode(self, texts: Sequence[str]) -> Any:
+        order = sorted(range(len(texts)), key=lambda at: -len(texts[at]))
+        found = np.stack(list(self._model.embed([texts[at] for at in order], batch_size=self._rows)))
+        return found[np.argsort(order)]

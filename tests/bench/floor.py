@@ -1,0 +1,119 @@
+"""The least time that the matrix products of a model take on this machine: what no encoder can beat.
+
+The products are those of the unpadded tokens: four of hidden x hidden and two of hidden x intermediate for each token
+and layer, and attention's own two. On a CPU each core runs its own stream of products, without barriers between them;
+on CUDA one stream. The rate is that of the model's own shapes at the best number of tokens and the best of torch's two
+calls.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+from typing import Any
+
+from tests.bench.peers import Setup
+
+CPU_TOKENS = (256, 512, 1024, 2048)
+CUDA_TOKENS = (8192, 16384, 32768, 65536, 131072)
+CUBE = 8192  # of the product that shows the device's own ceiling
+_SECONDS = 0.4
+
+
+def flops(shape: Any, lengths: Sequence[int]) -> int:
+    """Floating point operations of the matrix products for texts of these lengths in tokens."""
+    hidden, layers = shape.hidden_size, shape.num_hidden_layers
+    dense = (8 * hidden**2 + 4 * hidden * shape.intermediate_size) * sum(lengths)
+    return layers * (dense + 4 * hidden * sum(length**2 for length in lengths))
+
+
+class Floor:
+    """Measures the rate of a model's matrix products."""
+
+    packages = ("torch",)
+
+    def __init__(self, setup: Setup) -> None:
+        import torch
+        from transformers import AutoConfig
+
+        torch.set_num_threads(1)
+        self._shape = AutoConfig.from_pretrained(setup.folder)
+        self._device, self._threads = setup.device, setup.threads if setup.device == "cpu" else 1
+        self._streams = ThreadPoolExecutor(self._threads)
+        together = Barrier(self._threads)
+
+        def settle(_: int) -> None:
+            torch.set_num_threads(1)
+            together.wait()
+
+        list(self._streams.map(settle, range(self._threads)))
+
+    def measure(self) -> dict[str, float]:
+        """{"tokens, call": operations per second}, all streams together."""
+        cuda = self._device == "cuda"
+        rates = {
+            f"{tokens:,} tokens, {call}": self._rate(self._products(tokens, call))
+            for tokens in (CUDA_TOKENS if cuda else CPU_TOKENS)
+            for call in ("linear", "addmm")
+        }
+        return rates | ({f"{CUBE} cubed": self._rate(self._cube)} if cuda else {})
+
+    def _products(self, tokens: int, call: str) -> Callable[[], tuple[Callable[[], None], float]]:
+        def make() -> tuple[Callable[[], None], float]:
+            import torch
+            import torch.nn.functional as F
+
+            h, f = self._shape.hidden_size, self._shape.intermediate_size
+            kind = {"device": self._device, "dtype": torch.float16 if self._device == "cuda" else torch.float32}
+            sizes = [(h, h)] * 4 + [(h, f), (f, h)]
+            weights = [torch.randn(o, i, **kind) / i**0.5 for i, o in sizes]
+            biases = [torch.randn(o, **kind) for _, o in sizes]
+            inputs = {i: torch.randn(tokens, i, **kind) for i in (h, f)}
+            turned = [weight.t() for weight in weights]
+
+            def linear() -> None:
+                for weight, bias in zip(weights, biases, strict=True):
+                    F.linear(inputs[weight.shape[1]], weight, bias)
+
+            def addmm() -> None:
+                for weight, bias in zip(turned, biases, strict=True):
+                    torch.addmm(bias, inputs[weight.shape[0]], weight)
+
+            return linear if call == "linear" else addmm, (8 * h * h + 4 * h * f) * tokens
+
+        return make
+
+    def _cube(self) -> tuple[Callable[[], None], float]:
+        import torch
+
+        a, b = (torch.randn(CUBE, CUBE, device="cuda", dtype=torch.float16) for _ in range(2))
+
+        def product() -> None:
+            torch.mm(a, b)
+
+        return product, 2 * CUBE**3
+
+    def _rate(self, make: Callable[[], tuple[Callable[[], None], float]]) -> float:
+        made = [make() for _ in range(self._threads)]
+        return sum(self._streams.map(lambda one: self._stream(*one), made))
+
+    def _stream(self, run: Callable[[], None], operations: float) -> float:
+        import torch
+
+        with torch.inference_mode():
+            run()
+            self._settle()
+            times, began = 0, time.perf_counter()
+            while (time.perf_counter() - began) < _SECONDS:
+                # The device is asked only now and then, so that it never waits for the question.
+                for _ in range(1 if self._device == "cpu" else 20):
+                    run()
+                    times += 1
+                self._settle()
+            return operations * times / (time.perf_counter() - began)
+
+    def _settle(self) -> None:
+        if self._device == "cuda":
+            import torch
+
+            torch.cuda.synchronize()

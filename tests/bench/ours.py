@@ -1,0 +1,59 @@
+"""Varve's encoder as a variant of the benchmarks, with its own defaults for threads, packs and precision."""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tests.bench.peers import Setup
+
+BLOCK_ROWS = 1024  # texts of a call, as in a run
+
+
+class Varve:
+    """The mean of some layers: "last", "all", or those up to a share of the model's."""
+
+    packages = ("torch", "transformers", "tokenizers")
+    takes_tokens = True
+
+    def __init__(self, setup: Setup, *, wanted: str = "last", **options: bool) -> None:
+        from transformers import AutoConfig
+
+        from pipeline.encoder.encoder import Encoder
+        from pipeline.spec import Feature, Model
+
+        count = AutoConfig.from_pretrained(setup.folder).num_hidden_layers
+        self.layers = {"last": [count], "all": list(range(count + 1)), "first": [1], "half": [count // 2]}[wanted]
+        feature = Feature(pool="mean", layers=tuple(self.layers))
+        model = Model(name=setup.folder, max_tokens=setup.max_tokens)
+        self._encoder = Encoder(model, {"e": feature}, device=setup.device, **options)
+        self._names = [column.name for column in self._encoder.plan.columns]
+
+    def tokenize(self, texts: Sequence[str]) -> list:
+        return [self._encoder.tokenizer(texts[at : at + BLOCK_ROWS]) for at in range(0, len(texts), BLOCK_ROWS)]
+
+    def encode(self, tokens: list) -> NDArray[np.float32]:
+        return np.vstack([np.hstack([columns[name] for name in self._names]) for columns in self._columns(tokens)])
+
+    def _columns(self, tokens: list) -> Iterator[dict]:
+        """The columns of each block; where the encoder can, the next block is queued behind the one awaited."""
+        if not hasattr(self._encoder, "start"):
+            yield from map(self._encoder.encode, tokens)
+            return
+        queued = deque(self._encoder.start(block) for block in tokens[:1])
+        for at in range(len(tokens)):
+            queued.extend(self._encoder.start(block) for block in tokens[at + 1 : at + 2])
+            yield queued.popleft().result().columns
+
+
+class VarveSorted(Varve):
+    """The same with the texts handed over in the order of their lengths."""
+
+    def tokenize(self, texts: Sequence[str]) -> list:
+        self._order = np.argsort([len(text) for text in texts], kind="stable")
+        return super().tokenize([texts[at] for at in self._order])
+
+    def encode(self, tokens: list) -> NDArray[np.float32]:
+        vectors = super().encode(tokens)
+        return vectors[np.argsort(self._order)]

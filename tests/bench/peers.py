@@ -1,0 +1,153 @@
+"""Peers: other ways to turn texts into the means of a model's layers, in torch.
+
+A variant has `tokenize` (texts → what it encodes), `encode` (that → (N, layers x H) vectors, in the order of the
+texts), the `layers` that stand side by side, whether its tokens are apart from its encoding, and the packages it is made
+of. Each gets what serves it best: texts sorted by length where it does not sort them itself, all cores, small batches.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What all variants of a comparison share."""
+
+    folder: str
+    max_tokens: int
+    device: str
+    threads: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
+
+
+class Rows:
+    """What variants have in common that encode batches of rows of token ids."""
+
+    packages: tuple[str, ...] = ()
+    layers: Sequence[int] = (-1,)
+    takes_tokens = True
+    lanes = 1  # batches that run at once
+    order = "length"  # or "file"
+
+    def __init__(self, setup: Setup, *, rows: int | None = None, tokens: int | None = None) -> None:
+        """Batches of so many rows, or of at most so many tokens, padding included."""
+        from tokenizers import Tokenizer
+
+        self.setup, self._rows, self._tokens = setup, rows, tokens
+        self._tokenizer = Tokenizer.from_file(f"{setup.folder}/tokenizer.json")
+        self._tokenizer.no_padding()
+        self._tokenizer.enable_truncation(setup.max_tokens)
+
+    def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
+        return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(list(texts))]
+
+    def encode(self, ids: list[list[int]]) -> Any:
+        batches = list(self._batches([len(row) for row in ids]))
+        with ThreadPoolExecutor(self.lanes) as pool:
+            found = list(pool.map(lambda batch: self.run([ids[at] for at in batch]), batches))
+        vectors = np.empty((len(ids), found[0].shape[1]), np.float32)
+        for batch, batch_vectors in zip(batches, found, strict=True):
+            vectors[batch] = batch_vectors
+        return vectors
+
+    def run(self, ids: list[list[int]]) -> Any:
+        """(R, layers x H) of one batch."""
+        raise NotImplementedError
+
+    def _batches(self, lengths: list[int]) -> Iterator[list[int]]:
+        order = range(len(lengths))
+        if self.order == "length":
+            order = sorted(order, key=lambda at: -lengths[at])
+        batch: list[int] = []
+        for at in order:
+            longest = max(lengths[at], lengths[batch[0]]) if batch else 0
+            if batch and (len(batch) == self._rows or (self._tokens and longest * (len(batch) + 1) > self._tokens)):
+                yield batch
+                batch = []
+            batch.append(at)
+        yield batch
+
+
+def padded(ids: list[list[int]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(input_ids, attention_mask), padded to the longest row with 0, BERT's [PAD]."""
+    lengths = np.array([len(row) for row in ids])
+    mask = np.arange(lengths.max()) < lengths[:, None]
+    input_ids = np.zeros(mask.shape, np.int64)
+    input_ids[mask] = np.concatenate([np.asarray(row, np.int64) for row in ids])
+    return input_ids, mask.astype(np.int64)
+
+
+class Transformers(Rows):
+    """Plain transformers with padding: in the texts' order, or sorted by length."""
+
+    packages = ("torch", "transformers", "tokenizers")
+
+    def __init__(
+        self, setup: Setup, *, order: str = "length", attention: str = "sdpa", exact: bool = False, **batch: int
+    ) -> None:
+        import torch
+        from transformers import AutoModel
+
+        super().__init__(setup, **batch)
+        torch.set_num_threads(setup.threads)
+        torch.backends.cuda.matmul.allow_tf32 = False
+        self.order = order
+        dtype = torch.float32 if exact or setup.device == "cpu" else torch.float16
+        model = AutoModel.from_pretrained(setup.folder, attn_implementation=attention, dtype=dtype)
+        self._torch, self._model = torch, model.to(setup.device).eval()
+
+    def run(self, ids: list[list[int]]) -> Any:
+        with self._torch.inference_mode():
+            input_ids, mask = (self._torch.from_numpy(array).to(self.setup.device) for array in padded(ids))
+            hidden = self._model(input_ids=input_ids, attention_mask=mask).last_hidden_state.float()
+            return ((hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)).cpu().numpy()
+
+
+class Reference(Transformers):
+    """What is right: eager, float32, one text at a time, every layer."""
+
+    def __init__(self, setup: Setup) -> None:
+        super().__init__(setup, rows=1, attention="eager", exact=True)
+        self.layers = range(self._model.config.num_hidden_layers + 1)
+
+    def run(self, ids: list[list[int]]) -> Any:
+        with self._torch.inference_mode():
+            input_ids = self._torch.tensor(ids, device=self.setup.device)
+            hidden = self._model(input_ids=input_ids, output_hidden_states=True).hidden_states
+            return self._torch.hstack([layer.float().mean(1) for layer in hidden]).cpu().numpy()
+
+
+class SentenceTransformers:
+    """`SentenceTransformer.encode`, which sorts by characters; another engine may stand in the torch model's place."""
+
+    layers = (-1,)
+    takes_tokens = False
+
+    def __init__(self, setup: Setup, *, rows: int, engine: Callable[[Setup], Any] | None = None) -> None:
+        import torch
+        from sentence_transformers import SentenceTransformer, models
+
+        torch.set_num_threads(setup.threads)
+        kwargs = {"dtype": torch.float32 if setup.device == "cpu" else torch.float16}
+        inner = models.Transformer(setup.folder, max_seq_length=setup.max_tokens, model_kwargs=kwargs)
+        pooling = models.Pooling(inner.get_word_embedding_dimension(), pooling_mode="mean")
+        self.packages = ("sentence-transformers", "transformers")
+        if engine is not None:
+            made = engine(setup)
+            self.packages += made.packages
+            inner.auto_model.encoder = torch.nn.Identity()
+            inner.auto_model.forward = lambda input_ids, attention_mask, **_: {
+                "last_hidden_state": torch.from_numpy(made.hidden(input_ids.numpy(), attention_mask.numpy()))
+            }
+        self._rows, self._model = rows, SentenceTransformer(modules=[inner, pooling], device=setup.device)
+
+    def tokenize(self, texts: Sequence[str]) -> Sequence[str]:
+        return texts
+
+    def encode(self, texts: Sequence[str]) -> Any:
+        return np.asarray(self._model.encode(list(texts), batch_size=self._rows, show_progress_bar=False))
