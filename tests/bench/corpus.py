@@ -92,23 +92,34 @@ def _fill(words: Iterator[tuple[str, int]], room: int) -> str:
 
 
 def make_model(name: str, folder: Path, texts: Sequence[str]) -> Path:
-    """The folder of a model: that of the real MiniLM, a given one, or one made here with random weights (seed 0)."""
+    """A folder of links to the real MiniLM or a given model, or of one with random weights (seed 0)."""
+    made = folder / Path(name).name
+    if made.exists():
+        return made
     if name not in SHAPES:
-        return Path(name)
+        return _linked(Path(name).absolute(), made)
     try:
         real = model_folder()
     except JobError:
         real = None
     if real is not None and name == "minilm":
-        return real
+        return _linked(real, made)
     import torch
     from transformers import AutoConfig, AutoModel, AutoTokenizer
 
     torch.manual_seed(0)
-    AutoModel.from_config(AutoConfig.for_model("bert", **SHAPES[name])).save_pretrained(folder / name)
+    AutoModel.from_config(AutoConfig.for_model("bert", **SHAPES[name])).save_pretrained(made)
     tokenizer = AutoTokenizer.from_pretrained(real) if real else train_tokenizer(texts)
-    tokenizer.save_pretrained(folder / name)
-    return folder / name
+    tokenizer.save_pretrained(made)
+    return made
+
+
+def _linked(real: Path, made: Path) -> Path:
+    """What other engines need is written beside the links, not into the model's own folder."""
+    made.mkdir()
+    for path in real.iterdir():
+        (made / path.name).symlink_to(path)
+    return made
 
 
 def train_tokenizer(texts: Sequence[str]) -> Any:

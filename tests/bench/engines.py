@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tests.bench import export
+from tests.bench.export import exported
 from tests.bench.peers import Rows, Setup, padded
 
 Vectors = NDArray[np.float32]
@@ -49,7 +49,7 @@ class OnnxRuntime(Engine):
         super().__init__(setup, **options)
         chosen = onnxruntime.SessionOptions()
         chosen.intra_op_num_threads = max(1, setup.threads // self.lanes)
-        file = str(export.onnx_file(setup.folder))
+        file = str(exported(setup.folder, "onnx-optimized"))
         self._session = onnxruntime.InferenceSession(file, chosen, providers=["CPUExecutionProvider"])
 
     def mean(self, input_ids: NDArray, mask: NDArray) -> Vectors:
@@ -74,7 +74,7 @@ class OpenVino(Engine):
             properties.num_streams: self.lanes,
             properties.hint.inference_precision: openvino.Type.f32,
         }
-        self._model = openvino.compile_model(str(export.openvino_file(setup.folder)), "CPU", chosen)
+        self._model = openvino.compile_model(str(exported(setup.folder, "openvino")), "CPU", chosen)
 
     def _infer(self, output: int, input_ids: NDArray, mask: NDArray) -> Vectors:
         # A request belongs to one thread; threads come and go with each run.
@@ -99,7 +99,7 @@ class CTranslate2(Rows):
         super().__init__(setup, **batch)
         self.lanes = min(lanes, setup.threads)
         threads = {"inter_threads": self.lanes, "intra_threads": max(1, setup.threads // self.lanes)}
-        folder = str(export.ctranslate2_folder(setup.folder))
+        folder = str(exported(setup.folder, "ctranslate2").parent)
         self._encoder = ctranslate2.Encoder(folder, device="cpu", compute_type="float32", **threads)
 
     def run(self, ids: list[list[int]]) -> Vectors:
@@ -121,7 +121,7 @@ class FastEmbed:
         from tokenizers import Tokenizer
 
         folder = Path(setup.folder)
-        own = export.plain_onnx_file(setup.folder).parent
+        own = exported(setup.folder, "onnx").parent
         config = json.loads((folder / "config.json").read_text())
         # It reads the limit from tokenizer_config.json, and the special tokens from a file that is no longer written.
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))

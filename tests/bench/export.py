@@ -6,84 +6,83 @@ optimizer for BERT (fused attention, GELU, layer norms) is run over it.
 
 import json
 import os
-import shutil
-from collections.abc import Callable
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
-
-def onnx_file(folder: str) -> Path:
-    """ONNX, optimized for ONNX Runtime."""
-    return _once(Path(folder) / "onnx-optimized" / "model.onnx", lambda to: _optimize(plain_onnx_file(folder), to))
+FILES = {"onnx": "model.onnx", "onnx-optimized": "model.onnx", "openvino": "model.xml", "ctranslate2": "model.bin"}
 
 
-def plain_onnx_file(folder: str) -> Path:
-    """ONNX as torch exports it."""
+def exported(folder: str, kind: str) -> Path:
+    """The file of a model in one of the kinds of FILES, made in another process if it is not there yet.
 
-    def write(to: Path) -> None:
-        import torch
-
-        model, example = _traced(folder)
-        axes = {0: "rows", 1: "tokens"}
-        torch.onnx.export(
-            model,
-            tuple(example.values()),
-            str(to),
-            dynamo=False,
-            opset_version=17,
-            input_names=list(example),
-            output_names=["last_hidden_state", "mean"],
-            dynamic_axes={**dict.fromkeys(example, axes), "last_hidden_state": axes, "mean": {0: "rows"}},
-        )
-
-    return _once(Path(folder) / "onnx" / "model.onnx", write)
-
-
-def openvino_file(folder: str) -> Path:
-    """OpenVINO's IR, converted from the torch model, in float32."""
-
-    def write(to: Path) -> None:
-        import openvino
-
-        model, example = _traced(folder)
-        converted = openvino.convert_model(model, example_input=example, input=[(name, [-1, -1]) for name in example])
-        openvino.save_model(converted, to, compress_to_fp16=False)
-
-    return _once(Path(folder) / "openvino" / "model.xml", write)
-
-
-def ctranslate2_folder(folder: str) -> Path:
-    """CTranslate2's format, by its converter's BERT loader."""
-
-    def write(to: Path) -> None:
-        from ctranslate2.converters.transformers import BertLoader
-        from transformers import AutoModel
-
-        model = AutoModel.from_pretrained(folder)
-        model.config.position_embedding_type = "absolute"  # the converter asks; newer configurations no longer say
-        loader = BertLoader()
-        spec = loader.get_model_spec(model)
-        spec.config.layer_norm_epsilon = model.config.layer_norm_eps
-        spec.register_vocabulary([f"[{at}]" for at in range(model.config.vocab_size)])  # ids are passed, never words
-        spec.validate()
-        to.parent.mkdir(exist_ok=True)
-        spec.save(str(to.parent))
-
-    return _once(Path(folder) / "ctranslate2" / "model.bin", write).parent
-
-
-def _once(file: Path, write: Callable[[Path], None]) -> Path:
-    """Write a file by way of a folder that is named when it is whole."""
+    Raises:
+        ImportError: what makes it is not installed.
+    """
+    file = Path(folder) / kind / FILES[kind]
     if not file.exists():
-        draft = file.parent.with_suffix(f".{os.getpid()}")
-        shutil.rmtree(draft, ignore_errors=True)
-        draft.mkdir(parents=True)
-        write(draft / file.name)
-        draft.rename(file.parent)
+        command = [sys.executable, "-m", "tests.bench.export", folder, kind]
+        told = subprocess.run(command, capture_output=True, text=True, check=False)
+        if told.returncode:
+            msg = f"no {kind} of the model: {told.stderr.strip().splitlines()[-1]}"
+            raise ImportError(msg)
     return file
 
 
-def _traced(folder: str) -> tuple[Any, dict[str, Any]]:
+def _write_onnx(folder: Path, to: Path) -> None:
+    """As torch exports it."""
+    import torch
+
+    model, example = _traced(folder)
+    axes = {0: "rows", 1: "tokens"}
+    torch.onnx.export(
+        model,
+        tuple(example.values()),
+        str(to),
+        dynamo=False,
+        opset_version=17,
+        input_names=list(example),
+        output_names=["last_hidden_state", "mean"],
+        dynamic_axes={**dict.fromkeys(example, axes), "last_hidden_state": axes, "mean": {0: "rows"}},
+    )
+
+
+def _write_optimized(folder: Path, to: Path) -> None:
+    """As ONNX Runtime's optimizer leaves it."""
+    from onnxruntime.transformers import optimizer
+
+    config = json.loads((folder / "config.json").read_text())
+    source = exported(str(folder), "onnx")
+    heads, hidden = config["num_attention_heads"], config["hidden_size"]
+    optimized = optimizer.optimize_model(str(source), model_type="bert", num_heads=heads, hidden_size=hidden)
+    optimized.save_model_to_file(str(to))
+
+
+def _write_openvino(folder: Path, to: Path) -> None:
+    """OpenVINO's IR, converted from the torch model, in float32."""
+    import openvino
+
+    model, example = _traced(folder)
+    converted = openvino.convert_model(model, example_input=example, input=[(name, [-1, -1]) for name in example])
+    openvino.save_model(converted, to, compress_to_fp16=False)
+
+
+def _write_ctranslate2(folder: Path, to: Path) -> None:
+    """CTranslate2's format, by its converter's BERT loader."""
+    from ctranslate2.converters.transformers import BertLoader
+    from transformers import AutoModel
+
+    model = AutoModel.from_pretrained(folder)
+    model.config.position_embedding_type = "absolute"  # the converter asks; newer configurations no longer say
+    spec = BertLoader().get_model_spec(model)
+    spec.config.layer_norm_epsilon = model.config.layer_norm_eps
+    spec.register_vocabulary([f"[{at}]" for at in range(model.config.vocab_size)])  # ids are passed, never words
+    spec.validate()
+    spec.save(str(to.parent))
+
+
+def _traced(folder: Path) -> tuple[Any, dict[str, Any]]:
     """(a module that gives last_hidden_state and its mean, example inputs)."""
     import torch
     from transformers import AutoModel
@@ -106,10 +105,19 @@ def _traced(folder: str) -> tuple[Any, dict[str, Any]]:
     return Mean().eval(), {"input_ids": ids, "attention_mask": mask}
 
 
-def _optimize(source: Path, to: Path) -> None:
-    from onnxruntime.transformers import optimizer
+def main(folder: str, kind: str) -> None:
+    """Write one kind, by way of a folder that is named when it is whole."""
+    write = {
+        "onnx": _write_onnx,
+        "onnx-optimized": _write_optimized,
+        "openvino": _write_openvino,
+        "ctranslate2": _write_ctranslate2,
+    }[kind]
+    draft = Path(folder) / f"{kind}.{os.getpid()}"
+    draft.mkdir()
+    write(Path(folder), draft / FILES[kind])
+    draft.rename(Path(folder) / kind)
 
-    config = json.loads((source.parents[1] / "config.json").read_text())
-    heads, hidden = config["num_attention_heads"], config["hidden_size"]
-    optimized = optimizer.optimize_model(str(source), model_type="bert", num_heads=heads, hidden_size=hidden)
-    optimized.save_model_to_file(str(to))
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,8 +1,9 @@
 """Peers: other ways to turn texts into the means of a model's layers, in torch.
 
 A variant has `tokenize` (texts → what it encodes), `encode` (that → (N, layers x H) vectors, in the order of the
-texts), the `layers` that stand side by side, whether its tokens are apart from its encoding, and the packages it is made
-of. Each gets what serves it best: texts sorted by length where it does not sort them itself, all cores, small batches.
+texts), the `layers` that stand side by side, whether its tokens are apart from its encoding, and the packages it is
+made of. Each gets what serves it best: texts sorted by length where it does not sort them itself, all cores, small
+batches.
 """
 
 import os
