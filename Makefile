@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 LOCK := infra/requirements.lock
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(LOCK)
 
-.PHONY: install demo test lint format lock clean
+.PHONY: install demo test bench lint format lock clean
 
 install: $(VENV)/.demo
 
@@ -15,6 +15,10 @@ demo: $(VENV)/.demo
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest
+
+bench: $(VENV)/.bench
+	$(BIN)/python -m tests.bench.encode
+	$(BIN)/python -m tests.bench.pipeline
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -35,8 +39,8 @@ $(VENV)/.%: pyproject.toml $(LOCK)
 lock:
 	rm -rf $(VENV)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable '.[dev]' $(LOCK_WITH)
+	$(BIN)/python -m pip install --quiet --editable '.[dev,bench]' $(LOCK_WITH)
 	$(BIN)/python infra/lock.py > $(LOCK)
 
 clean:
-	rm -rf $(VENV) demo-output .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) demo-output bench-output .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,106 @@
+"""Ways to embed Parquet files into Parquet files, each run as a whole process.
+
+python -m tests.bench.flows NAME SOURCE TARGET MODEL
+
+SOURCE holds shards with the columns id and text; TARGET gets Parquet with the columns id and vector. Peers are written
+as their documentation shows. Daft 0.7 wants pyarrow < 26, which the lock is beyond, so it runs under an interpreter of
+its own: python -m tests.bench.pipeline --python daft=PATH.
+"""
+
+import os
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+ROWS_PER_BATCH = 100  # of the pattern in Ray's documentation
+MAX_TOKENS = 256  # what the model's own sentence-transformers configuration says
+
+
+class _Encode:
+    """A callable class for actors, as Ray's documentation has it."""
+
+    def __init__(self, model: str) -> None:
+        from sentence_transformers import SentenceTransformer
+
+        self._model = SentenceTransformer(model, device="cpu")
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        batch["vector"] = self._model.encode(list(batch["text"]), show_progress_bar=False)
+        del batch["text"]
+        return batch
+
+
+def ray_sentence_transformers(source: str, target: str, model: str, *, actors: int) -> None:
+    """`ray.data.map_batches` over a pool of actors, in blocks small enough for all of them to have work."""
+    import ray
+
+    ray.init(log_to_driver=False)
+    rows = ray.data.read_parquet(source).repartition(target_num_rows_per_block=4 * ROWS_PER_BATCH)
+    pool = ray.data.ActorPoolStrategy(size=actors)
+    made = rows.map_batches(_Encode, fn_constructor_args=(model,), batch_size=ROWS_PER_BATCH, compute=pool)
+    made.write_parquet(target)
+
+
+def datasets_map(source: str, target: str, model: str) -> None:
+    """`Dataset.map` over batches."""
+    from datasets import load_dataset
+
+    rows = load_dataset("parquet", data_files=f"{source}/*.parquet", split="train", cache_dir=f"{target}-cache")
+    made = rows.map(_Encode(model), batched=True, remove_columns=["text"])
+    Path(target).mkdir()
+    made.to_parquet(f"{target}/part.parquet")
+
+
+def daft_embed_text(source: str, target: str, model: str) -> None:
+    """Daft's `embed_text`."""
+    import daft
+    from daft.functions import embed_text
+
+    vector = embed_text(daft.col("text"), provider="transformers", model=model)
+    daft.read_parquet(f"{source}/*.parquet").with_column("vector", vector).exclude("text").write_parquet(target)
+
+
+def encoder_alone(source: str, target: str, model: str) -> None:
+    """Varve's encoder over the same texts, block by block, without Ray."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from tests.bench.ours import Varve
+    from tests.bench.peers import Setup
+
+    rows = pq.read_table(source)
+    encoder = Varve(Setup(model, MAX_TOKENS, "cpu"))
+    vectors = encoder.encode(encoder.tokenize(rows["text"].to_pylist()))
+    lists = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1])
+    Path(target).mkdir()
+    pq.write_table(pa.table({"id": rows["id"], "vector": lists}), f"{target}/part.parquet")
+
+
+def varve(source: str, target: str, model: str) -> None:
+    """`varve embed` with a job file; this process becomes the command's."""
+    job = {
+        "source": {"dataset": source, "text": "text", "keep": ["id"]},
+        "model": {"name": model, "max_tokens": MAX_TOKENS},
+        "features": {"vector": {"pool": "mean"}},
+        "output": {"path": target},
+    }
+    import json
+
+    file = Path(f"{target}.yaml")
+    file.write_text(json.dumps(job))  # JSON is YAML
+    os.execv(sys.executable, [sys.executable, "-m", "jobs", "embed", str(file), "--json"])
+
+
+FLOWS = {
+    "varve": varve,
+    "encoder alone": encoder_alone,
+    "ray.data, sentence-transformers, 2 actors": partial(ray_sentence_transformers, actors=2),
+    "ray.data, sentence-transformers, 1 actor": partial(ray_sentence_transformers, actors=1),
+    "datasets.map, sentence-transformers": datasets_map,
+    "daft, embed_text": daft_embed_text,
+}
+
+
+if __name__ == "__main__":
+    FLOWS[sys.argv[1]](*sys.argv[2:])

@@ -1,0 +1,159 @@
+"""Files in → Parquet of vectors out, beside the peers: whole processes, in turns, with the real MiniLM.
+
+python -m tests.bench.pipeline [--rows 20000] [--rounds 3] [--peers ...] [--python daft=PATH] [--out DIR]
+
+Every flow is run over all rows and over one row a shard: the second is its start-up (imports, Ray, actors, loading),
+and what the first takes more is its time apart from that. No time counts before every row has been found in the output
+by its id, and a sample of the vectors compared with eager float32 transformers, one text at a time. Peak memory is that
+of the process that was started, without Ray's own.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from tests.bench import corpus
+from tests.bench.flows import FLOWS, MAX_TOKENS
+from tests.bench.peers import Setup
+from tests.bench.report import Comparison, Difference, Row, compare, save, table
+from tests.bench.variants import REFERENCE
+from tests.bench.worker import ROOT, Remote
+
+SHARDS = 4
+CHECKED = 256
+COSINE = 0.999999  # the smallest that a right vector has
+START_UP, APART = "start-up", "apart from it"
+
+
+def write_source(folder: Path, texts: list[str]) -> str:
+    """Shards with the columns id and text."""
+    folder.mkdir()
+    for shard in range(SHARDS):
+        ids = range(shard, len(texts), SHARDS)
+        rows = pa.table({"id": list(ids), "text": [texts[at] for at in ids]})
+        pq.write_table(rows, folder / f"shard-{shard}.parquet")
+    return str(folder)
+
+
+def check(target: Path, rows: int, right: dict[int, NDArray[np.float32]]) -> Difference:
+    """How far the vectors of a sample are from what is right, up to their lengths; infinitely if rows are amiss."""
+    files = sorted((target / "data" if (target / "data").is_dir() else target).rglob("*.parquet"))
+    found = ds.dataset([str(file) for file in files]).to_table(columns=["id", "vector"]).sort_by("id")
+    if found["id"].to_pylist() != list(range(rows)):
+        return Difference(float("inf"), float("inf"), -1.0)
+    vectors = np.array(found["vector"].take(list(right)).to_pylist(), np.float32)
+    return compare(_unit(vectors), _unit(np.stack(list(right.values()))))
+
+
+def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def run_flow(name: str, source: str, target: Path, model: str, python: str) -> tuple[float, int]:
+    """(seconds, peak bytes of its first process) of a whole process.
+
+    Raises:
+        subprocess.CalledProcessError: it failed.
+    """
+    shutil.rmtree(target, ignore_errors=True)
+    quiet = {
+        "HF_HUB_OFFLINE": "1",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+        "TOKENIZERS_PARALLELISM": "true",
+        "PYTHONPATH": str(ROOT),
+    }
+    command = [python, "-m", "tests.bench.flows", name, source, str(target), model]
+    log = target.with_suffix(".log")
+    with log.open("w") as told:
+        began = time.perf_counter()
+        process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **quiet}, stdout=told, stderr=told)
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - began
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command, log.read_text()[-2000:])
+    return seconds, usage.ru_maxrss * 1024
+
+
+def main() -> None:
+    """Run, and print the table last."""
+    parser = argparse.ArgumentParser(description="Files in, Parquet out, beside the peers.")
+    parser.add_argument("--rows", type=int, default=20_000)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--peers", nargs="*", help=f"first words of names; all: {', '.join(FLOWS)}")
+    parser.add_argument("--python", nargs="*", default=[], metavar="PEER=PATH", help="interpreter of a peer")
+    parser.add_argument("--out", type=Path, default=Path("bench-output"))
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        comparison = compare_flows(arguments, Path(name))
+    save([comparison], arguments.out, "pipeline")
+    sys.stdout.write(table(comparison))
+
+
+def compare_flows(arguments: argparse.Namespace, scratch: Path) -> Comparison:
+    """Compare the outputs of the flows, then time them in turns."""
+    texts = corpus.docstrings(arguments.rows)
+    model = corpus.make_model("minilm", scratch, texts)
+    tokenizer = corpus.load_tokenizer(model)
+    tokens = sum(min(len(encoding), MAX_TOKENS) for encoding in tokenizer.encode_batch_fast(texts))
+    title = f"files to files, minilm, docstrings, max_tokens {MAX_TOKENS}, {SHARDS} Parquet shards"
+    comparison = Comparison(title, len(texts), tokens, [], unit="texts")
+    sources = {len(texts): write_source(scratch / "all", texts), SHARDS: write_source(scratch / "few", texts[:SHARDS])}
+    right = reference(texts, model, scratch)
+    pythons = dict(pair.split("=", 1) for pair in arguments.python)
+    names = [name for name in FLOWS if arguments.peers is None or name.startswith(("varve", *arguments.peers))]
+    rows = {name: Row(name, ours=name in {"varve", "encoder alone"}, whole=name != "encoder alone") for name in names}
+    for turn in range(arguments.rounds):
+        for name in [name for name in names if name not in comparison.left_out]:
+            python = next((path for peer, path in pythons.items() if name.startswith(peer)), sys.executable)
+            target, row = scratch / "output", rows[name]
+            try:
+                start_up, _ = run_flow(name, sources[SHARDS], target, str(model), python)
+                seconds, peak = run_flow(name, sources[len(texts)], target, str(model), python)
+            except subprocess.CalledProcessError as e:
+                comparison.left_out[name] = (e.output.strip().splitlines() or [f"exit code {e.returncode}"])[-1]
+                continue
+            row.difference = check(target, len(texts), right)
+            row.exact = row.difference.cosine >= COSINE
+            row.peak_bytes = max(row.peak_bytes, peak)
+            row.seconds.append(seconds)
+            for what, value in {START_UP: start_up, APART: seconds - start_up}.items():
+                row.more.setdefault(what, []).append(value)
+            _tell(f"round {turn + 1}: {name}: {seconds:.1f} s, start-up {start_up:.1f}, {row.difference}")
+    comparison.rows = [row for row in rows.values() if row.seconds]
+    return comparison
+
+
+def reference(texts: list[str], model: Path, scratch: Path) -> dict[int, NDArray[np.float32]]:
+    """Row → vector of the last layer, of a sample spread over all rows."""
+    rows = sorted({at * len(texts) // CHECKED for at in range(CHECKED)})
+    session = Remote(REFERENCE, Setup(str(model), MAX_TOKENS, "cpu"), folder=scratch, env={})
+    try:
+        session.load()
+        session.use([texts[row] for row in rows])
+        session.run()
+        vectors = session.vectors(range(len(rows))).reshape(len(rows), len(session.layers()), -1)[:, -1]
+    finally:
+        session.close()
+    return dict(zip(rows, vectors, strict=True))
+
+
+def _tell(text: str) -> None:
+    sys.stderr.write(f"{time.strftime('%H:%M:%S')} {text}\n")
+    sys.stderr.flush()
+
+
+if __name__ == "__main__":
+    main()

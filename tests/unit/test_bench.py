@@ -1,0 +1,81 @@
+"""The benchmark counts no time of wrong vectors."""
+
+import time
+
+import numpy as np
+import pytest
+
+from tests.bench.encode import load, measure
+from tests.bench.peers import Rows, Setup, Transformers
+from tests.bench.report import Comparison, compare, table
+from tests.bench.variants import OURS, REFERENCE
+from tests.bench.worker import Session
+from tests.models import RAGGED
+
+TEXTS = RAGGED * 2
+
+
+class Cls(Transformers):
+    """A fast peer that is wrong: one vector of the last layer instead of the mean."""
+
+    def __init__(self, setup):
+        super().__init__(setup, rows=64)
+
+    def run(self, ids):
+        return super().run([row[:1] for row in ids])
+
+
+class Shuffled(Transformers):
+    """A peer that gives right vectors in the wrong order."""
+
+    def __init__(self, setup):
+        super().__init__(setup, rows=4)
+
+    def encode(self, ids):
+        return super().encode(ids)[::-1]
+
+
+class Absent(Rows):
+    def __init__(self, setup):  # noqa: ARG002
+        import a_package_that_is_not_installed  # noqa: F401  # pyright: ignore[reportMissingImports]
+
+
+@pytest.fixture(scope="module")
+def comparison(tiny):
+    setup = Setup(tiny("bert"), 64, "cpu")
+    peers = [f"{__name__}:{peer.__name__}" for peer in (Cls, Shuffled, Absent)]
+    names = [REFERENCE, OURS, "varve, all layers", "varve, layers <= 1", "transformers, sorted", *peers]
+    sessions, left_out = load(names, setup, Session, deadline=float("inf"))
+    told = Comparison("tiny", len(TEXTS), 1000, [], left_out=left_out)
+    measure(told, TEXTS, sessions, 2, time.monotonic() + 600, half=False)
+    return told
+
+
+def test_right_vectors_count_whatever_layers_they_hold(comparison):
+    exact = {row.name for row in comparison.rows if row.exact}
+    assert exact == {OURS, "varve, all layers", "varve, layers <= 1", "transformers, sorted"}
+    assert all(len(row.seconds) == 2 for row in comparison.rows)
+
+
+def test_a_wrong_peer_is_marked_and_never_the_fastest_exact_one(comparison):
+    for row in comparison.rows:
+        if not row.ours:
+            row.seconds = [1.0] if row.exact else [1e-9]
+    assert comparison.fastest_peer().name == "transformers, sorted"
+    lines = [line for line in table(comparison).splitlines() if "Cls" in line or "Shuffled" in line]
+    assert len(lines) == 2
+    assert all("inexact" in line for line in lines)
+
+
+def test_a_peer_whose_package_is_absent_is_left_out_with_its_reason(comparison):
+    assert "a_package_that_is_not_installed" in comparison.left_out[f"{__name__}:Absent"]
+    assert "left out" in table(comparison)
+
+
+def test_vectors_that_are_not_numbers_or_too_few_are_not_exact():
+    right = np.ones((3, 4), np.float32)
+    assert compare(right, right).is_exact()
+    assert not compare(right[:2], right).is_exact()
+    assert not compare(np.where(np.eye(3, 4), np.nan, right), right).is_exact()
+    assert not compare(np.where(np.eye(3, 4), np.nan, right), right).is_exact(half=True)
+    assert not compare(right + 1e-4, right).is_exact()
