@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,13 +61,18 @@ def measure(
     """
     checked = sorted({at * len(texts) // CHECKED["cuda" if half else "cpu"] for at in range(CHECKED["cpu"])})
     checked = [at for at in checked if at < len(texts)]
+    if REFERENCE not in sessions:
+        msg = "nothing to compare with"
+        raise AbsentError(msg)
     reference = sessions[REFERENCE]
     reference.use([texts[at] for at in checked])
     reference.run()
     right = reference.vectors(range(len(checked))).reshape(len(checked), len(reference.layers()), -1)
     warm: dict[str, tuple[Row, float]] = {}
     for name in (name for name in sessions if name not in {REFERENCE, FLOOR}):
-        _tell(f"{comparison.title}: {name}: compared")
+        if time.monotonic() > deadline:
+            comparison.left_out[name] = "no time left"
+            continue
         try:
             sessions[name].use(texts)
             took = sessions[name].run().seconds
@@ -77,11 +83,12 @@ def measure(
             continue
         row = Row(name, difference=difference, exact=difference.is_exact(half=half), ours=name.startswith(OURS))
         row.whole = name not in ANY_LAYERS
+        _tell(f"{comparison.title}: {name}: {took:.2f} s, {difference}")
         left = deadline - time.monotonic()
-        if took * rounds + sum(others for _, others in warm.values()) > left:
+        if warm and took + sum(others for _, others in warm.values()) > left:
             comparison.left_out[name] = "no time left"
             continue
-        warm[name] = row, took * rounds
+        warm[name] = row, took
         comparison.rows.append(row)
     for turn in range(rounds):
         if FLOOR in sessions:
@@ -107,23 +114,30 @@ def set_floor(comparison: Comparison, folder: Path, lengths: Sequence[int]) -> N
         comparison.floor_seconds = flops(AutoConfig.from_pretrained(folder), lengths) / max(rates)
 
 
-def load(names: Sequence[str], setup: Setup, start: Start, deadline: float) -> tuple[dict[str, Any], dict[str, str]]:
-    """(the variants that could be loaded, why the others could not)."""
-    sessions: dict[str, Any] = {}
-    left_out: dict[str, str] = {}
-    for name in names:
-        _tell(f"{setup.folder}: {name}: loading")
+def load(
+    names: Sequence[str], setup: Setup, start: Start, deadline: float, at_once: int = 1
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """(the variants that could be loaded by half of the time, why the others could not)."""
+    half_time = (time.monotonic() + deadline) / 2
+
+    def load_one(name: str) -> tuple[str, Any, str]:
+        if time.monotonic() > half_time:
+            return name, None, "no time left to load it"
         session = start(name, setup)
-        session.deadline = deadline
+        session.deadline = half_time
         try:
-            told = session.load()
-            _tell("  " + ", ".join(f"{package} {version}" for package, version in told.items()))
+            told = ", ".join(f"{package} {version}" for package, version in session.load().items())
         except AbsentError as e:
             session.close()
-            left_out[name] = str(e)
-            continue
-        sessions[name] = session
-    return sessions, left_out
+            return name, None, str(e)
+        session.deadline = deadline
+        _tell(f"{Path(setup.folder).name}: {name}: loaded ({told})")
+        return name, session, ""
+
+    with ThreadPoolExecutor(at_once) as pool:
+        loaded = list(pool.map(load_one, names))
+    sessions = {name: session for name, session, _ in loaded if session}
+    return sessions, {name: why for name, session, why in loaded if not session}
 
 
 def run(arguments: argparse.Namespace, start: Start, scratch: Path) -> list[Comparison]:
@@ -140,7 +154,7 @@ def run(arguments: argparse.Namespace, start: Start, scratch: Path) -> list[Comp
         setup = Setup(str(folder), max_tokens, device)
         deadline = budget.share(len(cases) - at)
         names = [REFERENCE, FLOOR, *chosen(arguments.peers, device)]
-        sessions, left_out = load(names, setup, start, deadline)
+        sessions, left_out = load(names, setup, start, deadline, setup.threads)
         try:
             texts = docstrings[: arguments.texts or counts[model]]
             mixes = [mix for mix in arguments.mixes if not mix.isdigit() or int(mix) <= max_tokens]

@@ -6,6 +6,7 @@ optimizer for BERT (fused attention, GELU, layer norms) is run over it.
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -116,7 +117,10 @@ def main(folder: str, kind: str) -> None:
     draft = Path(folder) / f"{kind}.{os.getpid()}"
     draft.mkdir()
     write(Path(folder), draft / FILES[kind])
-    draft.rename(Path(folder) / kind)
+    try:
+        draft.rename(Path(folder) / kind)
+    except OSError:  # another process was first
+        shutil.rmtree(draft)
 
 
 if __name__ == "__main__":

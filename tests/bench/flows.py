@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 ROWS_PER_BATCH = 100  # of the pattern in Ray's documentation
+BLOCKS = 8  # small files become one block otherwise, and one actor has all the work
 MAX_TOKENS = 256  # what the model's own sentence-transformers configuration says
 
 
@@ -32,11 +33,14 @@ class _Encode:
 
 
 def ray_sentence_transformers(source: str, target: str, model: str, *, actors: int) -> None:
-    """`ray.data.map_batches` over a pool of actors, in blocks small enough for all of them to have work."""
+    """`ray.data.map_batches` over a pool of actors, in enough blocks for all of them to have work.
+
+    One logical CPU more than cores is declared: actors that hold every CPU leave none to read with, and the run hangs.
+    """
     import ray
 
-    ray.init(log_to_driver=False)
-    rows = ray.data.read_parquet(source).repartition(target_num_rows_per_block=4 * ROWS_PER_BATCH)
+    ray.init(num_cpus=len(os.sched_getaffinity(0)) + 1, log_to_driver=False)
+    rows = ray.data.read_parquet(source).repartition(BLOCKS)
     pool = ray.data.ActorPoolStrategy(size=actors)
     made = rows.map_batches(_Encode, fn_constructor_args=(model,), batch_size=ROWS_PER_BATCH, compute=pool)
     made.write_parquet(target)

@@ -79,7 +79,11 @@ def run_flow(name: str, source: str, target: Path, model: str, python: str) -> t
     with log.open("w") as told:
         began = time.perf_counter()
         process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **quiet}, stdout=told, stderr=told)
-        _, status, usage = os.wait4(process.pid, 0)
+        try:
+            _, status, usage = os.wait4(process.pid, 0)
+        except BaseException:
+            process.kill()
+            raise
         seconds = time.perf_counter() - began
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
