@@ -1,13 +1,13 @@
 """What stands in the workers: a replica of the encoder, and the tokenizer where it has workers of its own.
 
 A part of texts in, a part of features out. Knows nothing of Ray: run.py makes actors and tasks of these and tells
-them whom to report to.
+them whom to report to. Nothing of the source or the plan is imported here, since a replica's start waits for it.
 """
 
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import torch
@@ -17,12 +17,14 @@ from pipeline.encoder.load import Checkpoint
 from pipeline.envelope import Sealed, seal, unseal
 from pipeline.errors import RunError
 from pipeline.featurize import featurize, tokenize_blocks
-from pipeline.plan import Plan
 from pipeline.quiet import quiet_transformers
 from pipeline.schema import output_schema
 from pipeline.spec import Feature, Model
 from pipeline.texts import Tokenized
 from pipeline.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from pipeline.plan import Plan
 
 Join = Callable[[dict[str, Any]], None]  # takes how the encoder runs
 # Takes rows, tokens and errors of a block, and whether to wait for the errors of the whole run so far.
@@ -46,7 +48,7 @@ class Work:
     max_errors: int | None
 
     @classmethod
-    def of(cls, plan: Plan, threads: int) -> "Work":
+    def of(cls, plan: "Plan", threads: int) -> "Work":
         """The work of a plan, on replicas with so many threads each."""
         return cls(
             model=plan.pinned_model,

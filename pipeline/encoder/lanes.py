@@ -95,12 +95,14 @@ class Lanes:
         self._pool.submit(self._take, pack, results)
 
     def _give_each_a_core(self, lanes: int) -> None:
-        """One torch thread to a lane; torch's number for all other threads stays what it was."""
+        """One core to a lane for torch's own work; torch's number for all other threads stays what it was."""
         before = torch.get_num_threads()
         ready = Barrier(lanes + 1)
 
         def settle() -> None:
             torch.set_num_threads(1)
+            # A thread's first look takes the number that was set last, by whomever: look while it is ours.
+            torch.get_num_threads()
             ready.wait()
 
         for _ in range(lanes):

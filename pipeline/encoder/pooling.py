@@ -27,7 +27,7 @@ def mean(hidden_TH: Tensor, cu: Tensor) -> Tensor:
     Sums in float32 whatever the input's dtype: half precision accumulation drifts with length.
     Source: Sentence-BERT, Reimers & Gurevych 2019, section 3 (MEAN strategy).
     """
-    return torch.segment_reduce(hidden_TH.float(), "mean", offsets=cu)
+    return _reduce(hidden_TH, "mean", cu)
 
 
 def maximum(hidden_TH: Tensor, cu: Tensor) -> Tensor:
@@ -35,7 +35,12 @@ def maximum(hidden_TH: Tensor, cu: Tensor) -> Tensor:
 
     Source: Sentence-BERT, Reimers & Gurevych 2019, section 3 (MAX strategy).
     """
-    return torch.segment_reduce(hidden_TH.float(), "max", offsets=cu)
+    return _reduce(hidden_TH, "max", cu)
+
+
+def _reduce(hidden_TH: Tensor, how: str, cu: Tensor) -> Tensor:
+    # Checking the offsets would make a GPU's host wait for the pass; they are ours.
+    return torch.segment_reduce(hidden_TH.float(), how, offsets=cu, unsafe=True)
 
 
 def pool_rows(pooled_WD: Tensor, weights_W: Tensor, rows: Tensor, pool: str) -> Tensor:

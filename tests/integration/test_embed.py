@@ -277,3 +277,40 @@ def test_job_from_python_equals_job_from_file(job, docs, tmp_path):
     path = tmp_path / "job.yaml"
     path.write_text(json.dumps(job(docs).model_dump(mode="json")))
     assert Job.load(str(path)) == job(docs)
+
+
+@pytest.mark.parametrize("text", ["text", ["text", "other"]])
+def test_tokenizers_of_their_own_give_the_rows_of_replicas_that_tokenize(job, run, tmp_path, text):
+    tables = [
+        table.append_column("other", table["id"].cast(pa.string())) for table in (awkward(0, 120), awkward(1, 30))
+    ]
+    folder = write_shards(tmp_path / "docs", tables)
+    features = {"e": {"pool": "mean", "layers": "all"}, "t": {"pool": "tokens"}}
+    outputs = {}
+    for tokenizers in (0, 1):
+        path = tmp_path / f"out{tokenizers}"
+        manifest = run(
+            job(
+                folder,
+                text=text,
+                keep=["id"],
+                features=features,
+                output={"path": str(path)},
+                compute={"tokenizers": tokenizers},
+            )
+        )
+        assert manifest.seconds["first_replica"] > 0
+        assert manifest.stages["tokenize"]["work_s"] > 0
+        outputs[tokenizers] = read(path)
+    assert outputs[1].equals(outputs[0])
+
+
+def test_identical_texts_are_counted_and_a_resumed_run_keeps_the_count(job, run, tmp_path):
+    folder = write_shards(tmp_path / "docs", [pa.table({"text": ["one", "two", "one", "one"] * 50})])
+    wanted = job(folder, output={"rows_per_part": 100})
+    assert run(wanted).counts == {"repeats": 196, "overflows": 0, "splits": 0}
+    (tmp_path / "out/_varve/manifest.json").unlink()
+    (tmp_path / "out/data/part-00000-000000000000-000000000100.parquet").unlink()
+    again = run(wanted)
+    assert again.counts == {"repeats": 196, "overflows": 0, "splits": 0}
+    assert "bottleneck" in again.stages

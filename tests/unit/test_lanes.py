@@ -1,6 +1,8 @@
 """Lanes with passes of the tests' own, whose vectors say which window they are of."""
 
+import ctypes
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -157,6 +159,23 @@ def test_an_error_in_a_lane_reaches_the_caller(late_packs):
 
     with pytest.raises(RuntimeError, match="device lost"):
         run(windows(1, 2), broken, late_packs=late_packs)
+
+
+def mkl_threads() -> int:
+    return ctypes.CDLL(str(Path(torch.__file__).parent / "lib/libtorch_cpu.so")).MKL_Get_Max_Threads()
+
+
+def test_matrix_products_of_a_lane_stay_on_its_core_and_others_keep_theirs():
+    before = mkl_threads()
+    seen = []
+
+    def forward(pack):
+        seen.append((torch.get_num_threads(), mkl_threads()))
+        return first_ids(pack)
+
+    run(windows(1, 2, 3, 4), forward, packs=4, lanes=2)
+    assert set(seen) == {(1, 1)}
+    assert mkl_threads() == before
 
 
 def test_torch_keeps_its_threads_outside_of_the_lanes():
