@@ -63,16 +63,15 @@ class Reference:
         """(hidden states, which tokens are special) of each window of one row."""
         windows = self._plan.job.model.long_text
         stride = windows.stride if isinstance(windows, Windows) else 0
+        # As a list of one: alone, an empty second text counts as none, and the pair would lose its last special token.
         encoded = self._tokenizer(
-            *texts,
+            *([text] for text in texts),
             truncation=True,
             max_length=self._plan.resolved.max_tokens,
             stride=stride,
             return_overflowing_tokens=isinstance(windows, Windows),
             return_special_tokens_mask=True,
         )
-        if not isinstance(windows, Windows):
-            encoded = {name: [ids] for name, ids in encoded.items()}
         for at, special in enumerate(encoded["special_tokens_mask"]):
             inputs = {n: torch.tensor(encoded[n][at])[None] for n in self._tokenizer.model_input_names if n in encoded}
             yield self._run(inputs), np.array(special, np.bool_)

@@ -198,7 +198,9 @@ def test_output_is_read_by_every_reader_as_plain_lists(dtype, job, run, docs, tm
 
 
 def test_sentence_pairs_and_kept_text_go_through(job, run, tmp_path):
-    table = pa.table({"premise": ["a man eats"] * 40, "hypothesis": ["someone eats"] * 40, "label": [1] * 40})
+    premises, hypotheses = ["a man eats"] * 40, ["someone eats"] * 40
+    premises[3] = hypotheses[3] = hypotheses[4] = ""
+    table = pa.table({"premise": premises, "hypothesis": hypotheses, "label": [1] * 40})
     folder = write_shards(tmp_path / "docs", [table])
     manifest = run(job(folder, text=["premise", "hypothesis"], keep=["label", "premise"]))
     assert manifest.canary["passed"]
