@@ -6,15 +6,19 @@ BIN := $(VENV)/bin
 LOCK := infra/requirements.lock
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(LOCK)
 
-.PHONY: install demo test bench lint format lock clean
+.PHONY: install demo test servers bench lint format lock clean
 
 install: $(VENV)/.demo
 
 demo: $(VENV)/.demo
 	$(BIN)/varve demo
 
-test: $(VENV)/.test
+test: $(VENV)/.test servers
 	$(BIN)/python -m pytest
+
+# Object stores for the tests, on machines that have none.
+servers:
+	infra/servers.sh
 
 bench: $(VENV)/.bench
 	$(BIN)/python -m tests.bench.encode
@@ -43,4 +47,4 @@ lock:
 	$(BIN)/python infra/lock.py > $(LOCK)
 
 clean:
-	rm -rf $(VENV) demo-output bench-output .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) tests/servers/node_modules demo-output bench-output .pytest_cache .ruff_cache .hypothesis

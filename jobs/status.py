@@ -8,7 +8,7 @@ from typing import Any
 from jobs.command import print_json, run
 from pipeline import manifest
 from pipeline.ranges import Missing, Range
-from pipeline.storage import Storage
+from pipeline.storage.objects import Storage
 
 _SHOWN = 20
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from jobs.command import print_json, run
 from pipeline.errors import JobError
-from pipeline.storage import Storage
+from pipeline.storage.objects import Storage
 
 _SHOWN = 10
 

@@ -24,7 +24,7 @@ from pipeline.errors import RunError
 from pipeline.plan import Plan
 from pipeline.sink import Part
 from pipeline.spec import Windows
-from pipeline.storage import Storage
+from pipeline.storage.objects import Storage
 
 ROWS = 16
 # How far a vector may be from the reference, as a share of the reference's length (at least 1).

@@ -18,7 +18,7 @@ from pipeline.quiet import quiet_datasets, quiet_transformers
 from pipeline.run import Ran, run_graph, start_ray
 from pipeline.sink import Part
 from pipeline.spec import Job
-from pipeline.storage import Storage
+from pipeline.storage.objects import Storage
 
 if TYPE_CHECKING:
     from pipeline.plan import Plan

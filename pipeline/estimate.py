@@ -14,10 +14,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipeline import storage
 from pipeline.encoder.encoder import Encoder, describe
 from pipeline.featurize import featurize, tokenize_blocks
 from pipeline.plan import Plan, row_bytes
+from pipeline.storage.files import file_size
 from pipeline.texts import Tokenized
 
 SAMPLED_SHARDS = 4
@@ -140,7 +140,7 @@ def _count_rows(plan: Plan, samples: Sequence[tuple[pa.Table, bool]]) -> tuple[i
         return sum(plan.dataset.shard_rows), True
     if len(samples) == plan.resolved.num_shards and all(whole for _, whole in samples):
         return sum(len(table) for table, _ in samples), True
-    sizes = [storage.source_size(uri) or 0 for uri in plan.dataset.files]
+    sizes = [file_size(uri) or 0 for uri in plan.dataset.files]
     table, whole = samples[0]
     rows = max(1, len(table))
     packed = plan.dataset.files[0].endswith(_COMPRESSED)

@@ -15,7 +15,7 @@ from pipeline import ranges, sink
 from pipeline.errors import RunError
 from pipeline.ranges import Missing, Range
 from pipeline.sink import Part
-from pipeline.storage import Storage
+from pipeline.storage.objects import Storage
 
 MANIFEST_NAME = "_varve/manifest.json"
 

@@ -8,7 +8,7 @@ run of another job is refused with the fields that differ.
 import base64
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -24,9 +24,9 @@ from pipeline.encoder.encoder import make_plan as feature_plan
 from pipeline.encoder.load import Checkpoint, load_tokenizer, look_at
 from pipeline.errors import JobError
 from pipeline.schema import output_schema, vector_length
-from pipeline.source import Dataset, open_dataset
+from pipeline.source import Dataset, Shards, open_dataset
 from pipeline.spec import Job, Model, Windows
-from pipeline.storage import Storage
+from pipeline.storage.objects import Storage
 from pipeline.tokenizer import Tokenizer
 
 JOB_NAME = "_varve/job.json"
@@ -36,6 +36,7 @@ BLOCK_ROWS = 1024
 PART_BYTES = 64 * 1024 * 1024
 MAX_ROWS_PER_PART = 64 * BLOCK_ROWS
 SAMPLE_ROWS = 512
+_SHOWN = 10
 _VALUE_BYTES = {"float32": 4, "float16": 2, "int8": 1, "binary": 1}
 
 
@@ -117,6 +118,11 @@ class Plan:
             "fingerprint": self.fingerprint,
             "job": self.job.model_dump(mode="json"),
             "resolved": asdict(self.resolved),
+            "source": {
+                "files": self.dataset.names,
+                "versions": self.dataset.versions,
+                "shards": asdict(self.dataset.shards),
+            },
         }
 
 
@@ -175,20 +181,30 @@ def recall_plan(job: Job, stored: Mapping[str, Any], where: str) -> Plan:
     _refuse_changes(_changes(earlier.identity(), job.identity()), where)
     resolved = Resolved(**stored["resolved"])
     checkpoint = look_at(job.model.name, resolved.model_commit, trust_remote_code=job.model.trust_remote_code)
-    dataset = open_dataset(job.source, resolved.source_commit)
+    found = stored["source"]
+    shards = {key: value and tuple(value) for key, value in found["shards"].items()}
+    dataset = open_dataset(job.source, resolved.source_commit, Shards(**shards))
+    _refuse_files(found["files"], found["versions"], dataset, where)
     schema = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(resolved.schema)))
     now = {
         "the model's weights": checkpoint.weights_sha256,
         "the tokenizer": checkpoint.tokenizer_sha256,
-        "the source's files": dataset.identity,
     }
     then = {
         "the model's weights": resolved.weights_sha256,
         "the tokenizer": resolved.tokenizer_sha256,
-        "the source's files": resolved.source_identity,
     }
     _refuse_changes([what for what in now if now[what] != then[what]], where)
     return Plan(job, resolved, replace(dataset, schema=schema), checkpoint, stored["created_at"])
+
+
+def _refuse_files(names: Sequence[str], versions: Sequence[str] | None, dataset: Dataset, where: str) -> None:
+    """Refuse a source whose files are others than those that the job was planned for, and name them."""
+    then = dict(zip(names, versions or names, strict=True))
+    now = dict(zip(dataset.names, dataset.versions or names, strict=False))
+    changes = _changes(then, now)
+    more = [f"and {len(changes) - _SHOWN} more files"] if len(changes) > _SHOWN else []
+    _refuse_changes([f"source file {change}" for change in changes[:_SHOWN]] + more, where)
 
 
 def read_job(storage: Storage) -> dict[str, Any] | None:
@@ -203,6 +219,7 @@ def read_job(storage: Storage) -> dict[str, Any] | None:
     try:
         stored = json.loads(content)
         Resolved(**stored["resolved"])
+        Shards(**stored["source"]["shards"])
     except (ValueError, KeyError, TypeError) as e:
         msg = f"{storage.uri}/{JOB_NAME} can't be read as a job of this version of Varve: {type(e).__name__} {e}"
         raise JobError(msg) from e

@@ -30,7 +30,7 @@ from pipeline.quiet import quiet_datasets
 from pipeline.ranges import Missing, Range
 from pipeline.sink import Part
 from pipeline.spec import Compute, Feature, Model, parse_features
-from pipeline.storage import Storage
+from pipeline.storage.objects import Storage
 
 if TYPE_CHECKING:
     from pipeline.plan import Plan

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import RunError
 from pipeline.ranges import Range
-from pipeline.storage import Storage
+from pipeline.storage.objects import Storage
 
 PART_KEY = b"varve.part"
 DATA_PREFIX = "data"

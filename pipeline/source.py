@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any, cast
 
 import datasets
@@ -25,10 +24,10 @@ from datasets.exceptions import DatasetsError
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError
 
-from pipeline import storage
 from pipeline.errors import JobError, RunError
 from pipeline.ranges import Missing
 from pipeline.spec import Source as SourceSpec
+from pipeline.storage.files import file_exists, file_version, open_file, read_file
 
 # Below this many rows a Parquet row group is no shard of its own: its part would be too small.
 MIN_SHARD_ROWS = 16_384
@@ -51,8 +50,28 @@ class Dataset:
     files: tuple[str, ...]  # URIs, in order
     commit: str | None  # of a hub id
     schema: pa.Schema  # the columns that are read
-    shard_rows: tuple[int, ...] | None  # rows of each shard, where the source says without being read
-    identity: str  # changes when the source's files do
+    shards: "Shards"
+    versions: tuple[str, ...] | None  # of the files when the job was planned; None for those that a commit pins
+
+    @property
+    def shard_rows(self) -> tuple[int, ...] | None:
+        """Rows of each shard, where the source says without being read."""
+        return self.shards.rows
+
+    @property
+    def names(self) -> list[str]:
+        """The files below the folder that they have in common, so that moving that folder changes nothing."""
+        parents = [posixpath.dirname(uri).split("/") for uri in self.files]
+        shared = posixpath.commonprefix(parents)
+        return ["/".join(uri.split("/")[len(shared) :]) for uri in self.files]
+
+    @property
+    def identity(self) -> str:
+        """A hash that changes when the files do: their names and versions, or the commit that pins them."""
+        seen: list[Any] = [self.commit, self.num_shards]
+        if self.versions is not None:
+            seen += map(list, zip(self.names, self.versions, strict=True))
+        return hashlib.sha256(json.dumps(seen).encode()).hexdigest()
 
     @property
     def num_shards(self) -> int:
@@ -60,8 +79,26 @@ class Dataset:
         return self.stream.num_shards
 
     def name(self, shard: int) -> str:
-        """The shard for messages: its file, where shards are files."""
-        return self.files[shard] if len(self.files) == self.num_shards else f"{self.files[0]} and on"
+        """The shard for messages: its file, where that is known."""
+        return f"{self.files[0]} and on" if self.shards.files is None else self.files[self.shards.files[shard]]
+
+    def check(self, shard: int) -> None:
+        """Ask the store whether a shard's file is still the one that the job was planned for.
+
+        Raises:
+            RunError: it is gone, or another is there now.
+        """
+        if self.versions is None or self.shards.files is None:
+            return
+        file = self.shards.files[shard]
+        uri, then = self.files[file], self.versions[file]
+        now = _version(uri, fresh=True)
+        if now != then:
+            msg = (
+                f"shard {shard} ({uri}) has changed since the run was planned: it was {then}, it is {now or 'gone'}. "
+                "Restore it, or start anew with another output.path"
+            )
+            raise RunError(msg)
 
     def read(self, shard: int) -> Iterator[pa.Table]:
         """The rows of one shard, in order, in tables of any size.
@@ -78,6 +115,7 @@ class Dataset:
                 yield conformed
                 row += conformed.num_rows
         except Exception as e:  # every file system and builder has errors of its own
+            self.check(shard)
             told = " ".join(str(e).split())[:300]
             msg = f"shard {shard} ({self.name(shard)}) can't be read after row {row}: {type(e).__name__}: {told}"
             raise RunError(msg) from e
@@ -86,7 +124,7 @@ class Dataset:
         """(first row, table) for each missing cell of the grid; the last cell is short, and may be empty.
 
         Raises:
-            RunError: the shard can't be read.
+            RunError: the shard can't be read, or its file has changed; nothing of the new one was given out.
         """
         start = 0
         waiting: list[pa.Table] = []
@@ -97,13 +135,23 @@ class Dataset:
             while num_waiting >= rows_per_part:
                 rows = pa.concat_tables(waiting)
                 if missing.wants(start):
+                    self.check(shard)
                     yield start, rows.slice(0, rows_per_part)
                 start += rows_per_part
                 waiting, num_waiting = [rows.slice(rows_per_part)], num_waiting - rows_per_part
                 if missing.is_past(start):
                     return
         if missing.wants(start):
+            self.check(shard)
             yield start, pa.concat_tables(waiting) if waiting else self.schema.empty_table()
+
+
+@dataclass(frozen=True, slots=True)
+class Shards:
+    """What is known of the shards without reading them."""
+
+    files: tuple[int, ...] | None  # index of the file that each shard is of; None where only `datasets` knows
+    rows: tuple[int, ...] | None  # of each shard
 
 
 @cache
@@ -116,12 +164,13 @@ def _end_calmly() -> None:
     atexit.register(time.sleep, _LAST_READS_S)
 
 
-def open_dataset(spec: SourceSpec, commit: str | None = None) -> Dataset:
+def open_dataset(spec: SourceSpec, commit: str | None = None, known: Shards | None = None) -> Dataset:
     """Pin and open a source.
 
     Args:
         spec: the job's source.
         commit: the commit that an earlier run of the same job was pinned to.
+        known: what an earlier run has found of the shards, so that no file is opened for it again.
 
     Raises:
         JobError: the dataset, its files, split or columns are not there.
@@ -140,21 +189,24 @@ def open_dataset(spec: SourceSpec, commit: str | None = None) -> Dataset:
     if narrowed:
         stream = _stream(_build(spec, {**arguments, **narrowed}), spec)
     stream = stream.select_columns(spec.columns)
-    groups = _row_groups(files) if builder.name == "parquet" and not spec.options.get("filters") else None
-    stream, shard_rows = _reshard(stream, groups)
+    if known is None:
+        groups = _row_groups(files) if builder.name == "parquet" and not spec.options.get("filters") else None
+        stream, known = _reshard(stream, files, groups)
+    elif known.files is not None and len(known.files) != stream.num_shards:
+        stream = stream.reshard()
     return Dataset(
         stream=stream,
         files=files,
         commit=commit,
         schema=_schema(features, spec),
-        shard_rows=shard_rows,
-        identity=_identify(files, commit, stream.num_shards),
+        shards=known,
+        versions=None if commit else _versions(files),
     )
 
 
 def _pin(spec: SourceSpec) -> str | None:
     """The commit of a hub id; None for files."""
-    if spec.dataset in _PACKAGED or storage.source_exists(spec.dataset) or "://" in spec.dataset:
+    if spec.dataset in _PACKAGED or file_exists(spec.dataset) or "://" in spec.dataset:
         return None
     if spec.dataset.startswith((".", "/", "~")):
         msg = f"source.dataset: {spec.dataset}: no such folder"
@@ -187,12 +239,12 @@ def _saved_files(spec: SourceSpec) -> list[str] | None:
     if spec.dataset in _PACKAGED:
         return None
     folder = spec.dataset
-    if storage.source_exists(posixpath.join(folder, "dataset_dict.json")):
+    if file_exists(posixpath.join(folder, "dataset_dict.json")):
         folder = posixpath.join(folder, spec.split)
     state_uri = posixpath.join(folder, "state.json")
-    if not storage.source_exists(state_uri):
+    if not file_exists(state_uri):
         return None
-    state = json.loads(storage.read_source(state_uri))
+    state = json.loads(read_file(state_uri))
     return [posixpath.join(folder, file["filename"]) for file in state["_data_files"]]
 
 
@@ -294,7 +346,7 @@ def _row_groups(files: tuple[str, ...]) -> list[list[int]]:
 
     def count(uri: str) -> list[int]:
         try:
-            with storage.open_source(uri) as file:
+            with open_file(uri) as file:
                 footer = pq.read_metadata(file)
         except (OSError, pa.ArrowException) as e:
             msg = f"source: {uri} can't be read as Parquet: {' '.join(str(e).split())[:200]}"
@@ -305,34 +357,31 @@ def _row_groups(files: tuple[str, ...]) -> list[list[int]]:
         return list(threads.map(count, files))
 
 
-def _reshard(stream: IterableDataset, groups: list[list[int]] | None) -> tuple[IterableDataset, tuple[int, ...] | None]:
+def _reshard(
+    stream: IterableDataset, files: tuple[str, ...], groups: list[list[int]] | None
+) -> tuple[IterableDataset, Shards]:
     """A shard for each row group where files are few and row groups large; else one for each file.
 
     The rule looks at the source alone, so every run of a job has the same shards.
     """
+    whole = tuple(range(len(files))) if stream.num_shards == len(files) else None
     if groups is None:
-        return stream, None
-    file_rows = tuple(sum(rows) for rows in groups)
+        return stream, Shards(whole, None)
     group_rows = tuple(row for rows in groups for row in rows)
     if len(groups) < MANY_FILES and len(group_rows) > len(groups) and min(group_rows[:-1]) >= MIN_SHARD_ROWS:
         finer = stream.reshard()
         if finer.num_shards == len(group_rows):
-            return finer, group_rows
-    return stream, file_rows if stream.num_shards == len(file_rows) else None
+            return finer, Shards(tuple(file for file, rows in enumerate(groups) for _ in rows), group_rows)
+    return stream, Shards(whole, tuple(sum(rows) for rows in groups) if whole else None)
 
 
-def _identify(files: tuple[str, ...], commit: str | None, num_shards: int) -> str:
-    """A hash that changes when the files do: their names and sizes, or the commit that pins them."""
-    seen: list[Any] = [commit, num_shards]
-    if commit is None:
-        with ThreadPoolExecutor(max_workers=32) as threads:
-            sizes = list(threads.map(_size, files))
-        seen += [[Path(uri).name, size] for uri, size in zip(files, sizes, strict=True)]
-    return hashlib.sha256(json.dumps(seen).encode()).hexdigest()
+def _versions(files: tuple[str, ...]) -> tuple[str, ...]:
+    with ThreadPoolExecutor(max_workers=32) as threads:
+        return tuple(threads.map(_version, files))
 
 
-def _size(uri: str) -> int | None:
+def _version(uri: str, *, fresh: bool = False) -> str:
     try:
-        return storage.source_size(uri)
+        return file_version(uri, fresh=fresh)
     except (OSError, ValueError):
-        return None
+        return ""

@@ -23,7 +23,7 @@ from pipeline.plan import Plan, read_job, recall_plan
 from pipeline.schema import METADATA_KEY
 from pipeline.sink import Part
 from pipeline.spec import Job
-from pipeline.storage import Storage
+from pipeline.storage.objects import Storage
 
 # Rounding of a unit vector's length in each stored dtype; binary has no length.
 _NORM_TOLERANCE = {"float32": 1e-5, "float16": 2e-3, "int8": 2e-2}

@@ -9,13 +9,8 @@ os.environ.update(
     AWS_EC2_METADATA_DISABLED="true",
 )
 
-import socket
-import subprocess
-import sys
 import time
-import urllib.error
-import urllib.request
-from pathlib import Path
+from contextlib import ExitStack
 
 import pytest
 import torch
@@ -24,6 +19,17 @@ from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassificati
 
 from jobs.corpus import model_folder
 from tests.models import ARCHITECTURES
+from tests.servers.proxy import Control, proxy
+from tests.servers.stores import (
+    azure_environment,
+    azurite,
+    make_bucket,
+    make_container,
+    missing_server,
+    moto,
+    radosgw,
+    s3_environment,
+)
 
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
@@ -84,46 +90,58 @@ def plain():
 
 
 @pytest.fixture(scope="session")
-def s3_endpoint(tmp_path_factory):
-    """A moto server on a free port of the loopback interface."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    log = (tmp_path_factory.mktemp("moto") / "log").open("w")
-    server = subprocess.Popen(
-        [str(Path(sys.executable).parent / "moto_server"), "-H", "127.0.0.1", "-p", str(port)], stdout=log, stderr=log
-    )
-    endpoint = f"http://127.0.0.1:{port}"
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            urllib.request.urlopen(endpoint, timeout=1).close()
-            break
-        except (urllib.error.URLError, OSError):
-            if time.monotonic() > deadline:
-                server.kill()
-                msg = f"moto did not answer at {endpoint} within 60 s"
-                raise TimeoutError(msg) from None
-            time.sleep(0.1)  # polls with a deadline
-    yield endpoint
-    server.terminate()
-    server.wait(timeout=10)
+def servers(tmp_path_factory):
+    """Endpoints of object stores, each started when it is first asked for."""
+    with ExitStack() as running:
+        endpoints: dict[str, str] = {}
+
+        def endpoint(name: str) -> str:
+            if name not in endpoints:
+                if name != "moto" and (missing := missing_server(name)):
+                    pytest.skip(missing)
+                serve = {"moto": moto, "radosgw": radosgw, "azurite": azurite}[name]
+                endpoints[name] = running.enter_context(serve(tmp_path_factory.mktemp(name)))
+            return endpoints[name]
+
+        yield endpoint
 
 
 @pytest.fixture
-def bucket(s3_endpoint, monkeypatch):
-    """An empty bucket, with its credentials in the environment alone."""
-    import boto3
+def container(servers, monkeypatch):
+    """(name of a server) → address of an empty bucket, with its credentials in the environment alone."""
 
-    for variable, value in {
-        "AWS_ACCESS_KEY_ID": "AKTEST",
-        "AWS_SECRET_ACCESS_KEY": "SKTEST-not-to-be-seen",
-        "AWS_REGION": "us-east-1",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_ENDPOINT_URL": s3_endpoint,
-    }.items():
-        monkeypatch.setenv(variable, value)
-    client = boto3.client("s3")
-    name = f"bucket-{time.monotonic_ns()}"
-    client.create_bucket(Bucket=name)
-    return name
+    def make(name: str, endpoint: str | None = None) -> str:
+        found = servers(name)
+        bucket = f"bucket-{time.monotonic_ns()}"
+        if name == "azurite":
+            for variable, value in azure_environment(endpoint or found).items():
+                monkeypatch.setenv(variable, value)
+            make_container(found, bucket)
+            return f"az://{bucket}"
+        for variable, value in s3_environment(endpoint or found).items():
+            monkeypatch.setenv(variable, value)
+        make_bucket(found, bucket)
+        return f"s3://{bucket}"
+
+    return make
+
+
+@pytest.fixture
+def bucket(container) -> str:
+    """An empty bucket of the fast imitation of S3."""
+    return container("moto").removeprefix("s3://")
+
+
+@pytest.fixture(scope="session")
+def spoiled(servers, tmp_path_factory):
+    """(name of an S3 server) → the control of a proxy before it."""
+    with ExitStack() as running:
+        controls: dict[str, Control] = {}
+
+        def control(name: str) -> Control:
+            if name not in controls:
+                controls[name] = running.enter_context(proxy(servers(name), tmp_path_factory.mktemp("proxy")))
+            controls[name].faults()
+            return controls[name]
+
+        yield control

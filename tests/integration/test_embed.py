@@ -8,7 +8,7 @@ import pytest
 
 from jobs.status import look
 from pipeline import Job, JobError, RunError
-from pipeline.storage import Storage
+from pipeline.storage.objects import Storage
 from pipeline.verify import verify
 
 
@@ -101,7 +101,7 @@ def test_changed_job_is_refused_with_what_differs(job, run, docs, tmp_path):
 def test_changed_source_is_refused(job, run, docs, tmp_path):
     run(job(docs))
     pq.write_table(pa.table({"text": ["another text"] * 7}), docs / "1.parquet")
-    with pytest.raises(JobError, match="the source's files"):
+    with pytest.raises(JobError, match=r"source file 1\.parquet"):
         run(job(docs))
 
 

@@ -122,7 +122,7 @@ def test_source_on_s3_is_read_and_output_on_s3_is_published(job, tmp_path, bucke
     import boto3
 
     from pipeline.manifest import read_manifest
-    from pipeline.storage import Storage
+    from pipeline.storage.objects import Storage
 
     write_parquet(tmp_path)
     client = boto3.client("s3")

@@ -34,7 +34,10 @@ def test_only_run_imports_ray():
 
 
 def test_only_storage_imports_object_store_clients():
-    assert importers("fsspec") | importers("obstore") | importers("pyarrow.fs") == {"pipeline/storage.py"}
+    assert importers("fsspec") | importers("obstore") | importers("pyarrow.fs") == {
+        "pipeline/storage/files.py",
+        "pipeline/storage/objects.py",
+    }
 
 
 @pytest.mark.parametrize("package", ["ray", "pyarrow", "datasets", "fsspec", "obstore"])
@@ -50,12 +53,12 @@ def test_imports_follow_the_flow():
         "sink", "plan", "manifest", "canary", "envelope", "featurize", "estimate", "progress", "stages", "replica",
         "run", "verify", "driver",
     ]  # fmt: skip
-    stages = {path.stem if path.parent.name == "pipeline" else "encoder" for path in PIPELINE} - {"__init__"}
+    stages = {path.stem if path.parent == ROOT / "pipeline" else path.parent.name for path in PIPELINE} - {"__init__"}
     assert stages == set(order)
     for path in PIPELINE:
         if path.name == "__init__.py":
             continue
-        stage = path.stem if path.parent.name == "pipeline" else "encoder"
+        stage = path.stem if path.parent == ROOT / "pipeline" else path.parent.name
         used = {name.split(".")[1] for name in imported(path) if name.startswith("pipeline.")} & set(order)
         assert all(order.index(other) <= order.index(stage) for other in used), (path, used)
     assert not importers("jobs")

@@ -1,0 +1,61 @@
+"""Servers as processes on free ports of the loopback interface, that end with whoever started them."""
+
+import ctypes
+import signal
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+_PR_SET_PDEATHSIG = 1
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def start(command: Sequence[str], log: Path, **more) -> subprocess.Popen:
+    """A process that is killed when its parent dies, even by SIGKILL."""
+    libc = ctypes.CDLL(None)
+
+    def die_with_parent() -> None:
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+    with log.open("ab") as output:
+        return subprocess.Popen(command, stdout=output, stderr=output, preexec_fn=die_with_parent, **more)  # noqa: PLW1509
+
+
+def end(processes: Sequence[subprocess.Popen]) -> None:
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        try:
+            process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def answers(url: str) -> bool:
+    """Whether anything speaks HTTP there."""
+    try:
+        urllib.request.urlopen(url, timeout=2).close()
+    except urllib.error.HTTPError:
+        return True
+    except (urllib.error.URLError, OSError):
+        return False
+    return True
+
+
+def wait_until(ready: Callable[[], bool], what: str, log: Path, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not ready():
+        if time.monotonic() > deadline:
+            msg = f"{what} was not ready within {seconds:.0f} s:\n{log.read_text(errors='replace')[-2000:]}"
+            raise TimeoutError(msg)
+        time.sleep(0.1)  # polls with a deadline

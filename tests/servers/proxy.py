@@ -1,0 +1,197 @@
+"""A proxy that spoils what passes: 503, broken connections before and after the effect, delays, cut bodies.
+
+python -m tests.servers.proxy PORT UPSTREAM_PORT
+
+The Host header is kept, so signatures stay right. POST /__faults?slow_down=.3&seed=7 sets the share of requests that
+each fault takes (those not named are set to 0) and clears the counts; GET /__counts tells what happened; POST /__cut
+breaks every connection that is open.
+"""
+
+import asyncio
+import json
+import random
+import socket
+import struct
+import sys
+import urllib.request
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+from aiohttp import ClientSession, ClientTimeout, TCPConnector, web
+
+from tests.servers.processes import answers, end, free_port, start, wait_until
+
+_HOP = frozenset({"connection", "expect", "transfer-encoding", "content-length", "date", "server", "content-type"})
+_SLOW_DOWN = (
+    '<?xml version="1.0" encoding="UTF-8"?><Error><Code>SlowDown</Code>'
+    "<Message>Please reduce your request rate.</Message></Error>"
+)
+
+
+@dataclass(frozen=True)
+class Faults:
+    """Shares of the requests that a fault takes."""
+
+    slow_down: float = 0.0  # 503, nothing done
+    reset: float = 0.0  # the connection breaks before anything was done
+    lost: float = 0.0  # it was done, then the connection breaks
+    truncate: float = 0.0  # half of the body, then the connection breaks
+    latency_s: float = 0.0
+    unconditional: float = 0.0  # create-if-absent is not passed on
+    methods: str = ""  # only these, with commas; all where empty
+    match: str = ""  # only paths that hold this
+    seed: int = 0
+
+
+@dataclass
+class Proxy:
+    upstream: int
+    faults: Faults = field(default_factory=Faults)
+    draw: random.Random = field(default_factory=random.Random)
+    counts: Counter = field(default_factory=Counter)
+    open: dict = field(default_factory=dict)
+    session: ClientSession | None = None
+
+    async def set_faults(self, request: web.Request) -> web.Response:
+        kinds = {f.name: type(f.default) for f in fields(Faults)}
+        self.faults = Faults(**{key: kinds[key](value) for key, value in request.query.items()})
+        self.draw.seed(self.faults.seed)
+        self.counts.clear()
+        return web.json_response(vars(self.faults))
+
+    async def tell(self, _request: web.Request) -> web.Response:
+        return web.json_response(dict(self.counts))
+
+    async def cut(self, _request: web.Request) -> web.Response:
+        cut = list(self.open.values())
+        for request in cut:
+            _reset(request)
+        return web.json_response({"cut": len(cut)})
+
+    def _strikes(self, fault: str, faults: Faults) -> bool:
+        struck = self.draw.random() < getattr(faults, fault)
+        self.counts[fault] += struck
+        return struck
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        self.open[id(request)] = request
+        try:
+            return await self._handle(request)
+        finally:
+            del self.open[id(request)]
+
+    async def _handle(self, request: web.Request) -> web.StreamResponse:
+        faults = self.faults
+        self.counts["requests"] += 1
+        self.counts[request.method] += 1
+        if faults.latency_s:
+            await asyncio.sleep(faults.latency_s)
+        if (faults.methods and request.method not in faults.methods.split(",")) or faults.match not in request.path_qs:
+            faults = Faults()
+        body = await request.read()
+        if self._strikes("slow_down", faults):
+            return web.Response(status=503, content_type="application/xml", text=_SLOW_DOWN)
+        if self._strikes("reset", faults):
+            return _reset(request)
+        headers = [(k, v) for k, v in request.headers.items() if k.lower() not in _HOP - {"date", "content-type"}]
+        if self._strikes("unconditional", faults):
+            headers = [(k, v) for k, v in headers if k.lower() != "if-none-match"]
+        lost, truncated = self._strikes("lost", faults), self._strikes("truncate", faults)
+        assert self.session
+        async with self.session.request(
+            request.method,
+            f"http://127.0.0.1:{self.upstream}{request.raw_path}",
+            headers=headers,
+            data=body,
+            allow_redirects=False,
+            skip_auto_headers=["Content-Type", "User-Agent", "Accept", "Accept-Encoding"],
+        ) as answer:
+            content = await answer.read()
+            if lost:
+                return _reset(request)
+            response = web.Response(status=answer.status, body=content)
+            for key, value in answer.headers.items():
+                if key.lower() not in _HOP:
+                    response.headers.add(key, value)
+            if "Content-Type" in answer.headers:
+                response.headers["Content-Type"] = answer.headers["Content-Type"]
+            if request.method == "HEAD":
+                response.headers["Content-Length"] = answer.headers.get("Content-Length", "0")
+            elif truncated and len(content) > 1:
+                return await _half(request, response, content)
+            return response
+
+
+async def _half(request: web.Request, response: web.Response, content: bytes) -> web.StreamResponse:
+    cut = web.StreamResponse(status=response.status, headers=response.headers)
+    cut.headers["Content-Length"] = str(len(content))
+    await cut.prepare(request)
+    await cut.write(content[: len(content) // 2])
+    return _reset(request)
+
+
+def _reset(request: web.Request) -> web.Response:
+    if request.transport is not None:
+        connection = request.transport.get_extra_info("socket")
+        if connection is not None:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        request.transport.abort()
+    return web.Response(status=500)
+
+
+async def _make(upstream: int) -> web.Application:
+    proxy = Proxy(upstream)
+    app = web.Application(client_max_size=1 << 34)
+    proxy.session = ClientSession(
+        auto_decompress=False, connector=TCPConnector(limit=64), timeout=ClientTimeout(total=300)
+    )
+    app.router.add_post("/__faults", proxy.set_faults)
+    app.router.add_get("/__counts", proxy.tell)
+    app.router.add_post("/__cut", proxy.cut)
+    app.router.add_route("*", "/{path:.*}", proxy.handle)
+    return app
+
+
+class Control:
+    """Sets the faults of a running proxy, and reads what it did."""
+
+    def __init__(self, endpoint: str) -> None:
+        self.endpoint = endpoint
+
+    def faults(self, **shares: float | str) -> None:
+        query = "&".join(f"{key}={value}" for key, value in shares.items())
+        self._ask(f"/__faults?{query}", "POST")
+
+    def counts(self) -> Counter:
+        return Counter(self._ask("/__counts", "GET"))
+
+    def cut(self) -> int:
+        return self._ask("/__cut", "POST")["cut"]
+
+    def _ask(self, path: str, method: str) -> dict:
+        request = urllib.request.Request(self.endpoint + path, method=method)
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return json.load(answer)
+
+
+@contextmanager
+def proxy(upstream: str, folder: Path, port: int | None = None) -> Iterator[Control]:
+    """A proxy before a server; yields its control, whose `endpoint` clients take for the server's."""
+    port, log = port or free_port(), folder / "proxy.log"
+    command = [sys.executable, "-m", "tests.servers.proxy", str(port), upstream.rpartition(":")[2]]
+    process = start(command, log)
+    control = Control(f"http://127.0.0.1:{port}")
+    try:
+        wait_until(lambda: answers(f"{control.endpoint}/__counts"), "the proxy", log)
+        yield control
+    finally:
+        end([process])
+
+
+if __name__ == "__main__":
+    web.run_app(
+        _make(int(sys.argv[2])), host="127.0.0.1", port=int(sys.argv[1]), print=lambda *_: None, access_log=None
+    )

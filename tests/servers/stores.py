@@ -1,0 +1,201 @@
+"""Object stores: Ceph's S3 gateway (real credentials and conditional writes), Azurite, and moto, the fast imitation.
+
+Each yields the environment with which a client finds it, so that no test knows where a server is.
+"""
+
+import base64
+import hmac
+import json
+import os
+import shutil
+import subprocess
+import sys
+import urllib.request
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from email.utils import formatdate
+from pathlib import Path
+
+from tests.servers.processes import answers, end, free_port, start, wait_until
+
+ACCESS_KEY, SECRET_KEY = "AKTEST", "SKTEST-not-to-be-seen"
+AZURE_ACCOUNT = "devstoreaccount1"
+# Azurite's own well-known key, the same on every machine.
+AZURE_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
+AZURITE = Path(__file__).parent / "node_modules/.bin/azurite-blob"
+
+_CEPH = """
+[global]
+fsid = {fsid}
+mon host = [v2:127.0.0.1:{mon},v1:127.0.0.1:{mon_old}]
+mon initial members = a
+public addr = 127.0.0.1
+cluster addr = 127.0.0.1
+auth cluster required = none
+auth service required = none
+auth client required = none
+auth allow insecure global id reclaim = true
+osd pool default size = 1
+osd pool default min size = 1
+osd pool default pg num = 1
+osd pool default pgp num = 1
+mon allow pool size one = true
+mon warn on pool no redundancy = false
+osd crush chooseleaf type = 0
+mon max pg per osd = 1000
+run dir = {folder}/out
+log file = {folder}/out/$name.log
+admin socket = {folder}/out/$name.asok
+pid file = {folder}/out/$name.pid
+setuser match path = /
+[mon.a]
+mon data = {folder}/mon
+mon data avail crit = 1
+mon data avail warn = 1
+[osd]
+osd data = {folder}/osd
+osd objectstore = memstore
+memstore device bytes = 8589934592
+osd class load list = *
+osd class default list = *
+osd scrub load threshold = 2000
+osd memory target = 939524096
+[client.rgw]
+ms mon client mode = crc
+ms client mode = crc
+rgw frontends = beast endpoint=127.0.0.1:{port}
+rgw dns name = localhost
+rgw enable usage log = false
+rgw enable ops log = false
+rgw run sync thread = false
+rgw gc max objs = 3
+rgw gc obj min wait = 5
+rgw gc processor period = 10
+rgw gc processor max time = 10
+rgw lc max objs = 3
+"""
+
+
+def s3_environment(endpoint: str) -> dict[str, str]:
+    return {
+        "AWS_ACCESS_KEY_ID": ACCESS_KEY,
+        "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
+        "AWS_REGION": "us-east-1",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+
+
+def make_bucket(endpoint: str, name: str) -> None:
+    import boto3
+
+    keys = {"aws_access_key_id": ACCESS_KEY, "aws_secret_access_key": SECRET_KEY, "region_name": "us-east-1"}
+    boto3.client("s3", endpoint_url=endpoint, **keys).create_bucket(Bucket=name)
+
+
+def azure_environment(endpoint: str) -> dict[str, str]:
+    return {
+        "AZURE_STORAGE_ACCOUNT_NAME": AZURE_ACCOUNT,
+        "AZURE_STORAGE_ACCOUNT_KEY": AZURE_KEY,
+        "AZURE_STORAGE_ENDPOINT": f"{endpoint}/{AZURE_ACCOUNT}",
+    }
+
+
+def make_container(endpoint: str, name: str) -> None:
+    """By a signed request of our own: the client that does it weighs more than the test."""
+    now = formatdate(usegmt=True)
+    headers = f"x-ms-date:{now}\nx-ms-version:2021-12-02"
+    resource = f"/{AZURE_ACCOUNT}/{AZURE_ACCOUNT}/{name}\nrestype:container"
+    signed = f"PUT\n\n\n\n\n\n\n\n\n\n\n\n{headers}\n{resource}"
+    signature = base64.b64encode(hmac.digest(base64.b64decode(AZURE_KEY), signed.encode(), "sha256")).decode()
+    request = urllib.request.Request(f"{endpoint}/{AZURE_ACCOUNT}/{name}?restype=container", method="PUT")
+    request.add_header("x-ms-date", now)
+    request.add_header("x-ms-version", "2021-12-02")
+    request.add_header("Authorization", f"SharedKey {AZURE_ACCOUNT}:{signature}")
+    request.add_header("Content-Length", "0")
+    urllib.request.urlopen(request, timeout=30).close()
+
+
+def missing_server(name: str) -> str | None:
+    """Why a server can't be started here; None if it can."""
+    there = {"radosgw": shutil.which("radosgw"), "azurite": AZURITE.exists()}[name]
+    return None if there else f"{name} is not installed here: run `make servers` (Debian packages, npm)"
+
+
+@contextmanager
+def radosgw(folder: Path) -> Iterator[str]:
+    """Ceph in one process of each kind, its data in memory; yields the gateway's endpoint."""
+    for name in ("mon", "osd", "out"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    conf, log = folder / "ceph.conf", folder / "out/start.log"
+    mon, mon_old, port = free_port(), free_port(), free_port()
+    fsid = str(uuid.uuid4())
+    conf.write_text(_CEPH.format(fsid=fsid, mon=mon, mon_old=mon_old, port=port, folder=folder))
+
+    def call(*command: str, timeout: float = 60) -> str:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
+        with log.open("a") as told:
+            told.write(f"{command} {done.returncode}\n{done.stderr}\n")
+        return done.stdout
+
+    def ceph(*arguments: str) -> str:
+        try:
+            return call("ceph", "-c", str(conf), "--connect-timeout", "2", *arguments, timeout=5)
+        except subprocess.TimeoutExpired:
+            return ""
+
+    processes: list[subprocess.Popen] = []
+
+    def serve(*command: str) -> None:
+        processes.append(start(command, log))
+
+    try:
+        address = f"[v2:127.0.0.1:{mon},v1:127.0.0.1:{mon_old}]"
+        call("monmaptool", "--create", "--clobber", "--addv", "a", address, "--fsid", fsid, str(folder / "monmap"))
+        call("ceph-mon", "-c", str(conf), "--mkfs", "-i", "a", "--monmap", str(folder / "monmap"))
+        serve("ceph-mon", "-c", str(conf), "-i", "a", "-f")
+        wait_until(lambda: "quorum" in ceph("quorum_status"), "ceph-mon", log)
+        osd = str(uuid.uuid4())
+        ceph("osd", "new", osd)
+        call("ceph-osd", "-c", str(conf), "-i", "0", "--mkfs", "--osd-uuid", osd)
+        ceph("osd", "crush", "add", "osd.0", "1.0", "root=default", "host=localhost")
+        serve("ceph-osd", "-c", str(conf), "-i", "0", "-f")
+        wait_until(lambda: "1 up" in ceph("osd", "stat"), "ceph-osd", log)
+        serve("radosgw", "-c", str(conf), "-n", "client.rgw", "-f")
+        endpoint = f"http://127.0.0.1:{port}"
+        wait_until(lambda: answers(endpoint), "radosgw", log)
+        user = ["--uid=test", "--display-name=test", f"--access-key={ACCESS_KEY}", f"--secret-key={SECRET_KEY}"]
+        made = call("radosgw-admin", "-c", str(conf), "user", "create", *user)
+        assert json.loads(made)["user_id"] == "test"
+        yield endpoint
+    finally:
+        end(processes)
+
+
+@contextmanager
+def azurite(folder: Path) -> Iterator[str]:
+    """Microsoft's imitation of Azure's blob store; yields its endpoint."""
+    port, log = free_port(), folder / "azurite.log"
+    command = [str(AZURITE), "--blobHost", "127.0.0.1", "--blobPort", str(port), "--location", str(folder)]
+    process = start([*command, "--silent", "--skipApiVersionCheck", "--disableTelemetry"], log, env={**os.environ})
+    endpoint = f"http://127.0.0.1:{port}"
+    try:
+        wait_until(lambda: answers(endpoint), "azurite", log)
+        yield endpoint
+    finally:
+        end([process])
+
+
+@contextmanager
+def moto(folder: Path) -> Iterator[str]:
+    """An imitation of S3 in Python: starts at once, knows no wrong credentials; yields its endpoint."""
+    port, log = free_port(), folder / "moto.log"
+    process = start([str(Path(sys.executable).parent / "moto_server"), "-H", "127.0.0.1", "-p", str(port)], log)
+    endpoint = f"http://127.0.0.1:{port}"
+    try:
+        wait_until(lambda: answers(endpoint), "moto", log)
+        yield endpoint
+    finally:
+        end([process])

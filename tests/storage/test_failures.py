@@ -1,0 +1,130 @@
+"""What a store answers when it can't: said in its own words where nothing helps, repeated where something may."""
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from pipeline.errors import RunError
+from pipeline.storage import objects
+from pipeline.storage.objects import Storage
+
+SOON_S = 15
+
+
+def told(storage: Storage) -> str:
+    """The error of a first contact, which must come soon and hold no secret."""
+    began = time.monotonic()
+    with pytest.raises(RunError) as raised:
+        storage.read("a")
+    assert time.monotonic() - began < SOON_S
+    assert "SKTEST" not in str(raised.value)
+    return str(raised.value)
+
+
+@pytest.mark.parametrize("server", ["radosgw", "azurite"])
+def test_missing_bucket_is_not_an_object_that_is_not_there(container, server):
+    scheme = container(server).partition("://")[0]
+    message = told(Storage(f"{scheme}://no-such-bucket/x"))
+    assert f"{scheme}://no-such-bucket/x" in message
+    assert "NoSuchBucket" in message or "ContainerNotFound" in message
+    assert "Create the bucket" in message
+
+
+def test_wrong_secret_is_told_in_the_words_of_the_store(container, monkeypatch):
+    address = container("radosgw")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "SKTEST-wrong")
+    message = told(Storage(f"{address}/wrong-secret"))
+    assert "SignatureDoesNotMatch (403)" in message
+    assert "Check the credentials" in message
+
+
+def test_unknown_key_is_told_in_the_words_of_the_store(container, monkeypatch):
+    address = container("radosgw")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "NOBODY")
+    assert "InvalidAccessKeyId (403)" in told(Storage(f"{address}/wrong-key"))
+
+
+def test_bucket_of_somebody_else_is_told_to_be_denied(container, read_only):
+    address = container("radosgw")
+    with read_only(address):
+        storage = Storage(f"{address}/read-only")
+        assert storage.read("a") is None
+        with pytest.raises(RunError, match=r"AccessDenied \(403\)"):
+            storage.check()
+
+
+@pytest.mark.parametrize("endpoint", ["http://127.0.0.1:9", "http://no-such-host.invalid"])
+def test_wrong_endpoint_is_given_up_soon_at_the_start(container, monkeypatch, endpoint):
+    address = container("moto")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+    message = told(Storage(f"{address}/nowhere-{endpoint[-4:]}", patient=False))
+    assert endpoint in message
+    assert "Check the endpoint (AWS_ENDPOINT_URL" in message
+
+
+def test_store_that_is_down_for_a_moment_is_waited_for(servers, container, monkeypatch, tmp_path):
+    from tests.servers.processes import free_port
+    from tests.servers.proxy import proxy
+
+    address, port = container("moto"), free_port()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+    storage = Storage(f"{address}/restarting")
+    made = []
+    writer = threading.Thread(target=lambda: made.append(storage.create("a", b"x")))
+    before = objects.retries()
+    writer.start()
+    while objects.retries() == before:  # it has been refused at least once
+        time.sleep(0.01)
+    with proxy(servers("moto"), tmp_path, port):
+        writer.join(timeout=60)
+    assert made == [True]
+
+
+def test_all_faults_at_once_are_outlived_and_counted(container, spoiled):
+    control = spoiled("radosgw")
+    storage = Storage(f"{container('radosgw', control.endpoint)}/faults")
+    control.faults(slow_down=0.3, reset=0.2, lost=0.15, truncate=0.1, seed=1)
+    before = objects.retries()
+    with ThreadPoolExecutor(4) as threads:
+        names = [f"data/{number}" for number in range(40)]
+        assert all(threads.map(lambda name: storage.create(name, name.encode() * 1000), names))
+        assert list(threads.map(storage.read, names)) == [name.encode() * 1000 for name in names]
+    assert sorted(found.name for found in storage.list("data")) == sorted(names)
+    counts = control.counts()
+    faults = sum(counts[fault] for fault in ("slow_down", "reset", "lost", "truncate"))
+    assert faults > len(names)
+    assert objects.retries() - before > len(names)
+
+
+def test_racing_writers_with_lost_answers_have_one_winner_each(container, spoiled):
+    control = spoiled("radosgw")
+    storage = Storage(f"{container('radosgw', control.endpoint)}/race")
+    control.faults(lost=0.4, methods="PUT", seed=2)
+    keys, writers = 25, 3
+    with ThreadPoolExecutor(keys * writers) as threads:
+        claims = [(key, b"writer %d" % writer) for key in range(keys) for writer in range(writers)]
+        won = list(threads.map(lambda claim: storage.create(str(claim[0]), claim[1]), claims))
+    assert control.counts()["lost"] > 0
+    control.faults()
+    for key in range(keys):
+        winners = [content for (other, content), first in zip(claims, won, strict=True) if first and other == key]
+        assert winners == [storage.read(str(key))]
+
+
+def test_store_that_ignores_the_condition_is_found_out(container, spoiled):
+    control = spoiled("moto")
+    storage = Storage(f"{container('moto', control.endpoint)}/weak")
+    control.faults(unconditional=1.0)
+    assert not storage.check()
+
+
+def test_unconditional_storage_still_leaves_alone_what_is_there(container, spoiled):
+    control = spoiled("moto")
+    storage = Storage(f"{container('moto', control.endpoint)}/weak", conditional=False)
+    control.faults(unconditional=1.0)
+    assert storage.create("a", b"first")
+    assert not storage.create("a", b"second")
+    assert storage.create("a", b"first")
+    assert storage.read("a") == b"first"
