@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -38,6 +39,8 @@ def run(
     for variable, value in _QUIET.items():
         os.environ.setdefault(variable, value)
     warnings.filterwarnings("ignore")
+    # Until a run takes both over (pipeline/watch.py), a notice to end is told like Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         return main(arguments)
     except VarveError as e:

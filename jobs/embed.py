@@ -12,6 +12,12 @@ from pipeline.spec import Job
 
 if TYPE_CHECKING:
     from pipeline.plan import Plan
+    from pipeline.storage.objects import Storage
+
+_WEAK_STORE = (
+    "this store ignores create-if-absent: an object that is there is looked for before each write instead. Two runs at "
+    "once may write a part twice, with the same content\n"
+)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -36,12 +42,14 @@ def embed_with_progress(job: Job) -> tuple[Manifest, bool]:
 
     started: list[int] = []
 
-    def on_start(plan: "Plan", done_rows: int) -> None:
+    def on_start(plan: "Plan", done_rows: int, storage: "Storage") -> None:
         started.append(done_rows)
         rows = plan.dataset.shard_rows
         told = f"{sum(rows):,} rows" if rows else "rows counted while reading"
         before = f", {done_rows:,} done before" if done_rows else ""
         sys.stderr.write(f"{plan.resolved.num_shards} shard(s), {told}{before} → {job.output.path}\n")
+        if not storage.conditional:
+            sys.stderr.write(_WEAK_STORE)
 
     manifest = embed(job, on_start=on_start)
     return manifest, not started
@@ -58,7 +66,7 @@ def summary(manifest: Manifest) -> str:
     lines = {
         "rows": f"{manifest.num_rows:,}{errors}{truncated}{_happened(manifest.counts)}",
         "tokens": f"{manifest.num_tokens:,}",
-        "output": f"{len(manifest.parts)} part(s), {file_size(manifest.file_bytes)}",
+        "output": f"{len(manifest.parts)} part(s), {file_size(manifest.file_bytes)}{_stored(manifest.storage)}",
         "time": _time(manifest),
         "encoder": how,
         "canary": f"{canary['rows']} rows against plain transformers: worst relative difference {worst:.1e}",
@@ -72,8 +80,15 @@ def _happened(counts: Mapping[str, int]) -> str:
         "repeats": "encoded once with an identical text",
         "overflows": "redone in bfloat16",
         "splits": "packs split for lack of memory",
+        "killers": "killed their worker",
+        "lost": "parts begun again after their worker died",
     }
     return "".join(f", {counts[name]:,} {what}" for name, what in told.items() if counts.get(name))
+
+
+def _stored(storage: Mapping[str, Any]) -> str:
+    repeated = f", {storage['retries']:,} request(s) made again" if storage["retries"] else ""
+    return repeated + ("" if storage["create_if_absent"] else ", on a store without create-if-absent")
 
 
 def _time(manifest: Manifest) -> str:

@@ -5,33 +5,37 @@ proof of coverage and the canary before the manifest, the manifest last.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from pipeline import manifest, stages
+from pipeline.cluster import start_ray
 from pipeline.errors import JobError, RunError
 from pipeline.manifest import Manifest
 from pipeline.quiet import quiet_datasets, quiet_transformers
-from pipeline.run import Ran, run_graph, start_ray
+from pipeline.ranges import Range
+from pipeline.run import Ran, run_graph
 from pipeline.sink import Part
 from pipeline.spec import Job
-from pipeline.storage.objects import Storage
+from pipeline.storage.objects import Storage, retries
 
 if TYPE_CHECKING:
     from pipeline.plan import Plan
 
-OnStart = Callable[["Plan", int], None]
+OnStart = Callable[["Plan", int, Storage], None]
 
 
-def embed(job: Job, *, on_start: OnStart = lambda _plan, _rows: None) -> Manifest:
+def embed(job: Job, *, on_start: OnStart = lambda _plan, _rows, _storage: None) -> Manifest:
     """Run a job to its proved, published output, or go on with it where an earlier run stopped.
 
     Args:
         job: what to do.
-        on_start: called with the plan and the rows that are committed already, before the first is read.
+        on_start: called before the first row is read, with the plan, the rows that are committed already, and the
+            storage as it was found.
 
     Returns:
         The manifest; that of the earlier run where the job is finished already.
@@ -40,7 +44,7 @@ def embed(job: Job, *, on_start: OnStart = lambda _plan, _rows: None) -> Manifes
         JobError: the job can't be run as it is.
         RunError: the run failed; what was committed stays.
     """
-    storage = Storage(job.output.path)
+    storage = Storage(job.output.path, patient=False)
     started_at = datetime.now(UTC).isoformat(timespec="seconds")
     clock = _Clock()
     finished = manifest.read_manifest(storage)
@@ -61,12 +65,16 @@ def embed(job: Job, *, on_start: OnStart = lambda _plan, _rows: None) -> Manifes
         raise JobError(msg)
     lacking = manifest.missing(found, resolved.num_shards, resolved.rows_per_part, storage.uri)
     done_rows = sum(part.num_rows for parts in found.values() for part in parts)
-    on_start(plan, done_rows)
     record(plan, storage)
+    storage = replace(storage, patient=True, conditional=storage.check())
+    on_start(plan, done_rows, storage)
     clock.lap("plan")
     ran = run_graph(plan, storage, lacking, done_rows) if lacking else None
     clock.lap("graph")
     found = manifest.committed(storage)
+    if ran and ran.ended:
+        msg = f"{storage.uri}: {ran.ended}. {_remains(found, plan)}; the same command goes on from there"
+        raise RunError(msg)
     gaps = manifest.coverage_gaps(found, resolved.num_shards, resolved.rows_per_part, plan.dataset.shard_rows)
     if gaps:
         raise RunError(f"{storage.uri}: the parts do not cover the source exactly once:\n  " + "\n  ".join(gaps[:20]))
@@ -101,6 +109,14 @@ def _start(job: Job, clock: _Clock) -> None:
         clock.lap("ray")
         imported.result()
     clock.lap("imports")
+
+
+def _remains(found: Mapping[int, Mapping[Range, int]], plan: "Plan") -> str:
+    """How much of the source is committed, in words."""
+    done = sum(part.num_rows for parts in found.values() for part in parts)
+    rows = plan.dataset.shard_rows
+    parts = sum(map(len, found.values()))
+    return f"{done:,}{f' of {sum(rows):,}' if rows else ''} rows are committed, in {parts:,} part(s)"
 
 
 def _check_origin(parts: list[Part], plan: "Plan", storage: Storage) -> None:
@@ -144,7 +160,11 @@ def _make_manifest(
         num_tokens=sum(part.num_tokens for part in parts),
         num_errors=sum(part.num_errors for part in parts),
         num_truncated=sum(part.num_truncated for part in parts),
-        counts=stages.total(parts, "counts"),
+        counts=stages.total(parts, "counts") | {"lost": last.lost if last else 0},
+        storage={
+            "create_if_absent": storage.conditional,
+            "retries": retries() + sum(part.retries for part in (ran.parts if ran else ())),
+        },
         file_bytes=sum(part.file_bytes for part in parts),
         seconds={name: round(value, 3) for name, value in seconds.items()},
         stages=_measure(ran) if ran else {},

@@ -34,6 +34,7 @@ class Manifest:
     num_truncated: int
     file_bytes: int
     counts: dict[str, int]  # what happened on the way: `encoder.results.Counts`
+    storage: dict[str, Any]  # whether it honours create-if-absent, and requests that were made again
     seconds: dict[str, float]  # of the phases of the run that published
     stages: dict[str, Any]  # stage → its work and how busy it was in that run, and the bottleneck in words
     encoder: dict[str, Any]

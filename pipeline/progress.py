@@ -1,67 +1,19 @@
-"""How far a run is: the counts, and the one line that shows them.
+"""How far a run is: the one line that shows the counts.
 
-On a terminal the line is live; elsewhere a plain line appears now and then. Knows nothing of Ray: run.py makes the
-`Tally` an actor and hands snapshots to the line.
+On a terminal the line is live; elsewhere a plain line appears now and then. Knows nothing of Ray.
 """
 
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
 from threading import Event, Thread
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
+
+from pipeline.tally import Snapshot
 
 _TERMINAL_EVERY_S = 0.5
 _PLAIN_EVERY_S = 15.0
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """Counts of this run so far."""
-
-    rows: int = 0
-    tokens: int = 0
-    errors: int = 0
-    replicas: int = 0
-    encoder: dict[str, Any] = field(default_factory=dict)
-    ready_s: float | None = None  # when the first replica was ready, after the tally was
-    first_s: float | None = None  # when the first block was encoded
-    last_s: float | None = None  # when the last one was
-
-
-class Tally:
-    """Adds up what replicas report."""
-
-    def __init__(self) -> None:
-        """Start from nothing."""
-        self._began = time.monotonic()
-        self._now = Snapshot()
-
-    def join(self, encoder: dict[str, Any]) -> None:
-        """A replica is ready; `encoder` says how it runs."""
-        ready_s = self._now.ready_s or self._clock()
-        self._now = replace(self._now, replicas=self._now.replicas + 1, encoder=encoder, ready_s=ready_s)
-
-    def add(self, rows: int, tokens: int, errors: int) -> int:
-        """Count a block; returns the errors so far."""
-        now, clock_s = self._now, self._clock()
-        self._now = replace(
-            now,
-            rows=now.rows + rows,
-            tokens=now.tokens + tokens,
-            errors=now.errors + errors,
-            first_s=now.first_s or clock_s,
-            last_s=clock_s,
-        )
-        return self._now.errors
-
-    def _clock(self) -> float:
-        return time.monotonic() - self._began
-
-    def snapshot(self) -> Snapshot:
-        """The counts as they stand."""
-        return self._now
 
 
 class Line:

@@ -7,7 +7,8 @@ them whom to report to. Nothing of the source or the plan is imported here, sinc
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pyarrow as pa
 import torch
@@ -17,18 +18,48 @@ from pipeline.encoder.load import Checkpoint
 from pipeline.envelope import Sealed, seal, unseal
 from pipeline.errors import RunError
 from pipeline.featurize import featurize, tokenize_blocks
+from pipeline.quarantine import Quarantine
 from pipeline.quiet import quiet_transformers
+from pipeline.ranges import Range
 from pipeline.schema import output_schema
 from pipeline.spec import Feature, Model
+from pipeline.tally import Verdict
 from pipeline.texts import Tokenized
 from pipeline.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from pipeline.plan import Plan
 
-Join = Callable[[dict[str, Any]], None]  # takes how the encoder runs
-# Takes rows, tokens and errors of a block, and whether to wait for the errors of the whole run so far.
-Count = Callable[[int, int, int, bool], int]
+# A part that its worker died of so often goes to a process of its own; a worker that dies even then ends the run.
+MAX_DEATHS = 3
+
+
+class Tell(Protocol):
+    """Whom a worker reports to."""
+
+    def join(self, encoder: dict[str, Any]) -> None:
+        """It is ready, and runs like this."""
+        ...
+
+    def begin(self, stage: str, rows: Range) -> int:
+        """It takes a part; returns how often a worker was lost with it before."""
+        ...
+
+    def end(self, stage: str, rows: Range) -> None:
+        """It is done with it."""
+        ...
+
+    def count(self, rows: int, tokens: int, errors: int, *, wait: bool) -> Verdict:
+        """It has done a block; returns the answer to the block before, or with `wait` to this one."""
+        ...
+
+    def stopped(self) -> bool:
+        """Whether the run was asked to end."""
+        ...
+
+
+class _StoppedError(Exception):
+    """The run was asked to end in the midst of a part."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +77,11 @@ class Work:
     threads: int
     compiled: bool
     max_errors: int | None
+
+    @property
+    def pairs(self) -> bool:
+        """Whether a row's text is a sentence pair."""
+        return len(self.text_columns) > 1
 
     @classmethod
     def of(cls, plan: "Plan", threads: int) -> "Work":
@@ -65,15 +101,23 @@ class Work:
         )
 
 
-def tokenize_part(batch: pa.Table, work: Work) -> pa.Table:
-    """Add the tokens of its blocks to a part on its way to a replica."""
+def tokenize_part(batch: pa.Table, work: Work, tell: Tell) -> pa.Table:
+    """Add the tokens of its blocks to a part on its way to a replica.
+
+    One that kills those who tokenize it passes as it is: a replica has the means to find the rows that do so.
+    """
     part = unseal(batch)
+    if tell.stopped():
+        return batch.slice(0, 0)
+    if tell.begin("tokenize", part.rows) >= MAX_DEATHS:
+        tell.end("tokenize", part.rows)
+        return batch
     began = time.perf_counter()
     blocks = tokenize_blocks(_tokenizer_of(work), part.table, work.text_columns, work.block_rows)
     tokens = tuple(block.to_arrow() for block in blocks)
     seconds = {**part.seconds, "tokenize": time.perf_counter() - began}
-    kept = part.table.select([name for name in part.table.column_names if name in work.schema.names])
-    return seal(Sealed(part.rows, kept, seconds, blocks=tokens))
+    tell.end("tokenize", part.rows)
+    return seal(Sealed(part.rows, part.table, seconds, blocks=tokens))
 
 
 _tokenizers: dict[str, Tokenizer] = {}
@@ -92,54 +136,113 @@ def _tokenizer_of(work: Work) -> Tokenizer:
 class Replica:
     """One encoder on one device."""
 
-    def __init__(self, work: Work, join: Join, count: Count) -> None:
+    def __init__(self, work: Work, tell: Tell) -> None:
         """Load the model and report."""
         quiet_transformers()
         # Ray sets OMP_NUM_THREADS to the actor's num_cpus; what runs outside of the lanes may take them all.
         torch.set_num_threads(work.threads)
-        self._work, self._count = work, count
-        self._encoder = Encoder(
-            work.model,
-            work.features,
-            output_dtype=work.output_dtype,
-            tokens_per_pack=work.tokens_per_pack,
-            threads=work.threads,
-            compiled=work.compiled,
-            checkpoint=work.checkpoint,
-        )
-        join(describe(self._encoder))
+        self._work, self._tell = work, tell
+        self._encoder = _load(work)
+        tell.join(describe(self._encoder))
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """Bring a part's texts, or the tokens that came along, to its features."""
-        part, work = unseal(batch), self._work
+        """Bring a part's texts, or the tokens that came along, to its features; nothing once the run is to end."""
+        part = unseal(batch)
+        if self._tell.stopped():
+            return batch.slice(0, 0)
+        deaths = self._tell.begin("encode", part.rows)
+        try:
+            sealed = self._encode(part) if deaths < MAX_DEATHS else self._encode_apart(part, deaths)
+        except _StoppedError:
+            return batch.slice(0, 0)
+        finally:
+            self._tell.end("encode", part.rows)
+        return seal(sealed)
+
+    def _encode(self, part: Sealed) -> Sealed:
+        done = 0
+
+        def report(rows: int, tokens: int, errors: int) -> None:
+            nonlocal done
+            done += rows
+            if self._report(rows, tokens, errors).stop and done < len(part.table):
+                raise _StoppedError
+
         result, spent, counts = featurize(
             self._encoder,
             part.table,
             self._blocks(part),
-            schema=work.schema,
+            schema=self._work.schema,
             shard=part.rows.shard,
             start=part.rows.start,
-            pairs=len(work.text_columns) > 1,
-            on_block=self._report,
+            pairs=self._work.pairs,
+            on_block=report,
         )
         seconds = {stage: part.seconds.get(stage, 0.0) + spent.get(stage, 0.0) for stage in (*part.seconds, *spent)}
         happened = {name: count for name, count in asdict(counts).items() if name != "busy_s"}
-        return seal(Sealed(part.rows, result, seconds, happened))
+        return Sealed(part.rows, result, seconds, happened)
+
+    def _encode_apart(self, part: Sealed, deaths: int) -> Sealed:
+        """Bring a part to its features in a process of its own, which may die of it."""
+        rows, block_rows = part.rows, self._work.block_rows
+        if deaths >= 2 * MAX_DEATHS:
+            msg = (
+                f"shard {rows.shard}, rows [{rows.start}, {rows.stop}): {deaths} workers have died of these rows, the "
+                "last while a process of its own encoded them: the machine may have too little memory for both"
+            )
+            raise RunError(msg)
+        began, done = time.perf_counter(), []
+        with Quarantine(partial(_make_apart, self._work, rows.shard), self._work.schema, rows.shard) as apart:
+            for first in range(0, len(part.table), block_rows):
+                block = apart.encode(part.table.slice(first, block_rows), rows.start + first)
+                done.append(block)
+                tokens = int(block["num_tokens"].drop_null().to_numpy().sum())
+                self._report(len(block), tokens, len(block) - block["error"].null_count, apart.killers)
+        seconds = {**part.seconds, "encode": time.perf_counter() - began}
+        result = pa.concat_tables(done) if done else self._work.schema.empty_table()
+        return Sealed(rows, result, seconds, {"killers": len(apart.killers)})
 
     def _blocks(self, part: Sealed) -> Iterator[Tokenized]:
         if part.blocks:
             return map(Tokenized.from_arrow, part.blocks)
         return tokenize_blocks(self._encoder.tokenizer, part.table, self._work.text_columns, self._work.block_rows)
 
-    def _report(self, rows: int, tokens: int, errors: int) -> None:
+    def _report(self, rows: int, tokens: int, errors: int, killers: Sequence[int] = ()) -> Verdict:
         limit = self._work.max_errors
-        so_far = self._count(rows, tokens, errors, bool(errors) and limit is not None)
-        if limit is not None and so_far > limit:
+        verdict = self._tell.count(rows, tokens, errors, wait=bool(errors) and limit is not None)
+        if limit is not None and verdict.errors > limit:
+            named = f" Rows that killed their worker: {', '.join(map(str, killers))}." if killers else ""
             msg = (
-                f"{so_far} rows ended with an error, more than output.max_errors: {limit}. Their reasons stand in the "
-                "error column of the parts written so far. Raise max_errors to go on"
+                f"{verdict.errors} rows ended with an error, more than output.max_errors: {limit}.{named} Their "
+                "reasons stand in the error column of the parts written so far. Raise max_errors to go on"
             )
             raise RunError(msg)
+        return verdict
+
+
+def _load(work: Work) -> Encoder:
+    return Encoder(
+        work.model,
+        work.features,
+        output_dtype=work.output_dtype,
+        tokens_per_pack=work.tokens_per_pack,
+        threads=work.threads,
+        compiled=work.compiled,
+        checkpoint=work.checkpoint,
+    )
+
+
+def _make_apart(work: Work, shard: int) -> Callable[[pa.Table, int], pa.Table]:
+    """What a process of its own does with rows: the same as a replica, in one block."""
+    quiet_transformers()
+    encoder = _load(work)
+
+    def encode(table: pa.Table, start: int) -> pa.Table:
+        blocks = tokenize_blocks(encoder.tokenizer, table, work.text_columns, len(table))
+        result, _, _ = featurize(encoder, table, blocks, schema=work.schema, shard=shard, start=start, pairs=work.pairs)
+        return result
+
+    return encode
 
 
 class FeatureColumns:

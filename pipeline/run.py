@@ -6,13 +6,10 @@ of its own; beside GPUs it has tasks. Knows nothing of manifests or coverage. In
 neither torch nor transformers, which take seconds, since every process that reads or writes imports it.
 """
 
-import logging
-import os
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -21,29 +18,34 @@ from ray.data import ActorPoolStrategy, DataContext, Datasink, Datasource, ReadT
 from ray.data.block import BlockMetadata
 from ray.data.datasource import WriteResult
 from ray.exceptions import RayError, UserCodeException
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline import sink
+from pipeline.cluster import IO_CPUS, Layout, diagnose, lay_out
 from pipeline.envelope import Sealed, seal, unseal
 from pipeline.errors import RunError, VarveError
-from pipeline.progress import Line, Snapshot, Tally
+from pipeline.progress import Line
 from pipeline.quiet import quiet_datasets
 from pipeline.ranges import Missing, Range
 from pipeline.sink import Part
-from pipeline.spec import Compute, Feature, Model, parse_features
-from pipeline.storage.objects import Storage
+from pipeline.spec import Feature, Model, parse_features
+from pipeline.storage.objects import Storage, retries
+from pipeline.tally import Snapshot, Tally, Verdict
+from pipeline.watch import Watch
 
 if TYPE_CHECKING:
     from pipeline.plan import Plan
     from pipeline.source import Dataset
 
-# Share of a core that a reading or a writing task declares: they wait more than they work.
-_IO_CPUS = 0.4
 # Of one that tokenizes: `tokenizers` spreads a batch over cores, and other tasks fill its pauses.
 _TOKENIZER_CPUS = 1.0
-# Threads of a replica that share one Python without waiting for it.
-_MAX_THREADS = 8
-# Of a replica that dies, of a part on a replica, of a read or a write. Ray's own default is without end.
-_MAX_RETRIES = 3
+# Of a read, a write or a tokenizing task whose worker or node dies. Ray's own default for writes is without end.
+_MAX_RETRIES = 10
+# Of a replica. A part that kills is found out long before (replica.py); nodes may come and go for days.
+_MAX_RESTARTS = 1000
+# Replicas that die one after the other before they are ready.
+_MAX_START_DEATHS = 3
+_IO: dict[str, Any] = {"num_cpus": IO_CPUS, "max_retries": _MAX_RETRIES}
 
 
 def features(
@@ -85,24 +87,37 @@ def features(
 
 
 class _Tell:
-    """Tells the tally of what a replica does."""
+    """Tells the tally of what a worker does."""
 
     def __init__(self, tally: Any) -> None:
         self._tally = tally
+        self._counted: Any = None
 
     def join(self, encoder: dict[str, Any]) -> None:
         self._tally.join.remote(encoder)
 
-    def count(self, rows: int, tokens: int, errors: int, wait: bool) -> int:
-        counted = self._tally.add.remote(rows, tokens, errors)
-        return int(ray.get(counted)) if wait else 0
+    def begin(self, stage: str, rows: Range) -> int:
+        return ray.get(self._tally.begin.remote(stage, rows))
+
+    def end(self, stage: str, rows: Range) -> None:
+        self._tally.end.remote(stage, rows)
+
+    def count(self, rows: int, tokens: int, errors: int, *, wait: bool) -> Verdict:
+        before, self._counted = self._counted, self._tally.add.remote(rows, tokens, errors)
+        # The answer to the block before is there already: nothing waits for it.
+        answer = self._counted if wait or before is None else before
+        return ray.get(answer)
+
+    def stopped(self) -> bool:
+        return ray.get(self._tally.stopped.remote())
 
 
 class _Shards(Datasource):
     """One read task for each shard that lacks rows."""
 
-    def __init__(self, dataset: "Dataset", lacking: Mapping[int, Missing], rows_per_part: int) -> None:
+    def __init__(self, dataset: "Dataset", lacking: Mapping[int, Missing], rows_per_part: int, tell: _Tell) -> None:
         super().__init__()
+        self._tell = tell
         # Held once in the object store: a closure over it would be pickled for every shard.
         self._dataset = ray.put(dataset)
         self._lacking = dict(lacking)
@@ -121,13 +136,17 @@ class _Shards(Datasource):
         return [ReadTask(self._reader(shard, lacks), unknown) for shard, lacks in self._lacking.items()]
 
     def _reader(self, shard: int, lacks: Missing) -> Callable[[], Iterator[pa.Table]]:
-        held, rows_per_part = self._dataset, self._rows_per_part
+        held, rows_per_part, tell = self._dataset, self._rows_per_part, self._tell
 
         def read() -> Iterator[pa.Table]:
+            if tell.stopped():
+                return
             quiet_datasets()
             began = time.perf_counter()
             for start, table in ray.get(held).read_parts(shard, rows_per_part, lacks):
                 seconds = {"read": time.perf_counter() - began}
+                if tell.stopped():
+                    return
                 yield seal(Sealed(Range(shard, start, start + len(table)), table, seconds))
                 began = time.perf_counter()
 
@@ -143,66 +162,17 @@ class _Parts(Datasink[list[dict[str, Any]]]):
         self.parts: list[Part] = []
 
     def write(self, blocks: Iterable[pa.Table], ctx: object) -> list[dict[str, Any]]:  # noqa: ARG002
-        return [self._write(block.slice(at, 1)).to_json() for block in blocks for at in range(len(block))]
+        return [asdict(self._write(block.slice(at, 1))) for block in blocks for at in range(len(block))]
 
     def _write(self, batch: pa.Table) -> Part:
         sealed = unseal(batch)
-        began = time.perf_counter()
-        part = sink.write_part(
-            self._storage, sealed.rows, sealed.table, self._fingerprint, sealed.seconds, sealed.counts
-        )
-        written = {**sealed.seconds, "write": time.perf_counter() - began}
-        return Part.from_json({**part.to_json(), "seconds": written})
+        began, repeated = time.perf_counter(), retries()
+        part = sink.write_part(self._storage, sealed.rows, sealed.table, self._fingerprint, sealed.counts)
+        seconds = {**sealed.seconds, "write": time.perf_counter() - began}
+        return replace(part, seconds=seconds, retries=retries() - repeated)
 
     def on_write_complete(self, write_result: WriteResult[list[dict[str, Any]]]) -> None:
         self.parts = [Part.from_json(part) for parts in write_result.write_returns for part in parts]
-
-
-def start_ray(compute: Compute) -> None:
-    """Connect to a running Ray, or start one here with room for the replicas."""
-    if ray.is_initialized():
-        return
-    replicas = compute.replicas if isinstance(compute.replicas, int) else 1
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
-    with _silenced_stderr():
-        ray.init(
-            num_cpus=max(os.cpu_count() or 1, replicas + 1),
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """How the work is spread over the cluster."""
-
-    replicas: int
-    threads: int  # of each replica, on a CPU
-    gpus: int  # of each replica: 1 or 0
-    cpus: float  # that a replica declares
-    tokenizers: int  # tasks at once; 0: each replica tokenizes for itself
-
-    @property
-    def lanes(self) -> int:
-        """Packs that all replicas encode at once."""
-        return self.replicas * (1 if self.gpus else self.threads)
-
-
-def lay_out(compute: Compute) -> Layout:
-    """Spread a job over the cluster that Ray is connected to.
-
-    A replica on a CPU has a thread for each of its cores. Beyond `_MAX_THREADS` threads would wait for each other's
-    Python, so large machines take several replicas.
-    """
-    resources = ray.cluster_resources()
-    gpus, cores = int(resources.get("GPU", 0)), max(1, int(resources.get("CPU", 1)))
-    auto = gpus or -(-cores // _MAX_THREADS)
-    replicas = auto if compute.replicas == "auto" else compute.replicas
-    cpus = _replica_cpus(cores, replicas, most=1.0 if gpus else cores)
-    spare = int(cores - replicas * cpus - 2 * _IO_CPUS)
-    tokenizers = (max(1, spare) if gpus else 0) if compute.tokenizers == "auto" else compute.tokenizers
-    return Layout(replicas, max(1, cores // replicas), min(gpus, 1), cpus, tokenizers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,66 +182,72 @@ class Ran:
     parts: list[Part]
     last: Snapshot
     layout: Layout
+    ended: str | None  # why it ended before everything was done; None where all is done
 
 
 def run_graph(plan: "Plan", storage: Storage, lacking: Mapping[int, Missing], done_rows: int) -> "Ran":
-    """Read, tokenize, encode and commit what is missing, all at the same time."""
-    from pipeline.replica import Replica, Work, tokenize_part  # noqa: PLC0415 (see the top)
+    """Read, tokenize, encode and commit what is missing, all at the same time.
 
+    Raises:
+        RunError: it failed. A run that was ended early by a signal, or since nothing moved, returns and says so.
+    """
     layout = lay_out(plan.job.compute)
-    work = Work.of(plan, layout.threads)
-    tally: Any = ray.remote(num_cpus=0)(Tally).remote()
-    tell = _Tell(tally)
-    shard_rows = plan.dataset.shard_rows
+    # On the driver's node: a run whose driver lives must not lose its tally with another node.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    tally: Any = (
+        ray.remote(Tally).options(num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here).remote()
+    )
     parts = _Parts(storage, plan.fingerprint)
+    shard_rows = plan.dataset.shard_rows
+    watch = Watch(
+        lambda: ray.get(tally.snapshot.remote()),
+        lambda: ray.get(tally.stop.remote()),
+        lambda now: diagnose(layout, now.replicas, len(now.under_way)),
+        stall_s=plan.job.compute.stall_s,
+    )
+    line = Line(lambda: ray.get(tally.snapshot.remote()), done_rows, sum(shard_rows) if shard_rows else None)
     try:
         # Bounds on retries have no other place in Ray 2.60 than the arguments that it calls deprecated.
-        with (
-            warnings.catch_warnings(action="ignore"),
-            DataContext.current(_context()),
-            Line(lambda: ray.get(tally.snapshot.remote()), done_rows, sum(shard_rows) if shard_rows else None),
-        ):
-            flow = ray.data.read_datasource(
-                _Shards(plan.dataset, lacking, plan.resolved.rows_per_part),
-                override_num_blocks=len(lacking),
-                ray_remote_args={"num_cpus": _IO_CPUS, "max_retries": _MAX_RETRIES},
-            )
-            if layout.tokenizers:
-                flow = flow.map_batches(
-                    tokenize_part,  # pyright: ignore[reportArgumentType] (its stub knows no fn_args)
-                    fn_args=(work,),
-                    batch_size=1,
-                    batch_format="pyarrow",
-                    zero_copy_batch=True,
-                    compute=TaskPoolStrategy(size=layout.tokenizers),
-                    num_cpus=_TOKENIZER_CPUS,
-                    max_retries=_MAX_RETRIES,
-                )
-            flow.map_batches(
-                Replica,
-                fn_constructor_args=(work, tell.join, tell.count),
-                batch_size=1,
-                batch_format="pyarrow",
-                zero_copy_batch=True,
-                compute=ActorPoolStrategy(size=layout.replicas),
-                num_cpus=layout.cpus,
-                num_gpus=layout.gpus,
-                max_restarts=_MAX_RETRIES,
-                max_task_retries=_MAX_RETRIES,
-            ).write_datasink(parts, ray_remote_args={"num_cpus": _IO_CPUS, "max_retries": _MAX_RETRIES})
-        return Ran(parts.parts, ray.get(tally.snapshot.remote()), layout)
+        with warnings.catch_warnings(action="ignore"), DataContext.current(_context()), watch, line:
+            _flow(plan, layout, _Tell(tally), lacking).write_datasink(parts, ray_remote_args=_IO)
     except (RayError, UserCodeException, VarveError) as e:
         raise _told(e) from e
+    return Ran(parts.parts, ray.get(tally.snapshot.remote()), layout, watch.reason)
 
 
-def _replica_cpus(cores: int, replicas: int, most: float) -> float:
-    """Cores that a replica declares: never so many that no reading or writing task finds room.
+def _flow(plan: "Plan", layout: Layout, tell: _Tell, lacking: Mapping[int, Missing]) -> "ray.data.Dataset":
+    """The stages before the sink."""
+    from pipeline.replica import Replica, Work, tokenize_part  # noqa: PLC0415 (see the top)
 
-    Replicas that hold every core leave none to read with, and the run hangs (ray-project/ray#44687). Ray takes
-    fractions below one core only.
-    """
-    share = min(most, (cores - 2 * _IO_CPUS) / replicas)
-    return float(int(share)) if share >= 1 else max(0.01, round(share, 2) - 0.01)
+    work = Work.of(plan, layout.threads)
+    flow = ray.data.read_datasource(
+        _Shards(plan.dataset, lacking, plan.resolved.rows_per_part, tell),
+        override_num_blocks=len(lacking),
+        ray_remote_args=_IO,
+    )
+    if layout.tokenizers:
+        flow = flow.map_batches(
+            tokenize_part,  # pyright: ignore[reportArgumentType] (its stub knows no fn_args)
+            fn_args=(work, tell),
+            batch_size=1,
+            batch_format="pyarrow",
+            zero_copy_batch=True,
+            compute=TaskPoolStrategy(size=layout.tokenizers),
+            num_cpus=_TOKENIZER_CPUS,
+            max_retries=_MAX_RETRIES,
+        )
+    return flow.map_batches(
+        Replica,
+        fn_constructor_args=(work, tell),
+        batch_size=1,
+        batch_format="pyarrow",
+        zero_copy_batch=True,
+        compute=ActorPoolStrategy(size=layout.replicas),
+        num_cpus=layout.cpus,
+        num_gpus=layout.gpus,
+        max_restarts=_MAX_RESTARTS,
+        max_task_retries=_MAX_RESTARTS,
+    )
 
 
 def _context() -> DataContext:
@@ -281,6 +257,9 @@ def _context() -> DataContext:
     context.target_max_block_size = 1
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    context.max_consecutive_actor_init_deaths = _MAX_START_DEATHS
+    # It counts whole parts, which may take longer than any bound; `Watch` counts blocks.
+    context.execution_no_progress_timeout_s = -1
     # Else what a replica raised is lost on its way here but for its traceback.
     context.raise_original_map_exception = True
     return context
@@ -297,16 +276,3 @@ def _told(error: BaseException) -> VarveError:
         seen = seen.__cause__
     lines = [line.strip() for line in str(error).partition(advice)[0].splitlines() if line.strip()]
     return RunError(f"the run failed in Ray: {lines[-1] if lines else type(error).__name__}")
-
-
-@contextmanager
-def _silenced_stderr() -> Iterator[None]:
-    """Keep what Ray's C++ side writes to stderr while it starts out of the user's terminal."""
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)

@@ -47,8 +47,10 @@ class Part:
     data_bytes: int  # bytes before the footer
     data_sha256: str  # of those bytes
     file_bytes: int = 0  # of the whole file, as the store lists it
-    seconds: dict[str, float] = field(default_factory=dict)  # reading, tokenizing, encoding, writing
     counts: dict[str, int] = field(default_factory=dict)  # texts encoded with their likes, redone, packs split
+    # Of this run, not of the part: not in the footer, so that the same part has the same bytes whoever wrote it.
+    seconds: dict[str, float] = field(default_factory=dict)  # reading, tokenizing, encoding, writing
+    retries: int = 0  # requests that were made again to write it
 
     @property
     def range(self) -> Range:
@@ -61,8 +63,8 @@ class Part:
         return part_name(self.range)
 
     def to_json(self) -> dict[str, Any]:
-        """For the manifest."""
-        return asdict(self)
+        """For a footer and the manifest: what is true of the part itself."""
+        return {key: value for key, value in asdict(self).items() if key not in {"seconds", "retries"}}
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> Self:
@@ -89,7 +91,6 @@ def write_part(
     rows: Range,
     table: pa.Table,
     fingerprint: str,
-    seconds: dict[str, float],
     counts: dict[str, int] | None = None,
 ) -> Part:
     """Commit a part, or find that it is committed already.
@@ -100,7 +101,7 @@ def write_part(
     Raises:
         RunError: the store failed, or another job's part has this name.
     """
-    part, content = encode_part(rows, table, fingerprint, seconds, counts)
+    part, content = encode_part(rows, table, fingerprint, counts)
     if storage.create(part.name, content):
         return part
     there = read_part(storage, rows)
@@ -114,7 +115,6 @@ def encode_part(
     rows: Range,
     table: pa.Table,
     fingerprint: str,
-    seconds: dict[str, float],
     counts: dict[str, int] | None = None,
 ) -> tuple[Part, bytes]:
     """The Parquet file of a part. Features: byte stream split for float32, no dictionary, no statistics; zstd 1."""
@@ -140,7 +140,6 @@ def encode_part(
             fingerprint=fingerprint,
             data_bytes=len(data),
             data_sha256=hashlib.sha256(data).hexdigest(),
-            seconds=seconds,
             counts=counts or {},
             **_counts(table),
         )

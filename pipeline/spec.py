@@ -152,6 +152,9 @@ class Compute(Section):
         "faster where both share the CPU; auto: 0 on a CPU, all spare cores with GPUs",
     )
     compile: bool = Field(default=False, description="run the layers through torch.compile; on GPUs only")
+    stall_s: PositiveInt = Field(
+        default=1800, description="seconds in which no block is finished after which a run is ended with a diagnosis"
+    )
 
 
 DEFAULT_FEATURES = {"embedding": Feature(pool="mean")}
@@ -227,7 +230,7 @@ class Job(Section):
         """
         content = self.model_dump(mode="json")
         content["output"] = {key: content["output"][key] for key in ("dtype", "rows_per_part")}
-        for without_effect in ("replicas", "tokenizers"):
+        for without_effect in ("replicas", "tokenizers", "stall_s"):
             del content["compute"][without_effect]
         return flatten(content)
 

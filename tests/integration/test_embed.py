@@ -157,7 +157,7 @@ def test_stored_vector_that_is_wrong_keeps_the_run_from_publishing(job, run, doc
     forged = table.set_column(table.column_names.index("embedding"), table.schema.field("embedding"), shifted)
     (tmp_path / "out" / name).unlink()
     (tmp_path / "out/_varve/manifest.json").unlink()
-    write_part(Storage(str(tmp_path / "out")), Range(0, 0, 100), forged, prepare(wanted, device="cpu").fingerprint, {})
+    write_part(Storage(str(tmp_path / "out")), Range(0, 0, 100), forged, prepare(wanted, device="cpu").fingerprint)
     with pytest.raises(RunError, match=r"not published(.|\n)*embedding of shard 0"):
         run(wanted)
     assert not (tmp_path / "out/_varve/manifest.json").exists()

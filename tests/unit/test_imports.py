@@ -29,8 +29,9 @@ def importers(package: str) -> set[str]:
     }
 
 
-def test_only_run_imports_ray():
-    assert importers("ray") == {"pipeline/run.py"}
+def test_only_run_imports_ray_data():
+    assert importers("ray") == {"pipeline/cluster.py", "pipeline/run.py"}
+    assert importers("ray.data") == {"pipeline/run.py"}
 
 
 def test_only_storage_imports_object_store_clients():
@@ -50,8 +51,8 @@ def test_encoder_needs_only_torch_and_transformers(package):
 def test_imports_follow_the_flow():
     order = [
         "errors", "quiet", "spec", "columns", "ranges", "storage", "source", "tokenizer", "texts", "encoder", "schema",
-        "sink", "plan", "manifest", "canary", "envelope", "featurize", "estimate", "progress", "stages", "replica",
-        "run", "verify", "driver",
+        "sink", "plan", "manifest", "canary", "envelope", "featurize", "estimate", "tally", "progress", "stages",
+        "quarantine", "replica", "cluster", "watch", "run", "verify", "driver",
     ]  # fmt: skip
     stages = {path.stem if path.parent == ROOT / "pipeline" else path.parent.name for path in PIPELINE} - {"__init__"}
     assert stages == set(order)

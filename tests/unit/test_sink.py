@@ -36,7 +36,7 @@ def table(start: int = 10, rows: int = 4) -> pa.Table:
 
 def test_part_is_read_back_as_it_was_written_and_its_footer_counts_it(tmp_path):
     storage = Storage(str(tmp_path))
-    part = write_part(storage, ROWS, table(), "print", {"encode": 1.5})
+    part = write_part(storage, ROWS, table(), "print")
     content = (tmp_path / "data/part-00003-000000000010-000000000014.parquet").read_bytes()
     assert pq.read_table(io.BytesIO(content)).equals(table())
     assert (part.num_tokens, part.num_errors, part.num_truncated) == (20, 1, 1)
@@ -47,7 +47,7 @@ def test_part_is_read_back_as_it_was_written_and_its_footer_counts_it(tmp_path):
 
 
 def test_features_are_stored_without_dictionary_and_statistics():
-    content = encode_part(ROWS, table(), "print", {})[1]
+    content = encode_part(ROWS, table(), "print")[1]
     footer = pq.read_metadata(io.BytesIO(content)).row_group(0)
     columns = {footer.column(index).path_in_schema: footer.column(index) for index in range(footer.num_columns)}
     vector = columns["e.list.element"]
@@ -58,28 +58,28 @@ def test_features_are_stored_without_dictionary_and_statistics():
 
 def test_part_of_error_rows_alone_has_no_shortest_text():
     only_errors = table().filter(pa.array([False, True, False, False]))
-    part, _ = encode_part(Range(3, 11, 12), only_errors, "print", {})
+    part, _ = encode_part(Range(3, 11, 12), only_errors, "print")
     assert (part.num_errors, part.shortest, part.longest) == (1, None, None)
 
 
 def test_empty_part_that_ends_a_shard_is_valid(tmp_path):
     storage = Storage(str(tmp_path))
-    write_part(storage, Range(0, 8, 8), SCHEMA.empty_table(), "print", {})
+    write_part(storage, Range(0, 8, 8), SCHEMA.empty_table(), "print")
     assert pq.read_table(tmp_path / part_name(Range(0, 8, 8))).schema.names == SCHEMA.names
 
 
 def test_second_writer_gets_the_part_of_the_first(tmp_path):
     storage = Storage(str(tmp_path))
-    first = write_part(storage, ROWS, table(), "print", {"encode": 1.0})
-    second = write_part(storage, ROWS, table(), "print", {"encode": 2.0})
+    first = write_part(storage, ROWS, table(), "print")
+    second = write_part(storage, ROWS, table(), "print")
     assert second == first
 
 
 def test_part_of_another_job_is_refused(tmp_path):
     storage = Storage(str(tmp_path))
-    write_part(storage, ROWS, table(), "print", {})
+    write_part(storage, ROWS, table(), "print")
     with pytest.raises(RunError, match="written by another job"):
-        write_part(storage, ROWS, table(start=10, rows=4).slice(0, 4), "other print", {})
+        write_part(storage, ROWS, table(start=10, rows=4).slice(0, 4), "other print")
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1", b"not parquet at all, but long enough"])

@@ -1,0 +1,119 @@
+"""Ends a run early: on a signal, within its grace; or because nothing moves any more, with a diagnosis.
+
+Knows nothing of Ray: it is told how to look, how to ask everyone to stop, and how to say what is lacking. The first
+SIGINT or SIGTERM lets the blocks under way finish; a second one ends the process at once. What is committed is whole in
+either case.
+"""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from threading import Event, Thread, current_thread, main_thread
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+from pipeline.tally import Snapshot
+
+# Spot instances give 30 s or more between the notice and the end; what is left pays for the goodbye.
+GRACE_S = 20.0
+_LOOK_EVERY_S = 0.5
+# For the main thread to leave what it was in.
+_LAST_WORDS_S = 5.0
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class _EndedError(BaseException):
+    """Leaves the main thread, past every `except Exception`."""
+
+
+class Watch:
+    """Watches over a run while it is entered. Only the main thread can be interrupted; elsewhere nothing is watched."""
+
+    def __init__(
+        self,
+        look: Callable[[], Snapshot],
+        stop: Callable[[], None],
+        diagnose: Callable[[Snapshot], str],
+        *,
+        stall_s: float,
+        grace_s: float = GRACE_S,
+    ) -> None:
+        """Say how.
+
+        Args:
+            look: gives the counts.
+            stop: asks all workers to end after what they have begun.
+            diagnose: says what a run that stands still waits for.
+            stall_s: how long nothing may move.
+            grace_s: what workers have to end after a signal.
+        """
+        self._look, self._stop, self._diagnose = look, stop, diagnose
+        self._stall_s, self._grace_s = stall_s, grace_s
+        self.reason: str | None = None  # why the run ends early; None while it does not
+        self._over = False  # the grace has passed
+        self._left = Event()
+        self._thread = Thread(target=self._run, daemon=True)
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Self:
+        """Begin."""
+        if current_thread() is main_thread():
+            self._before = {number: signal.signal(number, self._on_signal) for number in _SIGNALS}
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        """End; an interruption of our own stops here."""
+        self._left.set()
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        return error is not None and self._over
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        if self._over:
+            raise _EndedError
+        if self.reason is not None:
+            sys.stderr.write("\nstopped at once; what was committed stays\n")
+            sys.stderr.flush()
+            os._exit(1)
+        name = signal.Signals(number).name
+        self.reason = f"stopped by {name}"
+        sys.stderr.write(
+            f"\n{name}: finishing the blocks under way, {self._grace_s:.0f} s at most; once more ends at once\n"
+        )
+
+    def _run(self) -> None:
+        moved_at, seen = time.monotonic(), None
+        while not self._left.wait(_LOOK_EVERY_S):
+            if self.reason is not None:
+                self._end()
+                return
+            now = self._try_to_look()
+            if now is not None and now != seen:
+                moved_at, seen = time.monotonic(), now
+            elif time.monotonic() - moved_at > self._stall_s:
+                told = self._diagnose(seen or Snapshot())
+                self.reason = f"nothing has moved for {self._stall_s:.0f} s: {told}"
+                self._grace_s = 0.0
+
+    def _try_to_look(self) -> Snapshot | None:
+        try:
+            return self._look()
+        except Exception:  # noqa: BLE001 (a tally that is gone for a moment must not end the watch)
+            return None
+
+    def _end(self) -> None:
+        """Ask, wait, then interrupt the main thread, which may wait inside of anything."""
+        Thread(target=self._stop, daemon=True).start()
+        if self._left.wait(self._grace_s):
+            return
+        self._over = True
+        signal.pthread_kill(main_thread().ident or 0, signal.SIGINT)
+        if not self._left.wait(_LAST_WORDS_S):
+            sys.stderr.write(f"{self.reason}; what was committed stays\n")
+            sys.stderr.flush()
+            os._exit(1)

@@ -1,0 +1,42 @@
+"""What happens in a run when things break inside of it."""
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.errors import RunError
+from tests.killer import KILLING_TEXT, make_killer
+
+
+@pytest.fixture
+def killer(tiny):
+    folder = tiny("bert", intermediate_size=48)
+    make_killer(folder)
+    return {"name": folder, "max_tokens": 64, "trust_remote_code": True}
+
+
+def written(path) -> pa.Table:
+    return pa.concat_tables(pq.read_table(part) for part in sorted((path / "data").glob("*.parquet")))
+
+
+def test_row_that_kills_its_worker_becomes_an_error_row_and_costs_no_other(job, run, killer, tmp_path):
+    (tmp_path / "docs").mkdir()
+    texts = [f"text number {row}" for row in range(30)]
+    texts[21] = f"and {KILLING_TEXT} too"
+    pq.write_table(pa.table({"text": texts}), tmp_path / "docs/0.parquet")
+    manifest = run(job(tmp_path / "docs", model=killer, output={"rows_per_part": 8}))
+    table = written(tmp_path / "out")
+    errors = table.filter(table["error"].is_valid())
+    assert errors.select(["row", "error"]).to_pylist() == [{"row": 21, "error": "worker died"}]
+    assert errors["embedding"].null_count == 1
+    assert table["row"].to_pylist() == list(range(30))
+    assert table["embedding"].null_count == 1
+    assert manifest.counts["killers"] == 1
+    assert manifest.counts["lost"] >= 3
+
+
+def test_rows_that_kill_are_named_when_no_error_is_allowed(job, run, killer, tmp_path):
+    (tmp_path / "docs").mkdir()
+    pq.write_table(pa.table({"text": ["good", "good too", KILLING_TEXT]}), tmp_path / "docs/0.parquet")
+    with pytest.raises(RunError, match=r"Rows that killed their worker: 2\."):
+        run(job(tmp_path / "docs", model=killer, output={"max_errors": 0}))

@@ -1,0 +1,51 @@
+"""A run that is asked to end, or that stands still, ends; one that moves is left alone."""
+
+import os
+import signal
+import time
+from itertools import count
+from threading import Event
+
+from pipeline.tally import Snapshot
+from pipeline.watch import Watch
+
+PATIENCE_S = 20.0
+
+
+def test_run_in_which_nothing_moves_ends_with_its_diagnosis():
+    watch = Watch(Snapshot, lambda: None, lambda _now: "0 of 1 CPUs are free", stall_s=1, grace_s=0)
+    began = time.monotonic()
+    with watch:
+        Event().wait(PATIENCE_S)
+    assert time.monotonic() - began < PATIENCE_S
+    assert watch.reason == "nothing has moved for 1 s: 0 of 1 CPUs are free"
+
+
+def test_run_that_moves_is_left_alone():
+    rows = count()
+    with Watch(lambda: Snapshot(rows=next(rows)), lambda: None, lambda _now: "", stall_s=1) as watch:
+        Event().wait(3)
+    assert watch.reason is None
+
+
+def test_signal_asks_the_workers_and_lets_the_run_end_by_itself():
+    asked = Event()
+    with Watch(Snapshot, asked.set, lambda _now: "", stall_s=60, grace_s=60) as watch:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert asked.wait(PATIENCE_S)
+    assert watch.reason == "stopped by SIGTERM"
+
+
+def test_run_that_does_not_end_within_its_grace_is_interrupted():
+    with Watch(Snapshot, lambda: None, lambda _now: "", stall_s=60, grace_s=1) as watch:
+        os.kill(os.getpid(), signal.SIGTERM)
+        Event().wait(PATIENCE_S)
+        raise AssertionError("not interrupted")  # noqa: EM101, TRY003
+    assert watch.reason == "stopped by SIGTERM"
+
+
+def test_handlers_are_as_before_once_the_run_is_over():
+    before = signal.getsignal(signal.SIGTERM)
+    with Watch(Snapshot, lambda: None, lambda _now: "", stall_s=60):
+        assert signal.getsignal(signal.SIGTERM) != before
+    assert signal.getsignal(signal.SIGTERM) == before
