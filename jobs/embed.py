@@ -51,8 +51,12 @@ def embed_with_progress(job: Job) -> tuple[Manifest, bool]:
         if not storage.conditional:
             sys.stderr.write(_WEAK_STORE)
 
-    manifest = embed(job, on_start=on_start)
+    manifest = embed(job, on_start=on_start, on_note=_tell)
     return manifest, not started
+
+
+def _tell(note: str) -> None:
+    sys.stderr.write(f"{note}\n")
 
 
 def summary(manifest: Manifest) -> str:

@@ -23,7 +23,7 @@ def _add(parser: argparse.ArgumentParser) -> None:
 
 
 def _status(arguments: argparse.Namespace) -> int:
-    report = look(Storage(arguments.path))
+    report = look(Storage(arguments.path, patient=False))
     if arguments.json:
         print_json(report)
     else:
@@ -38,10 +38,11 @@ def look(storage: Storage) -> dict[str, Any]:
     stored = read_job(storage)
     if stored is None:
         return {"state": "absent", "path": storage.uri}
-    found = manifest.committed(storage)
     finished = manifest.read_manifest(storage)
     resolved = stored["resolved"]
-    lacking = manifest.missing(found, resolved["num_shards"], resolved["rows_per_part"], storage.uri)
+    grid = (resolved["num_shards"], resolved["rows_per_part"])
+    found = manifest.committed(storage, manifest.splits(*grid, stored["source"]["shards"]["rows"]))
+    lacking = manifest.missing(found, *grid, storage.uri)
     report: dict[str, Any] = {
         "state": "complete" if finished and not lacking else "partial",
         "path": storage.uri,

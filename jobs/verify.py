@@ -1,14 +1,23 @@
 """`varve verify PATH`: prove a finished output again, from what is stored."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from jobs.command import print_json, run
 from pipeline.errors import JobError
+from pipeline.manifest import read_manifest
 from pipeline.storage.objects import Storage
 
+if TYPE_CHECKING:
+    from pipeline.verify import Check
+
 _SHOWN = 10
+# From here on starting Ray is worth its seconds.
+_LARGE_BYTES = 2_000_000_000
+_MANY_PARTS = 500
 
 
 def main(argv: Sequence[str]) -> int:
@@ -18,20 +27,19 @@ def main(argv: Sequence[str]) -> int:
 
 def _add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("path", metavar="PATH", help="the job's output.path")
+    parser.add_argument(
+        "--deep", action="store_true", help="read the whole source again too, and count the rows of each shard"
+    )
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    storage = Storage(arguments.path)
+    storage = Storage(arguments.path, patient=False)
     if storage.read("_varve/job.json") is None:
         msg = f"{storage.uri} holds no output of Varve"
         raise JobError(msg)
-    from pipeline.quiet import quiet_datasets, quiet_transformers
-    from pipeline.verify import verify
-
-    quiet_transformers()
-    quiet_datasets()
-
-    checks = verify(arguments.path)
+    finished = read_manifest(storage)
+    large = finished is not None and (finished.file_bytes > _LARGE_BYTES or len(finished.parts) > _MANY_PARTS)
+    checks = _verify_on_ray(arguments) if large or os.environ.get("RAY_ADDRESS") else _verify_here(arguments)
     passed = all(check.passed for check in checks)
     if arguments.json:
         listed = [{"check": check.name, "passed": check.passed, "failures": list(check.failures)} for check in checks]
@@ -44,6 +52,33 @@ def _verify(arguments: argparse.Namespace) -> int:
                 sys.stdout.write(f"           and {len(check.failures) - _SHOWN:,} more\n")
         sys.stdout.write(f"{'Verified' if passed else 'Not verified'}: {storage.uri}\n")
     return 0 if passed else 1
+
+
+def _verify_here(arguments: argparse.Namespace) -> "list[Check]":
+    from pipeline.quiet import quiet_datasets, quiet_transformers
+    from pipeline.verify import verify
+
+    quiet_transformers()
+    quiet_datasets()
+    return verify(arguments.path, deep=arguments.deep, on_part=_show)
+
+
+def _verify_on_ray(arguments: argparse.Namespace) -> "list[Check]":
+    from pipeline.cluster import start_ray
+    from pipeline.quiet import quiet_datasets, quiet_transformers
+    from pipeline.run import spread
+    from pipeline.spec import Compute
+    from pipeline.verify import verify
+
+    quiet_transformers()
+    quiet_datasets()
+    start_ray(Compute())
+    return verify(arguments.path, deep=arguments.deep, spread=spread, on_part=_show)
+
+
+def _show(done: int, of: int) -> None:
+    if sys.stderr.isatty():
+        sys.stderr.write(f"\r\033[K{done:,} of {of:,} parts checked" if done < of else "\r\033[K")
 
 
 if __name__ == "__main__":

@@ -29,13 +29,19 @@ if TYPE_CHECKING:
 OnStart = Callable[["Plan", int, Storage], None]
 
 
-def embed(job: Job, *, on_start: OnStart = lambda _plan, _rows, _storage: None) -> Manifest:
+def embed(
+    job: Job,
+    *,
+    on_start: OnStart = lambda _plan, _rows, _storage: None,
+    on_note: Callable[[str], None] = lambda _note: None,
+) -> Manifest:
     """Run a job to its proved, published output, or go on with it where an earlier run stopped.
 
     Args:
         job: what to do.
         on_start: called before the first row is read, with the plan, the rows that are committed already, and the
             storage as it was found.
+        on_note: called with what a user should know of a run that goes well.
 
     Returns:
         The manifest; that of the earlier run where the job is finished already.
@@ -59,7 +65,8 @@ def embed(job: Job, *, on_start: OnStart = lambda _plan, _rows, _storage: None) 
     if finished is not None:
         return finished
     resolved = plan.resolved
-    found = manifest.committed(storage)
+    splits = manifest.splits(resolved.num_shards, resolved.rows_per_part, plan.dataset.shard_rows)
+    found = manifest.committed(storage, splits)
     if found and read_job(storage) is None:
         msg = f"output.path: {storage.uri} holds parts, but not the job that wrote them. Choose another output.path"
         raise JobError(msg)
@@ -71,7 +78,7 @@ def embed(job: Job, *, on_start: OnStart = lambda _plan, _rows, _storage: None) 
     clock.lap("plan")
     ran = run_graph(plan, storage, lacking, done_rows) if lacking else None
     clock.lap("graph")
-    found = manifest.committed(storage)
+    found = manifest.committed(storage, splits)
     if ran and ran.ended:
         msg = f"{storage.uri}: {ran.ended}. {_remains(found, plan)}; the same command goes on from there"
         raise RunError(msg)
@@ -85,7 +92,11 @@ def embed(job: Job, *, on_start: OnStart = lambda _plan, _rows, _storage: None) 
     if not checked["passed"]:
         raise RunError(f"{storage.uri}: not published:\n  " + "\n  ".join(checked["failed"]))
     clock.lap("check")
-    return manifest.publish(storage, _make_manifest(plan, storage, records, started_at, clock.laps, ran, checked))
+    made = _make_manifest(plan, storage, records, started_at, clock.laps, ran, checked)
+    published, is_ours = manifest.publish(storage, made)
+    if not is_ours:
+        on_note("another run of this job published its manifest a moment before: the output is whole, and that is kept")
+    return published
 
 
 class _Clock:

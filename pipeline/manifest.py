@@ -8,8 +8,10 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
+
+import numpy as np
 
 from pipeline import ranges, sink
 from pipeline.errors import RunError
@@ -18,6 +20,10 @@ from pipeline.sink import Part
 from pipeline.storage.objects import Storage
 
 MANIFEST_NAME = "_varve/manifest.json"
+# From here on a listing takes several requests, so it is worth cutting.
+_MANY_PARTS = 4000
+_LISTINGS = 32
+_FOOTERS_AT_ONCE = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,17 +52,21 @@ class Manifest:
 
     def to_json(self) -> dict[str, Any]:
         """The content of manifest.json."""
-        return {**asdict(self), "parts": [part.to_json() for part in self.parts]}
+        parts = [part.to_json() for part in self.parts]
+        for part in parts:
+            del part["fingerprint"]  # that of the manifest
+        return {**{name: getattr(self, name) for name in self.__dataclass_fields__}, "parts": parts}
 
     def summary(self) -> dict[str, Any]:
         """Everything but the list of parts and the job."""
-        content = {**self.to_json(), "num_parts": len(self.parts)}
+        content = {**replace(self, parts=()).to_json(), "num_parts": len(self.parts)}
         return {key: content[key] for key in content if key not in {"parts", "job", "resolved"}}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Self:
         """Back from manifest.json."""
-        return cls(**{**content, "parts": tuple(Part.from_json(part) for part in content["parts"])})
+        parts = ({**part, "fingerprint": content["fingerprint"]} for part in content["parts"])
+        return cls(**{**content, "parts": tuple(map(Part.from_json, parts))})
 
 
 def read_manifest(storage: Storage) -> Manifest | None:
@@ -75,19 +85,36 @@ def read_manifest(storage: Storage) -> Manifest | None:
         raise RunError(msg) from e
 
 
-def publish(storage: Storage, manifest: Manifest) -> Manifest:
-    """Write the manifest; where another driver of the same job was first, return its."""
+def publish(storage: Storage, manifest: Manifest) -> tuple[Manifest, bool]:
+    """Write the manifest: (what is published now, whether it is this one and not that of another driver)."""
     if storage.create(MANIFEST_NAME, json.dumps(manifest.to_json()).encode()):
-        return manifest
-    return read_manifest(storage) or manifest
+        return manifest, True
+    return read_manifest(storage) or manifest, False
 
 
-def committed(storage: Storage) -> dict[int, dict[Range, int]]:
-    """shard → {range: bytes of its part}, from the listing."""
+def committed(storage: Storage, splits: Sequence[str] = ()) -> dict[int, dict[Range, int]]:
+    """shard → {range: bytes of its part}, from the listing.
+
+    Args:
+        storage: of the output.
+        splits: see `splits`.
+    """
     found: dict[int, dict[Range, int]] = defaultdict(dict)
-    for part, size in sink.list_ranges(storage):
+    for part, size in sink.list_ranges(storage, splits):
         found[part.shard][part] = size
     return dict(found)
+
+
+def splits(num_shards: int, rows_per_part: int, shard_rows: Sequence[int] | None) -> list[str]:
+    """Names that cut the listing of a large output into about equal pieces, so that it is fetched in parallel."""
+    cells = np.ones(num_shards, np.int64) if shard_rows is None else np.array(shard_rows, np.int64) // rows_per_part + 1
+    ends = np.cumsum(cells)
+    if not num_shards or ends[-1] < _MANY_PARTS:
+        return []
+    cuts = np.linspace(0, ends[-1], _LISTINGS + 1)[1:-1].astype(np.int64)
+    shards = np.searchsorted(ends, cuts, side="right")
+    starts = (cuts - (ends[shards] - cells[shards])) * rows_per_part
+    return sorted({sink.name_before(int(shard), int(start)) for shard, start in zip(shards, starts, strict=True)})
 
 
 def missing(
@@ -129,7 +156,7 @@ def read_parts(storage: Storage, found: Mapping[int, Mapping[Range, int]], known
     """What every committed part records, in order; footers are read for those not `known`, in parallel."""
     records = {part.range: part for part in known}
     unread = [(rows, size) for sizes in found.values() for rows, size in sizes.items() if rows not in records]
-    with ThreadPoolExecutor(max_workers=16) as threads:
+    with ThreadPoolExecutor(max_workers=_FOOTERS_AT_ONCE) as threads:
         for part in threads.map(lambda entry: sink.read_part(storage, *entry), unread):
             records[part.range] = part
     return [records[rows] for rows in sorted(rows for sizes in found.values() for rows in sizes)]

@@ -52,7 +52,10 @@ class Line:
     def _run(self) -> None:
         every_s = _TERMINAL_EVERY_S if self._terminal else _PLAIN_EVERY_S
         while not self._stopped.wait(every_s):
-            text = self._text(self._look())
+            try:
+                text = self._text(self._look())
+            except Exception:  # noqa: BLE001, S112 (the run itself tells what has gone; a line must not)
+                continue
             sys.stderr.write(f"\r\033[K{text}" if self._terminal else f"{text}\n")
             sys.stderr.flush()
 

@@ -8,7 +8,7 @@ neither torch nor transformers, which take seconds, since every process that rea
 
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +45,8 @@ _MAX_RETRIES = 10
 _MAX_RESTARTS = 1000
 # Replicas that die one after the other before they are ready.
 _MAX_START_DEATHS = 3
+# Enough that one slow block at the end keeps few waiting.
+_BLOCKS_PER_CPU = 8
 _IO: dict[str, Any] = {"num_cpus": IO_CPUS, "max_retries": _MAX_RETRIES}
 
 
@@ -84,6 +86,27 @@ def features(
         compute=ActorPoolStrategy(size=replicas),
         num_gpus=1 if ray.cluster_resources().get("GPU", 0) else 0,
     )
+
+
+def spread(work: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
+    """Do the same for each of many things as Ray tasks; results come in any order.
+
+    Raises:
+        RunError: Ray failed, or the work did.
+    """
+    if not items:
+        return
+    blocks = min(len(items), _BLOCKS_PER_CPU * max(1, int(ray.cluster_resources().get("CPU", 1))))
+    context = DataContext.get_current().copy()
+    context.enable_progress_bars, context.print_on_execution_start = False, False
+    try:
+        with warnings.catch_warnings(action="ignore"), DataContext.current(context):
+            rows = ray.data.from_items([{"item": item} for item in items], override_num_blocks=blocks)
+            done = rows.map(lambda row: {"result": work(row["item"])}, num_cpus=1, max_retries=_MAX_RETRIES)
+            for row in done.iter_rows():
+                yield row["result"]
+    except (RayError, UserCodeException, VarveError) as e:
+        raise _told(e) from e
 
 
 class _Tell:

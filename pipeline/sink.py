@@ -9,7 +9,8 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from typing import Any, Self
@@ -27,7 +28,7 @@ DATA_PREFIX = "data"
 
 _NAME = re.compile(r"data/part-(\d{5,})-(\d{12})-(\d{12})\.parquet")
 # A footer is read in one request if it fits; that of a part with a hundred columns has about 60 kB.
-_TAIL_BYTES = 256 * 1024
+_TAIL_BYTES = 64 * 1024
 _MAGIC_BYTES = 8  # footer length and "PAR1"
 
 
@@ -70,20 +71,35 @@ class Part:
     def from_json(cls, content: dict[str, Any]) -> Self:
         """Back from the manifest or a footer."""
         pairs = {key: tuple(content[key]) if content[key] else None for key in ("shortest", "longest")}
-        return cls(**{**content, **pairs})
+        return cls(**{**content, **pairs, "fingerprint": sys.intern(content["fingerprint"])})
 
 
 def part_name(rows: Range) -> str:
     """data/part-SSSSS-FFFFFFFFFFFF-LLLLLLLLLLLL.parquet: shard, first row, last row + 1."""
-    return f"{DATA_PREFIX}/part-{rows.shard:05d}-{rows.start:012d}-{rows.stop:012d}.parquet"
+    return f"{name_before(rows.shard, rows.start)}-{rows.stop:012d}.parquet"
 
 
-def list_ranges(storage: Storage) -> Iterator[tuple[Range, int]]:
-    """(range, bytes) of every committed part of an output; other objects are passed over."""
-    for name, size in storage.list(DATA_PREFIX):
-        if match := _NAME.fullmatch(name):
-            shard, start, stop = (int(number) for number in match.groups())
-            yield Range(shard, start, stop), size
+def name_before(shard: int, start: int) -> str:
+    """A string that sorts before the names of the parts of a shard from a row on."""
+    return f"{DATA_PREFIX}/part-{shard:05d}-{start:012d}"
+
+
+def list_ranges(storage: Storage, splits: Sequence[str] = ()) -> Iterator[tuple[Range, int]]:
+    """(range, bytes) of every committed part of an output; other objects are passed over.
+
+    Args:
+        storage: of the output.
+        splits: names at which the listing may be cut, to be fetched in parallel.
+    """
+    for found in storage.list(DATA_PREFIX, splits):
+        if rows := parse_name(found.name):
+            yield rows, found.size
+
+
+def parse_name(name: str) -> Range | None:
+    """The rows that a part's name says; None where it is no part's."""
+    match = _NAME.fullmatch(name)
+    return Range(*map(int, match.groups())) if match else None
 
 
 def write_part(
@@ -173,7 +189,8 @@ def read_footer(storage: Storage, name: str, file_bytes: int | None = None) -> t
     tail = storage.read(name, max(0, (file_bytes or 0) - _TAIL_BYTES), file_bytes)
     if tail is not None and file_bytes is not None:
         footer_bytes = int.from_bytes(tail[-_MAGIC_BYTES:-4], "little") + _MAGIC_BYTES
-        tail = tail if footer_bytes <= len(tail) else storage.read(name)
+        if footer_bytes > len(tail):
+            tail = storage.read(name, max(0, file_bytes - footer_bytes), file_bytes)
     if tail is None:
         msg = f"{storage.uri}/{name} is gone"
         raise RunError(msg)

@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import datetime
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
@@ -45,6 +46,7 @@ class Found(NamedTuple):
 
     name: str
     size: int  # bytes
+    modified_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +161,7 @@ class Storage:
             for found in page:
                 if until is not None and found["path"] > until:
                     return
-                yield Found(found["path"], found["size"])
+                yield Found(found["path"], found["size"], found["last_modified"])
             last = page[-1]["path"]
 
     def check(self) -> bool:

@@ -146,6 +146,56 @@ def test_verify_tells_damage_by_name(damage, finished, capsys):
     assert ("shard 7" if damage == "a strange part" else "part-00000-000000000020") in told
 
 
+def test_verify_on_ray_finds_what_verify_here_finds(finished, monkeypatch, capsys):
+    from pipeline.cluster import start_ray
+    from pipeline.run import spread
+    from pipeline.spec import Compute
+    from pipeline.verify import verify
+
+    part = finished / "data/part-00000-000000000020-000000000040.parquet"
+    content = bytearray(part.read_bytes())
+    content[100] ^= 1
+    part.write_bytes(content)
+    start_ray(Compute())
+    here, spread_out = verify(str(finished), deep=True), verify(str(finished), deep=True, spread=spread)
+    assert here == spread_out
+    assert next(check.name for check in here if not check.passed) == "checksums"
+
+
+def test_deep_verify_counts_the_source_again(docs, finished, monkeypatch, capsys):
+    assert main(["verify", str(finished), "--deep"]) == 0
+    assert "ok       source" in capsys.readouterr().out
+    recorded = finished / "_varve/manifest.json"
+    content = json.loads(recorded.read_text())
+    content["parts"][-2]["stop"] -= 5  # as if the last rows had been forgotten
+    recorded.write_text(json.dumps(content))
+    assert main(["verify", str(finished), "--deep", "--json"]) == 1
+    checks = {check["check"]: check for check in json.loads(capsys.readouterr().out)["checks"]}
+    assert any("has 60 rows, its parts have" in told for told in checks["source"]["failures"])
+
+
+def test_clean_tells_leftovers_and_deletes_only_when_told(finished, capsys):
+    staged = finished / "data/part-00000-000000000000-000000000020.parquet#3"
+    staged.write_bytes(b"half")
+    os.utime(staged, (0, 0))
+    fresh = finished / "data/part-00000-000000000000-000000000020.parquet#4"
+    fresh.write_bytes(b"half")
+    (finished / "data/notes.txt").write_text("mine")
+    parts = sorted(path.name for path in (finished / "data").glob("*.parquet"))
+    assert main(["clean", str(finished)]) == 0
+    told = capsys.readouterr().out
+    assert "staged file" in told
+    assert "parquet#3" in told
+    assert "parquet#4" not in told
+    assert "notes.txt: no part of Varve" in told
+    assert staged.exists()
+    assert main(["clean", str(finished), "--delete"]) == 0
+    assert not staged.exists()
+    assert fresh.exists()
+    assert sorted(path.name for path in (finished / "data").glob("*.parquet")) == parts
+    assert main(["clean", str(finished.parent)]) == 2
+
+
 def test_verify_of_nothing_exits_with_2(tmp_path, capsys):
     assert main(["verify", str(tmp_path)]) == 2
     assert "holds no output of Varve" in capsys.readouterr().err

@@ -1,7 +1,11 @@
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.manifest import splits
 from pipeline.ranges import Range, gaps, missing
+from pipeline.sink import part_name
 
 GRID = st.integers(1, 50)
 ROWS = st.integers(0, 400)
@@ -56,3 +60,30 @@ def test_part_off_the_grid_is_refused(start, rows_per_part):
     except ValueError:
         return
     raise AssertionError(part)
+
+
+@given(st.lists(st.integers(0, 3_000_000), min_size=1, max_size=40), st.integers(1, 500), st.booleans())
+def test_splits_of_a_listing_leave_no_part_out_and_are_about_equal(shard_rows, rows_per_part, known):
+    names = [
+        part_name(Range(shard, start, min(start + rows_per_part, rows)))
+        for shard, rows in enumerate(shard_rows)
+        for start in range(0, rows + 1, max(rows_per_part, rows // 200 * rows_per_part or rows_per_part))
+    ]
+    cuts = splits(len(shard_rows), rows_per_part, shard_rows if known else None)
+    assert cuts == sorted(set(cuts))
+    bounds = ["", *cuts, "~"]
+    pieces = [[name for name in names if low < name <= high] for low, high in pairwise(bounds)]
+    assert sum(map(len, pieces)) == len(names)
+
+
+def test_large_output_is_listed_in_equal_pieces():
+    shard_rows, rows_per_part = [1_000_000, 0, 500, 2_000_000], 100
+    names = [
+        part_name(Range(shard, start, min(start + rows_per_part, rows)))
+        for shard, rows in enumerate(shard_rows)
+        for start in range(0, rows + 1, rows_per_part)
+    ]
+    bounds = ["", *splits(4, rows_per_part, shard_rows), "~"]
+    sizes = [sum(low < name <= high for name in names) for low, high in pairwise(bounds)]
+    assert sum(sizes) == len(names)
+    assert max(sizes) < 1.1 * len(names) / len(sizes)

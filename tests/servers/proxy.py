@@ -4,7 +4,7 @@ python -m tests.servers.proxy PORT UPSTREAM_PORT
 
 The Host header is kept, so signatures stay right. POST /__faults?slow_down=.3&seed=7 sets the share of requests that
 each fault takes (those not named are set to 0) and clears the counts; GET /__counts tells what happened; POST /__cut
-breaks every connection that is open.
+breaks every connection that is open, and the one of the next request.
 """
 
 import asyncio
@@ -52,6 +52,7 @@ class Proxy:
     faults: Faults = field(default_factory=Faults)
     draw: random.Random = field(default_factory=random.Random)
     counts: Counter = field(default_factory=Counter)
+    cut_next: bool = False
     open: dict = field(default_factory=dict)
     session: ClientSession | None = None
 
@@ -69,6 +70,7 @@ class Proxy:
         cut = list(self.open.values())
         for request in cut:
             _reset(request)
+        self.cut_next = True
         return web.json_response({"cut": len(cut)})
 
     def _strikes(self, fault: str, faults: Faults) -> bool:
@@ -99,6 +101,7 @@ class Proxy:
         headers = [(k, v) for k, v in request.headers.items() if k.lower() not in _HOP - {"date", "content-type"}]
         if self._strikes("unconditional", faults):
             headers = [(k, v) for k, v in headers if k.lower() != "if-none-match"]
+        cut, self.cut_next = self.cut_next, False
         lost, truncated = self._strikes("lost", faults), self._strikes("truncate", faults)
         assert self.session
         async with self.session.request(
@@ -110,7 +113,7 @@ class Proxy:
             skip_auto_headers=["Content-Type", "User-Agent", "Accept", "Accept-Encoding"],
         ) as answer:
             content = await answer.read()
-            if lost:
+            if lost or cut:
                 return _reset(request)
             response = web.Response(status=answer.status, body=content)
             for key, value in answer.headers.items():

@@ -55,7 +55,7 @@ def test_listing_gives_names_and_sizes_below_a_prefix_only(storage):
     for number in range(3):
         storage.create(f"data/{number}", b"x" * number)
     storage.create("data2/other", b"x")
-    assert sorted(storage.list("data")) == [("data/0", 0), ("data/1", 1), ("data/2", 2)]
+    assert sorted(found[:2] for found in storage.list("data")) == [("data/0", 0), ("data/1", 1), ("data/2", 2)]
 
 
 def test_listing_over_many_pages_and_in_parallel_has_each_object_once(storage):

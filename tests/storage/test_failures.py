@@ -128,3 +128,28 @@ def test_unconditional_storage_still_leaves_alone_what_is_there(container, spoil
     assert not storage.create("a", b"second")
     assert storage.create("a", b"first")
     assert storage.read("a") == b"first"
+
+
+def test_multipart_uploads_left_behind_are_found_and_aborted(container):
+    import boto3
+
+    from pipeline.storage.leftovers import find_leftovers
+
+    address = container("radosgw")
+    bucket = address.removeprefix("s3://")
+    client = boto3.client("s3")
+    for key in ("out/data/part-1", "out/data/part-2", "elsewhere/part"):
+        begun = client.create_multipart_upload(Bucket=bucket, Key=key)
+        client.upload_part(Bucket=bucket, Key=key, UploadId=begun["UploadId"], PartNumber=1, Body=b"x" * 1000)
+    storage = Storage(f"{address}/out")
+    storage.create("data/whole", b"x")
+    found = list(find_leftovers(storage))
+    assert [(leftover.name, leftover.kind) for leftover in found] == [
+        ("data/part-1", "multipart upload"),
+        ("data/part-2", "multipart upload"),
+    ]
+    for leftover in found:
+        leftover.remove()
+    assert list(find_leftovers(storage)) == []
+    assert len(client.list_multipart_uploads(Bucket=bucket)["Uploads"]) == 1
+    assert storage.read("data/whole") == b"x"

@@ -37,6 +37,7 @@ def test_only_run_imports_ray_data():
 def test_only_storage_imports_object_store_clients():
     assert importers("fsspec") | importers("obstore") | importers("pyarrow.fs") == {
         "pipeline/storage/files.py",
+        "pipeline/storage/leftovers.py",
         "pipeline/storage/objects.py",
     }
 
@@ -52,7 +53,7 @@ def test_imports_follow_the_flow():
     order = [
         "errors", "quiet", "spec", "columns", "ranges", "storage", "source", "tokenizer", "texts", "encoder", "schema",
         "sink", "plan", "manifest", "canary", "envelope", "featurize", "estimate", "tally", "progress", "stages",
-        "quarantine", "replica", "cluster", "watch", "run", "verify", "driver",
+        "quarantine", "replica", "cluster", "watch", "run", "check", "verify", "driver",
     ]  # fmt: skip
     stages = {path.stem if path.parent == ROOT / "pipeline" else path.parent.name for path in PIPELINE} - {"__init__"}
     assert stages == set(order)
