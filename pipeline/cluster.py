@@ -17,8 +17,10 @@ import ray
 from pipeline.errors import RunError
 from pipeline.spec import Compute
 
-# Share of a core that a reading or a writing task declares: they wait more than they work.
+# Share of a core that a reading task declares: it waits more than it works.
 IO_CPUS = 0.4
+# Of a writing task: it must fit in where reads have left a crumb of a small node, or features pile up unwritten.
+WRITE_CPUS = 0.1
 # Threads of a replica that share one Python without waiting for it.
 _MAX_THREADS = 8
 # Below this many free cores nothing can be read, encoded and written at the same time.
@@ -64,16 +66,16 @@ class Layout:
         return self.replicas * (1 if self.gpus else self.threads)
 
 
-def lay_out(compute: Compute) -> Layout:
+def lay_out(compute: Compute, wait_s: float = _WAIT_FOR_CPUS_S) -> Layout:
     """Spread a job over the cluster that Ray is connected to.
 
     What something else holds is not counted on. A replica on a CPU has a thread for each of its cores. Beyond
     `_MAX_THREADS` threads would wait for each other's Python, so large machines take several replicas.
 
     Raises:
-        RunError: nothing is free, and nothing becomes free within a minute.
+        RunError: nothing is free, and nothing becomes free within `wait_s`.
     """
-    free = _wait_for_cpus()
+    free = _wait_for_cpus(wait_s)
     gpus, cores = int(free.get("GPU", 0)), free["CPU"]
     auto = gpus or max(1, round(cores / _MAX_THREADS))
     replicas = auto if compute.replicas == "auto" else compute.replicas
@@ -83,9 +85,9 @@ def lay_out(compute: Compute) -> Layout:
     return Layout(replicas, max(1, int(cores // replicas)), min(gpus, 1), cpus, tokenizers)
 
 
-def _wait_for_cpus() -> Mapping[str, float]:
+def _wait_for_cpus(wait_s: float) -> Mapping[str, float]:
     """What is free, as soon as that is enough to run at all."""
-    deadline = time.monotonic() + _WAIT_FOR_CPUS_S
+    deadline = time.monotonic() + wait_s
     told = False
     while (free := ray.available_resources()).get("CPU", 0.0) < _LEAST_CPUS:
         if time.monotonic() > deadline:
@@ -112,7 +114,7 @@ def diagnose(layout: Layout, replicas: int, under_way: int) -> str:
     elif under_way:
         what = f"{under_way} part(s) are under way, and no block of them was finished"
     else:
-        what = f"no part reaches a replica; a read and a write need {IO_CPUS} CPUs each"
+        what = f"no part reaches a replica; a read needs {IO_CPUS} CPUs, a write {WRITE_CPUS}"
     return f"{what}. Free now: {left}. If blocks take that long here, raise compute.stall_s"
 
 

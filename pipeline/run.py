@@ -21,7 +21,7 @@ from ray.exceptions import RayError, UserCodeException
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline import sink
-from pipeline.cluster import IO_CPUS, Layout, diagnose, lay_out
+from pipeline.cluster import IO_CPUS, WRITE_CPUS, Layout, diagnose, lay_out
 from pipeline.envelope import Sealed, seal, unseal
 from pipeline.errors import RunError, VarveError
 from pipeline.progress import Line
@@ -47,7 +47,8 @@ _MAX_RESTARTS = 1000
 _MAX_START_DEATHS = 3
 # Enough that one slow block at the end keeps few waiting.
 _BLOCKS_PER_CPU = 8
-_IO: dict[str, Any] = {"num_cpus": IO_CPUS, "max_retries": _MAX_RETRIES}
+_READ: dict[str, Any] = {"num_cpus": IO_CPUS, "max_retries": _MAX_RETRIES}
+_WRITE: dict[str, Any] = {"num_cpus": WRITE_CPUS, "max_retries": _MAX_RETRIES}
 
 
 def features(
@@ -232,7 +233,7 @@ def run_graph(plan: "Plan", storage: Storage, lacking: Mapping[int, Missing], do
     try:
         # Bounds on retries have no other place in Ray 2.60 than the arguments that it calls deprecated.
         with warnings.catch_warnings(action="ignore"), DataContext.current(_context()), watch, line:
-            _flow(plan, layout, _Tell(tally), lacking).write_datasink(parts, ray_remote_args=_IO)
+            _flow(plan, layout, _Tell(tally), lacking).write_datasink(parts, ray_remote_args=_WRITE)
     except (RayError, UserCodeException, VarveError) as e:
         raise _told(e) from e
     return Ran(parts.parts, ray.get(tally.snapshot.remote()), layout, watch.reason)
@@ -246,7 +247,7 @@ def _flow(plan: "Plan", layout: Layout, tell: _Tell, lacking: Mapping[int, Missi
     flow = ray.data.read_datasource(
         _Shards(plan.dataset, lacking, plan.resolved.rows_per_part, tell),
         override_num_blocks=len(lacking),
-        ray_remote_args=_IO,
+        ray_remote_args=_READ,
     )
     if layout.tokenizers:
         flow = flow.map_batches(

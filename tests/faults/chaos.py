@@ -29,10 +29,10 @@ from tests.faults.kill import write_source
 from tests.servers.proxy import Control, proxy
 from tests.servers.stores import make_bucket, radosgw, s3_environment
 
-KINDS = {"driver": 0.2, "worker": 0.4, "node": 0.15, "connections": 0.25}
+KINDS = {"driver": 0.13, "worker": 0.47, "node": 0.12, "connections": 0.28}
 FAULTS = {"slow_down": 0.1, "reset": 0.06, "lost": 0.05}
 # Between two kills of one job, on average.
-PAUSE_S = 6.0
+PAUSE_S = 4.0
 MAX_STARTS = 60
 JOB_S = 900
 # A node dies with its agents, and the head must live.

@@ -1,0 +1,43 @@
+"""A Ray that has other work to do."""
+
+from contextlib import contextmanager
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import ray
+
+from pipeline.cluster import lay_out, start_ray
+from pipeline.errors import RunError
+from pipeline.spec import Compute
+
+
+@contextmanager
+def held(cpus: float):
+    """CPUs that something else has taken for good."""
+    start_ray(Compute())
+
+    class Holder:
+        def is_there(self) -> bool:
+            return True
+
+    holder = ray.remote(num_cpus=cpus)(Holder).remote()
+    assert ray.get(holder.is_there.remote())
+    yield
+    ray.kill(holder)
+
+
+def test_run_beside_other_work_takes_what_is_free(job, run, tmp_path):
+    (tmp_path / "docs").mkdir()
+    pq.write_table(pa.table({"text": ["a text", "another"] * 20}), tmp_path / "docs/0.parquet")
+    start_ray(Compute())
+    all_cpus = ray.cluster_resources()["CPU"]
+    with held(all_cpus - 1):
+        assert run(job(tmp_path / "docs")).num_rows == 40
+
+
+def test_run_that_finds_no_cpu_says_what_it_lacks():
+    start_ray(Compute())
+    all_cpus = ray.cluster_resources()["CPU"]
+    with held(all_cpus), pytest.raises(RunError, match=rf"Ray has 0\.0 of {all_cpus:.0f}: something else holds them"):
+        lay_out(Compute(), wait_s=0)
