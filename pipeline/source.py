@@ -27,7 +27,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from pipeline.errors import JobError, RunError
 from pipeline.ranges import Missing
 from pipeline.spec import Source as SourceSpec
-from pipeline.storage.files import file_exists, file_version, open_file, read_file
+from pipeline.storage.files import file_exists, file_version, open_file, read_file, use_options
 
 # Below this many rows a Parquet row group is no shard of its own: its part would be too small.
 MIN_SHARD_ROWS = 16_384
@@ -52,6 +52,7 @@ class Dataset:
     schema: pa.Schema  # the columns that are read
     shards: "Shards"
     versions: tuple[str, ...] | None  # of the files when the job was planned; None for those that a commit pins
+    storage_options: dict[str, Any]  # of the files' file system
 
     @property
     def shard_rows(self) -> tuple[int, ...] | None:
@@ -108,6 +109,7 @@ class Dataset:
         """
         row = 0
         _end_calmly()
+        use_options(self.files[0], self.storage_options)
         try:
             piece = self.stream.shard(self.num_shards, shard).with_format("arrow")
             for table in cast("Iterator[pa.Table]", piece.iter(_READ_ROWS)):
@@ -178,6 +180,8 @@ def open_dataset(spec: SourceSpec, commit: str | None = None, known: Shards | No
     _end_calmly()
     datasets.disable_progress_bars()
     datasets.utils.logging.set_verbosity(datasets.logging.CRITICAL)
+    for uri in spec.locations:
+        use_options(uri, spec.storage_options)
     commit = commit or _pin(spec)
     arguments = _builder_arguments(spec, commit)
     builder = _build(spec, arguments)
@@ -201,6 +205,7 @@ def open_dataset(spec: SourceSpec, commit: str | None = None, known: Shards | No
         schema=_schema(features, spec),
         shards=known,
         versions=None if commit else _versions(files),
+        storage_options=spec.storage_options,
     )
 
 

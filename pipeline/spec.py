@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from pipeline.errors import JobError
 
@@ -25,6 +25,8 @@ def _tupled(value: object) -> object:
     return tuple(value) if isinstance(value, list) else value
 
 
+# Names of options that hold credentials: key and secret of s3fs, account_key and sas_token of adlfs, and their likes.
+_SECRET = re.compile(r"(^|[._])key$|_key$|secret|token|passw|credential|connection_string", re.IGNORECASE)
 _EXPECTED = re.compile("^Input should be ")
 
 
@@ -56,11 +58,30 @@ class Source(Section):
     options: dict[str, Any] = Field(
         default={}, description="further options of the dataset's builder, e.g. {delimiter: ';'}"
     )
+    storage_options: dict[str, Any] = Field(
+        default={},
+        description="of the files' fsspec file system, e.g. {anon: true}; credentials come from the environment",
+    )
+
+    @field_validator("storage_options")
+    @classmethod
+    def _no_secrets(cls, options: dict[str, Any]) -> dict[str, Any]:
+        for name in flatten(options):
+            if _SECRET.search(name):
+                msg = f"{name!r} looks like a credential, which a job file must not hold: set it in the environment"
+                raise ValueError(msg)
+        return options
 
     @property
     def text_columns(self) -> tuple[str, ...]:
         """The text columns, one or two."""
         return (self.text,) if isinstance(self.text, str) else self.text
+
+    @property
+    def locations(self) -> tuple[str, ...]:
+        """Where files are named: URLs, paths or globs."""
+        files = (self.data_files,) if isinstance(self.data_files, str) else self.data_files
+        return files or (self.dataset,)
 
     @property
     def columns(self) -> list[str]:
@@ -226,12 +247,14 @@ class Job(Section):
     def identity(self) -> dict[str, Any]:
         """What decides the bytes of the output, flat: {"model.name": ..., ...}.
 
-        Where the output lies, how many replicas and tokenizers write it and how many errors it may hold do not.
+        Where the output lies, how files are reached, how many replicas and tokenizers write and how many errors there
+        may be do not.
         """
         content = self.model_dump(mode="json")
         content["output"] = {key: content["output"][key] for key in ("dtype", "rows_per_part")}
         for without_effect in ("replicas", "tokenizers", "stall_s"):
             del content["compute"][without_effect]
+        del content["source"]["storage_options"]
         return flatten(content)
 
 

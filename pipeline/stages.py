@@ -11,6 +11,8 @@ from typing import Any
 STAGES = ("read", "tokenize", "encode", "write")
 # Below this share nothing held a run up but its own start and end.
 _BUSY = 0.6
+# Below this the start and the end of a run say more than its stages.
+_LEAST_WORK_S = 2.0
 _ADVICE = {
     "read": "the source can't be read faster by this reader: split it into more shards, or bring it nearer",
     "tokenize": "give the run more cores, or more compute.tokenizers",
@@ -56,6 +58,8 @@ def bottleneck(stages: Mapping[str, Stage]) -> str:
     """Which stage the others waited for, in words."""
     name = max(stages, key=lambda stage: stages[stage].busy)
     busy = stages[name].busy
+    if stages[name].work_s < _LEAST_WORK_S:
+        return f"none: there was too little work to tell, {stages[name].work_s:.1f} s of {name}"
     if busy < _BUSY:
         return f"none: the busiest stage, {name}, worked {busy:.0%} of the time; the rest is the start and the end"
     return f"{name}, {busy:.0%} busy: {_ADVICE[name]}"

@@ -3,9 +3,19 @@
 Knows nothing of rows or formats.
 """
 
+from collections.abc import Mapping
 from typing import IO, Any
 
 import fsspec
+from fsspec.config import conf
+from fsspec.utils import get_protocol
+
+
+def use_options(uri: str, options: Mapping[str, Any]) -> None:
+    """Have this process open files like this one with options of their file system (fsspec's own configuration)."""
+    protocol = get_protocol(uri)
+    if options and conf.get(protocol) != options:
+        conf[protocol] = {**conf.get(protocol, {}), **options}
 
 
 def open_file(uri: str) -> IO[bytes]:

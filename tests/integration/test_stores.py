@@ -84,6 +84,17 @@ def test_reading_a_source_outlives_faults(container, spoiled, docs, command, tmp
     assert each_once(written(Storage(str(tmp_path / "out"))))
 
 
+def test_source_of_another_endpoint_than_the_output_is_read_by_its_storage_options(
+    container, servers, docs, command, tmp_path, monkeypatch
+):
+    source = upload(docs, container("moto"))
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    options = f"source.storage_options={{endpoint_url: '{servers('moto')}'}}"
+    done = finish(command(source, str(tmp_path / "out"), options))
+    assert done.returncode == 0, done.stderr
+    assert each_once(written(Storage(str(tmp_path / "out"))))
+
+
 def test_run_to_azure(container, docs, command):
     address = container("azurite")
     done = finish(command(str(docs / "*.parquet"), f"{address}/some/out"))

@@ -27,3 +27,8 @@ def test_a_run_of_little_work_has_no_bottleneck():
 def test_a_run_that_encoded_nothing_divides_by_nothing():
     stages = measure({}, ready_s=0.0, last_s=0.0, lanes=1, tokenizers=1)
     assert all(stage.busy == 0 for stage in stages.values())
+
+
+def test_run_of_a_few_rows_has_no_bottleneck():
+    told = bottleneck(measure({"encode": 0.03}, 5.0, 5.03, lanes=1, tokenizers=1))
+    assert told.startswith("none: there was too little work")
