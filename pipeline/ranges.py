@@ -44,6 +44,11 @@ class Missing:
         """True when the shard needs no reading at all."""
         return self.end_known and not self.starts
 
+    @property
+    def first(self) -> int:
+        """The first row that may be missing; nothing before it needs to be read."""
+        return min((*self.starts, *(() if self.end_known else (self.tail,))), default=0)
+
     def wants(self, start: int) -> bool:
         """Whether the cell that starts at row `start` must be written."""
         return start in self.starts or (not self.end_known and start >= self.tail)

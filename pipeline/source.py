@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
+from itertools import accumulate
 from typing import Any, cast
 
 import datasets
@@ -101,26 +102,41 @@ class Dataset:
             )
             raise RunError(msg)
 
-    def read(self, shard: int) -> Iterator[pa.Table]:
-        """The rows of one shard, in order, in tables of any size.
+    def read(self, shard: int, first: int = 0) -> Iterator[pa.Table]:
+        """The rows of one shard from row `first` on, in order, in tables of any size.
 
         Raises:
             RunError: the shard can't be read.
         """
-        row = 0
+        row = first
         _end_calmly()
         use_options(self.files[0], self.storage_options)
         try:
-            piece = self.stream.shard(self.num_shards, shard).with_format("arrow")
-            for table in cast("Iterator[pa.Table]", piece.iter(_READ_ROWS)):
-                conformed = table.select(self.schema.names).cast(self.schema)
-                yield conformed
-                row += conformed.num_rows
+            for start, piece in self._pieces(shard, first):
+                before = max(0, first - start)
+                for table in cast("Iterator[pa.Table]", piece.iter(_READ_ROWS)):
+                    conformed = table.select(self.schema.names).cast(self.schema).slice(before)
+                    before = max(0, before - table.num_rows)
+                    if conformed.num_rows:
+                        yield conformed
+                        row += conformed.num_rows
         except Exception as e:  # every file system and builder has errors of its own
             self.check(shard)
             told = " ".join(str(e).split())[:300]
             msg = f"shard {shard} ({self.name(shard)}) can't be read after row {row}: {type(e).__name__}: {told}"
             raise RunError(msg) from e
+
+    def _pieces(self, shard: int, first: int) -> Iterator[tuple[int, IterableDataset]]:
+        """(number of its first row, piece) of a shard; row groups that end before row `first` are never fetched."""
+        whole = self.stream.shard(self.num_shards, shard)
+        rows = _row_groups((self.name(shard),))[0] if first and self.shards.rows and self.shards.files else []
+        finer = whole.reshard() if len(rows) > 1 else whole
+        if finer.num_shards != len(rows):
+            yield 0, whole.with_format("arrow")
+            return
+        for group, start in enumerate(accumulate(rows[:-1], initial=0)):
+            if start + rows[group] > first:
+                yield start, finer.shard(len(rows), group).with_format("arrow")
 
     def read_parts(self, shard: int, rows_per_part: int, missing: Missing) -> Iterator[tuple[int, pa.Table]]:
         """(first row, table) for each missing cell of the grid; the last cell is short, and may be empty.
@@ -128,10 +144,10 @@ class Dataset:
         Raises:
             RunError: the shard can't be read, or its file has changed; nothing of the new one was given out.
         """
-        start = 0
+        start = missing.first
         waiting: list[pa.Table] = []
         num_waiting = 0
-        for table in self.read(shard):
+        for table in self.read(shard, start):
             waiting.append(table)
             num_waiting += table.num_rows
             while num_waiting >= rows_per_part:

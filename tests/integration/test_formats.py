@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+import os
 import subprocess
 import sys
 
@@ -12,6 +13,8 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, DatasetDict
+
+from pipeline.errors import RunError
 
 TEXTS = [f"text number {number}, and more of it" for number in range(120)] + [
     "null",
@@ -105,6 +108,37 @@ def test_builder_over_globs_reads_the_files_that_match(job, run, tmp_path):
     write_parquet(tmp_path / "a")
     source = {"data_files": [str(tmp_path / "a/0*.parquet")]}
     assert run(job("parquet", source=source)).num_rows == 70
+
+
+@pytest.mark.parametrize("first", [0, 1, 99, 100, 101, 250, 999, 1000])
+def test_shard_is_read_from_any_row_on_without_its_row_groups_before(job, tmp_path, first, monkeypatch):
+    from pipeline.source import open_dataset
+
+    (tmp_path / "docs").mkdir()
+    pq.write_table(
+        pa.table({"text": [str(row) for row in range(1000)]}), tmp_path / "docs/0.parquet", row_group_size=100
+    )
+    dataset = open_dataset(job(tmp_path / "docs").source)
+    texts = [text for table in dataset.read(0, first) for text in table["text"].to_pylist()]
+    assert texts == [str(row) for row in range(first, 1000)]
+
+
+def test_rows_before_the_first_missing_one_are_not_fetched(job, tmp_path):
+    from pipeline.ranges import Missing
+    from pipeline.source import open_dataset
+
+    (tmp_path / "docs").mkdir()
+    path = tmp_path / "docs/0.parquet"
+    pq.write_table(pa.table({"text": [str(row) for row in range(1000)]}), path, row_group_size=100)
+    dataset = open_dataset(job(tmp_path / "docs").source)
+    content, status = bytearray(path.read_bytes()), path.stat()
+    content[4:500] = bytes(496)  # whoever reads the first row group now fails
+    path.write_bytes(content)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    with pytest.raises(RunError):
+        list(dataset.read(0))
+    parts = list(dataset.read_parts(0, 150, Missing(frozenset({600}), end_known=True, tail=1000)))
+    assert [(start, table["text"].to_pylist()) for start, table in parts] == [(600, [str(r) for r in range(600, 750)])]
 
 
 def test_large_row_groups_are_shards_of_their_own(job, tmp_path):

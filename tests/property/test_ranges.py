@@ -26,6 +26,7 @@ def test_missing_cells_and_done_cells_are_the_whole_shard_each_once(num_rows, ro
         cell.start for cell in done
     }
     assert lacks.is_empty == (len(done) == len(whole))
+    assert lacks.is_empty or lacks.first == min(cell.start for cell in whole if lacks.wants(cell.start))
 
 
 @given(ROWS, GRID, st.data())
