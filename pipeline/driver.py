@@ -21,7 +21,8 @@ from pipeline.ranges import Range
 from pipeline.run import Ran, run_graph
 from pipeline.sink import Part
 from pipeline.spec import Job
-from pipeline.storage.objects import Storage, retries
+from pipeline.storage.objects import Storage
+from pipeline.storage.persistence import retries
 
 if TYPE_CHECKING:
     from pipeline.plan import Plan

@@ -24,7 +24,8 @@ from pipeline.encoder.encoder import make_plan as feature_plan
 from pipeline.encoder.load import Checkpoint, load_tokenizer, look_at
 from pipeline.errors import JobError
 from pipeline.schema import output_schema, vector_length
-from pipeline.source import Dataset, Shards, open_dataset
+from pipeline.source.dataset import Dataset, Shards
+from pipeline.source.opening import open_dataset
 from pipeline.spec import Job, Model, Windows
 from pipeline.storage.objects import Storage
 from pipeline.tokenizer import Tokenizer

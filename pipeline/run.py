@@ -29,13 +29,14 @@ from pipeline.quiet import quiet_datasets
 from pipeline.ranges import Missing, Range
 from pipeline.sink import Part
 from pipeline.spec import Feature, Model, parse_features
-from pipeline.storage.objects import Storage, retries
+from pipeline.storage.objects import Storage
+from pipeline.storage.persistence import retries
 from pipeline.tally import Snapshot, Tally, Verdict
 from pipeline.watch import Watch
 
 if TYPE_CHECKING:
     from pipeline.plan import Plan
-    from pipeline.source import Dataset
+    from pipeline.source.dataset import Dataset
 
 # Of one that tokenizes: `tokenizers` spreads a batch over cores, and other tasks fill its pauses.
 _TOKENIZER_CPUS = 1.0

@@ -16,7 +16,7 @@ from pipeline.check import check_part
 from pipeline.errors import JobError, RunError, VarveError
 from pipeline.manifest import Manifest
 from pipeline.plan import Plan, read_job, recall_plan
-from pipeline.source import Dataset
+from pipeline.source.dataset import Dataset
 from pipeline.spec import Job
 from pipeline.storage.objects import Storage
 

@@ -14,26 +14,18 @@ from datetime import datetime
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
-from threading import Lock
 from typing import Any, NamedTuple, TypeVar
 
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, NotFoundError
 from obstore.store import LocalStore, MemoryStore, ObjectStore, from_url
-from tenacity import RetryCallState, Retrying, retry_if_exception, wait_random_exponential
 
 from pipeline.errors import JobError, RunError
 from pipeline.storage.failures import understand
+from pipeline.storage.persistence import CrossedError, persist
 
 T = TypeVar("T")
 
-# A store that throttles or restarts comes back within minutes.
-_MAX_TRIES = 40
-_MAX_RETRY_S = 300.0
-# Nothing ever answered at a wrong endpoint: no reason to wait for it at the start of a run.
-_MAX_UNREACHABLE_S = 6.0
-_RETRY_PAUSE_S = 0.1
-_MAX_PAUSE_S = 5.0
 # A part goes up in one request, which a slow line must be given the time for.
 _CLIENT = {"connect_timeout": "4s", "timeout": "300s"}
 _PAGE = 1000
@@ -90,7 +82,7 @@ class Storage:
             except AlreadyExistsError:
                 # Perhaps ours: the answer to an earlier try may have been lost after the object was written.
                 if (there := _get(store, name)) is None:
-                    raise _CrossedError from None
+                    raise CrossedError from None
                 return there == content
             return True
 
@@ -183,54 +175,13 @@ class Storage:
         return self._try(put, _CHECK_NAME) or self._try(put, _CHECK_NAME)
 
     def _try(self, request: Callable[[], T], name: str) -> T:
-        """Make a request, again where that can help."""
-        retrying = Retrying(
-            retry=retry_if_exception(_is_passing),
-            stop=self._is_enough,
-            wait=wait_random_exponential(multiplier=_RETRY_PAUSE_S, max=_MAX_PAUSE_S),
-            before_sleep=_count_retry,
-            reraise=True,
-        )
+        """Make a request, again where that can help, and tell what is wrong where it can't."""
         try:
-            return retrying(request)
+            return persist(request, patient=self.patient)
         except (BaseError, OSError) as e:
-            raise self._failed(name, e) from e
-
-    def _is_enough(self, state: RetryCallState) -> bool:
-        spent_s = state.seconds_since_start or 0.0
-        error = state.outcome.exception() if state.outcome else None
-        unreachable = error is not None and understand(error).is_unreachable
-        most_s = _MAX_UNREACHABLE_S if unreachable and not self.patient else _MAX_RETRY_S
-        return state.attempt_number >= _MAX_TRIES or spent_s >= most_s
-
-    def _failed(self, name: str, error: Exception) -> RunError:
-        failure = understand(error)
-        return RunError(f"{self.uri}/{name}: the store failed: {failure.words}. {failure.advice}")
-
-
-class _CrossedError(OSError):
-    """A conditional write was refused, and yet there is no object: another writer's was under way and failed."""
-
-
-_retries = 0
-_retries_lock = Lock()
-
-
-def retries() -> int:
-    """Requests that this process has made again so far."""
-    return _retries
-
-
-def _count_retry(_state: RetryCallState) -> None:
-    global _retries  # noqa: PLW0603 (a count of the whole process, whatever thread retried)
-    with _retries_lock:
-        _retries += 1
-
-
-def _is_passing(error: BaseException) -> bool:
-    return isinstance(error, _CrossedError) or (
-        isinstance(error, (BaseError, OSError)) and understand(error).is_passing
-    )
+            failure = understand(e)
+            msg = f"{self.uri}/{name}: the store failed: {failure.words}. {failure.advice}"
+            raise RunError(msg) from e
 
 
 def _get(store: ObjectStore, name: str, start: int | None = None, stop: int | None = None) -> bytes | None:
@@ -258,7 +209,7 @@ def _store(uri: str, *, create: bool = False) -> ObjectStore:
         return _memory(uri)
     options: dict[str, Any] = {"client_options": {**_CLIENT, "allow_http": _allows_http()}}
     try:
-        # Repeated by `_try`, which counts; the client would repeat without a word.
+        # Repeated by `persist`, which counts; the client would repeat without a word.
         return from_url(uri, **options, retry_config={"max_retries": 0})
     except (BaseError, ValueError) as e:
         msg = f"output.path: {uri} is not a folder or an address of a store (s3://, gs://, az://): {e}"

@@ -112,7 +112,7 @@ def test_builder_over_globs_reads_the_files_that_match(job, run, tmp_path):
 
 @pytest.mark.parametrize("first", [0, 1, 99, 100, 101, 250, 999, 1000])
 def test_shard_is_read_from_any_row_on_without_its_row_groups_before(job, tmp_path, first, monkeypatch):
-    from pipeline.source import open_dataset
+    from pipeline.source.opening import open_dataset
 
     (tmp_path / "docs").mkdir()
     pq.write_table(
@@ -125,7 +125,7 @@ def test_shard_is_read_from_any_row_on_without_its_row_groups_before(job, tmp_pa
 
 def test_rows_before_the_first_missing_one_are_not_fetched(job, tmp_path):
     from pipeline.ranges import Missing
-    from pipeline.source import open_dataset
+    from pipeline.source.opening import open_dataset
 
     (tmp_path / "docs").mkdir()
     path = tmp_path / "docs/0.parquet"
@@ -142,7 +142,7 @@ def test_rows_before_the_first_missing_one_are_not_fetched(job, tmp_path):
 
 
 def test_large_row_groups_are_shards_of_their_own(job, tmp_path):
-    from pipeline.source import MIN_SHARD_ROWS, open_dataset
+    from pipeline.source.opening import MIN_SHARD_ROWS, open_dataset
 
     (tmp_path / "big").mkdir()
     table = pa.table({"text": ["x"] * (2 * MIN_SHARD_ROWS + 5)})

@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from pipeline.errors import RunError
-from pipeline.storage import objects
 from pipeline.storage.objects import Storage
+from pipeline.storage.persistence import retries
 
 SOON_S = 15
 
@@ -73,9 +73,9 @@ def test_store_that_is_down_for_a_moment_is_waited_for(servers, container, monke
     storage = Storage(f"{address}/restarting")
     made = []
     writer = threading.Thread(target=lambda: made.append(storage.create("a", b"x")))
-    before = objects.retries()
+    before = retries()
     writer.start()
-    while objects.retries() == before:  # it has been refused at least once
+    while retries() == before:  # it has been refused at least once
         time.sleep(0.01)
     with proxy(servers("moto"), tmp_path, port):
         writer.join(timeout=60)
@@ -86,7 +86,7 @@ def test_all_faults_at_once_are_outlived_and_counted(container, spoiled):
     control = spoiled("radosgw")
     storage = Storage(f"{container('radosgw', control.endpoint)}/faults")
     control.faults(slow_down=0.3, reset=0.2, lost=0.15, truncate=0.1, seed=1)
-    before = objects.retries()
+    before = retries()
     with ThreadPoolExecutor(4) as threads:
         names = [f"data/{number}" for number in range(40)]
         assert all(threads.map(lambda name: storage.create(name, name.encode() * 1000), names))
@@ -95,7 +95,7 @@ def test_all_faults_at_once_are_outlived_and_counted(container, spoiled):
     counts = control.counts()
     faults = sum(counts[fault] for fault in ("slow_down", "reset", "lost", "truncate"))
     assert faults > len(names)
-    assert objects.retries() - before > len(names)
+    assert retries() - before > len(names)
 
 
 def test_racing_writers_with_lost_answers_have_one_winner_each(container, spoiled):

@@ -39,6 +39,7 @@ def test_only_storage_imports_object_store_clients():
         "pipeline/storage/files.py",
         "pipeline/storage/leftovers.py",
         "pipeline/storage/objects.py",
+        "pipeline/storage/persistence.py",
     }
 
 
@@ -66,7 +67,7 @@ def test_imports_follow_the_flow():
     assert not importers("jobs")
 
 
-@pytest.mark.parametrize("module", ["pipeline.run", "pipeline.source", "pipeline.driver"])
+@pytest.mark.parametrize("module", ["pipeline.run", "pipeline.source.opening", "pipeline.driver"])
 def test_processes_that_read_and_write_do_not_wait_for_torch(module):
     heavy = "sorted({'torch', 'transformers'} & set(sys.modules))"
     command = [sys.executable, "-c", f"import sys, {module}; print({heavy})"]

@@ -1,0 +1,1 @@
+"""Where the texts come from: a Hugging Face dataset, found, opened and read."""

@@ -1,0 +1,182 @@
+"""What `datasets` must be told to open a source, and what it says of it: files, columns, their types.
+
+Knows nothing of shards or rows.
+"""
+
+import json
+import posixpath
+from typing import Any, cast
+
+import pyarrow as pa
+from datasets import DatasetBuilder, Features, IterableDataset, Value, load_dataset_builder
+from datasets.exceptions import DatasetsError
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError
+
+from pipeline.errors import JobError
+from pipeline.source.dataset import READ_ROWS
+from pipeline.spec import Source
+from pipeline.storage.files import file_exists, read_file
+
+_PACKAGED = frozenset({"parquet", "json", "csv", "text", "arrow", "webdataset"})
+# What pandas takes for a missing value; it must not be taken so in the text column of a CSV file.
+_NA_VALUES = ["", "#N/A", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null", "-nan", "-NaN", "<NA>"]
+
+
+def pin(spec: Source) -> str | None:
+    """The commit of a hub id; None for files."""
+    if spec.dataset in _PACKAGED or file_exists(spec.dataset) or "://" in spec.dataset:
+        return None
+    if spec.dataset.startswith((".", "/", "~")):
+        msg = f"source.dataset: {spec.dataset}: no such folder"
+        raise JobError(msg)
+    try:
+        return HfApi().dataset_info(spec.dataset, revision=spec.revision).sha
+    except (HfHubHTTPError, OSError, ValueError) as e:
+        told = (str(e).strip() or type(e).__name__).splitlines()[0]
+        msg = f"source.dataset: {spec.dataset} is no folder here, and the hub did not give it: {told}"
+        raise JobError(msg) from e
+
+
+def arguments(spec: Source, commit: str | None) -> dict[str, Any]:
+    """Of `load_dataset_builder`.
+
+    Raises:
+        JobError: no files are named for a builder that reads files.
+    """
+    files = list(spec.data_files) if isinstance(spec.data_files, tuple) else spec.data_files
+    if spec.dataset in _PACKAGED and not files:
+        msg = f"source.data_files: is missing: dataset {spec.dataset} reads the files named there"
+        raise JobError(msg)
+    arguments: dict[str, Any] = {"path": spec.dataset, "name": spec.name, **spec.options}
+    if files:
+        arguments["data_files"] = {spec.split: files} if spec.dataset in _PACKAGED else files
+    if commit:
+        arguments["revision"] = commit
+    if saved := _saved_files(spec):
+        arguments |= {"path": "arrow", "data_files": {spec.split: saved}}
+    return arguments
+
+
+def _saved_files(spec: Source) -> list[str] | None:
+    """The Arrow files of a `save_to_disk` folder in their order; None for any other source."""
+    if spec.dataset in _PACKAGED:
+        return None
+    folder = spec.dataset
+    if file_exists(posixpath.join(folder, "dataset_dict.json")):
+        folder = posixpath.join(folder, spec.split)
+    state_uri = posixpath.join(folder, "state.json")
+    if not file_exists(state_uri):
+        return None
+    state = json.loads(read_file(state_uri))
+    return [posixpath.join(folder, file["filename"]) for file in state["_data_files"]]
+
+
+def build(spec: Source, arguments: dict[str, Any]) -> DatasetBuilder:
+    """The dataset's builder.
+
+    Raises:
+        JobError: it can't be made.
+    """
+    try:
+        return load_dataset_builder(**arguments)
+    except (OSError, ValueError, TypeError, DatasetsError, pa.ArrowException) as e:
+        where = spec.data_files or spec.dataset
+        msg = f"source: {where} can't be opened: {' '.join(str(e).split())[:300]}"
+        raise JobError(msg) from e
+
+
+def stream(builder: DatasetBuilder, spec: Source) -> IterableDataset:
+    """The split as a stream.
+
+    Raises:
+        JobError: there is no such split.
+    """
+    try:
+        stream = builder.as_streaming_dataset(spec.split)
+    except (OSError, ValueError, KeyError, pa.ArrowException, DatasetsError) as e:
+        msg = f"source: split {spec.split!r} of {spec.dataset} can't be opened: {' '.join(str(e).split())[:300]}"
+        raise JobError(msg) from e
+    if not isinstance(stream, IterableDataset):
+        msg = f"source.split: {spec.split!r} is not one split of {spec.dataset}"
+        raise JobError(msg)
+    return stream
+
+
+def peek(stream: IterableDataset, spec: Source) -> Features:
+    """Column types from the first rows, for formats that don't declare them."""
+    try:
+        first = cast("pa.Table", next(iter(stream.with_format("arrow").iter(READ_ROWS))))
+    except StopIteration:
+        msg = f"source: {spec.data_files or spec.dataset} holds no rows, so its columns are not known"
+        raise JobError(msg) from None
+    except (OSError, ValueError, pa.ArrowException, DatasetsError) as e:
+        msg = f"source: {spec.data_files or spec.dataset} can't be read: {' '.join(str(e).split())[:300]}"
+        raise JobError(msg) from e
+    return Features.from_arrow_schema(first.schema)
+
+
+def check_columns(features: Features, spec: Source) -> None:
+    """Hold that the job's columns are there, and its texts are texts.
+
+    Raises:
+        JobError: they are not.
+    """
+    for column in spec.columns:
+        if column not in features:
+            key = "source.text" if column in spec.text_columns else "source.keep"
+            msg = f"{key}: there is no column {column!r} in {spec.dataset}. Its columns: {', '.join(features)}"
+            raise JobError(msg)
+    types = features.arrow_schema
+    for column in spec.text_columns:
+        kind = types.field(column).type
+        kinds = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null)
+        if not any(matches(kind) for matches in kinds):
+            msg = f"source.text: column {column!r} holds {kind}, not text"
+            raise JobError(msg)
+
+
+def narrow(builder: str, features: Features, spec: Source) -> dict[str, Any]:
+    """Builder options with which only the needed columns are read, and texts as texts."""
+    needed = Features({name: features[name] for name in spec.columns})
+    match builder:
+        case "parquet":
+            # Without a batch size the builder takes that of the first row group, and fails where it is empty.
+            return {"columns": spec.columns, "batch_size": READ_ROWS}
+        case "csv":
+            kept = [name for name in spec.keep if name not in spec.text_columns]
+            texts = {name: Value("string") for name in spec.text_columns}
+            return {
+                "features": Features({**needed, **texts}),
+                "usecols": spec.columns,
+                "keep_default_na": False,
+                "na_values": dict.fromkeys(kept, _NA_VALUES),
+                **spec.options,
+            }
+        case "json" | "text":
+            return {"features": features}
+        case _:
+            return {}
+
+
+def schema(features: Features, spec: Source) -> pa.Schema:
+    """The columns that are read, as Arrow types."""
+    types = features.arrow_schema
+    texts = {name: pa.large_string() for name in spec.text_columns if name not in spec.keep}
+    return pa.schema([pa.field(name, texts.get(name, types.field(name).type)) for name in spec.columns])
+
+
+def files(builder: DatasetBuilder, spec: Source) -> tuple[str, ...]:
+    """URIs of the split's files, in order.
+
+    Raises:
+        JobError: none match.
+    """
+    split = spec.split.partition("[")[0]
+    files = builder.config.data_files
+    if files is None or split not in files:
+        return (spec.dataset,)
+    if not files[split]:
+        msg = f"source.data_files: no file matches {spec.data_files or spec.dataset}"
+        raise JobError(msg)
+    return tuple(files[split])
