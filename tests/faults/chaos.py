@@ -109,16 +109,25 @@ class Chaos:
 
 
 def working() -> list[int]:
-    """Ray's workers that have something to do: replicas, reads, writes, the tally."""
-    found = []
-    for process in Path("/proc").iterdir():
+    """The workers of our own Ray that have something to do: replicas, reads, writes, the tally."""
+    parents, titles = {}, {}
+    for process in Path("/proc").glob("[0-9]*"):
         try:
-            title = (process / "cmdline").read_bytes() if process.name.isdigit() else b""
+            titles[int(process.name)] = (process / "cmdline").read_bytes()
+            parents[int(process.name)] = int((process / "stat").read_text().rpartition(")")[2].split()[1])
         except OSError:
             continue
-        if title.startswith(b"ray::") and not title.startswith(_NOT_WORKING):
-            found.append(int(process.name))
-    return found
+
+    def is_ours(pid: int) -> bool:
+        while pid in parents and pid != os.getpid():
+            pid = parents[pid]
+        return pid == os.getpid()
+
+    return [pid for pid, title in titles.items() if _is_working(title) and is_ours(pid)]
+
+
+def _is_working(title: bytes) -> bool:
+    return title.startswith(b"ray::") and not title.startswith(_NOT_WORKING)
 
 
 def tables(storage: Storage) -> dict[str, pa.Table]:
