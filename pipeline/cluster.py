@@ -20,7 +20,7 @@ from pipeline.spec import Compute
 # Share of a core that a reading task declares: it waits more than it works.
 IO_CPUS = 0.4
 # Of a writing task: it must fit in where reads have left a crumb of a small node, or features pile up unwritten.
-WRITE_CPUS = 0.1
+WRITE_CPUS = 0.2
 # Threads of a replica that share one Python without waiting for it.
 _MAX_THREADS = 8
 # Below this many free cores nothing can be read, encoded and written at the same time.

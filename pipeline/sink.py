@@ -11,7 +11,7 @@ import json
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from typing import Any, Self
 
@@ -162,7 +162,7 @@ def encode_part(
         data.release()
         writer.add_key_value_metadata({PART_KEY: json.dumps(part.to_json())})
     content = buffer.getvalue()
-    return Part(**{**asdict(part), "file_bytes": len(content)}), content
+    return replace(part, file_bytes=len(content)), content
 
 
 def read_part(storage: Storage, rows: Range, file_bytes: int | None = None) -> Part:
@@ -177,7 +177,7 @@ def read_part(storage: Storage, rows: Range, file_bytes: int | None = None) -> P
     except (KeyError, TypeError, ValueError) as e:
         msg = f"{storage.uri}/{part_name(rows)} does not have the footer of a part: {type(e).__name__} {e}"
         raise RunError(msg) from e
-    return Part(**{**asdict(part), "file_bytes": size})
+    return replace(part, file_bytes=size)
 
 
 def read_footer(storage: Storage, name: str, file_bytes: int | None = None) -> tuple[pq.FileMetaData, int]:
