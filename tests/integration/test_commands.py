@@ -234,7 +234,7 @@ def test_full_disk_exits_with_1_and_leaves_no_half_part(arguments, tmp_path, min
             [sys.executable, "-m", "jobs.embed", *argv], capture_output=True, text=True, timeout=240, check=False
         )
         assert done.returncode == 1, done.stderr
-        assert "no space left" in done.stderr
+        assert "No space left on device" in done.stderr
         assert "Traceback" not in done.stderr
         for part in (small / "out/data").glob("*.parquet"):
             first, stop = (int(number) for number in part.stem.split("-")[2:])
