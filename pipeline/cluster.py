@@ -5,11 +5,13 @@ Knows nothing of parts or models. Invariant: importing this file brings neither 
 
 import logging
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import current_thread, main_thread
 from typing import Any
 
 import ray
@@ -34,6 +36,7 @@ def start_ray(compute: Compute) -> None:
     if ray.is_initialized():
         return
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+    before = signal.getsignal(signal.SIGTERM)
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     with _silenced_stderr():
         try:
@@ -48,6 +51,10 @@ def start_ray(compute: Compute) -> None:
             where = os.environ.get("RAY_ADDRESS", "this machine")
             msg = f"Ray at {where} could not be joined: {' '.join(str(e).split())[:300]}"
             raise RunError(msg) from e
+        finally:
+            # Ray puts its own in place, which ends the process with the signal's number for an exit code.
+            if current_thread() is main_thread():
+                signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 @dataclass(frozen=True, slots=True)
