@@ -229,7 +229,8 @@ def test_hub_id_is_pinned_to_its_commit_once(job, docs, monkeypatch):
     """Only the Hub is a stand-in: it answers with a commit, and loading must ask for that commit and no branch."""
     from types import SimpleNamespace
 
-    from pipeline import source
+    from pipeline.source import builder
+    from pipeline.source.opening import open_dataset
 
     asked = []
 
@@ -237,12 +238,12 @@ def test_hub_id_is_pinned_to_its_commit_once(job, docs, monkeypatch):
         asked.append(arguments)
         return real(**{key: value for key, value in arguments.items() if key != "revision"} | {"path": str(docs)})
 
-    real = source.load_dataset_builder
-    monkeypatch.setattr(source, "load_dataset_builder", load)
+    real = builder.load_dataset_builder
+    monkeypatch.setattr(builder, "load_dataset_builder", load)
     monkeypatch.setattr(
-        source, "HfApi", lambda: SimpleNamespace(dataset_info=lambda *_, **__: SimpleNamespace(sha="c0ffee"))
+        builder, "HfApi", lambda: SimpleNamespace(dataset_info=lambda *_, **__: SimpleNamespace(sha="c0ffee"))
     )
-    dataset = source.open_dataset(job("someone/corpus", source={"revision": "main"}).source)
+    dataset = open_dataset(job("someone/corpus", source={"revision": "main"}).source)
     assert dataset.commit == "c0ffee"
     assert {arguments["revision"] for arguments in asked} == {"c0ffee"}
 
@@ -310,9 +311,9 @@ def test_tokenizers_of_their_own_give_the_rows_of_replicas_that_tokenize(job, ru
 def test_identical_texts_are_counted_and_a_resumed_run_keeps_the_count(job, run, tmp_path):
     folder = write_shards(tmp_path / "docs", [pa.table({"text": ["one", "two", "one", "one"] * 50})])
     wanted = job(folder, output={"rows_per_part": 100})
-    assert run(wanted).counts == {"repeats": 196, "overflows": 0, "splits": 0}
+    assert run(wanted).counts == {"repeats": 196, "overflows": 0, "splits": 0, "lost": 0}
     (tmp_path / "out/_varve/manifest.json").unlink()
     (tmp_path / "out/data/part-00000-000000000000-000000000100.parquet").unlink()
     again = run(wanted)
-    assert again.counts == {"repeats": 196, "overflows": 0, "splits": 0}
+    assert again.counts == {"repeats": 196, "overflows": 0, "splits": 0, "lost": 0}
     assert "bottleneck" in again.stages
