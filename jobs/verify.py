@@ -64,7 +64,7 @@ def _verify_here(arguments: argparse.Namespace) -> "list[Check]":
 
 
 def _verify_on_ray(arguments: argparse.Namespace) -> "list[Check]":
-    from pipeline.cluster import start_ray
+    from pipeline.cluster.connection import start_ray
     from pipeline.quiet import quiet_datasets, quiet_transformers
     from pipeline.run import spread
     from pipeline.spec import Compute

@@ -13,7 +13,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from pipeline import manifest, stages
-from pipeline.cluster import start_ray
+from pipeline.cluster.connection import start_ray
+from pipeline.cluster.layout import Layout, settle
 from pipeline.errors import JobError, RunError
 from pipeline.manifest import Manifest
 from pipeline.quiet import quiet_datasets, quiet_transformers
@@ -55,16 +56,15 @@ def embed(
     started_at = datetime.now(UTC).isoformat(timespec="seconds")
     clock = _Clock()
     finished = manifest.read_manifest(storage)
-    if finished is None:
-        _start(job, clock)
+    if finished is not None:
+        return _finished(job, finished)
+    layout = _start(job, clock)
     from pipeline import canary  # noqa: PLC0415 (see _start)
-    from pipeline.plan import local_device, prepare, read_job, record  # noqa: PLC0415
+    from pipeline.plan import prepare, read_job, record  # noqa: PLC0415
 
     quiet_transformers()
     quiet_datasets()
-    plan = prepare(job, device=local_device())
-    if finished is not None:
-        return finished
+    plan = prepare(job, device=layout.device)
     resolved = plan.resolved
     splits = manifest.splits(resolved.num_shards, resolved.rows_per_part, plan.dataset.shard_rows)
     found = manifest.committed(storage, splits)
@@ -77,7 +77,7 @@ def embed(
     storage = replace(storage, patient=True, conditional=storage.check())
     on_start(plan, done_rows, storage)
     clock.lap("plan")
-    ran = run_graph(plan, storage, lacking, done_rows) if lacking else None
+    ran = run_graph(plan, storage, lacking, done_rows, layout) if lacking else None
     clock.lap("graph")
     found = manifest.committed(storage, splits)
     if ran and ran.ended:
@@ -100,6 +100,16 @@ def embed(
     return published
 
 
+def _finished(job: Job, finished: Manifest) -> Manifest:
+    """The manifest of an earlier run, once it is sure that it was of this job."""
+    from pipeline.plan import prepare  # noqa: PLC0415 (see _start)
+
+    quiet_transformers()
+    quiet_datasets()
+    prepare(job, device="cpu")  # recalled from the output: the device decides nothing any more
+    return finished
+
+
 class _Clock:
     """The seconds between laps."""
 
@@ -113,14 +123,16 @@ class _Clock:
         self._last = now
 
 
-def _start(job: Job, clock: _Clock) -> None:
+def _start(job: Job, clock: _Clock) -> Layout:
     """Start Ray, which mostly waits, while torch and transformers are imported, which mostly computes."""
     with ThreadPoolExecutor(1) as imports:
         imported = imports.submit(lambda: [import_module(f"pipeline.{name}") for name in ("plan", "canary")])
         start_ray(job.compute)
+        _, layout = settle(job.compute)
         clock.lap("ray")
         imported.result()
     clock.lap("imports")
+    return layout
 
 
 def _remains(found: Mapping[int, Mapping[Range, int]], plan: "Plan") -> str:

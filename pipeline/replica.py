@@ -4,9 +4,10 @@ A part of texts in, a part of features out. Knows nothing of Ray: run.py makes a
 them whom to report to. Nothing of the source or the plan is imported here, since a replica's start waits for it.
 """
 
+import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -58,6 +59,14 @@ class Tell(Protocol):
         ...
 
 
+class Files(Protocol):
+    """The files of a checkpoint."""
+
+    def here(self) -> str:
+        """The folder that holds them on this node."""
+        ...
+
+
 class _StoppedError(Exception):
     """The run was asked to end in the midst of a part."""
 
@@ -74,9 +83,11 @@ class Work:
     schema: pa.Schema
     tokens_per_pack: int
     block_rows: int
+    device: str  # cpu or cuda
     threads: int
     compiled: bool
     max_errors: int | None
+    files: Files | None = None  # of the checkpoint, where nodes may not have its folder
 
     @property
     def pairs(self) -> bool:
@@ -84,8 +95,8 @@ class Work:
         return len(self.text_columns) > 1
 
     @classmethod
-    def of(cls, plan: "Plan", threads: int) -> "Work":
-        """The work of a plan, on replicas with so many threads each."""
+    def of(cls, plan: "Plan", device: str, threads: int, files: Files | None = None) -> "Work":
+        """The work of a plan, on replicas on such a device with so many threads each."""
         return cls(
             model=plan.pinned_model,
             checkpoint=plan.checkpoint,
@@ -95,10 +106,18 @@ class Work:
             schema=plan.schema,
             tokens_per_pack=plan.resolved.tokens_per_pack,
             block_rows=plan.resolved.block_rows,
+            device=device,
             threads=threads,
             compiled=plan.job.compute.compile,
             max_errors=plan.job.output.max_errors,
+            files=files,
         )
+
+    def here(self) -> "Work":
+        """The same, with the checkpoint's folder on this node."""
+        if self.files is None:
+            return self
+        return replace(self, checkpoint=replace(self.checkpoint, folder=self.files.here()), files=None)
 
 
 def tokenize_part(batch: pa.Table, work: Work, tell: Tell) -> pa.Table:
@@ -128,8 +147,9 @@ def _tokenizer_of(work: Work) -> Tokenizer:
     key = work.checkpoint.folder + work.model.model_dump_json() + repr(work.features)
     if key not in _tokenizers:
         quiet_transformers()
-        features = make_plan(work.model, work.features, work.checkpoint, work.output_dtype)
-        _tokenizers[key] = make_tokenizer(work.model, work.checkpoint, features)
+        here = work.here()
+        features = make_plan(here.model, here.features, here.checkpoint, here.output_dtype)
+        _tokenizers[key] = make_tokenizer(here.model, here.checkpoint, features)
     return _tokenizers[key]
 
 
@@ -141,8 +161,9 @@ class Replica:
         quiet_transformers()
         # Ray sets OMP_NUM_THREADS to the actor's num_cpus; what runs outside of the lanes may take them all.
         torch.set_num_threads(work.threads)
-        self._work, self._tell = work, tell
-        self._encoder = _load(work)
+        _check_device(work.device)
+        self._work, self._tell = work.here(), tell
+        self._encoder = _load(self._work)
         tell.join(describe(self._encoder))
 
     def __call__(self, batch: pa.Table) -> pa.Table:
@@ -220,12 +241,22 @@ class Replica:
         return verdict
 
 
+def _check_device(device: str) -> None:
+    if device == "cuda" and not torch.cuda.is_available():
+        msg = (
+            f"Ray counts GPUs on {platform.node()}, but torch {torch.__version__} finds no CUDA there. Install a CUDA "
+            "build of torch and its driver on every GPU node, or set compute.gpus: 0"
+        )
+        raise RunError(msg)
+
+
 def _load(work: Work) -> Encoder:
     return Encoder(
         work.model,
         work.features,
         output_dtype=work.output_dtype,
         tokens_per_pack=work.tokens_per_pack,
+        device=work.device,
         threads=work.threads,
         compiled=work.compiled,
         checkpoint=work.checkpoint,

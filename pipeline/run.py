@@ -21,7 +21,9 @@ from ray.exceptions import RayError, UserCodeException
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline import sink
-from pipeline.cluster import IO_CPUS, WRITE_CPUS, Layout, diagnose, lay_out
+from pipeline.cluster.layout import IO_CPUS, WRITE_CPUS, Layout, diagnose
+from pipeline.cluster.model_files import ModelFiles
+from pipeline.cluster.nodes import look
 from pipeline.envelope import Sealed, seal, unseal
 from pipeline.errors import RunError, VarveError
 from pipeline.progress import Line
@@ -210,13 +212,12 @@ class Ran:
     ended: str | None  # why it ended before everything was done; None where all is done
 
 
-def run_graph(plan: "Plan", storage: Storage, lacking: Mapping[int, Missing], done_rows: int) -> "Ran":
+def run_graph(plan: "Plan", storage: Storage, lacking: Mapping[int, Missing], done_rows: int, layout: Layout) -> "Ran":
     """Read, tokenize, encode and commit what is missing, all at the same time.
 
     Raises:
         RunError: it failed. A run that was ended early by a signal, or since nothing moved, returns and says so.
     """
-    layout = lay_out(plan.job.compute)
     # On the driver's node: a run whose driver lives must not lose its tally with another node.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     tally: Any = (
@@ -227,7 +228,7 @@ def run_graph(plan: "Plan", storage: Storage, lacking: Mapping[int, Missing], do
     watch = Watch(
         lambda: ray.get(tally.snapshot.remote()),
         lambda: ray.get(tally.stop.remote()),
-        lambda now: diagnose(layout, now.replicas, len(now.under_way)),
+        lambda now: diagnose(layout, look(), now.replicas, len(now.under_way)),
         stall_s=plan.job.compute.stall_s,
     )
     line = Line(lambda: ray.get(tally.snapshot.remote()), done_rows, sum(shard_rows) if shard_rows else None)
@@ -244,7 +245,7 @@ def _flow(plan: "Plan", layout: Layout, tell: _Tell, lacking: Mapping[int, Missi
     """The stages before the sink."""
     from pipeline.replica import Replica, Work, tokenize_part  # noqa: PLC0415 (see the top)
 
-    work = Work.of(plan, layout.threads)
+    work = Work.of(plan, layout.device, layout.threads, _files(plan, layout))
     flow = ray.data.read_datasource(
         _Shards(plan.dataset, lacking, plan.resolved.rows_per_part, tell),
         override_num_blocks=len(lacking),
@@ -267,12 +268,25 @@ def _flow(plan: "Plan", layout: Layout, tell: _Tell, lacking: Mapping[int, Missi
         batch_size=1,
         batch_format="pyarrow",
         zero_copy_batch=True,
-        compute=ActorPoolStrategy(size=layout.replicas),
+        compute=_pool(layout),
         num_cpus=layout.cpus,
         num_gpus=layout.gpus,
+        accelerator_type=layout.accelerator,
         max_restarts=_MAX_RESTARTS,
         max_task_retries=_MAX_RESTARTS,
     )
+
+
+def _files(plan: "Plan", layout: Layout) -> ModelFiles | None:
+    """The checkpoint's files for other nodes, where there are any or may be some day."""
+    alone = len(look().nodes) == 1 and layout.most_replicas == layout.replicas
+    return None if alone else ModelFiles(plan.checkpoint.folder)
+
+
+def _pool(layout: Layout) -> ActorPoolStrategy:
+    if layout.most_replicas > layout.replicas:
+        return ActorPoolStrategy(min_size=layout.replicas, max_size=layout.most_replicas)
+    return ActorPoolStrategy(size=layout.replicas)
 
 
 def _context() -> DataContext:

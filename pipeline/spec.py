@@ -162,10 +162,38 @@ class Output(Section):
     )
 
 
+class Replicas(Section):
+    """A pool that grows and shrinks with the cluster."""
+
+    min: PositiveInt = 1
+    max: PositiveInt
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.min > self.max:
+            msg = f"min {self.min} is more than max {self.max}"
+            raise ValueError(msg)
+        return self
+
+
 class Compute(Section):
     """The hardware's share."""
 
-    replicas: Literal["auto"] | PositiveInt = Field(default="auto", description="auto: one per GPU; without one, 1")
+    replicas: Literal["auto"] | PositiveInt | Replicas = Field(
+        default="auto",
+        description="auto: as many as the GPUs take, without GPUs as the cores take; {min, max}: as the cluster grows",
+    )
+    gpus: Literal["auto"] | Annotated[float, Field(ge=0, le=8)] = Field(
+        default="auto",
+        description="GPUs of each replica; 0.25: four replicas to a GPU; 0: none; auto: 1 where there are any",
+    )
+    accelerator: str | None = Field(default=None, description="only GPUs of this type, as Ray names it: L4, A100, H100")
+    env: Annotated[tuple[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")], ...], BeforeValidator(_tupled)] = (
+        Field(default=(), description="environment variables that every node must have; their values stay there")
+    )
+    object_store_bytes: Literal["auto"] | Annotated[int, Field(ge=78643200)] = Field(
+        default="auto", description="of shared memory, for a Ray that the run itself starts; auto: Ray's choice"
+    )
     tokens_per_pack: Literal["auto"] | Annotated[int, Field(ge=16)] = "auto"
     tokenizers: Literal["auto"] | Annotated[int, Field(ge=0)] = Field(
         default="auto",
@@ -176,6 +204,16 @@ class Compute(Section):
     stall_s: PositiveInt = Field(
         default=1800, description="seconds in which no block is finished after which a run is ended with a diagnosis"
     )
+
+    @model_validator(mode="after")
+    def _accelerators_are_gpus(self) -> Self:
+        if self.accelerator is not None and self.gpus == 0:
+            msg = f"accelerator {self.accelerator} needs gpus above 0"
+            raise ValueError(msg)
+        if isinstance(self.gpus, float) and self.gpus > 1 and self.gpus != int(self.gpus):
+            msg = f"gpus {self.gpus} is neither a share of one GPU nor a whole number"
+            raise ValueError(msg)
+        return self
 
 
 DEFAULT_FEATURES = {"embedding": Feature(pool="mean")}
@@ -247,13 +285,11 @@ class Job(Section):
     def identity(self) -> dict[str, Any]:
         """What decides the bytes of the output, flat: {"model.name": ..., ...}.
 
-        Where the output lies, how files are reached, how many replicas and tokenizers write and how many errors there
-        may be do not.
+        Where the output lies, how files are reached, what hardware works and how many errors there may be do not.
         """
         content = self.model_dump(mode="json")
         content["output"] = {key: content["output"][key] for key in ("dtype", "rows_per_part")}
-        for without_effect in ("replicas", "tokenizers", "stall_s"):
-            del content["compute"][without_effect]
+        content["compute"] = {key: content["compute"][key] for key in ("tokens_per_pack", "compile")}
         del content["source"]["storage_options"]
         return flatten(content)
 
@@ -366,13 +402,19 @@ def _explain(model: type[BaseModel], report: ValidationError) -> list[str]:
         if told:
             wrong.setdefault(key, []).append(f"{key}: {told}" if key else told)
         else:
-            expected.setdefault(key, []).append(_EXPECTED.sub("", error["msg"]).replace("valid tuple", "list"))
+            expected.setdefault(key, []).append(_wanted(error["msg"]))
     for key, choices in expected.items():
         # A branch of a union that was meant, and failed deeper or on its own rule, says more than the others.
         if not any(other == key or other.startswith(f"{key}.") for other in wrong):
             line = f"{key}: {values[key]} is not allowed: expected {' or '.join(dict.fromkeys(choices))}"
             wrong[key] = [line]
     return [line for lines in wrong.values() for line in dict.fromkeys(lines)]
+
+
+def _wanted(message: str) -> str:
+    """What pydantic expected, in the words of YAML."""
+    wanted = _EXPECTED.sub("", message).replace("valid tuple", "list")
+    return re.sub("valid dictionary or instance of .*", "mapping", wanted)
 
 
 def _told(model: type[BaseModel], location: list[str], error: dict[str, Any]) -> str | None:
@@ -387,6 +429,8 @@ def _told(model: type[BaseModel], location: list[str], error: dict[str, Any]) ->
             return "is required and missing"
         case "value_error":
             return str(error["ctx"]["error"])
+        case "string_pattern_mismatch" if location[0] == "compute":
+            return f"{json.dumps(error['input'])} is no name of an environment variable"
         case "string_pattern_mismatch":
             return "a feature's name is letters, digits and _, and starts with a letter"
         case _:
@@ -395,7 +439,7 @@ def _told(model: type[BaseModel], location: list[str], error: dict[str, Any]) ->
 
 def _is_branch(step: str) -> bool:
     """Whether a step of pydantic's location names a branch of a union, not a key of the job file."""
-    return step in {"str", "int", "[key]", "Windows"} or step.startswith(
+    return step in {"str", "int", "float", "[key]", "Windows", "Replicas"} or step.startswith(
         ("tuple[", "literal[", "function-", "constrained")
     )
 
@@ -409,6 +453,7 @@ def _keys_at(model: type[BaseModel], location: list[str]) -> list[str]:
         "compute": Compute,
         "features": Feature,
     }
-    if location and location[-1] == "long_text":
-        return list(Windows.model_fields)
+    nested = {"long_text": Windows, "replicas": Replicas}
+    if location and location[-1] in nested:
+        return list(nested[location[-1]].model_fields)
     return list(sections[location[0]].model_fields if location else model.model_fields)

@@ -9,7 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 
-from pipeline.cluster import lay_out, start_ray
+from pipeline.cluster.connection import start_ray
+from pipeline.cluster.layout import settle
 from pipeline.errors import RunError
 from pipeline.spec import Compute
 
@@ -42,13 +43,13 @@ def test_run_that_finds_no_cpu_says_what_it_lacks():
     start_ray(Compute())
     all_cpus = ray.cluster_resources()["CPU"]
     with held(all_cpus), pytest.raises(RunError, match=rf"Ray has 0\.0 of {all_cpus:.0f}: something else holds them"):
-        lay_out(Compute(), wait_s=0)
+        settle(Compute(), wait_s=0)
 
 
 def test_starting_ray_leaves_the_handler_of_sigterm_as_it_was():
     code = (
         "import signal; signal.signal(signal.SIGTERM, signal.default_int_handler)\n"
-        "from pipeline.cluster import start_ray; from pipeline.spec import Compute; start_ray(Compute())\n"
+        "from pipeline.cluster.connection import start_ray; from pipeline.spec import Compute; start_ray(Compute())\n"
         "assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

@@ -1,0 +1,69 @@
+"""The Ray that a run stands on, joined or started.
+
+Knows nothing of parts, models or how work is spread. Invariant: importing this file brings neither torch nor
+transformers.
+"""
+
+import logging
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import current_thread, main_thread
+from typing import Any
+
+import ray
+
+from pipeline.errors import RunError
+from pipeline.spec import Compute
+
+
+def start_ray(compute: Compute) -> None:
+    """Connect to a running Ray, or start one here with room for the replicas.
+
+    Raises:
+        RunError: the Ray at RAY_ADDRESS is not there, wants a token, or is of another version.
+    """
+    if ray.is_initialized():
+        return
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+    before = signal.getsignal(signal.SIGTERM)
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    with _silenced_stderr():
+        try:
+            if os.environ.get("RAY_ADDRESS"):
+                ray.init(address="auto", **quiet)
+            else:
+                # "local": a cluster that somebody else has started on this machine is not ours to take.
+                ray.init(address="local", include_dashboard=False, **_size(compute), **quiet)
+        except (ConnectionError, RuntimeError, ValueError) as e:
+            where = os.environ.get("RAY_ADDRESS", "this machine")
+            msg = f"Ray at {where} could not be joined: {' '.join(str(e).split())[:300]}"
+            raise RunError(msg) from e
+        finally:
+            # Ray puts its own in place, which ends the process with the signal's number for an exit code.
+            if current_thread() is main_thread():
+                signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+
+
+def _size(compute: Compute) -> dict[str, Any]:
+    """What a Ray of our own declares: more replicas than cores are the user's wish."""
+    replicas = compute.replicas if isinstance(compute.replicas, int) else 1
+    store = compute.object_store_bytes
+    return {
+        "num_cpus": max(os.cpu_count() or 1, replicas + 1),
+        "object_store_memory": None if store == "auto" else store,
+    }
+
+
+@contextmanager
+def _silenced_stderr() -> Iterator[None]:
+    """Keep what Ray's C++ side writes to stderr while it starts out of the user's terminal."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)

@@ -1,0 +1,87 @@
+"""How the work is spread over machines that are not here."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.cluster.layout import IO_CPUS, lay_out
+from pipeline.cluster.nodes import Cluster, Node
+from pipeline.errors import JobError
+from pipeline.spec import Compute
+
+
+def cluster(*nodes: tuple) -> Cluster:
+    made = tuple(Node(str(number), f"10.0.0.{number}", *node) for number, node in enumerate(nodes))
+    return Cluster(made, sum(node.cpus for node in made), sum(node.gpus for node in made))
+
+
+def compute(**given) -> Compute:
+    return Compute.model_validate(given)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "replicas", "threads"),
+    [
+        ([(2,)], 1, 2),
+        ([(16,)], 2, 8),
+        ([(12,)], 2, 6),
+        ([(2,), (2,), (2,)], 3, 2),
+        ([(2,), (64,), (64,)], 16, 8),
+        ([(4,), (6,)], 5, 2),
+    ],
+)
+def test_replicas_on_cpus_have_a_size_that_fits_the_nodes(nodes, replicas, threads):
+    layout = lay_out(cluster(*nodes), compute())
+    assert (layout.replicas, layout.threads, layout.tokenizers, layout.device) == (replicas, threads, 0, "cpu")
+
+
+def test_replica_for_every_gpu_and_tokenizers_on_the_other_cores():
+    layout = lay_out(cluster((16, 4, "A10G"), (32,)), compute())
+    assert (layout.replicas, layout.gpus, layout.cpus) == (4, 1.0, 1.0)
+    assert layout.tokenizers == 43
+
+
+def test_small_models_share_a_gpu():
+    layout = lay_out(cluster((16, 4, "A10G")), compute(gpus=0.25))
+    assert (layout.replicas, layout.gpus) == (16, 0.25)
+
+
+def test_only_gpus_of_the_wanted_type_are_counted():
+    nodes = cluster((8, 1, "L4"), (8, 2, "A100"))
+    layout = lay_out(nodes, compute(accelerator="A100"))
+    assert (layout.replicas, layout.accelerator) == (2, "A100")
+    with pytest.raises(JobError, match=r"1 GPU.s. of type H100, and no node has that: there are 1 of type L4, 2 of"):
+        lay_out(nodes, compute(accelerator="H100"))
+
+
+def test_gpus_are_left_alone_where_the_job_says_so():
+    layout = lay_out(cluster((8, 1, "L4")), compute(gpus=0))
+    assert (layout.device, layout.gpus, layout.accelerator) == ("cpu", 0.0, None)
+
+
+def test_gpus_that_an_autoscaler_is_to_bring_are_waited_for_by_number():
+    layout = lay_out(cluster((2,)), compute(gpus=1, replicas=4))
+    assert (layout.replicas, layout.gpus) == (4, 1.0)
+    with pytest.raises(JobError, match="no GPUs"):
+        lay_out(cluster((2,)), compute(gpus=1))
+
+
+def test_pool_starts_at_its_least_and_may_grow_to_its_most():
+    layout = lay_out(cluster((8,)), compute(replicas={"min": 2, "max": 20}))
+    assert (layout.replicas, layout.most_replicas, layout.threads) == (2, 20, 4)
+
+
+@given(st.lists(st.integers(1, 200), min_size=1, max_size=8))
+def test_every_node_keeps_room_to_read_and_write(cores):
+    layout = lay_out(cluster(*[(count,) for count in cores]), compute())
+    placed = [count // layout.threads for count in cores]
+    assert sum(placed) == layout.replicas >= 1
+    assert all(count - here * layout.cpus >= 2 * IO_CPUS - 1e-9 for count, here in zip(cores, placed, strict=True))
+
+
+@given(st.integers(1, 64), st.integers(1, 100))
+def test_asked_number_of_replicas_fits_one_machine(cores, replicas):
+    layout = lay_out(cluster((cores,)), compute(replicas=replicas))
+    assert layout.replicas == replicas
+    assert 0 < layout.cpus
+    assert replicas * layout.cpus <= max(cores, replicas * 0.01)
