@@ -5,6 +5,7 @@ Where namespaces can't be made (no root, no `ip`) the hosts share one address, a
 
 import itertools
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -55,16 +56,20 @@ class Hosts:
             "RAY_BACKEND_LOG_LEVEL": "fatal",
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": TOKEN,
-            # A host that is cut off counts as dead within seconds, not after a minute.
+            # A host that is cut off counts as dead after 20 s, not after a minute.
             "RAY_health_check_initial_delay_ms": "1000",
-            "RAY_health_check_period_ms": "1000",
-            "RAY_health_check_timeout_ms": "2000",
+            "RAY_health_check_period_ms": "2000",
+            "RAY_health_check_timeout_ms": "3000",
             "RAY_health_check_failure_threshold": "4",
         }
 
     @property
     def address(self) -> str:
         return f"http://{self._address(0)}:{self._dashboard}"
+
+    @property
+    def ray_address(self) -> str:
+        return f"{self._address(0)}:{self._port}"
 
     def _address(self, host: int) -> str:
         return f"{_NET}.{host + 1}" if self.separate else "127.0.0.1"
@@ -75,6 +80,7 @@ class Hosts:
 
     def plug_in(self, count: int) -> None:
         """The switch, and a cable from each host to it."""
+        (self._folder / "ray").mkdir()
         if not self.separate:
             return
         switch = f"{self._prefix}s"
@@ -105,9 +111,9 @@ class Hosts:
             command += [f"--dashboard-host={self._address(0)}", f"--dashboard-port={self._dashboard}"]
             command += [f"--ray-client-server-port={free_port()}", f"--dashboard-agent-listen-port={free_port()}"]
         else:
-            command += [f"--address={self._address(0)}:{self._port}", f"--dashboard-agent-listen-port={free_port()}"]
+            command += [f"--address={self.ray_address}", f"--dashboard-agent-listen-port={free_port()}"]
         log = self._folder / f"host{host}.log"
-        self._nodes[host] = start(self.on(host, command), log, env=self.environment)
+        self._nodes[host] = start(self.on(host, self._with_disk(command)), log, env=self.environment)
         if host == 0:
             ask = [sys.executable, "-c", f"import tests.servers.processes as p; assert p.answers('{self.address}/api')"]
             ready = (
@@ -116,6 +122,14 @@ class Hosts:
                 else (lambda: answers(f"{self.address}/api/version"))
             )
             wait_until(ready, "Ray's head", log, seconds=120)
+
+    def _with_disk(self, command: list[str]) -> list[str]:
+        """A host has files of its own: Ray's agents replace what lies in a folder that they share."""
+        if not self.separate:
+            return command
+        disk = self._folder / "ray"
+        mount = f"mount -t tmpfs tmpfs {disk} && mkdir {disk}/tmp && TMPDIR={disk}/tmp exec {shlex.join(command)}"
+        return ["sh", "-c", mount]
 
     def cut_off(self, host: int) -> None:
         """Pull the cable: nothing of the host is heard any more, and it hears nothing."""

@@ -1,0 +1,123 @@
+"""What each part costs a run beside its encoding, measured with an encoder that does nothing.
+
+python -m tests.bench.scale --parts 100 1000 10000 100000
+
+Every part holds one row, so reading, the engine and the store's metadata are all that is left. Prints a table; its
+figures are what tests/bench/simulate.py starts from.
+"""
+
+import argparse
+import os
+import resource
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+import pipeline.replica
+from jobs.command import _QUIET
+from jobs.corpus import model_folder
+from pipeline import manifest
+from pipeline.cluster.connection import start_ray
+from pipeline.cluster.layout import settle
+from pipeline.envelope import Sealed, seal, unseal
+from pipeline.plan import prepare, record
+from pipeline.quiet import quiet_datasets, quiet_transformers
+from pipeline.run import run_graph
+from pipeline.spec import Job
+from pipeline.storage.objects import Storage
+
+_SHARDS = 10
+
+
+class Idle:
+    """A replica whose features are all null."""
+
+    def __init__(self, work, tell) -> None:
+        self._schema, self._tell = work.schema, tell
+        tell.join({})
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        part = unseal(batch)
+        rows = part.rows
+        self._tell.begin("encode", rows)
+        known = {
+            "shard": pa.array([rows.shard] * rows.num_rows, pa.int32()),
+            "row": pa.array(range(rows.start, rows.stop), pa.int64()),
+        }
+        columns = [known.get(field.name, pa.nulls(rows.num_rows, field.type)) for field in self._schema]
+        self._tell.count(rows.num_rows, rows.num_rows, 0, wait=False)
+        self._tell.end("encode", rows)
+        return seal(Sealed(rows, pa.table(columns, schema=self._schema), part.seconds))
+
+
+def measure(parts: int, folder: Path) -> dict[str, float]:
+    """Seconds and bytes of a run of so many parts."""
+    (folder / "docs").mkdir(parents=True)
+    rows = max(1, parts // _SHARDS - 1)
+    for shard in range(_SHARDS):
+        pq.write_table(pa.table({"text": ["varve"] * rows}), folder / f"docs/{shard}.parquet")
+    content = {
+        "source": {"dataset": str(folder / "docs"), "text": "text"},
+        "model": {"name": str(model_folder()), "max_tokens": 16},
+        "output": {"path": str(folder / "out"), "rows_per_part": 1},
+    }
+    job = Job.parse(content)
+    _, layout = settle(job.compute)
+    plan, storage = prepare(job, device="cpu"), Storage(str(folder / "out"))
+    record(plan, storage)
+    lacking = manifest.missing({}, plan.resolved.num_shards, 1, storage.uri)
+    before_mb, began, cpu = _memory_mb(), time.perf_counter(), time.process_time()
+    ran = run_graph(plan, storage, lacking, 0, layout)
+    graph_s, driver_cpu_s = time.perf_counter() - began, time.process_time() - cpu
+    began = time.perf_counter()
+    found = manifest.committed(storage)
+    list_s = time.perf_counter() - began
+    began = time.perf_counter()
+    records = manifest.read_parts(storage, found, ())
+    footers_s = time.perf_counter() - began
+    made = len(ran.parts)
+    assert made == len(records) == _SHARDS * (rows + 1)
+    return {
+        "parts": made,
+        "graph_s": graph_s,
+        "driver_ms_per_part": 1000 * driver_cpu_s / made,
+        "wall_ms_per_part": 1000 * graph_s / made,
+        "list_us_per_part": 1e6 * list_s / made,
+        "footer_us_per_part": 1e6 * footers_s / made,
+        "grown_mb": _memory_mb() - before_mb,
+        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000,
+    }
+
+
+def _memory_mb() -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1000
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--parts", type=int, nargs="+", default=[100, 1_000, 10_000])
+    chosen = parser.parse_args()
+    os.environ.update({**_QUIET, "HF_HUB_OFFLINE": "1"})
+    quiet_transformers()
+    quiet_datasets()
+    start_ray(Job.model_fields["compute"].default)
+    # A class of this file is sent to the workers as it is.
+    pipeline.replica.Replica = Idle  # type: ignore[misc]
+    names: list[str] = []
+    for parts in chosen.parts:
+        with tempfile.TemporaryDirectory() as folder:
+            figures = measure(parts, Path(folder))
+        if not names:
+            names = list(figures)
+            sys.stdout.write(f"| {' | '.join(names)} |\n|{' --- |' * len(names)}\n")
+        sys.stdout.write(f"| {' | '.join(f'{figures[name]:,.1f}' for name in names)} |\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
