@@ -9,6 +9,7 @@ neither torch nor transformers, which take seconds, since every process that rea
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -258,9 +259,12 @@ def run_graph(plan: "Plan", storage: Storage, lacking: Mapping[int, Missing], do
         # Bounds on retries have no other place in Ray 2.60 than the arguments that it calls deprecated.
         with warnings.catch_warnings(action="ignore"), DataContext.current(_context()), watch, line:
             _flow(plan, layout, _Tell(tally), lacking).write_datasink(parts, ray_remote_args=_WRITE)
+        return Ran(parts.parts, ray.get(tally.snapshot.remote()), layout, watch.reason)
     except (RayError, UserCodeException, VarveError) as e:
         raise _told(e) from e
-    return Ran(parts.parts, ray.get(tally.snapshot.remote()), layout, watch.reason)
+    finally:
+        with suppress(RayError):  # of a Ray that is gone
+            ray.kill(tally)  # idle workers still hold it, and with it a process for every run of a program
 
 
 def _flow(plan: "Plan", layout: Layout, tell: _Tell, lacking: Mapping[int, Missing]) -> "ray.data.Dataset":

@@ -10,8 +10,8 @@ os.environ.update(
 )
 
 import json
-import time
 from contextlib import ExitStack, contextmanager
+from functools import partial
 
 import pytest
 import torch
@@ -22,14 +22,11 @@ from jobs.corpus import model_folder
 from tests.models import ARCHITECTURES
 from tests.servers.proxy import Control, proxy
 from tests.servers.stores import (
-    azure_environment,
     azurite,
-    make_bucket,
-    make_container,
+    empty_container,
     missing_server,
     moto,
     radosgw,
-    s3_environment,
 )
 
 transformers.logging.set_verbosity_error()
@@ -110,27 +107,7 @@ def servers(tmp_path_factory):
 @pytest.fixture
 def container(servers, monkeypatch):
     """(name of a server) → address of an empty bucket, with its credentials in the environment alone."""
-
-    def make(name: str, endpoint: str | None = None) -> str:
-        found = servers(name)
-        bucket = f"bucket-{time.monotonic_ns()}"
-        if name == "azurite":
-            for variable, value in azure_environment(endpoint or found).items():
-                monkeypatch.setenv(variable, value)
-            make_container(found, bucket)
-            return f"az://{bucket}"
-        for variable, value in s3_environment(endpoint or found).items():
-            monkeypatch.setenv(variable, value)
-        make_bucket(found, bucket)
-        return f"s3://{bucket}"
-
-    return make
-
-
-@pytest.fixture
-def bucket(container) -> str:
-    """An empty bucket of the fast imitation of S3."""
-    return container("moto").removeprefix("s3://")
+    return partial(empty_container, servers, monkeypatch)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,8 @@
-"""Tiny models of every family, and texts of ragged lengths."""
+"""Tiny models of every family, texts of ragged lengths, and every pooling with its plain definition."""
+
+from pipeline.spec import Feature
+
+TOLERANCE = 2e-5  # float32, absolute: the promise of the README
 
 BERT = {
     "vocab_size": 30522,
@@ -54,3 +58,12 @@ RAGGED = [
     "long " * 60,
     "The quick brown fox, jumping over the lazy dog, was never seen twice.",
 ]
+
+POOLS = {
+    "cls": lambda hidden: hidden[0],
+    "last": lambda hidden: hidden[-1],
+    "mean": lambda hidden: hidden.mean(0),
+    "max": lambda hidden: hidden.max(0).values,
+    "tokens": lambda hidden: hidden,
+}
+EVERYTHING = {pool: Feature(pool=pool, layers="all", special_tokens=pool == "tokens") for pool in POOLS}

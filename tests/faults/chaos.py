@@ -26,6 +26,7 @@ from jobs.corpus import model_folder
 from pipeline.manifest import read_manifest
 from pipeline.storage.objects import Storage
 from tests.faults.kill import write_source
+from tests.servers.processes import descendants
 from tests.servers.proxy import Control, proxy
 from tests.servers.stores import make_bucket, radosgw, s3_environment
 
@@ -110,20 +111,7 @@ class Chaos:
 
 def working() -> list[int]:
     """The workers of our own Ray that have something to do: replicas, reads, writes, the tally."""
-    parents, titles = {}, {}
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            titles[int(process.name)] = (process / "cmdline").read_bytes()
-            parents[int(process.name)] = int((process / "stat").read_text().rpartition(")")[2].split()[1])
-        except OSError:
-            continue
-
-    def is_ours(pid: int) -> bool:
-        while pid in parents and pid != os.getpid():
-            pid = parents[pid]
-        return pid == os.getpid()
-
-    return [pid for pid, title in titles.items() if _is_working(title) and is_ours(pid)]
+    return [pid for pid, title in descendants().items() if _is_working(title)]
 
 
 def _is_working(title: bytes) -> bool:

@@ -57,6 +57,21 @@ def tables(output: Path) -> dict[str, pa.Table]:
     return {path.name: pq.read_table(path) for path in sorted((output / "data").glob("*.parquet"))}
 
 
+def compare(quiet: dict[str, pa.Table], disturbed: dict[str, pa.Table], rows: int) -> None:
+    """
+    Raises:
+        AssertionError: a row is lost, doubled or different.
+    """
+    assert quiet.keys() == disturbed.keys()
+    assert all(disturbed[name].equals(table) for name, table in quiet.items()), "a value differs from the quiet run"
+    found = [
+        pair
+        for table in disturbed.values()
+        for pair in zip(*table.select(["shard", "row"]).to_pydict().values(), strict=True)
+    ]
+    assert len(found) == len(set(found)) == rows
+
+
 def disturb(folder: Path, *, kills: int, seed: int, rows: int, rows_per_part: int) -> str:
     """Compare a run killed `kills` times with an undisturbed one; returns one line of figures.
 
@@ -76,15 +91,7 @@ def disturb(folder: Path, *, kills: int, seed: int, rows: int, rows_per_part: in
         done += 1
         parts_seen.append(len(list((folder / "killed/data").glob("*.parquet"))))
     run_to_the_end(argv)
-    quiet, killed = tables(folder / "quiet"), tables(folder / "killed")
-    assert quiet.keys() == killed.keys()
-    assert all(killed[name].equals(table) for name, table in quiet.items()), "a value differs from the undisturbed run"
-    found = [
-        pair
-        for table in killed.values()
-        for pair in zip(*table.select(["shard", "row"]).to_pydict().values(), strict=True)
-    ]
-    assert len(found) == len(set(found)) == rows
+    compare(tables(folder / "quiet"), tables(folder / "killed"), rows)
     return (
         f"{done} kills, parts after each {parts_seen}: {rows} rows, each once, every value that of the undisturbed run"
     )

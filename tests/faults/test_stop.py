@@ -1,55 +1,110 @@
-"""A signal ends a run within its grace, whole, and the next run goes on."""
+"""One output, whose run is killed, asked to end, killed again, told to end at once, and at last left alone."""
 
 import signal
 import subprocess
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import pytest
 
-from tests.faults.kill import command, run_to_the_end, tables, write_source
+from jobs.__main__ import main
+from tests.faults.kill import command, compare, tables, write_source
 
+pytestmark = pytest.mark.timeout(600)
+ROWS = 900
 PATIENCE_S = 120
 
 
-def start_and_wait_for_parts(argv: list[str], output, parts: int = 1) -> subprocess.Popen:
-    process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+@dataclass
+class Ended:
+    """How an interrupted run went."""
+
+    code: int
+    told: str
+    seconds: float  # from the signal to the end
+    rows: int  # committed by then
+    half_written: list[str]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("stop")
+    write_source(folder / "docs", ROWS)
+    return folder
+
+
+def argv_to(output) -> list[str]:
+    return command(output.parent / "docs", output, 40)
+
+
+def start(output, until: Callable[[], bool]) -> subprocess.Popen:
+    process = subprocess.Popen(
+        argv_to(output), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
     deadline = time.monotonic() + PATIENCE_S
-    while len(list(output.glob("data/*.parquet"))) < parts:
+    while not until():
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.05)  # polls with a deadline
     return process
 
 
-@pytest.mark.timeout(600)
-def test_sigterm_ends_whole_within_the_grace_and_the_next_run_goes_on(tmp_path):
-    rows, output = 700, tmp_path / "out"
-    write_source(tmp_path / "docs", rows)
-    argv = command(tmp_path / "docs", output, 40)
-    process = start_and_wait_for_parts(argv, output)
-    began = time.monotonic()
-    process.send_signal(signal.SIGTERM)
-    _, told = process.communicate(timeout=60)
-    assert time.monotonic() - began < 30
-    assert process.returncode == 1
-    done = sum(table.num_rows for table in tables(output).values())
-    assert 0 < done < rows
-    assert f"stopped by SIGTERM. {done:,} of {rows:,} rows are committed" in told
-    assert "Traceback" not in told
-    assert not [path for path in output.rglob("*") if "#" in path.name]  # nothing half written
-    run_to_the_end(argv)
-    assert sum(table.num_rows for table in tables(output).values()) == rows
+def end(process: subprocess.Popen, output, *signals: signal.Signals) -> Ended:
+    told = ""
+    for number in signals:
+        process.send_signal(number)
+        began = time.monotonic()
+        while number != signals[-1] and "once more ends at once" not in told:
+            told += process.stderr.readline()
+            assert process.poll() is None, told
+    told += process.communicate(timeout=60)[1]
+    return Ended(
+        code=process.returncode,
+        told=told,
+        seconds=time.monotonic() - began,
+        rows=sum(table.num_rows for table in tables(output).values()),
+        half_written=[path.name for path in output.rglob("*") if "#" in path.name],
+    )
 
 
-@pytest.mark.timeout(300)
-def test_second_signal_ends_at_once(tmp_path):
-    write_source(tmp_path / "docs", 1200)
-    argv = command(tmp_path / "docs", tmp_path / "out", 40)
-    process = start_and_wait_for_parts(argv, tmp_path / "out")
-    process.send_signal(signal.SIGINT)
-    while "once more ends at once" not in process.stderr.readline():
-        assert process.poll() is None
-    process.send_signal(signal.SIGINT)
-    began = time.monotonic()
-    assert process.wait(timeout=30) == 1
-    assert time.monotonic() - began < 5
+@pytest.fixture(scope="module")
+def interrupted(folder) -> dict[str, Ended]:
+    output = folder / "out"
+
+    def parts() -> int:
+        return len(list(output.glob("data/*.parquet")))
+
+    def one_more() -> Callable[[], bool]:
+        before = parts()
+        return lambda: parts() > before
+
+    ends = {"killed at its start": end(start(output, (output / "_varve/job.json").exists), output, signal.SIGKILL)}
+    ends["asked to end"] = end(start(output, one_more()), output, signal.SIGTERM)
+    ends["killed at work"] = end(start(output, one_more()), output, signal.SIGKILL)
+    ends["told twice"] = end(start(output, one_more()), output, signal.SIGINT, signal.SIGINT)
+    return ends
+
+
+def test_sigterm_ends_whole_within_the_grace(interrupted):
+    run = interrupted["asked to end"]
+    assert run.code == 1
+    assert run.seconds < 30
+    assert 0 < run.rows < ROWS
+    assert f"stopped by SIGTERM. {run.rows:,} of {ROWS:,} rows are committed" in run.told
+    assert "Traceback" not in run.told
+    assert run.half_written == []
+
+
+def test_second_signal_ends_at_once(interrupted):
+    run = interrupted["told twice"]
+    assert run.code == 1
+    assert run.seconds < 5
+
+
+def test_run_that_goes_on_after_kills_and_signals_ends_with_the_rows_of_an_undisturbed_one(interrupted, folder):
+    assert [interrupted[name].code for name in ("killed at its start", "killed at work")] == [-signal.SIGKILL] * 2
+    assert interrupted["asked to end"].rows < interrupted["killed at work"].rows < ROWS
+    for output in (folder / "quiet", folder / "out"):
+        assert main(argv_to(output)[3:]) == 0
+    compare(tables(folder / "quiet"), tables(folder / "out"), ROWS)

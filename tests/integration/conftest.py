@@ -1,7 +1,11 @@
 """Jobs on a real local Ray, which the first run starts and all share."""
 
 import os
+from functools import partial
 
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 import pytest
 
 from pipeline import Job, embed
@@ -9,15 +13,15 @@ from pipeline import Job, embed
 os.environ["RAY_DATA_DISABLE_PROGRESS_BARS"] = "1"
 
 
-@pytest.fixture
-def job(tmp_path, tiny):
-    """A job over a folder, with a tiny BERT and small parts."""
+@pytest.fixture(scope="session")
+def job_to(tiny):
+    """A job over a folder, with a tiny BERT and small parts, and the folder of its output."""
 
-    def make(dataset, *, text="text", keep=(), features=None, **sections) -> Job:
+    def make(output, dataset, /, *, text="text", keep=(), features=None, **sections) -> Job:
         content = {
             "source": {"dataset": str(dataset), "text": text, "keep": list(keep), **sections.pop("source", {})},
             "model": {"name": tiny("bert"), "max_tokens": 64, **sections.pop("model", {})},
-            "output": {"path": str(tmp_path / "out"), "rows_per_part": 100, **sections.pop("output", {})},
+            "output": {"path": str(output), "rows_per_part": 100, **sections.pop("output", {})},
             **sections,
         }
         return Job.parse(content | ({"features": features} if features else {}))
@@ -26,5 +30,32 @@ def job(tmp_path, tiny):
 
 
 @pytest.fixture
+def job(job_to, tmp_path):
+    """Such a job, whose output lies in a folder of this test's own."""
+    return partial(job_to, tmp_path / "out")
+
+
+@pytest.fixture(scope="session")
 def run():
     return embed
+
+
+@pytest.fixture(scope="session")
+def write_shards():
+    def write(folder, tables):
+        folder.mkdir()
+        for shard, table in enumerate(tables):
+            pq.write_table(table, folder / f"{shard}.parquet")
+        return folder
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def read():
+    """The rows of an output, in order."""
+
+    def table(path) -> pa.Table:
+        return ds.dataset(path / "data").to_table().sort_by([("shard", "ascending"), ("row", "ascending")])
+
+    return table

@@ -53,3 +53,16 @@ def test_starting_ray_leaves_the_handler_of_sigterm_as_it_was():
         "assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_ray_that_does_not_come_up_is_told_in_one_message(monkeypatch):
+    """Only Ray's start has a stand-in: on a machine as busy as that it raises a bare Exception."""
+
+    def init(**_):
+        msg = "The current node timed out during startup."
+        raise Exception(msg)  # noqa: TRY002 (Ray's)
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", init)
+    with pytest.raises(RunError, match=r"this machine could not be joined: The current node timed out during startup"):
+        start_ray(Compute())

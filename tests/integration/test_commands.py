@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,33 +12,42 @@ import pytest
 from jobs.__main__ import COMMANDS, main
 
 
-@pytest.fixture
-def docs(tmp_path):
-    (tmp_path / "docs").mkdir()
+@pytest.fixture(scope="module")
+def docs(tmp_path_factory):
+    """A source that no test changes."""
+    folder = tmp_path_factory.mktemp("commands") / "docs"
+    folder.mkdir()
     table = pa.table({"text": [f"text {row}" for row in range(60)], "number": range(60)})
-    pq.write_table(table, tmp_path / "docs/0.parquet")
-    return tmp_path / "docs"
+    pq.write_table(table, folder / "0.parquet")
+    return folder
+
+
+def options(**values: str) -> list[str]:
+    return [part for key, value in values.items() for part in (f"--{key}", value)]
 
 
 @pytest.fixture
 def arguments(docs, tiny, tmp_path):
-    def make(**changes: str | None) -> list[str]:
-        values = {
-            "dataset": str(docs),
-            "text": "text",
-            "model": tiny("bert"),
-            "output": str(tmp_path / "out"),
-            **changes,
-        }
-        return [part for key, value in values.items() if value is not None for part in (f"--{key}", value)]
+    def make(**changes: str) -> list[str]:
+        values = {"dataset": str(docs), "text": "text", "model": tiny("bert"), "output": str(tmp_path / "out")}
+        return options(**(values | changes))
 
     return make
 
 
-@pytest.fixture
-def finished(arguments, tmp_path):
+@pytest.fixture(scope="module")
+def made(docs, tiny):
     """A finished output, made by the command itself."""
-    assert main(["embed", *arguments(), "--set", "output.rows_per_part=20"]) == 0
+    output = docs.parent / "made"
+    argv = options(dataset=str(docs), text="text", model=tiny("bert"), output=str(output))
+    assert main(["embed", *argv, "--set", "output.rows_per_part=20"]) == 0
+    return output
+
+
+@pytest.fixture
+def finished(made, tmp_path):
+    """A copy of it, to be damaged."""
+    shutil.copytree(made, tmp_path / "out")
     return tmp_path / "out"
 
 
@@ -85,11 +93,12 @@ def test_wrong_job_exits_with_2_and_writes_nothing(extra, told, arguments, tmp_p
     assert not (tmp_path / "out").exists()
 
 
-def test_unreadable_file_exits_with_2(arguments, docs, capsys):
-    (docs / "0.parquet").write_bytes(b"PAR1 but not really")
-    assert main(["embed", *arguments()]) == 2
+def test_unreadable_file_exits_with_2(arguments, tmp_path, capsys):
+    (tmp_path / "torn").mkdir()
+    (tmp_path / "torn/0.parquet").write_bytes(b"PAR1 but not really")
+    assert main(["embed", *arguments(dataset=str(tmp_path / "torn"))]) == 2
     error = capsys.readouterr().err
-    assert "0.parquet" in error or "docs" in error
+    assert "0.parquet" in error or "torn" in error
     assert "Traceback" not in error
 
 
@@ -146,7 +155,7 @@ def test_verify_tells_damage_by_name(damage, finished, capsys):
     assert ("shard 7" if damage == "a strange part" else "part-00000-000000000020") in told
 
 
-def test_verify_on_ray_finds_what_verify_here_finds(finished, monkeypatch, capsys):
+def test_verify_on_ray_finds_what_verify_here_finds(finished):
     from pipeline.cluster.connection import start_ray
     from pipeline.run import spread
     from pipeline.spec import Compute
@@ -162,7 +171,7 @@ def test_verify_on_ray_finds_what_verify_here_finds(finished, monkeypatch, capsy
     assert next(check.name for check in here if not check.passed) == "checksums"
 
 
-def test_deep_verify_counts_the_source_again(docs, finished, monkeypatch, capsys):
+def test_deep_verify_counts_the_source_again(finished, capsys):
     assert main(["verify", str(finished), "--deep"]) == 0
     assert "ok       source" in capsys.readouterr().out
     recorded = finished / "_varve/manifest.json"
@@ -224,18 +233,16 @@ def test_plan_estimates_rows_of_formats_that_do_not_count_them(arguments, tmp_pa
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system takes root")
-def test_full_disk_exits_with_1_and_leaves_no_half_part(arguments, tmp_path, minilm):
+def test_full_disk_exits_with_1_and_leaves_no_half_part(arguments, tmp_path, minilm, capfd):
     small = tmp_path / "small"
     small.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=96k", "tmpfs", str(small)], check=True)
     try:
-        argv = [*arguments(output=str(small / "out"), model=minilm), "--set", "output.rows_per_part=30"]
-        done = subprocess.run(
-            [sys.executable, "-m", "jobs.embed", *argv], capture_output=True, text=True, timeout=240, check=False
-        )
-        assert done.returncode == 1, done.stderr
-        assert "No space left on device" in done.stderr
-        assert "Traceback" not in done.stderr
+        argv = arguments(output=str(small / "out"), model=minilm)
+        assert main(["embed", *argv, "--set", "output.rows_per_part=30"]) == 1
+        error = capfd.readouterr().err
+        assert "No space left on device" in error
+        assert "Traceback" not in error
         for part in (small / "out/data").glob("*.parquet"):
             first, stop = (int(number) for number in part.stem.split("-")[2:])
             assert pq.read_table(part).num_rows == stop - first

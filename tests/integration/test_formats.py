@@ -4,17 +4,22 @@ import csv
 import gzip
 import json
 import os
-import subprocess
-import sys
+from itertools import chain
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, DatasetDict
 
+from pipeline.encoder.encoder import Encoder
 from pipeline.errors import RunError
+from pipeline.featurize import featurize, tokenize_blocks
+from pipeline.plan import prepare
+from pipeline.ranges import Missing, missing
+from pipeline.run import spread
+from pipeline.source.opening import MIN_SHARD_ROWS, open_dataset
+from pipeline.spec import Model
 
 TEXTS = [f"text number {number}, and more of it" for number in range(120)] + [
     "null",
@@ -77,24 +82,48 @@ WRITERS = {
 
 
 @pytest.fixture(scope="module")
+def encoder(tiny):
+    return Encoder(Model(name=tiny("bert"), max_tokens=64), device="cpu")
+
+
+@pytest.fixture(scope="module")
 def seen():
     return {}
 
 
+def same_as_in_other_formats(vectors, seen) -> bool:
+    want = seen.setdefault("vectors", vectors)
+    # Other formats cut shards elsewhere, so rows have other neighbours: float32's last bits may differ.
+    return bool(np.abs(vectors - want).max() <= 2e-5)
+
+
 @pytest.mark.parametrize("kind", WRITERS)
-def test_same_texts_give_same_vectors(kind, job, run, tmp_path, seen):
+def test_texts_and_kept_columns_of_a_format_reach_the_output_unchanged(kind, job, tmp_path, encoder, seen):
+    """Read by a Ray worker, as in a run; encoded here, since only what is read depends on the format."""
+    from pipeline.cluster.connection import start_ray
+
     write, below, keep = WRITERS[kind]
     folder = tmp_path / "docs"
     folder.mkdir()
     write(folder)
-    manifest = run(job(folder / below, keep=keep, output={"rows_per_part": 30}))
-    assert manifest.num_rows == len(TEXTS)
-    assert manifest.num_errors == 0
-    output = ds.dataset(tmp_path / "out/data").to_table().sort_by([("shard", "ascending"), ("row", "ascending")])
-    vectors = np.stack(output["embedding"].to_numpy())
-    want = seen.setdefault("vectors", vectors)
-    # Other formats cut shards elsewhere, so rows have other neighbours: float32's last bits may differ.
-    assert np.abs(vectors - want).max() <= 2e-5
+    plan = prepare(job(folder / below, keep=keep), device="cpu")
+    start_ray(plan.job.compute)
+
+    def read(shard: int) -> list[tuple[int, int, pa.Table]]:
+        return [(shard, *part) for part in dataset.read_parts(shard, 30, missing((), 30))]
+
+    dataset = plan.dataset
+    done = []
+    for shard, first, table in chain.from_iterable(spread(read, range(dataset.num_shards))):
+        blocks = tokenize_blocks(encoder.tokenizer, table, ["text"], len(table))
+        done += featurize(encoder, table, blocks, schema=plan.schema, shard=shard, start=first, pairs=False)[:1]
+    output = pa.concat_tables(done).sort_by([("shard", "ascending"), ("row", "ascending")])
+    assert output["error"].null_count == len(output) == len(TEXTS)
+    assert same_as_in_other_formats(np.stack(output["embedding"].to_numpy()), seen)
+    check_kept(output, keep)
+
+
+def check_kept(output: pa.Table, keep) -> None:
     for name in keep:
         assert output[name].to_pylist() == TABLE[name].to_pylist()
     if "id" in keep:
@@ -103,17 +132,30 @@ def test_same_texts_give_same_vectors(kind, job, run, tmp_path, seen):
         assert output.schema.field("meta").type.field("score").type == pa.float64()
 
 
-def test_builder_over_globs_reads_the_files_that_match(job, run, tmp_path):
-    (tmp_path / "a").mkdir()
-    write_parquet(tmp_path / "a")
-    source = {"data_files": [str(tmp_path / "a/0*.parquet")]}
-    assert run(job("parquet", source=source)).num_rows == 70
+@pytest.mark.parametrize("kind", ["jsonl.gz", "save_to_disk of splits"])
+def test_run_over_a_format_gives_the_vectors_of_the_others(kind, job, run, read, tmp_path, seen):
+    write, below, keep = WRITERS[kind]
+    folder = tmp_path / "docs"
+    folder.mkdir()
+    write(folder)
+    manifest = run(job(folder / below, keep=keep, output={"rows_per_part": 30}))
+    assert manifest.num_rows == len(TEXTS)
+    assert manifest.num_errors == 0
+    output = read(tmp_path / "out")
+    assert same_as_in_other_formats(np.stack(output["embedding"].to_numpy()), seen)
+    check_kept(output, keep)
+
+
+def test_builder_over_globs_reads_the_files_that_match(job, tmp_path):
+    write_parquet(tmp_path)
+    source = {"data_files": [str(tmp_path / "0*.parquet")]}
+    dataset = open_dataset(job("parquet", source=source).source)
+    assert [text for table in dataset.read(0) for text in table["text"].to_pylist()] == TEXTS[:70]
+    assert dataset.num_shards == 1
 
 
 @pytest.mark.parametrize("first", [0, 1, 99, 100, 101, 250, 999, 1000])
 def test_shard_is_read_from_any_row_on_without_its_row_groups_before(job, tmp_path, first, monkeypatch):
-    from pipeline.source.opening import open_dataset
-
     (tmp_path / "docs").mkdir()
     pq.write_table(
         pa.table({"text": [str(row) for row in range(1000)]}), tmp_path / "docs/0.parquet", row_group_size=100
@@ -124,9 +166,6 @@ def test_shard_is_read_from_any_row_on_without_its_row_groups_before(job, tmp_pa
 
 
 def test_rows_before_the_first_missing_one_are_not_fetched(job, tmp_path):
-    from pipeline.ranges import Missing
-    from pipeline.source.opening import open_dataset
-
     (tmp_path / "docs").mkdir()
     path = tmp_path / "docs/0.parquet"
     pq.write_table(pa.table({"text": [str(row) for row in range(1000)]}), path, row_group_size=100)
@@ -141,40 +180,21 @@ def test_rows_before_the_first_missing_one_are_not_fetched(job, tmp_path):
     assert [(start, table["text"].to_pylist()) for start, table in parts] == [(600, [str(r) for r in range(600, 750)])]
 
 
-def test_large_row_groups_are_shards_of_their_own(job, tmp_path):
-    from pipeline.source.opening import MIN_SHARD_ROWS, open_dataset
+def test_file_replaced_while_it_is_read_gives_nothing_more(job, tmp_path):
+    (tmp_path / "docs").mkdir()
+    pq.write_table(pa.table({"text": ["x"] * 1000}), tmp_path / "docs/0.parquet", row_group_size=100)
+    parts = open_dataset(job(tmp_path / "docs").source).read_parts(0, 100, missing((), 100))
+    start, _ = next(parts)
+    assert start == 0
+    os.utime(tmp_path / "docs/0.parquet", (1, 1))
+    with pytest.raises(RunError, match=r"0\.parquet\) has changed since the run was planned"):
+        next(parts)
 
+
+def test_large_row_groups_are_shards_of_their_own(job, tmp_path):
     (tmp_path / "big").mkdir()
     table = pa.table({"text": ["x"] * (2 * MIN_SHARD_ROWS + 5)})
     pq.write_table(table, tmp_path / "big/one.parquet", row_group_size=MIN_SHARD_ROWS)
     dataset = open_dataset(job(tmp_path / "big").source)
     assert dataset.shard_rows == (MIN_SHARD_ROWS, MIN_SHARD_ROWS, 5)
     assert sum(len(piece) for piece in dataset.read(2)) == 5
-
-
-def test_source_on_s3_is_read_and_output_on_s3_is_published(job, tmp_path, bucket):
-    import boto3
-
-    from pipeline.manifest import read_manifest
-    from pipeline.storage.objects import Storage
-
-    write_parquet(tmp_path)
-    client = boto3.client("s3")
-    for shard in (0, 1):
-        client.upload_file(str(tmp_path / f"{shard}.parquet"), bucket, f"docs/{shard}.parquet")
-    output = f"s3://{bucket}/features"
-    wanted = job("parquet", source={"data_files": f"s3://{bucket}/docs/*.parquet"}, output={"path": output})
-    (tmp_path / "job.yaml").write_text(json.dumps(wanted.model_dump(mode="json")))
-    command = [sys.executable, "-m", "jobs.embed", str(tmp_path / "job.yaml"), "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["num_rows"] == len(TEXTS)
-    manifest = read_manifest(Storage(output))
-    assert manifest is not None
-    assert len(manifest.parts) == 2
-    stored = [
-        client.get_object(Bucket=bucket, Key=entry["Key"])["Body"].read()
-        for entry in client.list_objects_v2(Bucket=bucket)["Contents"]
-    ]
-    assert not any(b"SKTEST-not-to-be-seen" in content for content in stored)
-    assert "SKTEST-not-to-be-seen" not in done.stdout + done.stderr

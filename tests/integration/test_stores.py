@@ -1,40 +1,54 @@
 """Whole runs on real object stores, as commands: their workers get what the environment holds, and nothing else."""
 
+import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from jobs.__main__ import main
 from pipeline.manifest import read_manifest
 from pipeline.storage.objects import Storage
-from tests.servers.stores import SECRET_KEY
+from tests.servers.stores import SECRET_KEY, empty_container
 
 ROWS = 90
 PATIENCE_S = 240
 
 
-@pytest.fixture
-def command(tiny):
+@pytest.fixture(scope="session")
+def arguments(tiny):
     def make(source: str, output: str, *settings: str) -> list[str]:
         job = ["--dataset", "parquet", "--data-files", source, "--text", "text", "--model", tiny("bert")]
         more = [part for s in ("output.rows_per_part=10", *settings) for part in ("--set", s)]
-        return [sys.executable, "-m", "jobs.embed", *job, "--output", output, *more]
+        return [*job, "--output", output, *more]
 
     return make
 
 
-@pytest.fixture
-def docs(tmp_path):
-    (tmp_path / "docs").mkdir()
+@pytest.fixture(scope="session")
+def command(arguments):
+    """A run in a process of its own: its Ray's workers have the environment of this test."""
+
+    def make(*job: str) -> list[str]:
+        return [sys.executable, "-m", "jobs.embed", *arguments(*job)]
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def docs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("docs")
     for shard in range(3):
         texts = [f"text {row} of {shard}" for row in range(ROWS // 3)]
-        pq.write_table(pa.table({"text": texts}), tmp_path / f"docs/{shard}.parquet")
-    return tmp_path / "docs"
+        pq.write_table(pa.table({"text": texts}), folder / f"{shard}.parquet")
+    return folder
 
 
 def upload(docs: Path, address: str) -> str:
@@ -84,15 +98,50 @@ def test_reading_a_source_outlives_faults(container, spoiled, docs, command, tmp
     assert each_once(written(Storage(str(tmp_path / "out"))))
 
 
-def test_source_of_another_endpoint_than_the_output_is_read_by_its_storage_options(
-    container, servers, docs, command, tmp_path, monkeypatch
-):
-    source = upload(docs, container("moto"))
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    options = f"source.storage_options={{endpoint_url: '{servers('moto')}'}}"
-    done = finish(command(source, str(tmp_path / "out"), options))
-    assert done.returncode == 0, done.stderr
-    assert each_once(written(Storage(str(tmp_path / "out"))))
+@dataclass
+class Finished:
+    """What a run has left: what it told, its objects, its rows, and the logs, sockets and pickles of its Ray."""
+
+    done: subprocess.CompletedProcess
+    objects: dict[str, bytes]
+    rows: pa.Table
+    session: list[bytes]
+
+
+@pytest.fixture(scope="module")
+def between_stores(servers, docs, tiny, tmp_path_factory):
+    """One run of a job file, from a source that only its storage_options find to the store of the environment."""
+    job = tmp_path_factory.mktemp("job") / "job.yaml"
+    with pytest.MonkeyPatch.context() as environment, tempfile.TemporaryDirectory(dir="/tmp") as ray:
+        source = upload(docs, empty_container(servers, environment, "moto"))
+        address = empty_container(servers, environment, "radosgw")
+        options = {"endpoint_url": servers("moto")}
+        content = {
+            "source": {"dataset": "parquet", "data_files": source, "text": "text", "storage_options": options},
+            "model": {"name": tiny("bert")},
+            "output": {"path": f"{address}/out", "rows_per_part": 10},
+        }
+        job.write_text(json.dumps(content))
+        environment.setenv("RAY_TMPDIR", ray)  # short, for the sake of its sockets' names
+        done = finish([sys.executable, "-m", "jobs.embed", str(job), "--json"])
+        assert done.returncode == 0, done.stderr
+        storage = Storage(f"{address}/out")
+        objects = {found.name: storage.read(found.name) or b"" for found in storage.list("")}
+        session = [path.read_bytes() for path in Path(ray).rglob("*") if path.is_file()]
+        yield Finished(done, objects, written(storage), session)
+
+
+def test_source_of_another_endpoint_than_the_output_is_read_by_its_storage_options(between_stores):
+    assert json.loads(between_stores.done.stdout)["num_rows"] == ROWS
+    assert each_once(between_stores.rows)
+
+
+def test_secret_appears_nowhere(between_stores):
+    secret = SECRET_KEY.encode()
+    told = (between_stores.done.stdout + between_stores.done.stderr).encode()
+    assert "_varve/manifest.json" in between_stores.objects
+    assert between_stores.session
+    assert not [True for held in (told, *between_stores.objects.values(), *between_stores.session) if secret in held]
 
 
 def test_run_to_azure(container, docs, command):
@@ -123,56 +172,42 @@ def test_two_drivers_on_one_output_end_with_one_right_result(container, docs, co
         ({"BUCKET": "s3://no-such-bucket"}, "NoSuchBucket (404)"),
     ],
 )
-def test_wrong_access_exits_with_1_in_the_words_of_the_store(container, docs, command, monkeypatch, change, words):
-    address = change.pop("BUCKET", None) or container("radosgw")
+def test_wrong_access_exits_with_1_in_the_words_of_the_store(
+    container, docs, arguments, monkeypatch, capfd, change, words
+):
+    address = change.get("BUCKET") or container("radosgw")
     container("radosgw")
     for name, value in change.items():
         monkeypatch.setenv(name, value)
-    done = finish(command(str(docs / "*.parquet"), f"{address}/out"))
-    assert done.returncode == 1
-    assert words in done.stderr
-    assert "Traceback" not in done.stderr
-    assert "SKTEST" not in done.stdout + done.stderr
+    assert main(["embed", *arguments(str(docs / "*.parquet"), f"{address}/out")]) == 1
+    told = capfd.readouterr()
+    assert words in told.err
+    assert "Traceback" not in told.err
+    assert "SKTEST" not in told.out + told.err
 
 
-def test_bucket_that_may_only_be_read_exits_with_1(container, docs, command, read_only):
+def test_bucket_that_may_only_be_read_exits_with_1(container, docs, arguments, read_only, capfd):
     address = container("radosgw")
     with read_only(address):
-        done = finish(command(str(docs / "*.parquet"), f"{address}/out"))
-    assert done.returncode == 1
-    assert "AccessDenied (403)" in done.stderr
+        assert main(["embed", *arguments(str(docs / "*.parquet"), f"{address}/out")]) == 1
+    assert "AccessDenied (403)" in capfd.readouterr().err
 
 
-def test_secret_appears_nowhere(container, docs, command, tmp_path):
-    address = container("radosgw")
-    source = upload(docs, address)
-    done = finish([*command(source, f"{address}/out"), "--json"])
-    assert done.returncode == 0, done.stderr
-    secret = SECRET_KEY.encode()
-    assert secret not in (done.stdout + done.stderr).encode()
-    storage = Storage(f"{address}/out")
-    assert not [found.name for found in storage.list("") if secret in (storage.read(found.name) or b"")]
-    session = Path("/tmp/ray/session_latest").resolve()  # the logs, sockets and pickles of the Ray that has just ended
-    files = [path for path in session.rglob("*") if path.is_file()]
-    assert files
-    assert not [path for path in files if secret in path.read_bytes()]
-
-
-def test_source_file_replaced_in_a_run_is_refused_and_named(docs, command, tmp_path):
-    """The shard is larger than what is read ahead, so most of it is read after the change."""
+def test_source_file_replaced_in_a_run_is_refused_and_named(arguments, command, tmp_path, capfd):
+    """Replaced as soon as the run has settled what it reads; it is long enough that its reading goes on after that."""
+    source, output = tmp_path / "0.parquet", tmp_path / "out"
     texts = [f"text {row} " * 20 for row in range(60_000)]
-    pq.write_table(pa.table({"text": texts}), docs / "0.parquet", row_group_size=1000)
-    argv = command(str(docs / "0.parquet"), str(tmp_path / "out"), "output.rows_per_part=500")
-    process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pq.write_table(pa.table({"text": texts}), source, row_group_size=1000)
+    job = (str(source), str(output), "output.rows_per_part=500")
+    process = subprocess.Popen(command(*job), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + PATIENCE_S
-    while not list((tmp_path / "out").glob("data/*.parquet")):
+    while not (output / "_varve/job.json").exists():
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.05)  # polls with a deadline
-    os.utime(docs / "0.parquet", (1, 1))
+    os.utime(source, (1, 1))
     _, told = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 1
     assert "0.parquet) has changed since the run was planned" in told
-    again = finish(argv)
-    assert again.returncode == 2
-    assert "source file 0.parquet" in again.stderr
+    assert main(["embed", *arguments(*job)]) == 2
+    assert "source file 0.parquet" in capfd.readouterr().err

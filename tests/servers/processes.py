@@ -1,6 +1,7 @@
 """Servers as processes on free ports of the loopback interface, that end with whoever started them."""
 
 import ctypes
+import os
 import signal
 import socket
 import subprocess
@@ -39,6 +40,24 @@ def end(processes: Sequence[subprocess.Popen]) -> None:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def descendants() -> dict[int, bytes]:
+    """Id → command line of each process that this one has started, or a process that it has started."""
+    parents, titles = {}, {}
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            titles[int(process.name)] = (process / "cmdline").read_bytes()
+            parents[int(process.name)] = int((process / "stat").read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            continue
+
+    def is_ours(pid: int) -> bool:
+        while pid in parents and pid != os.getpid():
+            pid = parents[pid]
+        return pid == os.getpid()
+
+    return {pid: title for pid, title in titles.items() if is_ours(pid)}
 
 
 def answers(url: str) -> bool:

@@ -10,12 +10,15 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 import urllib.request
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from email.utils import formatdate
 from pathlib import Path
+
+import pytest
 
 from tests.servers.processes import answers, end, free_port, start, wait_until
 
@@ -116,6 +119,22 @@ def make_container(endpoint: str, name: str) -> None:
     request.add_header("Authorization", f"SharedKey {AZURE_ACCOUNT}:{signature}")
     request.add_header("Content-Length", "0")
     urllib.request.urlopen(request, timeout=30).close()
+
+
+def empty_container(
+    servers: Callable[[str], str], environment: pytest.MonkeyPatch, name: str, endpoint: str | None = None
+) -> str:
+    """The address of a new bucket on a server, with its credentials in the environment alone."""
+    found = servers(name)
+    bucket = f"bucket-{time.monotonic_ns()}"
+    variables = azure_environment if name == "azurite" else s3_environment
+    for variable, value in variables(endpoint or found).items():
+        environment.setenv(variable, value)
+    if name == "azurite":
+        make_container(found, bucket)
+        return f"az://{bucket}"
+    make_bucket(found, bucket)
+    return f"s3://{bucket}"
 
 
 def missing_server(name: str) -> str | None:

@@ -1,0 +1,55 @@
+"""Varve in somebody's own Python program."""
+
+import json
+
+import pyarrow as pa
+import pytest
+
+from pipeline import Job
+
+
+@pytest.fixture
+def docs(write_shards, tmp_path):
+    return write_shards(tmp_path / "docs", [pa.table({"text": [f"text {row}" for row in range(20)]})])
+
+
+def test_job_from_python_equals_job_from_file(job, docs, tmp_path):
+    path = tmp_path / "job.yaml"
+    path.write_text(json.dumps(job(docs).model_dump(mode="json")))
+    assert Job.load(str(path)) == job(docs)
+
+
+def test_hub_id_is_pinned_to_its_commit_once(job, docs, monkeypatch):
+    """Only the Hub is a stand-in: it answers with a commit, and loading must ask for that commit and no branch."""
+    from types import SimpleNamespace
+
+    from pipeline.source import builder
+    from pipeline.source.opening import open_dataset
+
+    asked = []
+
+    def load(**arguments):
+        asked.append(arguments)
+        return real(**{key: value for key, value in arguments.items() if key != "revision"} | {"path": str(docs)})
+
+    real = builder.load_dataset_builder
+    monkeypatch.setattr(builder, "load_dataset_builder", load)
+    monkeypatch.setattr(
+        builder, "HfApi", lambda: SimpleNamespace(dataset_info=lambda *_, **__: SimpleNamespace(sha="c0ffee"))
+    )
+    dataset = open_dataset(job("someone/corpus", source={"revision": "main"}).source)
+    assert dataset.commit == "c0ffee"
+    assert {arguments["revision"] for arguments in asked} == {"c0ffee"}
+
+
+def test_features_of_a_ray_dataset_keep_its_columns(tiny):
+    import ray
+
+    from pipeline import Feature, features
+
+    dataset = ray.data.from_items([{"text": f"text {row}", "id": row} for row in range(20)])
+    result = features(dataset, text="text", model=tiny("bert"), features={"e": Feature(pool="cls")})
+    rows = sorted(result.take_all(), key=lambda row: row["id"])
+    assert [row["text"] for row in rows] == [f"text {row}" for row in range(20)]
+    assert rows[3]["error"] is None
+    assert len(rows[0]["e"]) == 32

@@ -1,0 +1,57 @@
+"""Pooler output and logits: the vectors on top of a checkpoint."""
+
+import numpy as np
+import pytest
+from transformers import AutoModelForSequenceClassification
+
+from pipeline.encoder.encoder import Encoder
+from pipeline.errors import JobError
+from pipeline.spec import Feature, Model
+from tests.models import ARCHITECTURES, RAGGED, TOLERANCE
+
+
+@pytest.mark.parametrize("architecture", ["bert", "roberta", "albert", "mpnet"])
+def test_pooler_equals_plain_transformers(architecture, tiny, plain):
+    folder = tiny(architecture)
+    got = Encoder(Model(name=folder, max_tokens=128), {"p": Feature(pool="pooler")}, device="cpu")(RAGGED)["p"]
+    want = np.stack([plain(folder)(text).pooler_output[0].numpy() for text in RAGGED])
+    assert np.abs(got - want).max() <= TOLERANCE
+
+
+@pytest.mark.parametrize("architecture", [name for name in ARCHITECTURES if name != "xlm-roberta"])
+def test_fine_tuned_checkpoint_gives_base_features_and_logits_in_one_pass(architecture, tiny, plain):
+    folder = tiny(architecture, labels=3)
+    features = {"logits": Feature(pool="logits"), "cls": Feature(pool="cls"), "mean": Feature(pool="mean", layers=1)}
+    columns = Encoder(Model(name=folder, max_tokens=128), features, device="cpu")(RAGGED)
+    assert columns["logits"].shape == (len(RAGGED), 3)
+    for row, text in enumerate(RAGGED):
+        output = plain(folder, AutoModelForSequenceClassification)(text)
+        assert np.abs(columns["logits"][row] - output.logits[0].numpy()).max() <= TOLERANCE
+        assert np.abs(columns["cls"][row] - output.hidden_states[-1][0, 0].numpy()).max() <= TOLERANCE
+        assert np.abs(columns["mean"][row] - output.hidden_states[1][0].mean(0).numpy()).max() <= TOLERANCE
+
+
+def test_head_on_the_mean_of_tokens_equals_plain_transformers(tiny, plain):
+    folder = tiny("modernbert", labels=2, classifier_pooling="mean")
+    got = Encoder(Model(name=folder, max_tokens=128), {"logits": Feature(pool="logits")}, device="cpu")(RAGGED)[
+        "logits"
+    ]
+    reference = plain(folder, AutoModelForSequenceClassification)
+    assert np.abs(got - np.stack([reference(text).logits[0].numpy() for text in RAGGED])).max() <= TOLERANCE
+
+
+def test_base_weights_of_a_fine_tuned_checkpoint_are_its_own(tiny):
+    folder = tiny("roberta", labels=2)
+    with_head = Encoder(folder, {"logits": Feature(pool="logits"), "cls": Feature(pool="cls")}, device="cpu")
+    without = Encoder(folder, {"cls": Feature(pool="cls")}, device="cpu")
+    assert np.array_equal(with_head(RAGGED[:3])["cls"], without(RAGGED[:3])["cls"])
+
+
+def test_pooler_of_a_checkpoint_without_one_is_refused(tiny):
+    with pytest.raises(JobError, match=r"features\.p\.pool: the checkpoint has no pooler weights"):
+        Encoder(tiny("roberta", labels=2), {"p": Feature(pool="pooler")}, device="cpu")
+
+
+def test_logits_of_a_checkpoint_without_head_are_refused(tiny):
+    with pytest.raises(JobError, match=r"no classification head"):
+        Encoder(tiny("bert"), {"l": Feature(pool="logits")}, device="cpu")

@@ -1,0 +1,61 @@
+"""A text's vectors, whatever other texts stand beside it."""
+
+import numpy as np
+import pytest
+
+from pipeline.encoder.encoder import Encoder
+from pipeline.spec import Feature, Model
+from tests.models import EVERYTHING, RAGGED
+
+# A row's neighbours may change its last bits: the BLAS library chooses its kernels, and with them the order of sums, by
+# the number of rows in a matrix. In one job a row always has the same neighbours.
+NEIGHBOURS = 2e-6
+
+
+@pytest.mark.parametrize("architecture", ["bert", "modernbert", "mpnet", "deberta-v2"])
+def test_a_text_alone_and_in_any_pack_differs_in_the_last_bits_at_most(architecture, tiny):
+    folder = tiny(architecture)
+    texts = [*RAGGED, *(f"{text} more" for text in RAGGED)]
+    spec = Model(name=folder, max_tokens=128)
+    alone = [Encoder(spec, EVERYTHING, device="cpu")([text]) for text in texts]
+    for tokens_per_pack, threads in ((16, 1), (64, 2), (1024, 3)):
+        encoder = Encoder(spec, EVERYTHING, device="cpu", tokens_per_pack=tokens_per_pack, threads=threads)
+        together = encoder(texts)
+        for row in range(len(texts)):
+            for name, values in alone[row].items():
+                got, want = np.asarray(together[name][row]), np.asarray(values[0])
+                assert np.abs(got.astype(np.float64) - want).max(initial=0) <= NEIGHBOURS, (name, row)
+
+
+@pytest.mark.parametrize("architecture", ["bert", "modernbert", "mpnet", "deberta-v2"])
+def test_the_same_texts_have_the_same_bits_in_any_number_of_threads(architecture, tiny):
+    spec = Model(name=tiny(architecture), max_tokens=128)
+    texts = [*RAGGED, *(f"{text} more" for text in RAGGED)]
+    one, three = (
+        Encoder(spec, EVERYTHING, device="cpu", tokens_per_pack=64, threads=threads)(texts) for threads in (1, 3)
+    )
+    for name, values in one.items():
+        for row in range(len(texts)):
+            assert np.array_equal(values[row], three[name][row]), (name, row)
+
+
+def test_identical_texts_are_encoded_once_and_stand_in_every_row(tiny):
+    folder = tiny("bert")
+    texts = ["one text", "another", "one text", "", "one text", "another"]
+    encoder = Encoder(Model(name=folder, max_tokens=128), EVERYTHING, device="cpu")
+    tokens = encoder.tokenizer(texts)
+    encoded = encoder.start(tokens).result()
+    assert encoded.counts.repeats == 3
+    for name, values in encoded.columns.items():
+        for row, text in enumerate(texts):
+            want = encoded.columns[name][texts.index(text)]
+            assert np.array_equal(values[row], want), (name, row)
+            alone = encoder([text])[name][0]
+            assert np.abs(want.astype(np.float64) - alone).max() <= NEIGHBOURS, (name, row)
+
+
+def test_identical_pairs_with_other_borders_are_kept_apart(tiny):
+    folder = tiny("bert")
+    encoder = Encoder(Model(name=folder, max_tokens=128), {"e": Feature(pool="mean")}, device="cpu")
+    got = encoder(["a b", "a"], ["c", "b c"])["e"]
+    assert not np.array_equal(got[0], got[1])

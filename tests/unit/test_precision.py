@@ -1,0 +1,57 @@
+"""Half precision and compiled layers stay near plain float32."""
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModel
+
+from pipeline.encoder.encoder import Encoder
+from pipeline.encoder.layers import compile_layers
+from pipeline.spec import Feature, Model
+from tests.models import EVERYTHING, RAGGED, TOLERANCE
+
+
+def test_half_precision_stays_near_float32(minilm):
+    features = {"e": Feature(pool="mean", normalize=True)}
+    exact = Encoder(Model(name=minilm), features, device="cpu")(RAGGED)["e"]
+    half = Encoder(Model(name=minilm, dtype="bfloat16"), features, device="cpu")(RAGGED)["e"]
+    assert half.dtype == np.float32
+    assert np.linalg.norm(half - exact, axis=1).max() < 3e-2
+
+
+def test_half_precision_that_overflows_is_redone_in_bfloat16(tiny):
+    folder = tiny("bert", intermediate_size=40)  # of its own: its weights are changed here
+    spec = Model(name=folder, max_tokens=128)
+    # Weights as large as those of checkpoints that were trained in bfloat16: 1e4 * 48 terms exceed 65,504.
+    model = AutoModel.from_pretrained(folder)
+    with torch.no_grad():
+        model.encoder.layer[1].intermediate.dense.weight *= 3e5
+        model.encoder.layer[1].output.dense.weight *= 1e-2
+    model.save_pretrained(folder)
+    want = Encoder(spec, EVERYTHING, device="cpu")(RAGGED)
+    encoder = Encoder(spec.model_copy(update={"dtype": "float16"}), EVERYTHING, device="cpu")
+    encoded = encoder.start(encoder.tokenizer(RAGGED)).result()
+    assert encoded.counts.overflows == len(RAGGED)
+    for name in ("mean_03", "cls_03"):
+        got = encoded.columns[name]
+        assert np.isfinite(got).all()
+        assert np.linalg.norm(got - want[name]) <= 3e-2 * np.linalg.norm(want[name])
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [("float16", 3e-3), ("bfloat16", 3e-2)])
+def test_half_precision_of_the_real_minilm_stays_within_its_bound_of_float32(dtype, bound, minilm):
+    spec = Model(name=minilm, max_tokens=128)
+    want = Encoder(spec, {"e": Feature(pool="mean")}, device="cpu")(RAGGED)["e"]
+    half = Encoder(spec.model_copy(update={"dtype": dtype}), {"e": Feature(pool="mean")}, device="cpu")
+    got = half(RAGGED)["e"]
+    assert np.linalg.norm(got - want) <= bound * np.linalg.norm(want)
+
+
+def test_compiled_layers_give_the_numbers_of_plain_ones(tiny):
+    model = AutoModel.from_pretrained(tiny("bert"), attn_implementation="eager").eval()
+    windows = [torch.randint(1000, 2000, (2, length)) for length in (7, 30, 12)]
+    with torch.inference_mode():
+        want = [model(input_ids=ids).last_hidden_state for ids in windows]
+        compile_layers(model)
+        for ids, expected in zip(windows, want, strict=True):
+            assert (model(input_ids=ids).last_hidden_state - expected).abs().max() <= TOLERANCE
