@@ -16,7 +16,7 @@ demo: $(VENV)/.demo
 test: $(VENV)/.test servers
 	$(BIN)/python -m pytest
 
-# Object stores for the tests, on machines that have none.
+# Object stores and Prometheus for the tests, on machines that have none.
 servers:
 	infra/servers.sh
 
@@ -47,4 +47,4 @@ lock:
 	$(BIN)/python infra/lock.py > $(LOCK)
 
 clean:
-	rm -rf $(VENV) tests/servers/node_modules demo-output bench-output .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) tests/servers/node_modules tests/servers/unpacked demo-output bench-output .pytest_cache .ruff_cache .hypothesis

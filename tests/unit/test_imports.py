@@ -30,7 +30,7 @@ def importers(package: str) -> set[str]:
 
 
 def test_only_run_imports_ray_data():
-    assert importers("ray") == {"pipeline/cluster.py", "pipeline/run.py"}
+    assert importers("ray") == {"pipeline/cluster.py", "pipeline/metrics.py", "pipeline/run.py"}
     assert importers("ray.data") == {"pipeline/run.py"}
 
 
@@ -53,8 +53,8 @@ def test_encoder_needs_only_torch_and_transformers(package):
 def test_imports_follow_the_flow():
     order = [
         "errors", "quiet", "spec", "columns", "ranges", "storage", "source", "tokenizer", "texts", "encoder", "schema",
-        "sink", "plan", "manifest", "canary", "envelope", "featurize", "estimate", "tally", "progress", "stages",
-        "quarantine", "replica", "cluster", "watch", "run", "check", "verify", "driver",
+        "sink", "plan", "manifest", "canary", "envelope", "tally", "featurize", "estimate", "metrics", "progress",
+        "stages", "quarantine", "replica", "cluster", "watch", "run", "check", "verify", "driver",
     ]  # fmt: skip
     stages = {path.stem if path.parent == ROOT / "pipeline" else path.parent.name for path in PIPELINE} - {"__init__"}
     assert stages == set(order)
