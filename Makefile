@@ -18,7 +18,7 @@ demo: $(VENV)/.demo
 test: $(VENV)/.test servers
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-# Object stores for the tests, on machines that have none.
+# Object stores and Prometheus for the tests, on machines that have none.
 servers:
 	infra/servers.sh
 
@@ -49,4 +49,4 @@ lock:
 	$(BIN)/python infra/lock.py > $(LOCK)
 
 clean:
-	rm -rf $(VENV) tests/servers/node_modules demo-output bench-output .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) tests/servers/node_modules tests/servers/unpacked demo-output bench-output .pytest_cache .ruff_cache .hypothesis

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Install the object stores that the tests start: Ceph's S3 gateway (Debian packages) and Azurite (npm, from its lock).
-# Where that can't be done the tests that need them say so and are skipped; this never fails a build.
+# Install the servers that the tests start: Ceph's S3 gateway and Prometheus (Debian packages), Azurite (npm, from its
+# lock). Where that can't be done the tests that need them say so and are skipped; this never fails a build.
 set -uo pipefail
 cd "$(dirname "$0")/../tests/servers"
 
@@ -12,6 +12,22 @@ apt_install() {
     as_root apt-get update -qq && as_root apt-get install -qq --yes --no-install-recommends "$@" >/dev/null
 }
 
+download() { apt-get download -qq -o APT::Sandbox::User=root "$1"; }
+
+unpack() {
+    command -v apt-get >/dev/null || { echo "no apt-get here: install $1 by hand" >&2; return 1; }
+    local unpacked="$PWD/unpacked" folder failed
+    folder=$(mktemp -d)
+    (
+        cd "$folder" || exit
+        download "$1" 2>/dev/null || { as_root apt-get update -qq && download "$1"; } || exit
+        dpkg-deb --extract "$1"_*.deb "$unpacked"
+    )
+    failed=$?
+    rm -rf "$folder"
+    return $failed
+}
+
 if ! command -v radosgw >/dev/null; then
     apt_install radosgw ceph-mon ceph-osd ceph-common || echo "Ceph is not installed: its tests will be skipped" >&2
 fi
@@ -19,5 +35,9 @@ if [ ! -x node_modules/.bin/azurite-blob ]; then
     command -v npm >/dev/null || apt_install nodejs npm
     npm ci --omit=dev --ignore-scripts --no-fund --no-audit --loglevel=error \
         || echo "Azurite is not installed: its tests will be skipped" >&2
+fi
+if ! command -v prometheus >/dev/null && [ ! -x unpacked/usr/bin/prometheus ]; then
+    # Unpacked, not installed: the package would start a service, and brings a web console that nobody looks at.
+    unpack prometheus || echo "Prometheus is not unpacked: its tests will be skipped" >&2
 fi
 exit 0

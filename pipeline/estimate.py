@@ -205,7 +205,7 @@ def _burst(plan: Plan, encoder: Encoder, sample: pa.Table) -> tuple[pa.Table, fl
         shard=0,
         start=0,
         pairs=plan.pairs,
-        on_block=lambda _rows, tokens, _errors: ends.append((time.perf_counter(), tokens)),
+        on_block=lambda block: ends.append((time.perf_counter(), block.tokens)),
     )
     # The first block pays for memory and threads that later ones find ready; a sample of one block has no later ones.
     since, counted = (ends[0][0], ends[1:]) if len(ends) > 1 else (began, ends)

@@ -17,13 +17,14 @@ from numpy.typing import NDArray
 from pipeline.encoder.encoder import Call, Encoder
 from pipeline.encoder.results import Columns, Counts, Ragged
 from pipeline.schema import feature_arrays, row_arrays
+from pipeline.tally import Block
 from pipeline.texts import Tokenized, tokenize_block
 from pipeline.tokenizer import Tokenizer
 
 # Blocks in the encoder's lanes beside the one that is being tokenized: no lane runs dry at a block's end.
 _BLOCKS_AHEAD = 1
 
-OnBlock = Callable[[int, int, int], None]  # rows, tokens, errors of a block that is done
+OnBlock = Callable[[Block], None]
 
 
 def tokenize_blocks(
@@ -43,7 +44,7 @@ def featurize(
     shard: int,
     start: int,
     pairs: bool,
-    on_block: OnBlock = lambda *_: None,
+    on_block: OnBlock = lambda _: None,
 ) -> tuple[pa.Table, dict[str, float], Counts]:
     """Encode a table of rows.
 
@@ -55,7 +56,7 @@ def featurize(
         shard: written into every row.
         start: the number of the first row.
         pairs: the texts are sentence pairs.
-        on_block: called after each block.
+        on_block: called after each block with what is known of it.
 
     Returns:
         (features, seconds of tokenizing here and of encoding, summed over the encoder's lanes, what it counted).
@@ -65,7 +66,7 @@ def featurize(
     for block in blocks:
         tokenize_s = time.perf_counter() - began
         rows = table.slice(first, len(block.reasons))
-        work.begin(_Begun(rows, start + first, block, encoder.start(block.tokens)), tokenize_s)
+        work.begin(_Begun(rows, start + first, block, encoder.start(block.tokens), tokenize_s))
         first, began = first + len(rows), time.perf_counter()
     return work.finish()
 
@@ -78,6 +79,7 @@ class _Begun:
     start: int
     block: Tokenized
     call: Call
+    tokenize_s: float
 
 
 class _Work:
@@ -90,8 +92,8 @@ class _Work:
         self._done: list[pa.Table] = []
         self._counts, self._tokenize_s = Counts(), 0.0
 
-    def begin(self, begun: _Begun, tokenize_s: float) -> None:
-        self._tokenize_s += tokenize_s
+    def begin(self, begun: _Begun) -> None:
+        self._tokenize_s += begun.tokenize_s
         self._begun.append(begun)
         if len(self._begun) > _BLOCKS_AHEAD:
             self._complete(self._begun.popleft())
@@ -117,7 +119,16 @@ class _Work:
             **row_arrays(columns, good, pa.array(block.reasons, pa.string()), shard=self._shard, start=begun.start),
         }
         self._done.append(pa.table([arrays[name] for name in self._schema.names], schema=self._schema))
-        self._on_block(len(rows), len(block.tokens.input_ids), len(rows) - int(good.sum()))
+        self._on_block(
+            Block(
+                rows=len(rows),
+                tokens=len(block.tokens.input_ids),
+                errors=len(rows) - int(good.sum()),
+                seconds={"tokenize": begun.tokenize_s, "encode": encoded.counts.busy_s},
+                packs=encoded.counts.packs,
+                packed_tokens=encoded.counts.packed_tokens,
+            )
+        )
 
 
 def _drop_failed(columns: Columns, block: Tokenized, reasons: dict[int, str]) -> Columns:

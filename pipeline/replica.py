@@ -7,7 +7,7 @@ them whom to report to. Nothing of the source or the plan is imported here, sinc
 import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -24,7 +24,7 @@ from pipeline.quiet import quiet_transformers
 from pipeline.ranges import Range
 from pipeline.schema import output_schema
 from pipeline.spec import Feature, Model
-from pipeline.tally import Verdict
+from pipeline.tally import Block, Verdict
 from pipeline.texts import Tokenized
 from pipeline.tokenizer import Tokenizer
 
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 # A part that its worker died of so often goes to a process of its own; a worker that dies even then ends the run.
 MAX_DEATHS = 3
+# Of the encoder's counts, those that are written with a part.
+_HAPPENED = ("repeats", "overflows", "splits")
 
 
 class Tell(Protocol):
@@ -50,7 +52,11 @@ class Tell(Protocol):
         """It is done with it."""
         ...
 
-    def count(self, rows: int, tokens: int, errors: int, *, wait: bool) -> Verdict:
+    def spend(self, stage: str, seconds: float) -> None:
+        """It has worked on a part for so long."""
+        ...
+
+    def count(self, block: Block, *, wait: bool) -> Verdict:
         """It has done a block; returns the answer to the block before, or with `wait` to this one."""
         ...
 
@@ -134,9 +140,10 @@ def tokenize_part(batch: pa.Table, work: Work, tell: Tell) -> pa.Table:
     began = time.perf_counter()
     blocks = tokenize_blocks(_tokenizer_of(work), part.table, work.text_columns, work.block_rows)
     tokens = tuple(block.to_arrow() for block in blocks)
-    seconds = {**part.seconds, "tokenize": time.perf_counter() - began}
+    tokenize_s = time.perf_counter() - began
+    tell.spend("tokenize", tokenize_s)
     tell.end("tokenize", part.rows)
-    return seal(Sealed(part.rows, part.table, seconds, blocks=tokens))
+    return seal(Sealed(part.rows, part.table, {**part.seconds, "tokenize": tokenize_s}, blocks=tokens))
 
 
 _tokenizers: dict[str, Tokenizer] = {}
@@ -183,10 +190,10 @@ class Replica:
     def _encode(self, part: Sealed) -> Sealed:
         done = 0
 
-        def report(rows: int, tokens: int, errors: int) -> None:
+        def report(block: Block) -> None:
             nonlocal done
-            done += rows
-            if self._report(rows, tokens, errors).stop and done < len(part.table):
+            done += block.rows
+            if self._report(block).stop and done < len(part.table):
                 raise _StoppedError
 
         result, spent, counts = featurize(
@@ -200,7 +207,7 @@ class Replica:
             on_block=report,
         )
         seconds = {stage: part.seconds.get(stage, 0.0) + spent.get(stage, 0.0) for stage in (*part.seconds, *spent)}
-        happened = {name: count for name, count in asdict(counts).items() if name != "busy_s"}
+        happened = {name: getattr(counts, name) for name in _HAPPENED}
         return Sealed(part.rows, result, seconds, happened)
 
     def _encode_apart(self, part: Sealed, deaths: int) -> Sealed:
@@ -212,25 +219,27 @@ class Replica:
                 "last while a process of its own encoded them: the machine may have too little memory for both"
             )
             raise RunError(msg)
-        began, done = time.perf_counter(), []
+        done, encode_s = [], 0.0
         with Quarantine(partial(_make_apart, self._work, rows.shard), self._work.schema, rows.shard) as apart:
             for first in range(0, len(part.table), block_rows):
+                began = time.perf_counter()
                 block = apart.encode(part.table.slice(first, block_rows), rows.start + first)
+                spent = {"encode": time.perf_counter() - began}
                 done.append(block)
+                encode_s += spent["encode"]
                 tokens = int(block["num_tokens"].drop_null().to_numpy().sum())
-                self._report(len(block), tokens, len(block) - block["error"].null_count, apart.killers)
-        seconds = {**part.seconds, "encode": time.perf_counter() - began}
+                self._report(Block(len(block), tokens, len(block) - block["error"].null_count, spent), apart.killers)
         result = pa.concat_tables(done) if done else self._work.schema.empty_table()
-        return Sealed(rows, result, seconds, {"killers": len(apart.killers)})
+        return Sealed(rows, result, {**part.seconds, "encode": encode_s}, {"killers": len(apart.killers)})
 
     def _blocks(self, part: Sealed) -> Iterator[Tokenized]:
         if part.blocks:
             return map(Tokenized.from_arrow, part.blocks)
         return tokenize_blocks(self._encoder.tokenizer, part.table, self._work.text_columns, self._work.block_rows)
 
-    def _report(self, rows: int, tokens: int, errors: int, killers: Sequence[int] = ()) -> Verdict:
+    def _report(self, block: Block, killers: Sequence[int] = ()) -> Verdict:
         limit = self._work.max_errors
-        verdict = self._tell.count(rows, tokens, errors, wait=bool(errors) and limit is not None)
+        verdict = self._tell.count(block, wait=bool(block.errors) and limit is not None)
         if limit is not None and verdict.errors > limit:
             named = f" Rows that killed their worker: {', '.join(map(str, killers))}." if killers else ""
             msg = (

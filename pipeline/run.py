@@ -27,6 +27,7 @@ from pipeline.cluster.model_files import ModelFiles
 from pipeline.cluster.nodes import look
 from pipeline.envelope import Sealed, seal, unseal
 from pipeline.errors import RunError, VarveError
+from pipeline.metrics import MeteredTally
 from pipeline.progress import Line
 from pipeline.quiet import quiet_datasets
 from pipeline.ranges import Missing, Range
@@ -34,7 +35,7 @@ from pipeline.sink import Part
 from pipeline.spec import Feature, Model, parse_features
 from pipeline.storage.objects import Storage
 from pipeline.storage.persistence import retries
-from pipeline.tally import Snapshot, Tally, Verdict
+from pipeline.tally import Block, Snapshot, Verdict
 from pipeline.watch import Watch
 
 if TYPE_CHECKING:
@@ -142,9 +143,11 @@ class _Tell:
     def __init__(self, tally: Any) -> None:
         self._tally = tally
         self._counted: Any = None
+        self._replica: int | None = None  # its number, where it is one
 
     def join(self, encoder: dict[str, Any]) -> None:
-        self._tally.join.remote(encoder)
+        who, node = ray.get_runtime_context().get_actor_id(), ray.util.get_node_ip_address()
+        self._replica = ray.get(self._tally.join.remote(encoder, who, node))
 
     def begin(self, stage: str, rows: Range) -> int:
         return ray.get(self._tally.begin.remote(stage, rows))
@@ -152,8 +155,16 @@ class _Tell:
     def end(self, stage: str, rows: Range) -> None:
         self._tally.end.remote(stage, rows)
 
-    def count(self, rows: int, tokens: int, errors: int, *, wait: bool) -> Verdict:
-        before, self._counted = self._counted, self._tally.add.remote(rows, tokens, errors)
+    def spend(self, stage: str, seconds: float) -> None:
+        self._tally.spend.remote(stage, seconds)
+
+    def commit(self, part: Part) -> None:
+        self.spend("write", part.seconds["write"])
+        # Waited for, else the last part might be told of when nobody looks at the tally any more.
+        ray.get(self._tally.commit.remote(part.range, part.file_bytes, part.retries))
+
+    def count(self, block: Block, *, wait: bool) -> Verdict:
+        before, self._counted = self._counted, self._tally.add.remote(block, self._replica)
         # The answer to the block before is there already: nothing waits for it.
         answer = self._counted if wait or before is None else before
         return ray.get(answer)
@@ -197,6 +208,7 @@ class _Shards(Datasource):
                 seconds = {"read": time.perf_counter() - began}
                 if tell.stopped():
                     return
+                tell.spend("read", seconds["read"])
                 yield seal(Sealed(Range(shard, start, start + len(table)), table, seconds))
                 began = time.perf_counter()
 
@@ -206,9 +218,9 @@ class _Shards(Datasource):
 class _Parts(Datasink[list[dict[str, Any]]]):
     """Commits each part that arrives, and collects what was committed."""
 
-    def __init__(self, storage: Storage, fingerprint: str) -> None:
+    def __init__(self, storage: Storage, fingerprint: str, tell: _Tell) -> None:
         super().__init__()
-        self._storage, self._fingerprint = storage, fingerprint
+        self._storage, self._fingerprint, self._tell = storage, fingerprint, tell
         self.parts: list[Part] = []
 
     def write(self, blocks: Iterable[pa.Table], ctx: object) -> list[dict[str, Any]]:  # noqa: ARG002
@@ -219,7 +231,9 @@ class _Parts(Datasink[list[dict[str, Any]]]):
         began, repeated = time.perf_counter(), retries()
         part = sink.write_part(self._storage, sealed.rows, sealed.table, self._fingerprint, sealed.counts)
         seconds = {**sealed.seconds, "write": time.perf_counter() - began}
-        return replace(part, seconds=seconds, retries=retries() - repeated)
+        part = replace(part, seconds=seconds, retries=retries() - repeated)
+        self._tell.commit(part)
+        return part
 
     def on_write_complete(self, write_result: WriteResult[list[dict[str, Any]]]) -> None:
         self.parts = [Part.from_json(part) for parts in write_result.write_returns for part in parts]
@@ -243,22 +257,27 @@ def run_graph(plan: "Plan", storage: Storage, lacking: Mapping[int, Missing], do
     """
     # On the driver's node: a run whose driver lives must not lose its tally with another node.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    tally: Any = (
-        ray.remote(Tally).options(num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here).remote()
-    )
-    parts = _Parts(storage, plan.fingerprint)
     shard_rows = plan.dataset.shard_rows
+    total_rows = sum(shard_rows) if shard_rows else None
+    always = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "scheduling_strategy": here}
+    tally: Any = (
+        ray.remote(MeteredTally)
+        .options(**always)
+        .remote(plan.fingerprint, None if total_rows is None else total_rows - done_rows)
+    )
+    tell = _Tell(tally)
+    parts = _Parts(storage, plan.fingerprint, tell)
     watch = Watch(
         lambda: ray.get(tally.snapshot.remote()),
         lambda: ray.get(tally.stop.remote()),
         lambda now: diagnose(layout, look(), now.replicas, len(now.under_way)),
         stall_s=plan.job.compute.stall_s,
     )
-    line = Line(lambda: ray.get(tally.snapshot.remote()), done_rows, sum(shard_rows) if shard_rows else None)
+    line = Line(lambda: ray.get(tally.snapshot.remote()), done_rows, total_rows)
     try:
         # Bounds on retries have no other place in Ray 2.60 than the arguments that it calls deprecated.
         with warnings.catch_warnings(action="ignore"), DataContext.current(_context()), watch, line:
-            _flow(plan, layout, _Tell(tally), lacking).write_datasink(parts, ray_remote_args=_WRITE)
+            _flow(plan, layout, tell, lacking).write_datasink(parts, ray_remote_args=_WRITE)
         return Ran(parts.parts, ray.get(tally.snapshot.remote()), layout, watch.reason)
     except (RayError, UserCodeException, VarveError) as e:
         raise _told(e) from e

@@ -1,15 +1,37 @@
-"""What replicas report while a run goes on: counts, which parts are under way, and whether to stop.
+"""What workers report while a run goes on: counts, which parts are under way, and whether to stop.
 
 Knows nothing of Ray: run.py makes it an actor. A part that is begun again without having ended was lost with its
-worker; how often that happened is all that is needed to suspect its rows.
+worker; how often that happened is all that is needed to suspect its rows. Invariant: no count ever falls, whoever dies,
+since what was reported stays here.
 """
 
 import time
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from pipeline.ranges import Range
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """What a replica says of a block that is done."""
+
+    rows: int
+    tokens: int
+    errors: int
+    seconds: Mapping[str, float] = field(default_factory=dict)  # stage → seconds of work
+    packs: int = 0
+    packed_tokens: int = 0  # in those packs: less than `tokens` where texts are alike
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaCount:
+    """What one replica has done."""
+
+    node: str  # address of the node that it was last seen on
+    tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,13 +41,25 @@ class Snapshot:
     rows: int = 0
     tokens: int = 0
     errors: int = 0
-    replicas: int = 0
+    replicas: int = 0  # that have been ready; one that died and came back is one
+    restarts: int = 0  # times that one came back
     lost: int = 0  # times that a part was begun again, because its worker had died
     encoder: dict[str, Any] = field(default_factory=dict)
     ready_s: float | None = None  # when the first replica was ready, after the tally was
     first_s: float | None = None  # when the first block was encoded
     last_s: float | None = None  # when the last one was
+    moved_at: float = 0.0  # Unix time of the last block, of the tally's start before there is one
     under_way: tuple[Range, ...] = ()  # parts that replicas have begun and not ended
+    oldest_at: float | None = None  # Unix time at which the oldest of them was begun first
+    seconds: dict[str, float] = field(default_factory=dict)  # stage → seconds of work
+    packs: int = 0
+    packed_tokens: int = 0
+    parts: int = 0  # committed
+    committed_rows: int = 0
+    written_bytes: int = 0
+    retries: int = 0  # requests to the store that were made again to write them
+    missing_rows: int | None = None  # not committed yet; None where the source's rows are not known
+    by_replica: dict[int, ReplicaCount] = field(default_factory=dict)
 
 
 class Verdict(NamedTuple):
@@ -36,47 +70,103 @@ class Verdict(NamedTuple):
 
 
 class Tally:
-    """Adds up what replicas report."""
+    """Adds up what workers report."""
 
-    def __init__(self) -> None:
-        """Start from nothing."""
+    def __init__(self, missing_rows: int | None = None) -> None:
+        """Start from nothing; `missing_rows` of the source are not committed, where its rows are known."""
         self._began = time.monotonic()
-        self._now = Snapshot()
+        self._now = Snapshot(moved_at=time.time())
+        self._missing_rows = missing_rows
         self._begun: Counter[tuple[str, Range]] = Counter()
+        self._since: dict[tuple[str, Range], float] = {}
+        self._committed: set[Range] = set()
+        self._seconds: defaultdict[str, float] = defaultdict(float)
+        self._numbers: dict[str, int] = {}
+        self._by_replica: dict[int, ReplicaCount] = {}
         self._stop = False
 
-    def join(self, encoder: dict[str, Any]) -> None:
-        """A replica is ready; `encoder` says how it runs."""
-        ready_s = self._now.ready_s or self._clock()
-        self._now = replace(self._now, replicas=self._now.replicas + 1, encoder=encoder, ready_s=ready_s)
+    def join(self, encoder: dict[str, Any], who: str, node: str) -> int:
+        """A replica is ready; returns its number, the same each time that it comes back.
+
+        Args:
+            encoder: how it runs.
+            who: its name, which outlives its death.
+            node: address of its node.
+        """
+        back = who in self._numbers
+        number = self._numbers.setdefault(who, len(self._numbers))
+        done = self._by_replica[number].tokens if back else 0
+        self._by_replica[number] = ReplicaCount(node, done)
+        self._now = replace(
+            self._now,
+            replicas=len(self._numbers),
+            restarts=self._now.restarts + back,
+            encoder=encoder,
+            ready_s=self._now.ready_s or self._clock(),
+        )
+        return number
 
     def begin(self, stage: str, rows: Range) -> int:
         """A worker takes a part; returns how often one has taken it before and not ended it."""
         before = self._begun[stage, rows]
         self._begun[stage, rows] += 1
+        self._since.setdefault((stage, rows), time.time())
         self._now = replace(self._now, lost=self._now.lost + bool(before), under_way=self._under_way())
         return before
 
     def end(self, stage: str, rows: Range) -> None:
         """A part is done with, or given back."""
         del self._begun[stage, rows]
+        self._since.pop((stage, rows), None)
         self._now = replace(self._now, under_way=self._under_way())
 
     def _under_way(self) -> tuple[Range, ...]:
         return tuple(sorted({rows for _, rows in self._begun}))
 
-    def add(self, rows: int, tokens: int, errors: int) -> Verdict:
-        """Count a block."""
+    def add(self, block: Block, replica: int | None = None) -> Verdict:
+        """Count a block, of a replica by its number."""
         now, clock_s = self._now, self._clock()
         self._now = replace(
             now,
-            rows=now.rows + rows,
-            tokens=now.tokens + tokens,
-            errors=now.errors + errors,
+            rows=now.rows + block.rows,
+            tokens=now.tokens + block.tokens,
+            errors=now.errors + block.errors,
+            packs=now.packs + block.packs,
+            packed_tokens=now.packed_tokens + block.packed_tokens,
             first_s=now.first_s or clock_s,
             last_s=clock_s,
+            moved_at=time.time(),
         )
+        for stage, seconds in block.seconds.items():
+            self.spend(stage, seconds)
+        if replica in self._by_replica:
+            count = self._by_replica[replica]
+            self._by_replica[replica] = replace(count, tokens=count.tokens + block.tokens)
         return Verdict(self._now.errors, self._stop)
+
+    def spend(self, stage: str, seconds: float) -> None:
+        """Count the seconds that a stage has worked on a part."""
+        self._seconds[stage] += seconds
+
+    def commit(self, rows: Range, file_bytes: int, retries: int) -> None:
+        """Count a part that is committed, once: a worker that dies after telling so is followed by one that tells too.
+
+        Args:
+            rows: of the part.
+            file_bytes: of its file.
+            retries: requests that were made again to write it.
+        """
+        now = self._now
+        self._now = now = replace(now, retries=now.retries + retries)
+        if rows in self._committed:
+            return
+        self._committed.add(rows)
+        self._now = replace(
+            now,
+            parts=now.parts + 1,
+            committed_rows=now.committed_rows + rows.num_rows,
+            written_bytes=now.written_bytes + file_bytes,
+        )
 
     def stop(self) -> None:
         """Ask everyone to end: no part is begun any more."""
@@ -91,4 +181,11 @@ class Tally:
 
     def snapshot(self) -> Snapshot:
         """The counts as they stand."""
-        return self._now
+        missing = self._missing_rows
+        return replace(
+            self._now,
+            oldest_at=min(self._since.values(), default=None),
+            seconds=dict(self._seconds),
+            missing_rows=None if missing is None else max(0, missing - self._now.committed_rows),
+            by_replica=dict(self._by_replica),
+        )

@@ -158,12 +158,11 @@ class Encoder:
         results = Results(
             self.plan, pooled_vectors(self.plan, self._model), lengths, shape.hidden_size, shape.num_heads
         )
-        results.count(repeats=len(kind) - len(distinct))
-        packs = pack(
-            lengths, self.tokens_per_pack, padded=self.layout == "dense", equal=bool(self.plan.attention_layers)
-        )
+        dense, equal = self.layout == "dense", bool(self.plan.attention_layers)
+        packs = list(pack(lengths, self.tokens_per_pack, padded=dense, equal=equal))
+        results.count(repeats=len(kind) - len(distinct), packs=len(packs), packed_tokens=int(lengths.sum()))
         # The longest windows first: what is left for the end is small, and no thread waits long for another.
-        for windows in reversed(list(packs)):
+        for windows in reversed(packs):
             self._lanes.submit(Pack.of(tokens, distinct[windows], windows), results)
         return Call(self, tokens, kind, results)
 

@@ -46,6 +46,8 @@ class Counts:
     splits: int = 0  # packs that were cut in two because memory ran out
 
     busy_s: float = 0.0  # seconds in which lanes ran packs, summed over the lanes
+    packs: int = 0
+    packed_tokens: int = 0  # in the packs, without padding
 
     def __add__(self, other: "Counts") -> "Counts":
         return Counts(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))

@@ -46,6 +46,8 @@ def test_identical_texts_are_encoded_once_and_stand_in_every_row(tiny):
     tokens = encoder.tokenizer(texts)
     encoded = encoder.start(tokens).result()
     assert encoded.counts.repeats == 3
+    assert encoded.counts.packed_tokens == encoder.tokenizer(["one text", "another", ""]).lengths.sum()
+    assert encoded.counts.packs == 1
     for name, values in encoded.columns.items():
         for row, text in enumerate(texts):
             want = encoded.columns[name][texts.index(text)]

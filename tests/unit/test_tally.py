@@ -1,5 +1,10 @@
+from dataclasses import fields
+from itertools import pairwise
+
+import pytest
+
 from pipeline.ranges import Range
-from pipeline.tally import Tally
+from pipeline.tally import Block, Snapshot, Tally
 
 ROWS = Range(0, 100, 200)
 
@@ -17,6 +22,8 @@ def test_part_that_ended_is_begun_from_nothing():
     tally.end("encode", ROWS)
     assert tally.begin("encode", ROWS) == 0
     assert tally.snapshot().lost == 0
+    tally.end("encode", ROWS)
+    assert tally.snapshot().oldest_at is None
 
 
 def test_stages_are_told_apart():
@@ -27,7 +34,76 @@ def test_stages_are_told_apart():
 
 def test_blocks_are_told_the_errors_of_all_and_whether_to_stop():
     tally = Tally()
-    assert tally.add(10, 100, 2) == (2, False)
+    assert tally.add(Block(10, 100, 2)) == (2, False)
     tally.stop()
-    assert tally.add(10, 100, 1) == (3, True)
+    assert tally.add(Block(10, 100, 1)) == (3, True)
     assert tally.stopped()
+
+
+def numbers(now: Snapshot) -> dict[str, float]:
+    """Every number that monitoring takes for a counter."""
+    named = {field.name: getattr(now, field.name) for field in fields(now)}
+    counts = {name: named[name] for name in ("rows", "tokens", "errors", "packs", "parts", "written_bytes", "lost")}
+    replicas = {f"replica {number}": count.tokens for number, count in now.by_replica.items()}
+    return counts | replicas | now.seconds | {"restarts": now.restarts, "replicas": now.replicas}
+
+
+def test_no_count_falls_when_a_replica_dies_and_comes_back():
+    tally = Tally(missing_rows=300)
+    assert [tally.join({}, who, "node") for who in ("one", "two")] == [0, 1]
+    seen = [numbers(tally.snapshot())]
+    for replica in (0, 1):
+        tally.begin("encode", Range(replica, 0, 100))
+        tally.add(Block(50, 500, 1, {"encode": 2.0}, packs=3, packed_tokens=400), replica)
+        seen.append(numbers(tally.snapshot()))
+    assert tally.join({}, "two", "another node") == 1  # it died, and is back elsewhere
+    seen.append(numbers(tally.snapshot()))
+    tally.begin("encode", Range(1, 0, 100))
+    tally.add(Block(100, 1000, 2, {"encode": 4.0}), 1)
+    tally.end("encode", Range(1, 0, 100))
+    seen.append(numbers(tally.snapshot()))
+    for before, after in pairwise(seen):
+        assert all(after[name] >= number for name, number in before.items())
+    last = tally.snapshot()
+    assert (last.replicas, last.restarts, last.lost) == (2, 1, 1)
+    assert [(count.node, count.tokens) for count in last.by_replica.values()] == [("node", 500), ("another node", 1500)]
+    assert last.seconds == {"encode": 8.0}
+
+
+def test_part_that_is_committed_by_two_workers_counts_once():
+    tally = Tally(missing_rows=250)
+    for retries in (2, 1):
+        tally.commit(ROWS, file_bytes=1000, retries=retries)
+    tally.commit(Range(1, 0, 100), file_bytes=500, retries=0)
+    now = tally.snapshot()
+    assert (now.parts, now.committed_rows, now.written_bytes, now.missing_rows) == (2, 200, 1500, 50)
+    assert now.retries == 3
+
+
+def test_missing_rows_are_not_known_where_those_of_the_source_are_not():
+    tally = Tally()
+    tally.commit(ROWS, file_bytes=1000, retries=0)
+    assert tally.snapshot().missing_rows is None
+
+
+def test_oldest_part_is_as_old_as_its_first_beginning():
+    tally = Tally()
+    tally.begin("encode", ROWS)
+    first = tally.snapshot().oldest_at
+    assert first is not None
+    tally.begin("encode", Range(1, 0, 100))
+    tally.begin("encode", ROWS)
+    assert tally.snapshot().oldest_at == first
+    tally.end("encode", ROWS)
+    assert tally.snapshot().oldest_at >= first
+
+
+def test_snapshot_stays_what_it_was():
+    tally = Tally()
+    tally.join({}, "one", "node")
+    before = tally.snapshot()
+    tally.spend("read", 1.0)
+    tally.add(Block(1, 10, 0), 0)
+    assert before.seconds == {}
+    assert before.by_replica[0].tokens == 0
+    assert tally.snapshot().seconds == {"read": pytest.approx(1.0)}

@@ -1,0 +1,202 @@
+"""A run on a Ray that an operator has started, whose replica is killed on the way, as a real Prometheus sees it."""
+
+import json
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from jobs.corpus import docstrings
+from tests.servers.monitoring import MONITORING, Prometheus, RayHead, prometheus, ray_head, tool
+
+pytestmark = pytest.mark.skipif(
+    not tool("prometheus"), reason="Prometheus is not here: run `make servers` (a Debian package)"
+)
+
+ROWS, ROWS_PER_PART, NULLS = 960, 48, 5
+README = (MONITORING.parents[1] / "README.md").read_text()
+# name → type, as documented.
+METRICS = dict(re.findall(r"^\| `(ray_varve_\w+)[^|]*\| (counter|gauge) \|", README, re.MULTILINE))
+DASHBOARD = json.loads((MONITORING / "dashboard.json").read_text())
+QUERIES = [(panel["title"], target["expr"]) for panel in DASHBOARD["panels"] for target in panel["targets"]]
+
+
+def poll(look: Callable[[], object], what: str, seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not look():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.2)  # polls with a deadline
+
+
+@dataclass(frozen=True)
+class Observed:
+    prometheus: Prometheus
+    manifest: dict
+    since: float
+    until: float
+
+    def ever(self, query: str) -> list[float]:
+        """Every number that a query gave while the run went on."""
+        series = self.prometheus.over(query, self.since, self.until)
+        numbers = [float(value) for one in series for _, value in one["values"]]
+        return [number for number in numbers if math.isfinite(number)]
+
+    def value(self, query: str) -> float:
+        found = self.prometheus.value(query)
+        assert found is not None, query
+        return found
+
+
+def run_and_kill(head: RayHead, server: Prometheus, folder: Path, model: str) -> dict:
+    """The manifest of a run that has lost one of its two replicas."""
+    (folder / "docs").mkdir()
+    texts = [None] * NULLS + [text for _, text in islice(docstrings(), ROWS - NULLS)]
+    for shard in range(2):
+        pq.write_table(pa.table({"text": texts[shard::2]}), folder / f"docs/{shard}.parquet")
+    command = [
+        sys.executable, "-m", "jobs.embed", "--dataset", str(folder / "docs"), "--text", "text", "--model", model,
+        "--max-tokens", "64", "--output", str(folder / "out"), "--set", f"output.rows_per_part={ROWS_PER_PART}",
+        "--set", "compute.replicas=2",
+    ]  # fmt: skip
+    with subprocess.Popen(command, env=head.environment, stdout=subprocess.DEVNULL) as driver:
+        poll(lambda: server.value("ray_varve_replicas_ready") == 2, "both replicas are ready")
+        os.kill(head.workers("Replica")[0], signal.SIGKILL)
+        assert driver.wait(timeout=200) == 0
+    return json.loads((folder / "out/_varve/manifest.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def observed(tmp_path_factory, minilm):
+    folder = tmp_path_factory.mktemp("monitoring")
+    since = time.time()
+    with ray_head(cpus=3) as head, prometheus(folder, head.targets) as server:
+        manifest = run_and_kill(head, server, folder, minilm)
+        poll(lambda: server.value("sum(ray_varve_committed_rows_total)") == ROWS, "all rows are seen")
+        poll(lambda: server.value("ray_varve_replicas_ready") is None, "the gauges end with the run")
+        yield Observed(server, manifest, since, time.time())
+
+
+def test_metrics_are_those_of_the_readme_and_no_others(observed):
+    found = observed.prometheus.ask("label/__name__/values")
+    assert {name for name in found if name.startswith("ray_varve_")} == set(METRICS)
+    kinds = observed.prometheus.ask("metadata")
+    # A scraper that speaks OpenMetrics names a counter without its suffix.
+    bare = {name: name if name in kinds else name.removesuffix("_total") for name in METRICS}
+    assert {name: kinds[bare[name]][0]["type"] for name in METRICS} == METRICS
+
+
+def test_counters_agree_with_the_manifest(observed):
+    manifest = observed.manifest
+    assert observed.value("sum(ray_varve_committed_rows_total)") == manifest["num_rows"] == ROWS
+    assert observed.value("sum(ray_varve_committed_parts_total)") == len(manifest["parts"])
+    assert observed.value("sum(ray_varve_written_bytes_total)") == manifest["file_bytes"]
+    assert observed.value("sum(ray_varve_store_retries_total)") == pytest.approx(0)
+    # A part that is begun again after a death counts the blocks again that it had done.
+    lost = observed.value("sum(ray_varve_lost_parts_total)")
+    again = observed.value("sum(ray_varve_rows_total)") - ROWS
+    assert again in [ROWS_PER_PART * parts for parts in range(int(lost) + 1)]
+    if not again:
+        assert observed.value("sum(ray_varve_tokens_total)") == manifest["num_tokens"]
+        assert observed.value("sum(ray_varve_error_rows_total)") == manifest["num_errors"] == NULLS
+        assert observed.value('sum(ray_varve_stage_seconds_total{stage="encode"})') == pytest.approx(
+            manifest["stages"]["encode"]["work_s"], rel=1e-3
+        )
+    by_replica = observed.value("sum(ray_varve_replica_tokens_total)")
+    assert by_replica == observed.value("sum(ray_varve_tokens_total)")
+    for stage in ("read", "tokenize", "encode", "write"):
+        assert observed.value(f'sum(ray_varve_stage_seconds_total{{stage="{stage}"}})') > 1e-4
+
+
+def test_death_of_a_replica_is_counted_and_lets_no_counter_fall(observed):
+    assert observed.value("sum(ray_varve_replica_restarts_total)") == 1
+    assert observed.manifest["counts"]["lost"] == round(observed.value("sum(ray_varve_lost_parts_total)"))
+    counters = [name for name, kind in METRICS.items() if kind == "counter"]
+    for name in counters:
+        assert max(observed.ever(f"resets({name}[10m])")) == 0, name
+    replicas = observed.prometheus.ask("label/replica/values")
+    assert replicas == ["0", "1"]
+
+
+def test_gauges_are_plausible(observed):
+    assert {0 <= ratio <= 1 for ratio in observed.ever("ray_varve_device_busy_ratio")} == {True}
+    assert max(observed.ever("ray_varve_device_busy_ratio")) > 0.2
+    assert {0 < ratio <= 1 for ratio in observed.ever("ray_varve_pack_fill_ratio")} == {True}
+    missing = observed.ever("ray_varve_missing_rows")
+    assert missing[0] == ROWS
+    assert missing == sorted(missing, reverse=True)
+    assert max(observed.ever("ray_varve_replicas_ready")) == 2
+    assert max(observed.ever("ray_varve_parts_under_way")) >= 1
+    assert max(observed.ever("ray_varve_oldest_part_seconds")) > 0
+    moved = observed.ever("ray_varve_last_block_timestamp_seconds")
+    assert observed.since < moved[0] <= moved[-1] < observed.until
+
+
+def test_labels_are_few_and_hold_no_path(observed):
+    series = observed.prometheus.ask("series", **{"match[]": '{__name__=~"ray_varve_.+"}'})
+    ours = {(key, one[key]) for one in series for key in one if key in {"run", "stage", "replica", "node"}}
+    assert {value for key, value in ours if key == "run"} == {observed.manifest["fingerprint"][:8]}
+    assert not [value for one in series for value in one.values() if "docs" in value or "/out" in value]
+    assert len(series) < 40
+
+
+@pytest.mark.parametrize(("panel", "query"), QUERIES, ids=[f"{title} {at}" for at, (title, _) in enumerate(QUERIES)])
+def test_query_of_the_dashboard_answers(observed, panel, query):
+    assert observed.ever(query.replace("$__rate_interval", "10s").replace("$run", ".+")), panel
+
+
+def test_variable_of_the_dashboard_lists_the_run(observed):
+    variable = next(one for one in DASHBOARD["templating"]["list"] if one["name"] == "run")
+    metric = re.fullmatch(r"label_values\((\w+), run\)", variable["definition"])[1]
+    found = observed.prometheus.ask("label/run/values", **{"match[]": metric})
+    assert found == [observed.manifest["fingerprint"][:8]]
+
+
+def test_rules_are_evaluated_and_a_run_that_ends_well_fires_none(observed):
+    rules = [rule for group in observed.prometheus.ask("rules")["groups"] for rule in group["rules"]]
+    assert {rule["health"] for rule in rules} == {"ok"}
+    assert not observed.ever('ALERTS{alertstate="firing"}')
+
+
+def check(*command: str, told: str | None = None) -> None:
+    done = subprocess.run([tool("promtool"), *command], input=told, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_names_and_units_follow_the_conventions_of_prometheus():
+    lines = [f"# HELP {name} What it is.\n# TYPE {name} {kind}\n{name} 1" for name, kind in METRICS.items()]
+    assert len(METRICS) > 15
+    check("check", "metrics", told="\n".join([*lines, ""]))
+
+
+def test_configuration_and_rules_are_valid():
+    check("check", "config", str(MONITORING / "prometheus.yml"))
+    check("check", "rules", "--lint-fatal", str(MONITORING / "alerts.yml"))
+
+
+def test_every_alert_fires_where_it_must_and_only_there():
+    check("test", "rules", str(MONITORING / "alerts_test.yml"))
+    alerts = {
+        rule["alert"]
+        for group in yaml.safe_load((MONITORING / "alerts.yml").read_text())["groups"]
+        for rule in group["rules"]
+    }
+    cases = yaml.safe_load((MONITORING / "alerts_test.yml").read_text())["tests"]
+    fired = {
+        re.search(r'alertname="(\w+)"', sample["labels"])[1]
+        for case in cases
+        for one in case["promql_expr_test"]
+        for sample in one["exp_samples"]
+    }
+    assert fired == alerts
