@@ -12,9 +12,9 @@ from typing import Any
 import yaml
 
 from jobs.deploy.shape import Nodes, job_content, job_name, local_paths, nodes, to_yaml
-from jobs.deploy.templates import read_template
+from jobs.deploy.template import read_template
 from pipeline.errors import JobError
-from pipeline.spec import Job
+from pipeline.spec import Job, Replicas
 
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _NAME = re.compile(r"[a-z0-9]([-.a-z0-9]{0,251}[a-z0-9])?")
@@ -23,6 +23,8 @@ _IMAGE = re.compile(
     rf"({_HOST}/)?[a-z0-9]+([._/-]+[a-z0-9]+)*(?P<tag>:[A-Za-z0-9_][A-Za-z0-9_.-]{{0,127}})?"
     r"(?P<digest>@sha256:[0-9a-f]{64})?"
 )
+# Not where pods have something of their own.
+_MOUNT = re.compile(r"/(?!(?:tmp|cache|dev|etc|venv|usr|bin|lib|lib64|proc|sys|var)(?:/|$))[^:]*[^:/]")
 _KUEUE = "kueue.x-k8s.io/queue-name"
 
 
@@ -53,8 +55,8 @@ class Options:
             if value is not None and not allowed.fullmatch(value):
                 msg = f"{flag}: {value!r} is no name in Kubernetes: lower-case letters, digits and -"
                 raise JobError(msg)
-        if self.claim is not None and not self.mount.startswith("/"):
-            msg = f"--claim: {self.claim!r}: expected NAME:/PATH, the claim and where pods mount it"
+        if self.claim is not None and not _MOUNT.fullmatch(self.mount):
+            msg = f"--claim: {self.claim!r}: expected NAME:/PATH, the claim and where pods mount it: lake:/lake"
             raise JobError(msg)
 
     @property
@@ -123,10 +125,11 @@ def _check_names(job: Job, options: Options) -> None:
             "them, a key for each"
         )
         raise JobError(msg)
-    if options.queue and nodes(job.compute).elastic:
+    replicas = job.compute.replicas
+    if options.queue and isinstance(replicas, Replicas):
         msg = (
             "--queue: Kueue admits clusters of a fixed size. Lay a number over the pool, for example "
-            f"--set compute.replicas={getattr(job.compute.replicas, 'max', 1)}"
+            f"--set compute.replicas={replicas.max}"
         )
         raise JobError(msg)
 

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from jobs.deploy.shape import job_content, job_name, nodes, to_yaml
-from jobs.deploy.templates import read_template
+from jobs.deploy.template import read_template
 from pipeline.errors import JobError
-from pipeline.spec import Job
+from pipeline.spec import Job, Replicas
 
 _WORD = re.compile(r"[A-Za-z0-9_.,:+-]+")
 _END = "END_OF_JOB"
@@ -38,10 +38,11 @@ def render(job: Job, options: Options) -> tuple[str, str]:
     Raises:
         JobError: the job asks for what a Slurm job does not have.
     """
-    wanted = nodes(job.compute)
-    if wanted.elastic:
+    wanted, replicas = nodes(job.compute), job.compute.replicas
+    if isinstance(replicas, Replicas):
         msg = (
-            f"compute.replicas: a Slurm job keeps its nodes. Lay a number over it: --set compute.replicas={wanted.max}"
+            "compute.replicas: a Slurm job keeps its nodes. Lay a number over the pool: "
+            f"--set compute.replicas={replicas.max}"
         )
         raise JobError(msg)
     name = job_name(job)

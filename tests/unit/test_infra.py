@@ -208,6 +208,9 @@ def test_launcher_file_is_what_ray_takes(cloud):
     assert config["head_node_type"] == "head"
     spot = {name for name, kind in types.items() if re.search(r"spot", json.dumps(kind), re.IGNORECASE)}
     assert spot == {"gpu", "cpu"}
+    # A run sizes its replicas by a node that is there; the head has no room for any.
+    assert types["head"]["resources"]["CPU"] == 0
+    assert sum(kind["min_workers"] for kind in types.values()) > 0
     started = " ".join(config["head_start_ray_commands"])
     assert "--dashboard-host=127.0.0.1" in started
 

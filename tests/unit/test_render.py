@@ -141,7 +141,7 @@ def test_accelerator_chooses_nodes_and_is_told_to_the_autoscaler(rendered):
 def test_every_accelerator_with_labels_is_one_that_ray_names():
     from ray.util.accelerators import accelerators
 
-    from jobs.deploy.templates import read_template
+    from jobs.deploy.template import read_template
 
     names = {value for value in vars(accelerators).values() if isinstance(value, str)}
     assert set(yaml.safe_load(read_template("kuberay/accelerators.yaml"))) <= names
@@ -221,6 +221,8 @@ def test_paths_below_a_mounted_claim_are_taken(rendered, refused):
         (["--image", IMAGE, "--namespace", "ML"], "--namespace: 'ML'"),
         (["--image", IMAGE, "--namespace", ""], "--namespace: ''"),
         (["--image", IMAGE, "--claim", "lake"], "NAME:/PATH"),
+        (["--image", IMAGE, "--claim", "lake:/"], "NAME:/PATH"),
+        (["--image", IMAGE, "--claim", "lake:/tmp/lake"], "NAME:/PATH"),
         (["--image", IMAGE, "--partition", "gpu"], "--partition goes with slurm"),
         (["--image", IMAGE, "--set", "compute.env=[HF_TOKEN]"], "--secret NAME"),
         (["--image", IMAGE, "--set", "compute.accelerator=GTX"], "no node labels are known"),
