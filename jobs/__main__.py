@@ -7,6 +7,7 @@ from importlib.metadata import version
 
 COMMANDS = {
     "embed": "run a job, or go on with it",
+    "submit": "run a job on a Ray cluster, and follow it",
     "plan": "say what a job will take, before it runs",
     "status": "say how far the run of an output is",
     "verify": "prove an output: coverage, checksums, numbers",

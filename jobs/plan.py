@@ -1,65 +1,174 @@
 """`varve plan`: say what a job will take, before it runs. Nothing is written."""
 
 import argparse
+import json
+import os
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jobs.command import add_job_arguments, print_json, read_job, run
+from jobs.submit import add_cluster_arguments, connect, exit_code_of, hand_over
 from pipeline.progress import clock_time, file_size
+from pipeline.spec import Job
 
 if TYPE_CHECKING:
+    from pipeline.cluster.layout import Layout
     from pipeline.estimate import Estimate
+    from pipeline.plan import Plan
 
 _BAR = 40
+_JSON_BEGINS = "\n{"
 
 
 def main(argv: Sequence[str]) -> int:
     """Run the command; returns its exit code."""
-    return run("plan", "Say what a job will take, before it runs.", add_job_arguments, _plan, argv)
+    return run("plan", "Say what a job will take, before it runs.", _add, _plan, argv)
+
+
+def _add(parser: argparse.ArgumentParser) -> None:
+    add_job_arguments(parser)
+    add_cluster_arguments(parser, required=False)
+    parser.add_argument("--price-per-hour", type=float, metavar="PRICE", help="of the whole cluster, for the cost")
 
 
 def _plan(arguments: argparse.Namespace) -> int:
     job = read_job(arguments)
-    from pipeline.estimate import estimate
-    from pipeline.plan import local_device, prepare
+    price = arguments.price_per_hour
+    if arguments.to:
+        report = _ask_cluster(job, arguments.to, price, with_code=not arguments.installed)
+    else:
+        report = _measure_here(job, price)
+    if "error" in report:
+        sys.stderr.write(f"varve plan: {report['error']}\n")
+    if arguments.json:
+        print_json(report)
+    elif "error" not in report:
+        sys.stdout.write(_text(report))
+    return report.get("exit_code", 0)
+
+
+def _measure_here(job: Job, price_per_hour: float | None) -> dict[str, Any]:
+    """The report, measured on this machine, or on the cluster that RAY_ADDRESS names."""
+    began = time.perf_counter()
+    from pipeline.cluster.layout import lay_out, settle
+    from pipeline.cluster.nodes import this_machine
+    from pipeline.forecast import forecast
+    from pipeline.plan import prepare
     from pipeline.quiet import quiet_datasets, quiet_transformers
 
     quiet_transformers()
     quiet_datasets()
-    plan = prepare(job, device=local_device())
-    figures = estimate(plan)
-    if arguments.json:
-        print_json({"fingerprint": plan.fingerprint, "resolved": asdict(plan.resolved), **asdict(figures)})
+    if os.environ.get("RAY_ADDRESS"):
+        from pipeline.cluster.connection import start_ray
+
+        start_ray(job.compute)
+        cluster, layout = settle(job.compute)
     else:
-        sys.stdout.write(_text(figures))
-    return 0
-
-
-def _text(figures: "Estimate") -> str:
-    rows = f"{figures.num_rows:,}" if figures.rows_known else f"about {figures.num_rows:,} (estimated from a sample)"
-    how = ", ".join(figures.encoder[key] for key in ("device", "dtype", "layout"))
-    lines = {
-        "shards": f"{figures.num_shards:,}",
-        "rows": rows,
-        "tokens": f"about {figures.num_tokens:,}: {figures.tokens_per_row:.0f} a row, {figures.sampled_rows:,} sampled",
-        "truncated": f"{figures.num_truncated:.1%} of rows; errors {figures.num_errors:.1%}",
-        "layers": f"{figures.layers_run} of {figures.num_layers} run",
-        "compute": f"{figures.flops:.2e} FLOPs",
-        "speed": f"{figures.tokens_per_s:,.0f} tokens/s measured here ({how})",
-        "tokenizer": f"{figures.tokenizer_tokens_per_s:,.0f} tokens/s on a core: {figures.tokenizer_cores:.2f} cores "
-        "keep a replica of this speed fed",
-        "time": f"{clock_time(figures.encode_s)} of encoding on one replica, besides the start of Ray",
-        "output": f"about {file_size(figures.output_bytes)} before compression",
-        "parts": f"about {figures.num_parts:,}, of up to {figures.rows_per_part:,} rows",
+        cluster = this_machine()
+        layout = lay_out(cluster, job.compute)
+    plan = prepare(job, device=layout.device)
+    prepared_s = time.perf_counter() - began
+    figures, waited_s = _measure(plan, layout)
+    # A run prepares like this command does; then each replica does so for itself, and loads its model.
+    ahead = forecast(figures, layout, cluster, start_s=2 * prepared_s + waited_s, price_per_hour=price_per_hour)
+    return {
+        "fingerprint": plan.fingerprint,
+        "resolved": asdict(plan.resolved),
+        **asdict(figures),
+        "cluster": asdict(cluster),
+        "layout": asdict(layout),
+        "forecast": asdict(ahead),
     }
+
+
+def _measure(plan: "Plan", layout: "Layout") -> tuple["Estimate", float]:
+    """(what a replica is measured to do, seconds until it could begin)."""
+    from pipeline.estimate import estimate
+
+    if not os.environ.get("RAY_ADDRESS"):
+        figures = estimate(plan, layout.device, layout.threads)
+        return figures, figures.ready_s
+    from pipeline.run import on_replica
+
+    asked_at = time.time()
+    began_at, figures = on_replica(
+        plan, layout, lambda there: (time.time(), estimate(there, layout.device, layout.threads))
+    )
+    return figures, began_at - asked_at + figures.ready_s
+
+
+def _ask_cluster(job: Job, address: str, price_per_hour: float | None, *, with_code: bool) -> dict[str, Any]:
+    """The report that a cluster makes of itself, or {"error", "exit_code"}."""
+    head = connect(address)
+    from pipeline.submission.head import name_of
+
+    name = f"{name_of(job)}-plan"
+    submission_id = f"{name}-{head.latest(name)[1] + 1}"
+    options = ["--json", *([f"--price-per-hour={price_per_hour}"] if price_per_hour is not None else [])]
+    hand_over(head, job, submission_id, "plan", *options, with_code=with_code)
+    put_out = "\n" + "".join(head.follow(submission_id))
+    _, begins, report = put_out.rpartition(_JSON_BEGINS)
+    if begins:
+        return json.JSONDecoder().raw_decode(f"{{{report}")[0]
+    ended = head.find(submission_id)
+    told = put_out.strip().rpartition("varve: ")[2] or (ended.message if ended else "its head was started anew")
+    return {"error": f"{submission_id}: {told}", "exit_code": exit_code_of(ended) if ended else 1}
+
+
+def _text(report: dict[str, Any]) -> str:
+    known = report["rows_known"]
+    rows = f"{report['num_rows']:,}" if known else f"about {report['num_rows']:,} (estimated from a sample)"
+    how = ", ".join(report["encoder"][key] for key in ("device", "dtype", "layout"))
+    ahead = report["forecast"]
+    lines = {
+        "shards": f"{report['num_shards']:,}",
+        "rows": rows,
+        "tokens": f"about {report['num_tokens']:,}: {report['tokens_per_row']:.0f} a row, "
+        f"{report['sampled_rows']:,} sampled",
+        "truncated": f"{report['num_truncated']:.1%} of rows; errors {report['num_errors']:.1%}",
+        "layers": f"{report['layers_run']} of {report['num_layers']} run",
+        "compute": f"{report['flops']:.2e} FLOPs",
+        "cluster": _cluster(report["cluster"]),
+        "takes": _layout(report["layout"]),
+        "speed": f"{report['tokens_per_s']:,.0f} tokens/s of a replica, measured ({how})",
+        "tokenizer": f"{report['tokenizer_tokens_per_s']:,.0f} tokens/s on a core: {report['tokenizer_cores']:.2f} "
+        "cores keep a replica of this speed fed",
+        "time": f"about {clock_time(ahead['seconds'])}, {clock_time(ahead['start_s'])} of it to start and to prove",
+        "bottleneck": ahead["bottleneck"],
+        "output": f"about {file_size(report['output_bytes'])} before compression",
+        "parts": f"about {report['num_parts']:,}, of up to {report['rows_per_part']:,} rows",
+    }
+    if ahead["cost"] is not None:
+        lines["cost"] = f"about {ahead['cost']:,.2f} at that price"
     text = "".join(f"  {name:<10} {told}\n" for name, told in lines.items())
-    columns = "".join(f"    {name:<20} {file_size(size)}\n" for name, size in figures.row_bytes.items())
-    return f"{text}  bytes of one row:\n{columns}  tokens of a row:\n{_histogram(figures.length_histogram)}"
+    columns = "".join(f"    {name:<20} {file_size(size)}\n" for name, size in report["row_bytes"].items())
+    return f"{text}  bytes of one row:\n{columns}  tokens of a row:\n{_histogram(report['length_histogram'])}"
 
 
-def _histogram(bins: list[tuple[int, int, int]]) -> str:
+def _cluster(cluster: dict[str, Any]) -> str:
+    nodes = cluster["nodes"]
+    gpus: dict[str, float] = {}
+    for node in nodes:
+        if node["gpus"]:
+            kind = node["accelerator"] or "GPU"
+            gpus[kind] = gpus.get(kind, 0) + node["gpus"]
+    parts = [f"{len(nodes)} node(s)", f"{sum(node['cpus'] for node in nodes):.0f} CPUs"]
+    parts += [f"{count:g} × {kind}" for kind, count in gpus.items()]  # noqa: RUF001
+    memory = sum(node["object_store_bytes"] for node in nodes)
+    return ", ".join(parts + ([f"object store {file_size(memory)}"] if memory else []))
+
+
+def _layout(layout: dict[str, Any]) -> str:
+    each = f"{layout['gpus']:g} GPU and {layout['cpus']:g} CPUs" if layout["gpus"] else f"{layout['threads']} thread(s)"
+    most = f" (up to {layout['most_replicas']})" if layout["most_replicas"] > layout["replicas"] else ""
+    tokenizers = f", {layout['tokenizers']} tokenizer(s)" if layout["tokenizers"] else ""
+    return f"{layout['replicas']} replica(s){most} of {each}{tokenizers}"
+
+
+def _histogram(bins: list[list[int]]) -> str:
     most = max((rows for *_, rows in bins), default=1)
     return "".join(f"    {low:>5}-{high:<5} {'█' * round(_BAR * rows / most)} {rows:,}\n" for low, high, rows in bins)
 

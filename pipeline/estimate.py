@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from pipeline.encoder.encoder import Encoder, describe
 from pipeline.featurize import featurize, tokenize_blocks
 from pipeline.plan import Plan, row_bytes
+from pipeline.ranges import Range
+from pipeline.sink import encode_part
 from pipeline.storage.files import file_size
 from pipeline.texts import Tokenized
 
@@ -53,21 +55,42 @@ class Estimate:
     encode_s: float  # all tokens on one replica
     tokenizer_tokens_per_s: float  # of one core, measured
     tokenizer_cores: float  # that keep one such replica fed
+    ready_s: float  # until such a replica's model is loaded and checked
+    read_s: float  # all rows, on one core
+    tokenize_s: float  # all rows, on one core
+    write_s: float  # all rows into Parquet on one core, without the store
     encoder: dict[str, Any]
 
 
-def estimate(plan: Plan) -> Estimate:
-    """Measure a burst and extrapolate.
+def estimate(plan: Plan, device: str, threads: int) -> Estimate:
+    """Measure a burst where a replica would stand, and extrapolate.
+
+    Args:
+        plan: the job's.
+        device: of a replica, cpu or cuda.
+        threads: of a replica on a CPU.
 
     Raises:
         RunError: the source can't be read.
     """
+    began = time.process_time()
     samples = [_sample(plan, shard) for shard in _spread(plan.resolved.num_shards)]
     sample = pa.concat_tables(table for table, _ in samples)
+    read_s = time.process_time() - began
     num_rows, known = _count_rows(plan, samples)
-    encoder = Encoder(plan.pinned_model, plan.job.features, output_dtype=plan.job.output.dtype)
+    began = time.perf_counter()
+    encoder = Encoder(
+        plan.pinned_model,
+        plan.job.features,
+        output_dtype=plan.job.output.dtype,
+        tokens_per_pack=plan.resolved.tokens_per_pack,
+        device=device,
+        threads=threads,
+    )
+    ready_s = time.perf_counter() - began
     tokenizer_tokens_per_s = _tokenizing(plan, encoder, sample)
-    burst, tokens_per_s = _burst(plan, encoder, sample)
+    features, tokens_per_s = _burst(plan, encoder, sample)
+    burst = features.select(["num_tokens", "truncated", "error"])
     lengths = burst["num_tokens"].drop_null().to_numpy()
     tokens_per_row = float(lengths.mean()) if len(lengths) else 0.0
     num_tokens = round(num_rows * tokens_per_row)
@@ -95,6 +118,10 @@ def estimate(plan: Plan) -> Estimate:
         encode_s=num_tokens / tokens_per_s if tokens_per_s else 0.0,
         tokenizer_tokens_per_s=tokenizer_tokens_per_s,
         tokenizer_cores=tokens_per_s / tokenizer_tokens_per_s if tokenizer_tokens_per_s else 0.0,
+        ready_s=ready_s,
+        read_s=read_s * num_rows / max(1, len(sample)),
+        tokenize_s=num_tokens / tokenizer_tokens_per_s if tokenizer_tokens_per_s else 0.0,
+        write_s=_writing(features) * num_rows / max(1, len(features)),
         encoder=describe(encoder),
     )
 
@@ -183,4 +210,11 @@ def _burst(plan: Plan, encoder: Encoder, sample: pa.Table) -> tuple[pa.Table, fl
     # The first block pays for memory and threads that later ones find ready; a sample of one block has no later ones.
     since, counted = (ends[0][0], ends[1:]) if len(ends) > 1 else (began, ends)
     tokens = sum(count for _, count in counted)
-    return features.select(["num_tokens", "truncated", "error"]), tokens / (ends[-1][0] - since) if tokens else 0.0
+    return features, tokens / (ends[-1][0] - since) if tokens else 0.0
+
+
+def _writing(features: pa.Table) -> float:
+    """CPU seconds that it takes to make a part of the features."""
+    began = time.process_time()
+    encode_part(Range(0, 0, len(features)), features, "")
+    return time.process_time() - began

@@ -1,8 +1,10 @@
 """How far a run is: the one line that shows the counts.
 
-On a terminal the line is live; elsewhere a plain line appears now and then. Knows nothing of Ray.
+On a terminal the line is live; elsewhere a plain line appears now and then. Somebody who follows a run from afar
+(VARVE_FOLLOWED is set) gets more of them, marked, to make them live again. Knows nothing of Ray.
 """
 
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -14,6 +16,8 @@ from pipeline.tally import Snapshot
 
 _TERMINAL_EVERY_S = 0.5
 _PLAIN_EVERY_S = 15.0
+_FOLLOWED_EVERY_S = 2.0
+MARK = "~ "  # before the lines of a run that is followed
 
 
 class Line:
@@ -31,6 +35,7 @@ class Line:
         self._done_rows = done_rows
         self._total_rows = total_rows
         self._terminal = sys.stderr.isatty()
+        self._followed = bool(os.environ.get("VARVE_FOLLOWED"))
         self._stopped = Event()
         self._thread = Thread(target=self._run, daemon=True)
         self._first: tuple[float, Snapshot] | None = None
@@ -50,13 +55,15 @@ class Line:
             sys.stderr.write("\r\033[K")
 
     def _run(self) -> None:
-        every_s = _TERMINAL_EVERY_S if self._terminal else _PLAIN_EVERY_S
+        plain_s = _FOLLOWED_EVERY_S if self._followed else _PLAIN_EVERY_S
+        every_s = _TERMINAL_EVERY_S if self._terminal else plain_s
         while not self._stopped.wait(every_s):
             try:
                 text = self._text(self._look())
             except Exception:  # noqa: BLE001, S112 (the run itself tells what has gone; a line must not)
                 continue
-            sys.stderr.write(f"\r\033[K{text}" if self._terminal else f"{text}\n")
+            plain = f"{MARK}{text}\n" if self._followed else f"{text}\n"
+            sys.stderr.write(f"\r\033[K{text}" if self._terminal else plain)
             sys.stderr.flush()
 
     def _text(self, now: Snapshot) -> str:

@@ -10,7 +10,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
 import ray
@@ -39,6 +39,8 @@ from pipeline.watch import Watch
 if TYPE_CHECKING:
     from pipeline.plan import Plan
     from pipeline.source.dataset import Dataset
+
+T = TypeVar("T")
 
 # Of one that tokenizes: `tokenizers` spreads a batch over cores, and other tasks fill its pauses.
 _TOKENIZER_CPUS = 1.0
@@ -109,6 +111,26 @@ def spread(work: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
             done = rows.map(lambda row: {"result": work(row["item"])}, num_cpus=1, max_retries=_MAX_RETRIES)
             for row in done.iter_rows():
                 yield row["result"]
+    except (RayError, UserCodeException, VarveError) as e:
+        raise _told(e) from e
+
+
+def on_replica(plan: "Plan", layout: Layout, work: Callable[["Plan"], T]) -> T:
+    """Do something once where a replica would stand: its node, its share of the device, its copy of the model.
+
+    Raises:
+        RunError: Ray failed, or the work did.
+    """
+    files = _files(plan, layout)
+
+    def there() -> T:
+        folder = files.here() if files else plan.checkpoint.folder
+        return work(replace(plan, checkpoint=replace(plan.checkpoint, folder=folder)))
+
+    place = {"num_cpus": layout.cpus, "num_gpus": layout.gpus, "max_retries": _MAX_RETRIES}
+    place |= {"accelerator_type": layout.accelerator} if layout.accelerator else {}
+    try:
+        return ray.get(ray.remote(**place)(there).remote())
     except (RayError, UserCodeException, VarveError) as e:
         raise _told(e) from e
 

@@ -211,7 +211,7 @@ def test_plan_counts_and_writes_nothing(arguments, tmp_path, capsys):
     assert figures["tokens_per_s"] > 0
     assert not (tmp_path / "out").exists()
     assert main(["plan", *arguments()]) == 0
-    assert "tokens/s measured here" in capsys.readouterr().out
+    assert "tokens/s of a replica, measured" in capsys.readouterr().out
 
 
 def test_plan_estimates_rows_of_formats_that_do_not_count_them(arguments, tmp_path, capsys):

@@ -83,5 +83,5 @@ def test_every_node_keeps_room_to_read_and_write(cores):
 def test_asked_number_of_replicas_fits_one_machine(cores, replicas):
     layout = lay_out(cluster((cores,)), compute(replicas=replicas))
     assert layout.replicas == replicas
-    assert 0 < layout.cpus
+    assert layout.cpus > 0
     assert replicas * layout.cpus <= max(cores, replicas * 0.01)

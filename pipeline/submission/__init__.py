@@ -1,0 +1,1 @@
+"""A job handed over to a cluster through the Jobs API of its head."""

@@ -1,0 +1,251 @@
+"""The head of a Ray cluster, over its Jobs API: submissions of a job, their output, how they end.
+
+Knows nothing of what a job does. A submission's id is made of the job's own content and a running number, so the same
+job is found again by anyone, and two who submit it at once get one run.
+"""
+
+import asyncio
+import hashlib
+import json
+import logging
+import os
+import socket
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import aiohttp
+import requests
+from ray.exceptions import AuthenticationError
+from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
+
+from pipeline.errors import JobError, RunError
+from pipeline.spec import Job
+
+_CONNECT_S = 10.0
+# A head that restarts or a network that breaks for a moment must not lose the one who follows.
+_GONE_S = 60.0
+_LOOK_EVERY_S = 1.0
+# Tells the driver that its log is followed.
+FOLLOWED = {"VARVE_FOLLOWED": "1"}
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """One run of a job on a cluster, as its head tells it."""
+
+    id: str
+    status: str  # PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED
+    message: str
+    exit_code: int | None  # of the driver, once it has ended
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has ended, in whatever way."""
+        return JobStatus(self.status).is_terminal()
+
+
+def name_of(job: Job) -> str:
+    """What the ids of a job's submissions begin with: the hash of all that decides its output, and of where that is."""
+    content = json.dumps([job.identity(), job.output.path], sort_keys=True)
+    return f"varve-{hashlib.sha256(content.encode()).hexdigest()[:16]}"
+
+
+class Head:
+    """A connection to a cluster's head."""
+
+    def __init__(self, address: str) -> None:
+        """Connect.
+
+        Args:
+            address: http://HOST:PORT or https://HOST:PORT of the head's dashboard.
+
+        Raises:
+            JobError: the address has another form.
+            RunError: nobody answers there, or not as Ray's head does, or the token is refused.
+        """
+        self.address = _checked(address)
+        for module in (
+            "dashboard.modules.job.sdk",
+            "dashboard.modules.dashboard_sdk",
+            "_private.runtime_env.packaging",
+        ):
+            logging.getLogger(f"ray.{module}").setLevel(logging.WARNING)
+        with self._told():
+            self._client = JobSubmissionClient(self.address, headers=_headers())
+        self._client.get_version()
+
+    def latest(self, name: str) -> tuple[Submission | None, int]:
+        """(the last submission whose id begins with a name, how many there were).
+
+        Raises:
+            RunError: the head does not answer.
+        """
+        last, count = None, 0
+        while (found := self.find(f"{name}-{count + 1}")) is not None:
+            last, count = found, count + 1
+        return last, count
+
+    def find(self, submission_id: str) -> Submission | None:
+        """The submission of that id; None if there is none.
+
+        Raises:
+            RunError: the head does not answer.
+        """
+        with self._told():
+            try:
+                details = self._client.get_job_info(submission_id)
+            except RuntimeError as e:
+                if "status code 404" in str(e):
+                    return None
+                raise
+        return _submission(submission_id, details)
+
+    def submit(self, submission_id: str, folder: Path, command: list[str]) -> None:
+        """Have the head run a command of the packed folder, unless somebody was faster under that id.
+
+        Raises:
+            RunError: the head refuses.
+        """
+        with self._told():
+            try:
+                self._client.submit_job(
+                    entrypoint=" ".join(["python", *command]),
+                    submission_id=submission_id,
+                    runtime_env={"working_dir": str(folder), "env_vars": FOLLOWED},
+                )
+            except RuntimeError:
+                if self.find(submission_id) is None:
+                    raise
+
+    def follow(self, submission_id: str) -> Iterator[str]:
+        """The driver's output as it comes, from its first line on, until it ends.
+
+        Raises:
+            RunError: the head has not answered for a minute. The run may go on.
+        """
+        seen, gone_since = 0, None
+        while True:
+            begun = seen
+            try:
+                for text, end in self._tail(submission_id, seen):
+                    seen, gone_since = end, None
+                    yield text
+                if self._now(submission_id).is_over:
+                    return
+            except (RuntimeError, OSError, aiohttp.ClientError, RunError) as e:
+                gone_since = gone_since or time.monotonic()
+                if time.monotonic() - gone_since > _GONE_S:
+                    raise RunError(self._is_gone(submission_id)) from e
+            if seen == begun:
+                time.sleep(_LOOK_EVERY_S)
+
+    def logs(self, submission_id: str) -> str:
+        """All that the driver has put out so far.
+
+        Raises:
+            RunError: the head does not answer.
+        """
+        with self._told():
+            return self._client.get_job_logs(submission_id)
+
+    def _now(self, submission_id: str) -> Submission:
+        found = self.find(submission_id)
+        if found is None:
+            msg = (
+                f"{self.address} knows nothing of {submission_id} any more: the cluster was started anew. What was "
+                "committed stays; submit again to go on"
+            )
+            raise RunError(msg)
+        return found
+
+    def _tail(self, submission_id: str, skip: int) -> Iterator[tuple[str, int]]:
+        """(text, characters up to its end) beyond the first `skip` characters."""
+        with asyncio.Runner() as runner:
+            chunks: AsyncIterator[str] = self._client.tail_job_logs(submission_id)
+            end = 0
+            while True:
+                try:
+                    chunk = runner.run(_next(chunks))
+                except StopAsyncIteration:
+                    return
+                before, end = end, end + len(chunk)
+                if end > skip:
+                    yield chunk[max(0, skip - before) :], end
+
+    def _is_gone(self, submission_id: str) -> str:
+        return (
+            f"{self.address} has not answered for {_GONE_S:.0f} s. The run {submission_id} may go on without it: "
+            "the same command attaches again, `varve status` reads the output"
+        )
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Errors of the Jobs API in one message."""
+        try:
+            yield
+        except AuthenticationError as e:
+            told = " ".join(str(e).partition("\n")[0].split())
+            msg = (
+                f"{self.address}: {told}. Set RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH to a file, to the token that the "
+                "cluster was started with"
+            )
+            raise RunError(msg) from e
+        except requests.exceptions.SSLError as e:
+            msg = (
+                f"{self.address}: the certificate is not trusted: {_last(e)}. Set REQUESTS_CA_BUNDLE to the "
+                "certificate of its authority"
+            )
+            raise RunError(msg) from e
+        except (requests.exceptions.RequestException, ConnectionError) as e:
+            msg = f"{self.address}: no head of a Ray cluster answers there: {_last(e)}"
+            raise RunError(msg) from e
+        except (RuntimeError, KeyError, ValueError) as e:
+            msg = f"{self.address}: the head refuses: {' '.join(str(e).split())[:300]}"
+            raise RunError(msg) from e
+
+
+async def _next(chunks: AsyncIterator[str]) -> str:
+    return await anext(chunks)
+
+
+def _submission(submission_id: str, details: JobDetails) -> Submission:
+    return Submission(submission_id, str(details.status.value), details.message or "", details.driver_exit_code)
+
+
+def _checked(address: str) -> str:
+    """The address, once somebody listens there: Ray's client waits for minutes, or takes RAY_ADDRESS instead."""
+    parts = urlsplit(address)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        msg = f"--to {address}: expected http://HOST:8265 or https://HOST, the address of the head's dashboard"
+        raise JobError(msg)
+    for variable in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
+        os.environ.pop(variable, None)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    try:
+        socket.create_connection((parts.hostname, port), timeout=_CONNECT_S).close()
+    except OSError as e:
+        msg = (
+            f"{address}: nobody answers at {parts.hostname}, port {port}: {e.strerror or e}. Is the cluster up, "
+            "and its dashboard (port 8265) reachable from here?"
+        )
+        raise RunError(msg) from e
+    return address.rstrip("/")
+
+
+def _headers() -> dict[str, Any] | None:
+    """Further headers for a proxy before the head, as Ray's own commands take them."""
+    given = os.environ.get("RAY_JOB_HEADERS")
+    try:
+        return json.loads(given) if given else None
+    except ValueError as e:
+        msg = "RAY_JOB_HEADERS is no JSON mapping of header to value"
+        raise JobError(msg) from e
+
+
+def _last(error: BaseException) -> str:
+    return " ".join(str(error).split())[-200:]

@@ -1,0 +1,58 @@
+"""What travels to the cluster: the code, the job, and a first file that checks whether it can run there.
+
+Knows nothing of Ray. Invariant: nothing of the environment is packed, so no value of a variable can be.
+"""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import distribution, version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import yaml
+
+from pipeline.spec import Job
+
+JOB_FILE = "job.yaml"
+START_FILE = "start.py"
+_CODE = Path(__file__).parents[1]
+
+
+@contextmanager
+def packed(job: Job, *, with_code: bool) -> Iterator[Path]:
+    """A folder with all that the cluster's Python needs beside its packages, while the context is open."""
+    with TemporaryDirectory(prefix="varve-") as root:
+        folder = Path(root)
+        (folder / JOB_FILE).write_text(yaml.safe_dump(job.model_dump(mode="json"), sort_keys=False))
+        shutil.copy(_CODE / "submission" / START_FILE, folder / START_FILE)
+        if with_code:
+            for package in (_CODE, _CODE.parent / "jobs"):
+                shutil.copytree(package, folder / package.name, ignore=_no_code)
+            # Versions and requirements are asked of the distribution, which is not installed there.
+            metadata = folder / f"varve-{version('varve')}.dist-info"
+            metadata.mkdir()
+            (metadata / "METADATA").write_text(distribution("varve").read_text("METADATA") or "")
+        yield folder
+
+
+def _no_code(folder: str, names: list[str]) -> list[str]:
+    return [
+        name for name in names if name == "__pycache__" or not (name.endswith(".py") or Path(folder, name).is_dir())
+    ]
+
+
+def local_paths(job: Job) -> dict[str, str]:
+    """{key: value} of what the job names on a disk rather than in a store or on the hub."""
+    named = {f"source.data_files[{at}]": path for at, path in enumerate(job.source.locations)}
+    if job.source.data_files is None:
+        named = {"source.dataset": job.source.dataset}
+    named |= {"model.name": job.model.name, "output.path": job.output.path}
+    return {key: path for key, path in named.items() if _is_local(key, path)}
+
+
+def _is_local(key: str, path: str) -> bool:
+    if "://" in path or "::" in path:
+        return False
+    ambiguous = key in {"source.dataset", "model.name"}  # a hub id, unless there is such a folder
+    return not ambiguous or path.startswith((".", "/", "~")) or Path(path).exists()

@@ -1,0 +1,150 @@
+"""A job handed over to a cluster by somebody whose environment holds a token and nothing else."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from tests.servers.cluster import ray_head
+from tests.servers.processes import free_port
+
+SECRET = "a-value-that-must-stay-where-it-is"
+PATIENCE_S = 240
+
+
+@pytest.fixture(scope="module")
+def head():
+    with ray_head(LAKE_PASSWORD=SECRET) as head:
+        yield head
+
+
+@pytest.fixture
+def job_file(tmp_path, job):
+    """(settings) → a job file over 120 texts in two shards."""
+    (tmp_path / "docs").mkdir()
+    for shard in range(2):
+        texts = [f"text {row} of shard {shard}" for row in range(60)]
+        pq.write_table(pa.table({"text": texts, "id": range(60)}), tmp_path / f"docs/{shard}.parquet")
+
+    def make(name: str = "job", **sections):
+        made = job(tmp_path / "docs", keep=["id"], output={"path": str(tmp_path / f"{name}-out"), "rows_per_part": 20})
+        content = made.model_dump(mode="json")
+        for section, values in sections.items():
+            content[section] |= values
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(yaml.safe_dump(content))
+        return path
+
+    return make
+
+
+def command(job_file, address, *options) -> list[str]:
+    return [sys.executable, "-m", "jobs.submit", str(job_file), "--to", address, *options]
+
+
+def submit(job_file, head, *options, **environment) -> subprocess.CompletedProcess:
+    argv = command(job_file, head.address, *options)
+    known = head.environment | environment
+    return subprocess.run(argv, env=known, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+
+
+def rows(path) -> pa.Table:
+    return ds.dataset(path / "data").to_table().sort_by([("shard", "ascending"), ("row", "ascending")])
+
+
+def test_submitted_twice_attaches_then_does_nothing_and_rows_are_those_of_a_local_run(head, job_file, tmp_path, run):
+    from pipeline import Job
+
+    path = job_file("there", compute={"env": ["LAKE_PASSWORD"]})
+    left = submit(path, head, "--no-wait", "--json")
+    assert left.returncode == 0, left.stderr
+    followed = submit(path, head, "--json")
+    assert followed.returncode == 0, followed.stderr
+    told = json.loads(followed.stdout)
+    assert told["status"] == "SUCCEEDED"
+    assert told["submission_id"] == json.loads(left.stdout)["submission_id"]
+    assert "attached" in followed.stderr
+    assert "Complete" in followed.stderr
+
+    again = submit(path, head, "--json")
+    assert again.returncode == 0
+    assert json.loads(again.stdout)["finished_before"]
+
+    run(Job.load(str(job_file("here"))))
+    there, here = rows(tmp_path / "there-out"), rows(tmp_path / "here-out")
+    assert there.equals(here)
+
+    logs = submit(path, head, "--logs")
+    assert logs.returncode == 0
+    assert "Complete" in logs.stdout
+    written = [file.read_bytes() for file in (tmp_path / "there-out").rglob("*") if file.is_file()]
+    assert not any(SECRET.encode() in content for content in written)
+    assert SECRET not in followed.stderr + logs.stdout
+
+
+def test_run_that_fails_there_tells_the_cause_here(head, job_file, tmp_path):
+    path = job_file()
+    (tmp_path / "docs/1.parquet").write_bytes((tmp_path / "docs/1.parquet").read_bytes()[:-60] + b"\0" * 60)
+    failed = submit(path, head, "--json")
+    assert failed.returncode in (1, 2)
+    assert "1.parquet" in failed.stderr
+    assert "Traceback" not in failed.stderr
+
+
+def test_node_without_a_variable_that_the_job_names_is_told(head, job_file):
+    failed = submit(job_file(compute={"env": ["LAKE_PASSWORD", "NOT_THERE"]}), head)
+    assert failed.returncode == 1
+    assert "NOT_THERE" in failed.stderr
+    assert "LAKE_PASSWORD" not in failed.stderr.partition("NOT_THERE")[0].rpartition("\n")[2]
+
+
+def test_interrupt_detaches_and_the_run_goes_on(head, job_file, tmp_path):
+    path = job_file("detached")
+    argv = command(path, head.address)
+    process = subprocess.Popen(argv, env=head.environment, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    told = ""
+    while "shard(s)" not in told:
+        line = process.stderr.readline()
+        assert line, told
+        told += line
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 0
+    assert "detached" in process.stderr.read()
+    deadline = time.monotonic() + PATIENCE_S
+    while not (tmp_path / "detached-out/_varve/manifest.json").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)  # polls with a deadline
+
+
+@pytest.mark.parametrize(
+    ("address", "token", "exit_code", "words"),
+    [
+        (None, None, 1, "Set RAY_AUTH_TOKEN"),
+        (None, "not-the-token-0123456789", 1, "Set RAY_AUTH_TOKEN"),
+        ("http://127.0.0.1:{free}", "any", 1, "nobody answers at 127.0.0.1, port"),
+        ("127.0.0.1:8265", "any", 2, "expected http://HOST:8265"),
+    ],
+)
+def test_wrong_address_or_token_is_told_in_one_message(head, job_file, address, token, exit_code, words):
+    argv = command(job_file(), (address or head.address).format(free=free_port()))
+    known = {name: value for name, value in head.environment.items() if name != "RAY_AUTH_TOKEN"}
+    known |= {"RAY_AUTH_TOKEN": token} if token else {}
+    failed = subprocess.run(argv, env=known, capture_output=True, text=True, timeout=60, check=False)
+    assert failed.returncode == exit_code
+    assert words in failed.stderr
+    assert len(failed.stderr.strip().splitlines()) == 1
+    assert "not-the-token" not in failed.stderr
+
+
+def test_relative_paths_are_refused_since_they_mean_another_place_there(head, job_file):
+    refused = submit(job_file(output={"path": "features"}), head)
+    assert refused.returncode == 2
+    assert "output.path: features is a relative path" in refused.stderr

@@ -1,0 +1,41 @@
+"""A Ray cluster of its own processes, as somebody would start it: a head with its dashboard and a token."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from tests.servers.processes import answers, end, free_port, start, wait_until
+
+TOKEN = "a-token-of-the-tests-0123456789"
+
+
+@dataclass(frozen=True)
+class RayHead:
+    address: str
+    environment: dict[str, str]  # of those who know the token, and nothing else
+
+
+@contextmanager
+def ray_head(**environment: str) -> Iterator[RayHead]:
+    """A head on loopback with two CPUs, whose jobs see this Python and what else is given."""
+    ports = {name: free_port() for name in ("port", "dashboard-port", "dashboard-agent-listen-port")}
+    ports["ray-client-server-port"] = free_port()
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    with TemporaryDirectory(prefix="ray-") as folder:  # a short name: sockets lie below it
+        clean = {"HOME": folder, "PATH": path, "HF_HUB_OFFLINE": "1", "RAY_BACKEND_LOG_LEVEL": "fatal"}
+        token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
+        command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--num-cpus=2"]
+        command += ["--disable-usage-stats", f"--temp-dir={folder}/ray", "--include-dashboard=true"]
+        command += [f"--{name}={port}" for name, port in ports.items()]
+        log = Path(folder, "head.log")
+        head = start(command, log, env=clean | token | environment)
+        address = f"http://127.0.0.1:{ports['dashboard-port']}"
+        try:
+            wait_until(lambda: answers(f"{address}/api/version"), "Ray's head", log, seconds=120)
+            yield RayHead(address, {"HOME": folder, "PATH": path, "RAY_AUTH_TOKEN": TOKEN})
+        finally:
+            end([head])

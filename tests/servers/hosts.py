@@ -1,0 +1,150 @@
+"""Several hosts on one machine: network namespaces on a switch, each with its own address and a node of Ray's.
+
+Where namespaces can't be made (no root, no `ip`) the hosts share one address, and to cut one off is to kill it.
+"""
+
+import itertools
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from tests.servers.cluster import TOKEN
+from tests.servers.processes import answers, end, free_port, start, wait_until
+
+_NET = "10.231.77"
+_PORT, _DASHBOARD = 6379, 8265
+_numbers = itertools.count()
+
+
+def _ip(*arguments: str) -> None:
+    subprocess.run(["ip", *arguments], check=True, capture_output=True)
+
+
+def namespaces_missing() -> str | None:
+    """Why there can be no namespaces here; None if there can."""
+    if shutil.which("ip") is None:
+        return "no `ip` command"
+    name = f"try{os.getpid()}"
+    tried = subprocess.run(["ip", "netns", "add", name], check=False, capture_output=True, text=True)
+    if tried.returncode == 0:
+        _ip("netns", "delete", name)
+        return None
+    return tried.stderr.strip() or "ip netns add failed"
+
+
+class Hosts:
+    """A head and workers; each has one CPU."""
+
+    def __init__(self, folder: Path, *, separate: bool) -> None:
+        self.separate = separate
+        self._folder = folder
+        self._prefix = f"v{os.getpid() % 100000}n{next(_numbers)}"
+        self._nodes: dict[int, subprocess.Popen] = {}
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        self._port, self._dashboard = (_PORT, _DASHBOARD) if separate else (free_port(), free_port())
+        self.environment = {
+            "HOME": str(folder),
+            "PATH": path,
+            "HF_HUB_OFFLINE": "1",
+            "RAY_BACKEND_LOG_LEVEL": "fatal",
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": TOKEN,
+            # A host that is cut off counts as dead within seconds, not after a minute.
+            "RAY_health_check_initial_delay_ms": "1000",
+            "RAY_health_check_period_ms": "1000",
+            "RAY_health_check_timeout_ms": "2000",
+            "RAY_health_check_failure_threshold": "4",
+        }
+
+    @property
+    def address(self) -> str:
+        return f"http://{self._address(0)}:{self._dashboard}"
+
+    def _address(self, host: int) -> str:
+        return f"{_NET}.{host + 1}" if self.separate else "127.0.0.1"
+
+    def on(self, host: int, command: list[str]) -> list[str]:
+        """The command as it is run on a host."""
+        return ["ip", "netns", "exec", f"{self._prefix}h{host}", *command] if self.separate else command
+
+    def plug_in(self, count: int) -> None:
+        """The switch, and a cable from each host to it."""
+        if not self.separate:
+            return
+        switch = f"{self._prefix}s"
+        _ip("netns", "add", switch)
+        _ip("-n", switch, "link", "add", "bridge", "type", "bridge")
+        _ip("-n", switch, "link", "set", "bridge", "up")
+        for host in range(count):
+            name = f"{self._prefix}h{host}"
+            _ip("netns", "add", name)
+            _ip("-n", name, "link", "add", "eth", "type", "veth", "peer", "name", f"port{host}", "netns", switch)
+            _ip("-n", switch, "link", "set", f"port{host}", "master", "bridge", "up")
+            _ip("-n", name, "link", "set", "lo", "up")
+            _ip("-n", name, "addr", "add", f"{self._address(host)}/24", "dev", "eth")
+            _ip("-n", name, "link", "set", "eth", "up")
+            _ip("-n", name, "route", "add", "default", "dev", "eth")
+
+    def unplug(self, count: int) -> None:
+        if self.separate:
+            for name in [*(f"{self._prefix}h{host}" for host in range(count)), f"{self._prefix}s"]:
+                subprocess.run(["ip", "netns", "delete", name], check=False, capture_output=True)
+
+    def boot(self, host: int) -> None:
+        """Start the node of a host."""
+        command = [str(Path(sys.executable).with_name("ray")), "start", "--block", "--num-cpus=1"]
+        command += ["--disable-usage-stats", f"--node-ip-address={self._address(host)}"]
+        if host == 0:
+            command += ["--head", f"--port={self._port}", f"--temp-dir={self._folder}/ray", "--include-dashboard=true"]
+            command += [f"--dashboard-host={self._address(0)}", f"--dashboard-port={self._dashboard}"]
+            command += [f"--ray-client-server-port={free_port()}", f"--dashboard-agent-listen-port={free_port()}"]
+        else:
+            command += [f"--address={self._address(0)}:{self._port}", f"--dashboard-agent-listen-port={free_port()}"]
+        log = self._folder / f"host{host}.log"
+        self._nodes[host] = start(self.on(host, command), log, env=self.environment)
+        if host == 0:
+            ask = [sys.executable, "-c", f"import tests.servers.processes as p; assert p.answers('{self.address}/api')"]
+            ready = (
+                (lambda: subprocess.run(self.on(0, ask), check=False, capture_output=True).returncode == 0)
+                if self.separate
+                else (lambda: answers(f"{self.address}/api/version"))
+            )
+            wait_until(ready, "Ray's head", log, seconds=120)
+
+    def cut_off(self, host: int) -> None:
+        """Pull the cable: nothing of the host is heard any more, and it hears nothing."""
+        if self.separate:
+            _ip("-n", f"{self._prefix}s", "link", "set", f"port{host}", "down")
+        else:
+            self._nodes[host].send_signal(signal.SIGKILL)
+
+    def bring_back(self, host: int) -> None:
+        """Plug the host in again after it was started anew."""
+        end([self._nodes.pop(host)])
+        if self.separate:
+            _ip("-n", f"{self._prefix}s", "link", "set", f"port{host}", "up")
+        self.boot(host)
+
+    def shut_down(self) -> None:
+        end(list(self._nodes.values()))
+
+
+@contextmanager
+def hosts(count: int) -> Iterator[Hosts]:
+    """A cluster of hosts, the first of them its head."""
+    with TemporaryDirectory(prefix="ray-") as folder:
+        made = Hosts(Path(folder), separate=namespaces_missing() is None)
+        try:
+            made.plug_in(count)
+            for host in range(count):
+                made.boot(host)
+            yield made
+        finally:
+            made.shut_down()
+            made.unplug(count)
