@@ -11,10 +11,11 @@ from typing import Any
 
 import yaml
 
-from jobs.deploy.shape import Nodes, job_content, job_name, local_paths, nodes, to_yaml
+from jobs.deploy.shape import Nodes, job_content, job_name, nodes, to_yaml
 from jobs.deploy.template import read_template
 from pipeline.errors import JobError
 from pipeline.spec import Job, Replicas
+from pipeline.submission.package import local_paths
 
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _NAME = re.compile(r"[a-z0-9]([-.a-z0-9]{0,251}[a-z0-9])?")

@@ -1,4 +1,4 @@
-"""What a job says of the cluster that it wants: its name there, the nodes, and what of it other machines can't see.
+"""What a job says of the cluster that it wants: its name there, and the nodes.
 
 Knows nothing of Kubernetes or Slurm. Invariant: equal jobs have equal names, and jobs that differ have different ones.
 """
@@ -8,12 +8,11 @@ import json
 import math
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import yaml
 
-from pipeline.spec import BUILDERS, Compute, Job
+from pipeline.spec import Compute, Job
 
 # KubeRay appends what it needs to a name of its own and allows 47 characters.
 _MOST_CHARACTERS = 47
@@ -77,22 +76,3 @@ def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
 
 
 _Dumper.add_representer(str, _text)
-
-
-def local_paths(job: Job) -> dict[str, str]:
-    """{key of the job file: path} of what lies on this machine, or on one that is mounted here."""
-    source = job.source
-    reads_files = source.dataset in BUILDERS and source.data_files
-    named = {
-        "model.name": (job.model.name,),
-        **({"source.data_files": source.locations} if reads_files else {"source.dataset": (source.dataset,)}),
-    }
-    found = {key: path for key, paths in named.items() for path in paths if _is_path(path, file=key.endswith("files"))}
-    return found | ({"output.path": job.output.path} if _is_path(job.output.path, file=True) else {})
-
-
-def _is_path(name: str, *, file: bool) -> bool:
-    """Whether a name means a place in a file system, and not a store or an id of the Hub."""
-    if "://" in name:
-        return name.startswith("file://")
-    return file or name.startswith((".", "/", "~")) or Path(name).exists()
