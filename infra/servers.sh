@@ -2,7 +2,7 @@
 # Install the servers that the tests start: Ceph's S3 gateway and Prometheus (Debian packages), Azurite (npm, from its
 # lock). Where that can't be done the tests that need them say so and are skipped; this never fails a build.
 set -uo pipefail
-cd "$(dirname "$0")/../tests/servers"
+cd "$(dirname "$0")/../tests/servers" || exit
 
 as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo --non-interactive "$@"; fi; }
 

@@ -11,6 +11,7 @@ COMMANDS = {
     "plan": "say what a job will take, before it runs",
     "status": "say how far the run of an output is",
     "verify": "prove an output: coverage, checksums, numbers",
+    "render": "fill a job into what Kubernetes or Slurm takes",
     "clean": "sweep what broken uploads have left",
     "schema": "print the JSON Schema of the job file",
     "demo": "embed and search the docstrings of this machine's Python",

@@ -63,8 +63,8 @@ def print_json(content: dict[str, Any]) -> None:
     sys.stdout.write(json.dumps(content, indent=1) + "\n")
 
 
-def add_job_arguments(parser: argparse.ArgumentParser) -> None:
-    """A job file, or the common case without one."""
+def add_job_file(parser: argparse.ArgumentParser) -> None:
+    """A job file, and values laid over it."""
     parser.add_argument("job", nargs="?", metavar="JOB.yaml", help="the job file")
     parser.add_argument(
         "--set",
@@ -74,6 +74,11 @@ def add_job_arguments(parser: argparse.ArgumentParser) -> None:
         dest="settings",
         help="lay a value over the job file",
     )
+
+
+def add_job_arguments(parser: argparse.ArgumentParser) -> None:
+    """A job file, or the common case without one."""
+    add_job_file(parser)
     alone = parser.add_argument_group("without a job file")
     alone.add_argument("--dataset", help="hub id, folder, or builder (parquet, json, csv, text, arrow)")
     alone.add_argument("--data-files", action="append", metavar="URL", help="files of a builder; globs allowed")

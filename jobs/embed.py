@@ -5,6 +5,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import yaml
+
 from jobs.command import add_job_arguments, print_json, read_job, run
 from pipeline.manifest import Manifest
 from pipeline.progress import clock_time, file_size
@@ -22,11 +24,28 @@ _WEAK_STORE = (
 
 def main(argv: Sequence[str]) -> int:
     """Run the command; returns its exit code."""
-    return run("embed", "Run a job, or go on with it where an earlier run stopped.", add_job_arguments, _embed, argv)
+    return run("embed", "Run a job, or go on with it where an earlier run stopped.", _add, _embed, argv)
+
+
+def _add(parser: argparse.ArgumentParser) -> None:
+    add_job_arguments(parser)
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="check the job and print it with every default, without a look at the source, the model or the output",
+    )
 
 
 def _embed(arguments: argparse.Namespace) -> int:
-    manifest, finished_before = embed_with_progress(read_job(arguments))
+    job = read_job(arguments)
+    if arguments.dry_run:
+        content = job.model_dump(mode="json")
+        if arguments.json:
+            print_json(content)
+        else:
+            sys.stdout.write(yaml.safe_dump(content, sort_keys=False, width=120, allow_unicode=True))
+        return 0
+    manifest, finished_before = embed_with_progress(job)
     if arguments.json:
         print_json({**manifest.summary(), "finished_before": finished_before})
     elif finished_before:

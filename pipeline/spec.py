@@ -19,6 +19,9 @@ from pipeline.errors import JobError
 Pool = Literal["pooler", "cls", "mean", "max", "last", "tokens", "attentions", "logits"]
 PositiveInt = Annotated[int, Field(ge=1)]
 
+# What reads the files named in source.data_files; any other source.dataset is a folder or a hub id.
+BUILDERS = frozenset({"parquet", "json", "csv", "text", "arrow", "webdataset"})
+
 
 def _tupled(value: object) -> object:
     """A frozen job holds tuples; YAML and JSON write lists."""

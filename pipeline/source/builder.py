@@ -15,17 +15,16 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from pipeline.errors import JobError
 from pipeline.source.dataset import READ_ROWS
-from pipeline.spec import Source
+from pipeline.spec import BUILDERS, Source
 from pipeline.storage.files import file_exists, read_file
 
-_PACKAGED = frozenset({"parquet", "json", "csv", "text", "arrow", "webdataset"})
 # What pandas takes for a missing value; it must not be taken so in the text column of a CSV file.
 _NA_VALUES = ["", "#N/A", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null", "-nan", "-NaN", "<NA>"]
 
 
 def pin(spec: Source) -> str | None:
     """The commit of a hub id; None for files."""
-    if spec.dataset in _PACKAGED or file_exists(spec.dataset) or "://" in spec.dataset:
+    if spec.dataset in BUILDERS or file_exists(spec.dataset) or "://" in spec.dataset:
         return None
     if spec.dataset.startswith((".", "/", "~")):
         msg = f"source.dataset: {spec.dataset}: no such folder"
@@ -45,12 +44,12 @@ def arguments(spec: Source, commit: str | None) -> dict[str, Any]:
         JobError: no files are named for a builder that reads files.
     """
     files = list(spec.data_files) if isinstance(spec.data_files, tuple) else spec.data_files
-    if spec.dataset in _PACKAGED and not files:
+    if spec.dataset in BUILDERS and not files:
         msg = f"source.data_files: is missing: dataset {spec.dataset} reads the files named there"
         raise JobError(msg)
     arguments: dict[str, Any] = {"path": spec.dataset, "name": spec.name, **spec.options}
     if files:
-        arguments["data_files"] = {spec.split: files} if spec.dataset in _PACKAGED else files
+        arguments["data_files"] = {spec.split: files} if spec.dataset in BUILDERS else files
     if commit:
         arguments["revision"] = commit
     if saved := _saved_files(spec):
@@ -60,7 +59,7 @@ def arguments(spec: Source, commit: str | None) -> dict[str, Any]:
 
 def _saved_files(spec: Source) -> list[str] | None:
     """The Arrow files of a `save_to_disk` folder in their order; None for any other source."""
-    if spec.dataset in _PACKAGED:
+    if spec.dataset in BUILDERS:
         return None
     folder = spec.dataset
     if file_exists(posixpath.join(folder, "dataset_dict.json")):

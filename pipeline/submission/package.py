@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 
 import yaml
 
-from pipeline.spec import Job
+from pipeline.spec import BUILDERS, Job
 
 JOB_FILE = "job.yaml"
 START_FILE = "start.py"
@@ -44,8 +44,9 @@ def _no_code(folder: str, names: list[str]) -> list[str]:
 
 def local_paths(job: Job) -> dict[str, str]:
     """{key: value} of what the job names on a disk rather than in a store or on the hub."""
-    named = {f"source.data_files[{at}]": path for at, path in enumerate(job.source.locations)}
-    if job.source.data_files is None:
+    if job.source.dataset in BUILDERS:
+        named = {f"source.data_files[{at}]": path for at, path in enumerate(job.source.locations)}
+    else:  # a folder or a hub id, and data_files are within it
         named = {"source.dataset": job.source.dataset}
     named |= {"model.name": job.model.name, "output.path": job.output.path}
     return {key: path for key, path in named.items() if _is_local(key, path)}
@@ -53,6 +54,6 @@ def local_paths(job: Job) -> dict[str, str]:
 
 def _is_local(key: str, path: str) -> bool:
     if "://" in path or "::" in path:
-        return False
+        return path.startswith("file://")
     ambiguous = key in {"source.dataset", "model.name"}  # a hub id, unless there is such a folder
     return not ambiguous or path.startswith((".", "/", "~")) or Path(path).exists()

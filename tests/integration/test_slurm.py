@@ -1,0 +1,131 @@
+"""The sbatch script on this machine: two raylets for two nodes, with stand-ins for Slurm's own commands."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from jobs.__main__ import main
+
+SCRIPT = Path(__file__).parents[2] / "infra/slurm/varve.sbatch"
+
+# Starts the tasks of a step here, and ends with them; passes notices on, as Slurm does.
+SRUN = """#!/usr/bin/env bash
+while [[ $1 == --* ]]; do
+    case $1 in --ntasks=*) tasks=${1#*=} ;; esac
+    shift
+done
+started=()
+trap 'kill -TERM "${started[@]}"' TERM
+for ((task = 0; task < tasks; task++)); do
+    "$@" &
+    started+=($!)
+done
+for pid in "${started[@]}"; do wait "$pid" || wait "$pid"; done
+"""
+SCONTROL = """#!/usr/bin/env bash
+echo "$@" >>"$ASKED_OF_SCONTROL"
+"""
+
+
+class Slurm:
+    """One job id; `submit` is what sbatch starts on the first node, `requeued` what was asked of scontrol."""
+
+    def __init__(self, folder: Path, job: str) -> None:
+        self.folder, self.job = folder, job
+        self.running: subprocess.Popen[str] | None = None
+        self.id = str(os.getpid() * 100 + time.monotonic_ns() % 100)
+        self.asked = folder / "asked"
+        commands = folder / "bin"
+        commands.mkdir()
+        for name, content in {"srun": SRUN, "scontrol": SCONTROL}.items():
+            (commands / name).write_text(content)
+            (commands / name).chmod(0o755)
+        python = Path(sys.executable).parent
+        self.environment = os.environ | {
+            "PATH": f"{commands}:{python}:{os.environ['PATH']}",
+            "PYTHONPATH": str(SCRIPT.parents[2]),
+            "SLURM_JOB_ID": self.id,
+            "SLURM_JOB_NUM_NODES": "2",
+            "SLURM_CPUS_ON_NODE": "2",
+            "SLURM_CPUS_PER_TASK": "2",
+            "ASKED_OF_SCONTROL": str(self.asked),
+        }
+        self.environment.pop("RAY_ADDRESS", None)
+
+    def submit(self) -> subprocess.Popen[str]:
+        self.end()
+        self.running = subprocess.Popen(
+            ["bash", str(SCRIPT), self.job],
+            cwd=self.folder,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        return self.running
+
+    def end(self) -> None:
+        if self.running and self.running.poll() is None:
+            self.running.terminate()
+            self.running.communicate(timeout=100)
+
+    @property
+    def requeued(self) -> list[str]:
+        return self.asked.read_text().splitlines() if self.asked.exists() else []
+
+    @property
+    def scratch(self) -> Path:
+        return Path(f"/tmp/varve-{self.id}")
+
+
+@pytest.fixture
+def slurm(tmp_path, tiny):
+    (tmp_path / "docs").mkdir()
+    for shard in range(4):
+        table = pa.table({"text": [f"text {row} of shard {shard}" for row in range(60)]})
+        pq.write_table(table, tmp_path / f"docs/{shard}.parquet")
+    job = {
+        "source": {"dataset": "parquet", "data_files": "docs/*.parquet", "text": "text"},
+        "model": {"name": tiny("bert"), "max_tokens": 64},
+        "output": {"path": "out", "rows_per_part": 20},
+        "compute": {"replicas": 2},
+    }
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(job))
+    made = Slurm(tmp_path, "job.yaml")
+    yield made
+    made.end()
+
+
+@pytest.mark.timeout(700)
+def test_out_of_time_queues_itself_again_and_the_same_submission_goes_on_to_the_end(slurm, tmp_path, capsys):
+    first = slurm.submit()
+    deadline = time.monotonic() + 200
+    while not (tmp_path / "out/_varve/job.json").exists() and first.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.1)
+    first.send_signal(signal.SIGUSR1)
+    told, _ = first.communicate(timeout=100)
+    assert first.returncode == 1, told
+    assert slurm.requeued == [f"requeue {slurm.id}"], told
+    assert not slurm.scratch.exists()
+
+    second = slurm.submit()
+    told, _ = second.communicate(timeout=280)
+    assert second.returncode == 0, told
+    assert "2 of 2 node(s)" in told
+    assert main(["verify", str(tmp_path / "out")]) == 0
+    assert "Verified" in capsys.readouterr().out
+
+    third = slurm.submit()
+    told, _ = third.communicate(timeout=200)
+    assert third.returncode == 0, told
+    assert "Nothing to do" in told
+    assert slurm.requeued == [f"requeue {slurm.id}"]
+    assert not slurm.scratch.exists()

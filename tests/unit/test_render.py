@@ -1,0 +1,289 @@
+"""`varve render`: what a job becomes on Kubernetes and on Slurm, and what is refused before pods stumble over it."""
+
+import json
+import re
+import subprocess
+
+import pytest
+import yaml
+
+from jobs.__main__ import main
+from pipeline.spec import Job
+
+IMAGE = "registry.example.com:5000/ml/varve:0.1.0-cuda"
+
+
+@pytest.fixture
+def job_file(tmp_path):
+    def write(**sections: dict) -> str:
+        content = {
+            "source": {"dataset": "parquet", "data_files": "s3://lake/docs/*.parquet", "text": "body"},
+            "model": {"name": "sentence-transformers/all-MiniLM-L6-v2"},
+            "output": {"path": "s3://lake/embeddings/Docs_2026/"},
+        }
+        for name, section in sections.items():
+            content[name] = {**content.get(name, {}), **section}
+        path = tmp_path / "job.yaml"
+        path.write_text(yaml.safe_dump(content))
+        return str(path)
+
+    return write
+
+
+@pytest.fixture
+def rendered(job_file, capsys):
+    """(flags, sections of the job) → ConfigMap, RayJob."""
+
+    def render(*flags: str, **sections: dict) -> tuple[dict, dict]:
+        assert main(["render", "kuberay", job_file(**sections), "--image", IMAGE, *flags]) == 0
+        config, ray_job = yaml.safe_load_all(capsys.readouterr().out)
+        return config, ray_job
+
+    return render
+
+
+@pytest.fixture
+def script(job_file, capsys):
+    def render(*flags: str, **sections: dict) -> str:
+        assert main(["render", "slurm", job_file(**sections), *flags]) == 0
+        return capsys.readouterr().out
+
+    return render
+
+
+@pytest.fixture
+def refused(job_file, capsys):
+    def render(target: str, *flags: str, **sections: dict) -> str:
+        assert main(["render", target, job_file(**sections), *flags]) == 2
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        assert "Traceback" not in captured.err
+        return captured.err
+
+    return render
+
+
+def workers(ray_job: dict) -> dict:
+    (group,) = ray_job["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+    return group
+
+
+def test_job_in_the_config_map_is_the_job_that_was_given(rendered, job_file):
+    changes = {"features": {"cls": {"pool": "cls", "layers": [0, 6]}}, "compute": {"replicas": {"min": 2, "max": 5}}}
+    config, ray_job = rendered("--set", "model.max_tokens=64", **changes)
+    given = Job.load(job_file(**changes), ["model.max_tokens=64"])
+    assert Job.parse(yaml.safe_load(config["data"]["job.yaml"])) == given
+    head = ray_job["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]
+    mounted = {mount["name"]: mount["mountPath"] for mount in head["containers"][0]["volumeMounts"]}
+    (volume,) = [volume for volume in head["volumes"] if "configMap" in volume]
+    assert volume["configMap"]["name"] == config["metadata"]["name"]
+    assert ray_job["spec"]["entrypoint"] == f"varve embed {mounted[volume['name']]}/job.yaml"
+
+
+def test_name_is_a_label_and_the_same_for_the_same_job_alone(rendered):
+    same = [rendered()[1]["metadata"]["name"] for _ in range(2)]
+    other = rendered("--set", "model.max_tokens=64")[1]["metadata"]["name"]
+    long = rendered(output={"path": "s3://lake/" + "Ein_sehr-langer Name " * 9})[1]["metadata"]["name"]
+    bare = rendered(output={"path": "s3://"})[1]["metadata"]["name"]
+    assert same[0] == same[1] != other
+    assert same[0].startswith("varve-docs-2026-")
+    for name in (*same, other, long, bare):
+        assert re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", name)
+        assert "--" not in name
+        assert len(name) <= 47
+
+
+@pytest.mark.parametrize(
+    ("compute", "group", "gpus", "least", "most"),
+    [
+        ({}, "gpu", "1", 1, 1),
+        ({"replicas": 4}, "gpu", "1", 4, 4),
+        ({"replicas": 5, "gpus": 0.25}, "gpu", "1", 2, 2),
+        ({"replicas": {"min": 1, "max": 9}, "gpus": 0.5}, "gpu", "1", 1, 5),
+        ({"replicas": 2, "gpus": 2}, "gpu", "2", 2, 2),
+        ({"replicas": {"min": 3, "max": 6}, "gpus": 0}, "cpu", None, 3, 6),
+    ],
+)
+def test_nodes_are_as_many_as_the_replicas_fill(rendered, compute, group, gpus, least, most):
+    _, ray_job = rendered(compute=compute)
+    found = workers(ray_job)
+    resources = found["template"]["spec"]["containers"][0]["resources"]
+    assert found["groupName"] == group
+    assert (found["minReplicas"], found["replicas"], found["maxReplicas"]) == (least, least, most)
+    assert resources["limits"].get("nvidia.com/gpu") == resources["requests"].get("nvidia.com/gpu") == gpus
+    cluster = ray_job["spec"]["rayClusterSpec"]
+    assert cluster["enableInTreeAutoscaling"] == (most > least) == ("autoscalerOptions" in cluster)
+
+
+def test_head_of_a_fixed_cluster_has_no_way_to_kubernetes(rendered):
+    def mounts(ray_job: dict) -> bool:
+        return ray_job["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["automountServiceAccountToken"]
+
+    assert not mounts(rendered(compute={"replicas": 2})[1])
+    assert mounts(rendered(compute={"replicas": {"min": 1, "max": 2}})[1])
+
+
+def test_accelerator_chooses_nodes_and_is_told_to_the_autoscaler(rendered):
+    from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
+
+    _, ray_job = rendered(compute={"replicas": {"min": 1, "max": 8}, "accelerator": "L4"})
+    affinity = workers(ray_job)["template"]["spec"]["affinity"]["nodeAffinity"]
+    terms = affinity["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
+    labels = {term["matchExpressions"][0]["key"]: term["matchExpressions"][0]["values"] for term in terms}
+    assert labels["cloud.google.com/gke-accelerator"] == ["nvidia-l4"]
+    cluster = {"metadata": {"name": "x", "namespace": "x"}, "spec": ray_job["spec"]["rayClusterSpec"]}
+    types = _derive_autoscaling_config_from_ray_cr(cluster)["available_node_types"]
+    assert types["headgroup"]["resources"]["CPU"] == 0
+    assert types["gpu"]["resources"] == {"CPU": 7, "GPU": 1, "memory": 26 * 2**30, "accelerator_type:L4": 1}
+    assert (types["gpu"]["min_workers"], types["gpu"]["max_workers"]) == (1, 8)
+
+
+def test_every_accelerator_with_labels_is_one_that_ray_names():
+    from ray.util.accelerators import accelerators
+
+    from jobs.deploy.template import read_template
+
+    names = {value for value in vars(accelerators).values() if isinstance(value, str)}
+    assert set(yaml.safe_load(read_template("kuberay/accelerators.yaml"))) <= names
+
+
+def test_environment_comes_from_the_secret_on_head_and_workers(rendered):
+    _, ray_job = rendered("--secret", "varve-env", compute={"env": ["HF_TOKEN", "AWS_REGION"]})
+    cluster = ray_job["spec"]["rayClusterSpec"]
+    for pod in (cluster["headGroupSpec"]["template"], workers(ray_job)["template"]):
+        env = {variable["name"]: variable for variable in pod["spec"]["containers"][0]["env"]}
+        for name in ("HF_TOKEN", "AWS_REGION"):
+            assert env[name]["valueFrom"] == {"secretKeyRef": {"name": "varve-env", "key": name}}
+    assert "HF_TOKEN" not in json.dumps(ray_job["spec"]["submitterPodTemplate"])
+
+
+def test_image_and_namespace_are_everywhere(rendered):
+    config, ray_job = rendered("--namespace", "ml")
+    assert {config["metadata"]["namespace"], ray_job["metadata"]["namespace"]} == {"ml"}
+    assert set(re.findall(r'"image": "([^"]*)"', json.dumps(ray_job))) == {IMAGE}
+
+
+def test_queue_suspends_a_run_until_its_cluster_is_admitted(rendered, refused):
+    _, ray_job = rendered("--queue", "gpus", compute={"replicas": 3})
+    assert ray_job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "gpus"
+    assert ray_job["spec"]["suspend"] is True
+    assert ray_job["spec"]["shutdownAfterJobFinishes"] is True
+    told = refused("kuberay", "--image", IMAGE, "--queue", "gpus", compute={"replicas": {"min": 1, "max": 8}})
+    assert "--set compute.replicas=8" in told
+
+
+def test_object_store_fits_its_shared_memory(rendered, refused):
+    group = workers(rendered(compute={"object_store_bytes": 4_000_000_000})[1])
+    (shm,) = [volume for volume in group["template"]["spec"]["volumes"] if volume["name"] == "shm"]
+    assert group["rayStartParams"]["object-store-memory"] == "4000000000"
+    assert int(shm["emptyDir"]["sizeLimit"].removesuffix("Mi")) * 2**20 > 4_000_000_000
+    assert "object_store_bytes" in refused("kuberay", "--image", IMAGE, compute={"object_store_bytes": 20_000_000_000})
+
+
+@pytest.mark.parametrize(
+    ("sections", "key"),
+    [
+        ({"source": {"data_files": "docs/*.parquet"}}, "source.data_files"),
+        ({"source": {"data_files": ["s3://a/b.parquet", "/data/c.parquet"]}}, "source.data_files"),
+        ({"source": {"dataset": "./docs", "data_files": None}}, "source.dataset"),
+        ({"model": {"name": "/models/bert"}}, "model.name"),
+        ({"model": {"name": "~/bert"}}, "model.name"),
+        ({"output": {"path": "features"}}, "output.path"),
+        ({"output": {"path": "file:///features"}}, "output.path"),
+    ],
+)
+def test_path_of_this_machine_is_refused_for_pods(refused, sections, key):
+    told = refused("kuberay", "--image", IMAGE, **sections)
+    assert key in told
+    assert "pods do not see" in told
+
+
+def test_paths_below_a_mounted_claim_are_taken(rendered, refused):
+    paths = {"model": {"name": "/lake/models/bert"}, "output": {"path": "/lake/features"}}
+    _, ray_job = rendered("--claim", "lake:/lake", **paths)
+    for pod in (ray_job["spec"]["rayClusterSpec"]["headGroupSpec"], workers(ray_job)):
+        spec = pod["template"]["spec"]
+        (volume,) = [volume for volume in spec["volumes"] if "persistentVolumeClaim" in volume]
+        assert volume["persistentVolumeClaim"]["claimName"] == "lake"
+        assert {"name": volume["name"], "mountPath": "/lake"} in spec["containers"][0]["volumeMounts"]
+    assert "/lakeside/bert" in refused(
+        "kuberay", "--image", IMAGE, "--claim", "lake:/lake", model={"name": "/lakeside/bert"}
+    )
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        ([], "--image is missing"),
+        (["--image", ""], "--image"),
+        (["--image", "Not An Image"], "'Not An Image' is no image"),
+        (["--image", "reg/varve:"], "is no image"),
+        (["--image", IMAGE, "--namespace", "ML"], "--namespace: 'ML'"),
+        (["--image", IMAGE, "--namespace", ""], "--namespace: ''"),
+        (["--image", IMAGE, "--claim", "lake"], "NAME:/PATH"),
+        (["--image", IMAGE, "--claim", "lake:/"], "NAME:/PATH"),
+        (["--image", IMAGE, "--claim", "lake:/tmp/lake"], "NAME:/PATH"),
+        (["--image", IMAGE, "--partition", "gpu"], "--partition goes with slurm"),
+        (["--image", IMAGE, "--set", "compute.env=[HF_TOKEN]"], "--secret NAME"),
+        (["--image", IMAGE, "--set", "compute.accelerator=GTX"], "no node labels are known"),
+        (["--image", IMAGE, "--set", "compute.replicas=0"], "compute.replicas: 0 is not allowed"),
+    ],
+)
+def test_wrong_flags_are_refused_by_name(refused, flags, told):
+    assert told in refused("kuberay", *flags)
+
+
+@pytest.mark.parametrize(
+    ("image", "moving"), [("varve", True), ("a/varve:latest", True), (IMAGE, False), (f"a/b@sha256:{'0' * 64}", False)]
+)
+def test_image_that_may_change_is_told(job_file, capsys, image, moving):
+    assert main(["render", "kuberay", job_file(), "--image", image]) == 0
+    assert ("give a tag" in capsys.readouterr().err) == moving
+
+
+def test_output_is_a_file_named_after_the_job(job_file, tmp_path, capsys):
+    assert main(["render", "kuberay", job_file(), "--image", IMAGE, "--output", str(tmp_path / "new"), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    (written,) = (tmp_path / "new").iterdir()
+    assert (written.name, told["file"]) == (f"{told['name']}.yaml", str(written))
+    assert list(yaml.safe_load_all(written.read_text())) == told["documents"]
+    assert main(["render", "kuberay", job_file(), "--image", IMAGE, "--output", str(written)]) == 2
+    assert "can't be written" in capsys.readouterr().err
+
+
+def test_slurm_header_says_what_the_job_needs(script):
+    text = script(
+        "--partition",
+        "gpu",
+        "--account",
+        "lab",
+        "--time",
+        "04:00:00",
+        compute={"replicas": 6, "gpus": 0.5, "accelerator": "A100"},
+    )
+    header = dict(re.findall(r"^#SBATCH --([a-z-]+)=(.*)$", text, re.MULTILINE))
+    assert header["job-name"].startswith("varve-docs-2026-")
+    assert (header["nodes"], header["gpus-per-node"]) == ("3", "a100:1")
+    assert (header["partition"], header["account"], header["time"]) == ("gpu", "lab", "04:00:00")
+    assert header["signal"] == "B:USR1@120"
+    assert text.index("#SBATCH --partition") < text.index("set -euo pipefail")
+
+
+def test_slurm_script_for_cpus_asks_for_no_gpu(script):
+    assert "gpus-per-node" not in script(compute={"gpus": 0})
+
+
+def test_slurm_script_carries_the_job_and_is_a_script(script, job_file):
+    hostile = "a $(touch no) `touch no` 'b' \"c\""
+    text = script(source={"text": hostile})
+    assert subprocess.run(["bash", "-n"], input=text, text=True, check=False).returncode == 0
+    carried = re.search(r"<<'END_OF_JOB'\n(.*?)END_OF_JOB\n", text, re.DOTALL)
+    assert carried
+    assert Job.parse(yaml.safe_load(carried[1])) == Job.load(job_file(source={"text": hostile}))
+    assert "${1:?" not in text
+
+
+def test_slurm_refuses_a_pool_and_words_that_would_break_its_header(refused):
+    assert "--set compute.replicas=8" in refused("slurm", compute={"replicas": {"min": 1, "max": 8}})
+    assert "--partition" in refused("slurm", "--partition", "gpu\n#SBATCH --uid=0")
+    assert "--image goes with kuberay" in refused("slurm", "--image", IMAGE)
