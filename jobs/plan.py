@@ -50,6 +50,7 @@ def _text(figures: "Estimate") -> str:
         "speed": f"{figures.tokens_per_s:,.0f} tokens/s measured here ({how})",
         "tokenizer": f"{figures.tokenizer_tokens_per_s:,.0f} tokens/s on a core: {figures.tokenizer_cores:.2f} cores "
         "keep a replica of this speed fed",
+        **_functions(figures),
         "time": f"{clock_time(figures.encode_s)} of encoding on one replica, besides the start of Ray",
         "output": f"about {file_size(figures.output_bytes)} before compression",
         "parts": f"about {figures.num_parts:,}, of up to {figures.rows_per_part:,} rows",
@@ -57,6 +58,13 @@ def _text(figures: "Estimate") -> str:
     text = "".join(f"  {name:<10} {told}\n" for name, told in lines.items())
     columns = "".join(f"    {name:<20} {file_size(size)}\n" for name, size in figures.row_bytes.items())
     return f"{text}  bytes of one row:\n{columns}  tokens of a row:\n{_histogram(figures.length_histogram)}"
+
+
+def _functions(figures: "Estimate") -> dict[str, str]:
+    if figures.compute_s is None:
+        return {}
+    row_us = 1e6 * figures.compute_s / max(1, figures.num_rows)
+    return {"functions": f"{row_us:,.1f} µs a row on a core, {clock_time(figures.compute_s)} for all rows"}
 
 
 def _histogram(bins: list[tuple[int, int, int]]) -> str:

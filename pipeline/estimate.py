@@ -53,6 +53,7 @@ class Estimate:
     encode_s: float  # all tokens on one replica
     tokenizer_tokens_per_s: float  # of one core, measured
     tokenizer_cores: float  # that keep one such replica fed
+    compute_s: float | None  # all rows through the job's Python functions, on one core; None without functions
     encoder: dict[str, Any]
 
 
@@ -65,13 +66,16 @@ def estimate(plan: Plan) -> Estimate:
     samples = [_sample(plan, shard) for shard in _spread(plan.resolved.num_shards)]
     sample = pa.concat_tables(table for table, _ in samples)
     num_rows, known = _count_rows(plan, samples)
-    encoder = Encoder(plan.pinned_model, plan.job.features, output_dtype=plan.job.output.dtype)
+    encoder = Encoder(plan.pinned_model, plan.job.pooled, output_dtype=plan.job.output.dtype)
     tokenizer_tokens_per_s = _tokenizing(plan, encoder, sample)
-    burst, tokens_per_s = _burst(plan, encoder, sample)
+    burst, tokens_per_s, compute_s = _burst(plan, encoder, sample)
     lengths = burst["num_tokens"].drop_null().to_numpy()
     tokens_per_row = float(lengths.mean()) if len(lengths) else 0.0
     num_tokens = round(num_rows * tokens_per_row)
     per_row = row_bytes(plan.features, tokens_per_row)
+    per_row |= {
+        column.name: column.row_bytes or burst[column.name].nbytes / max(1, len(burst)) for column in plan.computed
+    }
     rows_per_part = plan.resolved.rows_per_part
     layers = plan.features.top_layer
     return Estimate(
@@ -95,6 +99,7 @@ def estimate(plan: Plan) -> Estimate:
         encode_s=num_tokens / tokens_per_s if tokens_per_s else 0.0,
         tokenizer_tokens_per_s=tokenizer_tokens_per_s,
         tokenizer_cores=tokens_per_s / tokenizer_tokens_per_s if tokenizer_tokens_per_s else 0.0,
+        compute_s=num_rows * compute_s / max(1, len(burst)) if plan.computed else None,
         encoder=describe(encoder),
     )
 
@@ -157,20 +162,21 @@ def _tokenizing(plan: Plan, encoder: Encoder, sample: pa.Table) -> float:
     return tokens / spent_s if spent_s else 0.0
 
 
-def _burst(plan: Plan, encoder: Encoder, sample: pa.Table) -> tuple[pa.Table, float]:
-    """(features of as much of the sample as fits the time, tokens per second)."""
+def _burst(plan: Plan, encoder: Encoder, sample: pa.Table) -> tuple[pa.Table, float, float]:
+    """(rows of as much of the sample as fits the time, tokens per second, seconds that Python functions took)."""
     draw = np.random.default_rng(0).permutation(len(sample))
     shuffled = sample.take(pa.array(draw))
     ends: list[tuple[float, int]] = []
     began = time.perf_counter()
 
     def blocks() -> Iterator[Tokenized]:
-        for block in tokenize_blocks(encoder.tokenizer, shuffled, plan.job.source.text_columns, _BURST_ROWS):
+        columns = plan.job.source.text_columns
+        for block in tokenize_blocks(encoder.tokenizer, shuffled, columns, _BURST_ROWS, plan.computed):
             if ends and time.perf_counter() - ends[0][0] > BURST_S:
                 return
             yield block
 
-    features, _, _ = featurize(
+    features, spent, _ = featurize(
         encoder,
         shuffled,
         blocks(),
@@ -183,4 +189,5 @@ def _burst(plan: Plan, encoder: Encoder, sample: pa.Table) -> tuple[pa.Table, fl
     # The first block pays for memory and threads that later ones find ready; a sample of one block has no later ones.
     since, counted = (ends[0][0], ends[1:]) if len(ends) > 1 else (began, ends)
     tokens = sum(count for _, count in counted)
-    return features.select(["num_tokens", "truncated", "error"]), tokens / (ends[-1][0] - since) if tokens else 0.0
+    kept = features.select(["num_tokens", "truncated", "error", *(column.name for column in plan.computed)])
+    return kept, tokens / (ends[-1][0] - since) if tokens else 0.0, spent.get("compute", 0.0)

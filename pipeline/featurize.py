@@ -6,7 +6,7 @@ in every run; a row that can't be encoded carries its reason and costs no other 
 """
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from pipeline.computed import ComputedColumn, blank
 from pipeline.encoder.encoder import Call, Encoder
 from pipeline.encoder.results import Columns, Counts, Ragged
 from pipeline.schema import feature_arrays, row_arrays
@@ -27,11 +28,15 @@ OnBlock = Callable[[int, int, int], None]  # rows, tokens, errors of a block tha
 
 
 def tokenize_blocks(
-    tokenizer: Tokenizer, table: pa.Table, text_columns: Sequence[str], block_rows: int
+    tokenizer: Tokenizer,
+    table: pa.Table,
+    text_columns: Sequence[str],
+    block_rows: int,
+    computed: Sequence[ComputedColumn] = (),
 ) -> Iterator[Tokenized]:
-    """The tokens of a table's blocks, each when it is asked for."""
+    """The tokens and computed columns of a table's blocks, each when it is asked for."""
     for first in range(0, len(table), block_rows):
-        yield tokenize_block(tokenizer, table.slice(first, block_rows), text_columns)
+        yield tokenize_block(tokenizer, table.slice(first, block_rows), text_columns, computed)
 
 
 def featurize(
@@ -58,14 +63,16 @@ def featurize(
         on_block: called after each block.
 
     Returns:
-        (features, seconds of tokenizing here and of encoding, summed over the encoder's lanes, what it counted).
+        (features; seconds of tokenizing and computing here, and of encoding, summed over the encoder's lanes; what it
+        counted).
     """
     work = _Work(encoder, schema, shard, pairs=pairs, on_block=on_block)
     first, began = 0, time.perf_counter()
     for block in blocks:
         tokenize_s = time.perf_counter() - began
         rows = table.slice(first, len(block.reasons))
-        work.begin(_Begun(rows, start + first, block, encoder.start(block.tokens)), tokenize_s)
+        work.spend(compute=block.compute_s, tokenize=tokenize_s - block.compute_s)
+        work.begin(_Begun(rows, start + first, block, encoder.start(block.tokens)))
         first, began = first + len(rows), time.perf_counter()
     return work.finish()
 
@@ -88,10 +95,12 @@ class _Work:
         self._on_block = on_block
         self._begun: deque[_Begun] = deque()
         self._done: list[pa.Table] = []
-        self._counts, self._tokenize_s = Counts(), 0.0
+        self._counts, self._spent_s = Counts(), Counter[str]()
 
-    def begin(self, begun: _Begun, tokenize_s: float) -> None:
-        self._tokenize_s += tokenize_s
+    def spend(self, **seconds: float) -> None:
+        self._spent_s.update({stage: spent_s for stage, spent_s in seconds.items() if spent_s})
+
+    def begin(self, begun: _Begun) -> None:
         self._begun.append(begun)
         if len(self._begun) > _BLOCKS_AHEAD:
             self._complete(self._begun.popleft())
@@ -100,7 +109,7 @@ class _Work:
         while self._begun:
             self._complete(self._begun.popleft())
         table = pa.concat_tables(self._done) if self._done else self._schema.empty_table()
-        return table, {"tokenize": self._tokenize_s, "encode": self._counts.busy_s}, self._counts
+        return table, {**self._spent_s, "encode": self._counts.busy_s}, self._counts
 
     def _complete(self, begun: _Begun) -> None:
         encoded = begun.call.result()
@@ -114,6 +123,7 @@ class _Work:
         arrays = {
             **{name: rows[name].combine_chunks() for name in self._schema.names if name in rows.column_names},
             **feature_arrays(self._encoder.plan, columns, good, pairs=self._pairs),
+            **{name: blank(values, good) for name, values in block.computed.items()},
             **row_arrays(columns, good, pa.array(block.reasons, pa.string()), shard=self._shard, start=begun.start),
         }
         self._done.append(pa.table([arrays[name] for name in self._schema.names], schema=self._schema))
