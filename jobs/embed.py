@@ -92,10 +92,17 @@ def summary(manifest: Manifest) -> str:
         "output": f"{len(manifest.parts)} part(s), {file_size(manifest.file_bytes)}{_stored(manifest.storage)}",
         "time": _time(manifest),
         "encoder": how,
-        "canary": f"{canary['rows']} rows against plain transformers: worst relative difference {worst:.1e}",
+        "canary": f"{canary['rows']} rows against plain transformers: worst relative difference {worst:.1e}"
+        + _functions(canary.get("computed", {})),
     }
     listed = "".join(f"  {name:<8} {text}\n" for name, text in lines.items())
     return f"Complete: {manifest.path}\n{listed}{_stages(manifest.stages)}"
+
+
+def _functions(computed: Mapping[str, Any]) -> str:
+    """Of computed columns; older manifests know none."""
+    worst = max((figures["relative"] for figures in computed.values()), default=0.0)
+    return f"; of Python functions, given these rows alone: {worst:.1e}" if computed else ""
 
 
 def _happened(counts: Mapping[str, int]) -> str:

@@ -136,6 +136,7 @@ def _text(report: dict[str, Any]) -> str:
         "speed": f"{report['tokens_per_s']:,.0f} tokens/s of a replica, measured ({how})",
         "tokenizer": f"{report['tokenizer_tokens_per_s']:,.0f} tokens/s on a core: {report['tokenizer_cores']:.2f} "
         "cores keep a replica of this speed fed",
+        **_functions(report),
         "time": f"about {clock_time(ahead['seconds'])}, {clock_time(ahead['start_s'])} of it to start and to prove",
         "bottleneck": ahead["bottleneck"],
         "output": f"about {file_size(report['output_bytes'])} before compression",
@@ -166,6 +167,13 @@ def _layout(layout: dict[str, Any]) -> str:
     most = f" (up to {layout['most_replicas']})" if layout["most_replicas"] > layout["replicas"] else ""
     tokenizers = f", {layout['tokenizers']} tokenizer(s)" if layout["tokenizers"] else ""
     return f"{layout['replicas']} replica(s){most} of {each}{tokenizers}"
+
+
+def _functions(report: dict[str, Any]) -> dict[str, str]:
+    if report["compute_s"] is None:
+        return {}
+    row_us = 1e6 * report["compute_s"] / max(1, report["num_rows"])
+    return {"functions": f"{row_us:,.1f} µs a row on a core, {clock_time(report['compute_s'])} for all rows"}
 
 
 def _histogram(bins: list[list[int]]) -> str:

@@ -17,12 +17,13 @@ if TYPE_CHECKING:
     from pipeline.encoder.encoder import Encoder
     from pipeline.errors import JobError, RunError, VarveError
     from pipeline.run import features
-    from pipeline.spec import Feature, Job, Model
+    from pipeline.spec import Computed, Feature, Job, Model
 
-__all__ = ["Encoder", "Feature", "Job", "JobError", "Model", "RunError", "VarveError", "embed", "features"]
+__all__ = ["Computed", "Encoder", "Feature", "Job", "JobError", "Model", "RunError", "VarveError", "embed", "features"]
 
 # Looked up on first use: a command that only reads a manifest should not wait for torch and Ray.
 _HOMES = {
+    "Computed": "pipeline.spec",
     "Encoder": "pipeline.encoder.encoder",
     "Feature": "pipeline.spec",
     "Job": "pipeline.spec",

@@ -3,6 +3,7 @@
 Independent on purpose: it shares no code with the encoder. The texts are read from the source again, tokenized by the
 checkpoint's own tokenizer call, and run one text at a time through the eager fp32 model with every hidden state kept;
 the vectors are read back from the committed parts. So it proves the whole way, from a row's text to its stored bytes.
+Of a computed column it proves that its value comes from its row alone: the function is given that one row again.
 """
 
 import random
@@ -22,6 +23,7 @@ from pipeline.columns import Column
 from pipeline.encoder.load import Checkpoint
 from pipeline.errors import RunError
 from pipeline.plan import Plan
+from pipeline.recomputed import compare_alone, no_difference
 from pipeline.sink import Part
 from pipeline.spec import Windows
 from pipeline.storage.objects import Storage
@@ -171,7 +173,8 @@ def compare(
         seed: of the random rows; from the job's fingerprint by default.
 
     Returns:
-        {"rows", "passed", "features": {column: {"relative", "max_abs", "tolerance"}}, "failed": [messages]}.
+        {"rows", "passed", "features": {column: {"relative", "max_abs", "tolerance"}}, "computed": {column: the same},
+        "failed": [messages]}.
 
     Raises:
         RunError: a row can't be read again from the source or the output.
@@ -182,14 +185,16 @@ def compare(
         column.name: {"relative": 0.0, "max_abs": 0.0, "tolerance": _tolerance(column, plan)}
         for column in plan.features.columns
     }
+    worst_computed = {column.name: no_difference(column) for column in plan.computed}
     failed: list[str] = []
     compared = 0
     stored = _stored_rows(storage, parts, chosen)
-    for at, texts in _source_rows(plan, chosen):
+    for at, row in _source_rows(plan, chosen):
         assert reference is not None
         if stored[at]["error"][0].is_valid:
             continue
         compared += 1
+        texts = _texts(row, plan.job.source.text_columns)
         for column in plan.features.columns:
             got, want = _read_vectors(stored[at], column), reference.vectors(column, texts)
             relative, max_abs = _differences(column, got, want, _half_step(stored[at], column))
@@ -201,7 +206,16 @@ def compare(
                     f"{column.name} of shard {at[0]}, row {at[1]} differs from plain transformers by {relative:.1e} "
                     f"(allowed {figures['tolerance']:.1e})"
                 )
-    return {"rows": compared, "passed": not failed, "features": worst, "failed": failed[:20]}
+        for column in plan.computed:
+            told = compare_alone(column, stored[at], row, worst_computed[column.name])
+            failed += [f"{column.name} of shard {at[0]}, row {at[1]} {told}"] if told else []
+    return {
+        "rows": compared,
+        "passed": not failed,
+        "features": worst,
+        "computed": worst_computed,
+        "failed": failed[:20],
+    }
 
 
 def _tolerance(column: Column, plan: Plan) -> float:
@@ -250,8 +264,8 @@ def _stored_rows(
     return found
 
 
-def _source_rows(plan: Plan, chosen: Sequence[tuple[int, int]]) -> Iterator[tuple[tuple[int, int], list[str]]]:
-    """((shard, row), texts) read from the source again."""
+def _source_rows(plan: Plan, chosen: Sequence[tuple[int, int]]) -> Iterator[tuple[tuple[int, int], pa.Table]]:
+    """((shard, row), that row) read from the source again."""
     wanted = defaultdict(set)
     for shard, row in chosen:
         wanted[shard].add(row)
@@ -259,14 +273,16 @@ def _source_rows(plan: Plan, chosen: Sequence[tuple[int, int]]) -> Iterator[tupl
         first = 0
         for table in plan.dataset.read(shard):
             for row in sorted(row for row in rows if first <= row < first + len(table)):
-                # As bytes: a text that is not UTF-8 was an error row, and is passed over by the caller.
-                cells = [
-                    table[name].cast(pa.large_binary())[row - first].as_py() for name in plan.job.source.text_columns
-                ]
-                yield (shard, row), [(cell or b"").decode(errors="replace") for cell in cells]
+                yield (shard, row), table.slice(row - first, 1)
             first += len(table)
             if first > max(rows):
                 break
+
+
+def _texts(row: pa.Table, columns: Sequence[str]) -> list[str]:
+    # As bytes: a text that is not UTF-8 was an error row, unless somebody forged it.
+    cells = [row[name].cast(pa.large_binary())[0].as_py() for name in columns]
+    return [(cell or b"").decode(errors="replace") for cell in cells]
 
 
 def _read_vectors(row: pa.Table, column: Column) -> NDArray[np.float32]:

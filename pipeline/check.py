@@ -41,6 +41,7 @@ def check_part(storage: Storage, part: Part) -> dict[str, list[str]]:
     if described["fingerprint"] != part.fingerprint:
         rows.append("its fingerprint is not the manifest's")
     numbers = [told for column in described["columns"] for told in _number_failures(table, column)]
+    numbers += [told for column in described.get("computed", ()) for told in _computed_failures(table, column["name"])]
     return {"rows": [f"{part.name}: {t}" for t in rows], "numbers": [f"{part.name}: {t}" for t in numbers]}
 
 
@@ -73,6 +74,17 @@ def _number_failures(table: pa.Table, column: Mapping[str, Any]) -> list[str]:
         off = float(np.abs(np.linalg.norm(vectors, axis=1) - 1).max())
         if off > _NORM_TOLERANCE[column["dtype"]]:
             told.append(f"{name}: a vector's length is off 1 by {off:.1e}")
+    return told
+
+
+def _computed_failures(table: pa.Table, name: str) -> list[str]:
+    """NaN or infinity, values in error rows. A row without error may lack its value: the function said so."""
+    cells = table[name].combine_chunks()
+    told = []
+    if pa.types.is_floating(getattr(cells.type, "value_type", cells.type)):
+        told += [] if np.isfinite(_flat(cells.drop_null())).all() else [f"{name}: NaN or infinity"]
+    if cells.filter(table["error"].is_valid()).null_count < len(table) - table["error"].null_count:
+        told.append(f"{name}: rows with an error have a value")
     return told
 
 

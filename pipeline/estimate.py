@@ -59,6 +59,7 @@ class Estimate:
     read_s: float  # all rows, on one core
     tokenize_s: float  # all rows, on one core
     write_s: float  # all rows into Parquet on one core, without the store
+    compute_s: float | None  # all rows through the job's Python functions, on one core; None without functions
     encoder: dict[str, Any]
 
 
@@ -81,7 +82,7 @@ def estimate(plan: Plan, device: str, threads: int) -> Estimate:
     began = time.perf_counter()
     encoder = Encoder(
         plan.pinned_model,
-        plan.job.features,
+        plan.job.pooled,
         output_dtype=plan.job.output.dtype,
         tokens_per_pack=plan.resolved.tokens_per_pack,
         device=device,
@@ -89,12 +90,15 @@ def estimate(plan: Plan, device: str, threads: int) -> Estimate:
     )
     ready_s = time.perf_counter() - began
     tokenizer_tokens_per_s = _tokenizing(plan, encoder, sample)
-    features, tokens_per_s = _burst(plan, encoder, sample)
+    features, tokens_per_s, compute_s = _burst(plan, encoder, sample)
     burst = features.select(["num_tokens", "truncated", "error"])
     lengths = burst["num_tokens"].drop_null().to_numpy()
     tokens_per_row = float(lengths.mean()) if len(lengths) else 0.0
     num_tokens = round(num_rows * tokens_per_row)
     per_row = row_bytes(plan.features, tokens_per_row)
+    per_row |= {
+        column.name: column.row_bytes or burst[column.name].nbytes / max(1, len(burst)) for column in plan.computed
+    }
     rows_per_part = plan.resolved.rows_per_part
     layers = plan.features.top_layer
     return Estimate(
@@ -122,6 +126,7 @@ def estimate(plan: Plan, device: str, threads: int) -> Estimate:
         read_s=read_s * num_rows / max(1, len(sample)),
         tokenize_s=num_tokens / tokenizer_tokens_per_s if tokenizer_tokens_per_s else 0.0,
         write_s=_writing(features) * num_rows / max(1, len(features)),
+        compute_s=num_rows * compute_s / max(1, len(burst)) if plan.computed else None,
         encoder=describe(encoder),
     )
 
@@ -184,20 +189,21 @@ def _tokenizing(plan: Plan, encoder: Encoder, sample: pa.Table) -> float:
     return tokens / spent_s if spent_s else 0.0
 
 
-def _burst(plan: Plan, encoder: Encoder, sample: pa.Table) -> tuple[pa.Table, float]:
-    """(features of as much of the sample as fits the time, tokens per second)."""
+def _burst(plan: Plan, encoder: Encoder, sample: pa.Table) -> tuple[pa.Table, float, float]:
+    """(rows of as much of the sample as fits the time, tokens per second, seconds that Python functions took)."""
     draw = np.random.default_rng(0).permutation(len(sample))
     shuffled = sample.take(pa.array(draw))
     ends: list[tuple[float, int]] = []
     began = time.perf_counter()
 
     def blocks() -> Iterator[Tokenized]:
-        for block in tokenize_blocks(encoder.tokenizer, shuffled, plan.job.source.text_columns, _BURST_ROWS):
+        columns = plan.job.source.text_columns
+        for block in tokenize_blocks(encoder.tokenizer, shuffled, columns, _BURST_ROWS, plan.computed):
             if ends and time.perf_counter() - ends[0][0] > BURST_S:
                 return
             yield block
 
-    features, _, _ = featurize(
+    features, spent, _ = featurize(
         encoder,
         shuffled,
         blocks(),
@@ -210,7 +216,7 @@ def _burst(plan: Plan, encoder: Encoder, sample: pa.Table) -> tuple[pa.Table, fl
     # The first block pays for memory and threads that later ones find ready; a sample of one block has no later ones.
     since, counted = (ends[0][0], ends[1:]) if len(ends) > 1 else (began, ends)
     tokens = sum(count for _, count in counted)
-    return features, tokens / (ends[-1][0] - since) if tokens else 0.0
+    return features, tokens / (ends[-1][0] - since) if tokens else 0.0, spent.get("compute", 0.0)
 
 
 def _writing(features: pa.Table) -> float:

@@ -6,7 +6,7 @@ in every run; a row that can't be encoded carries its reason and costs no other 
 """
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from pipeline.computed import ComputedColumn, blank
 from pipeline.encoder.encoder import Call, Encoder
 from pipeline.encoder.results import Columns, Counts, Ragged
 from pipeline.schema import feature_arrays, row_arrays
@@ -28,11 +29,15 @@ OnBlock = Callable[[Block], None]
 
 
 def tokenize_blocks(
-    tokenizer: Tokenizer, table: pa.Table, text_columns: Sequence[str], block_rows: int
+    tokenizer: Tokenizer,
+    table: pa.Table,
+    text_columns: Sequence[str],
+    block_rows: int,
+    computed: Sequence[ComputedColumn] = (),
 ) -> Iterator[Tokenized]:
-    """The tokens of a table's blocks, each when it is asked for."""
+    """The tokens and computed columns of a table's blocks, each when it is asked for."""
     for first in range(0, len(table), block_rows):
-        yield tokenize_block(tokenizer, table.slice(first, block_rows), text_columns)
+        yield tokenize_block(tokenizer, table.slice(first, block_rows), text_columns, computed)
 
 
 def featurize(
@@ -59,14 +64,16 @@ def featurize(
         on_block: called after each block with what is known of it.
 
     Returns:
-        (features, seconds of tokenizing here and of encoding, summed over the encoder's lanes, what it counted).
+        (features; seconds of tokenizing and computing here, and of encoding, summed over the encoder's lanes; what it
+        counted).
     """
     work = _Work(encoder, schema, shard, pairs=pairs, on_block=on_block)
     first, began = 0, time.perf_counter()
     for block in blocks:
         tokenize_s = time.perf_counter() - began
         rows = table.slice(first, len(block.reasons))
-        work.begin(_Begun(rows, start + first, block, encoder.start(block.tokens), tokenize_s))
+        spent = {"tokenize": tokenize_s - block.compute_s} | ({"compute": block.compute_s} if block.compute_s else {})
+        work.begin(_Begun(rows, start + first, block, encoder.start(block.tokens), spent))
         first, began = first + len(rows), time.perf_counter()
     return work.finish()
 
@@ -79,7 +86,7 @@ class _Begun:
     start: int
     block: Tokenized
     call: Call
-    tokenize_s: float
+    spent_s: dict[str, float]  # stage → seconds, before it was begun
 
 
 class _Work:
@@ -90,10 +97,10 @@ class _Work:
         self._on_block = on_block
         self._begun: deque[_Begun] = deque()
         self._done: list[pa.Table] = []
-        self._counts, self._tokenize_s = Counts(), 0.0
+        self._counts, self._spent_s = Counts(), Counter[str]()
 
     def begin(self, begun: _Begun) -> None:
-        self._tokenize_s += begun.tokenize_s
+        self._spent_s.update(begun.spent_s)
         self._begun.append(begun)
         if len(self._begun) > _BLOCKS_AHEAD:
             self._complete(self._begun.popleft())
@@ -102,7 +109,7 @@ class _Work:
         while self._begun:
             self._complete(self._begun.popleft())
         table = pa.concat_tables(self._done) if self._done else self._schema.empty_table()
-        return table, {"tokenize": self._tokenize_s, "encode": self._counts.busy_s}, self._counts
+        return table, {**self._spent_s, "encode": self._counts.busy_s}, self._counts
 
     def _complete(self, begun: _Begun) -> None:
         encoded = begun.call.result()
@@ -116,6 +123,7 @@ class _Work:
         arrays = {
             **{name: rows[name].combine_chunks() for name in self._schema.names if name in rows.column_names},
             **feature_arrays(self._encoder.plan, columns, good, pairs=self._pairs),
+            **{name: blank(values, good) for name, values in block.computed.items()},
             **row_arrays(columns, good, pa.array(block.reasons, pa.string()), shard=self._shard, start=begun.start),
         }
         self._done.append(pa.table([arrays[name] for name in self._schema.names], schema=self._schema))
@@ -124,7 +132,7 @@ class _Work:
                 rows=len(rows),
                 tokens=len(block.tokens.input_ids),
                 errors=len(rows) - int(good.sum()),
-                seconds={"tokenize": begun.tokenize_s, "encode": encoded.counts.busy_s},
+                seconds={**begun.spent_s, "encode": encoded.counts.busy_s},
                 packs=encoded.counts.packs,
                 packed_tokens=encoded.counts.packed_tokens,
             )

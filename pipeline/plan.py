@@ -13,12 +13,14 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import torch
 
 from pipeline.columns import ROW_COLUMNS, Column, FeaturePlan
+from pipeline.computed import ComputedColumn, find_computed
 from pipeline.encoder.encoder import default_tokens_per_pack, resolve_dtype, resolve_max_tokens
 from pipeline.encoder.encoder import make_plan as feature_plan
 from pipeline.encoder.load import Checkpoint, load_tokenizer, look_at
@@ -29,6 +31,7 @@ from pipeline.source.opening import open_dataset
 from pipeline.spec import Job, Model, Windows
 from pipeline.storage.objects import Storage
 from pipeline.tokenizer import Tokenizer
+from pipeline.trial import TRIAL_ROWS, try_functions
 
 JOB_NAME = "_varve/job.json"
 
@@ -67,12 +70,13 @@ class Plan:
     resolved: Resolved
     dataset: Dataset
     checkpoint: Checkpoint
+    computed: tuple[ComputedColumn, ...]
     created_at: str
 
     @cached_property
     def features(self) -> FeaturePlan:
         """The layer plan."""
-        return feature_plan(self.job.model, self.job.features, self.checkpoint, self.job.output.dtype)
+        return feature_plan(self.job.model, self.job.pooled, self.checkpoint, self.job.output.dtype)
 
     @property
     def pairs(self) -> bool:
@@ -82,14 +86,14 @@ class Plan:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over all that decides the bytes of the output."""
-        settled = {"job": self.job.identity(), "resolved": asdict(self.resolved)}
+        settled = {"job": {**self.job.identity(), **_code_identity(self.computed)}, "resolved": asdict(self.resolved)}
         return hashlib.sha256(json.dumps(settled, sort_keys=True).encode()).hexdigest()
 
     @cached_property
     def schema(self) -> pa.Schema:
         """The output's Arrow schema, with its metadata."""
         kept = pa.schema([self.dataset.schema.field(name) for name in self.job.source.keep])
-        return output_schema(self.features, kept, pairs=self.pairs, metadata=self._provenance())
+        return output_schema(self.features, kept, pairs=self.pairs, computed=self.computed, metadata=self._provenance())
 
     @property
     def pinned_model(self) -> Model:
@@ -124,7 +128,12 @@ class Plan:
                 "versions": self.dataset.versions,
                 "shards": asdict(self.dataset.shards),
             },
+            **({"code": self._code()} if self.computed else {}),
         }
+
+    def _code(self) -> dict[str, Any]:
+        """Where the functions were found, and what they were."""
+        return {"folder": str(Path(self.job.folder).resolve()), "identity": _code_identity(self.computed)}
 
 
 def local_device() -> str:
@@ -143,13 +152,16 @@ def make_plan(job: Job, *, device: str) -> Plan:
         JobError: something that the job names is not there or does not fit.
     """
     checkpoint = look_at(job.model.name, job.model.revision, trust_remote_code=job.model.trust_remote_code)
-    features = feature_plan(job.model, job.features, checkpoint, job.output.dtype)
+    features = feature_plan(job.model, job.pooled, checkpoint, job.output.dtype)
+    computed = find_computed(job.computed, job.folder)
     max_tokens = resolve_max_tokens(job.model, checkpoint)
     _check_tokens(job, checkpoint, max_tokens)
     dataset = open_dataset(job.source)
     _check_names(job, features)
+    computed_bytes = try_functions(computed, _sample(dataset, TRIAL_ROWS), job.source.text_columns)
     packs, rows = job.compute.tokens_per_pack, job.output.rows_per_part
-    rows_per_part = _auto_rows(job, features, dataset, checkpoint, max_tokens) if rows == "auto" else rows
+    if rows == "auto":
+        rows = _auto_rows(job, features, dataset, checkpoint, max_tokens, computed_bytes)
     resolved = Resolved(
         source_commit=dataset.commit,
         source_identity=dataset.identity,
@@ -161,10 +173,10 @@ def make_plan(job: Job, *, device: str) -> Plan:
         max_tokens=max_tokens,
         dtype=resolve_dtype(job.model.dtype, device),
         tokens_per_pack=default_tokens_per_pack(device) if packs == "auto" else packs,
-        block_rows=min(BLOCK_ROWS, rows_per_part),
-        rows_per_part=rows_per_part,
+        block_rows=min(BLOCK_ROWS, rows),
+        rows_per_part=rows,
     )
-    return Plan(job, resolved, dataset, checkpoint, datetime.now(UTC).isoformat(timespec="seconds"))
+    return Plan(job, resolved, dataset, checkpoint, computed, datetime.now(UTC).isoformat(timespec="seconds"))
 
 
 def recall_plan(job: Job, stored: Mapping[str, Any], where: str) -> Plan:
@@ -176,10 +188,17 @@ def recall_plan(job: Job, stored: Mapping[str, Any], where: str) -> Plan:
         where: the output's address, for messages.
 
     Raises:
-        JobError: the job, the model's weights or the source's files have changed.
+        JobError: the job, its functions' code, the model's weights or the source's files have changed.
     """
     earlier = Job.parse(stored["job"], where=f"{where}/{JOB_NAME}")
-    _refuse_changes(_changes(earlier.identity(), job.identity()), where)
+    computed = find_computed(job.computed, job.folder)
+    _refuse_changes(
+        _changes(
+            {**earlier.identity(), **stored.get("code", {}).get("identity", {})},
+            {**job.identity(), **_code_identity(computed)},
+        ),
+        where,
+    )
     resolved = Resolved(**stored["resolved"])
     checkpoint = look_at(job.model.name, resolved.model_commit, trust_remote_code=job.model.trust_remote_code)
     found = stored["source"]
@@ -196,7 +215,7 @@ def recall_plan(job: Job, stored: Mapping[str, Any], where: str) -> Plan:
         "the tokenizer": resolved.tokenizer_sha256,
     }
     _refuse_changes([what for what in now if now[what] != then[what]], where)
-    return Plan(job, resolved, replace(dataset, schema=schema), checkpoint, stored["created_at"])
+    return Plan(job, resolved, replace(dataset, schema=schema), checkpoint, computed, stored["created_at"])
 
 
 def _refuse_files(names: Sequence[str], versions: Sequence[str] | None, dataset: Dataset, where: str) -> None:
@@ -270,12 +289,29 @@ def _column_bytes(column: Column, tokens: float) -> float:
             return vector
 
 
-def _auto_rows(job: Job, features: FeaturePlan, dataset: Dataset, checkpoint: Checkpoint, max_tokens: int) -> int:
+def _code_identity(computed: Sequence[ComputedColumn]) -> dict[str, str]:
+    """What decides the values of computed columns beside the job: {"features.overlap.code": SHA-256, ...}."""
+    return {f"features.{column.name}.code": column.code.sha256 for column in computed}
+
+
+def _sample(dataset: Dataset, rows: int) -> pa.Table:
+    """The first rows of the source."""
+    return next(iter(dataset.read(0)), dataset.schema.empty_table()).slice(0, rows)
+
+
+def _auto_rows(
+    job: Job,
+    features: FeaturePlan,
+    dataset: Dataset,
+    checkpoint: Checkpoint,
+    max_tokens: int,
+    computed_bytes: Mapping[str, float],
+) -> int:
     """Rows of a part of about `PART_BYTES`, from the first rows of the source.
 
     Whole blocks where a block fits. Both what is read and what is written count: a part is held in memory once.
     """
-    sample = next(iter(dataset.read(0)), dataset.schema.empty_table()).slice(0, SAMPLE_ROWS)
+    sample = _sample(dataset, SAMPLE_ROWS)
     if not len(sample):
         return BLOCK_ROWS
     tokenizer = Tokenizer(load_tokenizer(checkpoint), max_tokens)
@@ -283,7 +319,7 @@ def _auto_rows(job: Job, features: FeaturePlan, dataset: Dataset, checkpoint: Ch
     # A sample, not the hot path: tokenizers takes Python strings only.
     decoded = [text.decode(errors="replace") for text in texts.to_pylist()]
     tokens = float(tokenizer(decoded).num_tokens.mean()) if decoded else 1.0
-    written = sum(row_bytes(features, tokens).values())
+    written = sum(row_bytes(features, tokens).values()) + sum(computed_bytes.values())
     rows = int(PART_BYTES / max(written, sample.nbytes / len(sample)))
     if rows < BLOCK_ROWS:
         return max(rows, 1)
@@ -291,8 +327,13 @@ def _auto_rows(job: Job, features: FeaturePlan, dataset: Dataset, checkpoint: Ch
 
 
 def _check_names(job: Job, features: FeaturePlan) -> None:
-    """Kept columns must not share a name with what the run writes."""
+    """Computed columns must not share a name with what the encoder brings, kept ones with anything that is written."""
     written = {*features.names(pairs=True), *ROW_COLUMNS}
+    for name in job.computed:
+        if name in written:
+            msg = f"features: two output columns would be called {name}: rename the feature"
+            raise JobError(msg)
+    written |= set(job.computed)
     for name in job.source.keep:
         if name in written:
             msg = f"source.keep: column {name!r} has the name of an output column. Rename the feature or the column"

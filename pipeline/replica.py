@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import pyarrow as pa
 import torch
 
+from pipeline.computed import ComputedColumn
 from pipeline.encoder.encoder import Encoder, describe, make_plan, make_tokenizer
 from pipeline.encoder.load import Checkpoint
 from pipeline.envelope import Sealed, seal, unseal
@@ -86,6 +87,7 @@ class Work:
     features: dict[str, Feature]
     output_dtype: str
     text_columns: tuple[str, ...]
+    computed: tuple[ComputedColumn, ...]
     schema: pa.Schema
     tokens_per_pack: int
     block_rows: int
@@ -106,9 +108,10 @@ class Work:
         return cls(
             model=plan.pinned_model,
             checkpoint=plan.checkpoint,
-            features=plan.job.features,
+            features=plan.job.pooled,
             output_dtype=plan.job.output.dtype,
             text_columns=plan.job.source.text_columns,
+            computed=plan.computed,
             schema=plan.schema,
             tokens_per_pack=plan.resolved.tokens_per_pack,
             block_rows=plan.resolved.block_rows,
@@ -138,12 +141,14 @@ def tokenize_part(batch: pa.Table, work: Work, tell: Tell) -> pa.Table:
         tell.end("tokenize", part.rows)
         return batch
     began = time.perf_counter()
-    blocks = tokenize_blocks(_tokenizer_of(work), part.table, work.text_columns, work.block_rows)
+    blocks = list(tokenize_blocks(_tokenizer_of(work), part.table, work.text_columns, work.block_rows, work.computed))
+    compute_s = sum(block.compute_s for block in blocks)
     tokens = tuple(block.to_arrow() for block in blocks)
-    tokenize_s = time.perf_counter() - began
-    tell.spend("tokenize", tokenize_s)
+    seconds = {"tokenize": time.perf_counter() - began - compute_s} | ({"compute": compute_s} if work.computed else {})
+    for stage, spent_s in seconds.items():
+        tell.spend(stage, spent_s)
     tell.end("tokenize", part.rows)
-    return seal(Sealed(part.rows, part.table, {**part.seconds, "tokenize": tokenize_s}, blocks=tokens))
+    return seal(Sealed(part.rows, part.table, {**part.seconds, **seconds}, blocks=tokens))
 
 
 _tokenizers: dict[str, Tokenizer] = {}
@@ -235,7 +240,8 @@ class Replica:
     def _blocks(self, part: Sealed) -> Iterator[Tokenized]:
         if part.blocks:
             return map(Tokenized.from_arrow, part.blocks)
-        return tokenize_blocks(self._encoder.tokenizer, part.table, self._work.text_columns, self._work.block_rows)
+        work = self._work
+        return tokenize_blocks(self._encoder.tokenizer, part.table, work.text_columns, work.block_rows, work.computed)
 
     def _report(self, block: Block, killers: Sequence[int] = ()) -> Verdict:
         limit = self._work.max_errors
@@ -276,9 +282,11 @@ def _make_apart(work: Work, shard: int) -> Callable[[pa.Table, int], pa.Table]:
     """What a process of its own does with rows: the same as a replica, in one block."""
     quiet_transformers()
     encoder = _load(work)
+    for column in work.computed:
+        column.load()
 
     def encode(table: pa.Table, start: int) -> pa.Table:
-        blocks = tokenize_blocks(encoder.tokenizer, table, work.text_columns, len(table))
+        blocks = tokenize_blocks(encoder.tokenizer, table, work.text_columns, len(table), work.computed)
         result, _, _ = featurize(encoder, table, blocks, schema=work.schema, shard=shard, start=start, pairs=work.pairs)
         return result
 

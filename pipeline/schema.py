@@ -5,7 +5,7 @@ extension types), so no reader needs Varve; a row that could not be encoded has 
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.columns import Column, FeaturePlan
+from pipeline.computed import ComputedColumn
 from pipeline.encoder.results import Columns, Ragged
 
 METADATA_KEY = b"varve"
@@ -28,25 +29,44 @@ _ROW_FIELDS = (
 
 
 def output_schema(
-    plan: FeaturePlan, kept: pa.Schema, *, pairs: bool, metadata: Mapping[str, Any] | None = None
+    plan: FeaturePlan,
+    kept: pa.Schema,
+    *,
+    pairs: bool,
+    computed: Sequence[ComputedColumn] = (),
+    metadata: Mapping[str, Any] | None = None,
 ) -> pa.Schema:
-    """Kept columns, feature columns, row columns, in this order.
+    """Kept columns, feature columns, computed columns, row columns, in this order.
 
     Args:
         plan: the features.
         kept: columns carried through.
         pairs: texts are sentence pairs, so token columns say which text a token is of.
-        metadata: stands in the schema as JSON under the key `varve`, with the definition of each feature column.
+        computed: columns of the user's functions.
+        metadata: stands in the schema as JSON under the key `varve`, with the definition of each feature column, and
+            under "computed" that of each computed one.
     """
     fields = [kept.field(name) for name in kept.names]
     fields += [pa.field(name, kind) for name, kind in _feature_types(plan, pairs=pairs).items()]
+    fields += [pa.field(column.name, column.type) for column in computed]
     described = {**(metadata or {}), "columns": [describe(column) for column in plan.columns]}
+    if computed:
+        described["computed"] = [_describe_computed(column) for column in computed]
     return pa.schema([*fields, *_ROW_FIELDS], metadata={METADATA_KEY: json.dumps(described, sort_keys=True)})
 
 
 def describe(column: Column) -> dict[str, Any]:
     """A feature column in the words of the job file."""
     return {name: getattr(column, name) for name in Column.__slots__} | {"layers": list(column.layers)}
+
+
+def _describe_computed(column: ComputedColumn) -> dict[str, Any]:
+    return {
+        "name": column.name,
+        "python": column.code.name,
+        "type": column.type_name,
+        "code_sha256": column.code.sha256,
+    }
 
 
 def vector_length(column: Column) -> int:

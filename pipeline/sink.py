@@ -133,7 +133,10 @@ def encode_part(
     fingerprint: str,
     counts: dict[str, int] | None = None,
 ) -> tuple[Part, bytes]:
-    """The Parquet file of a part. Features: byte stream split for float32, no dictionary, no statistics; zstd 1."""
+    """The Parquet file of a part. Vectors: byte stream split for float32, no dictionary, no statistics; zstd 1.
+
+    Single values, kept or computed, have dictionary and statistics, which readers filter by.
+    """
     plain, split = _feature_leaves(table.schema)
     leaves = _leaves(table.schema)
     buffer = io.BytesIO()
@@ -227,11 +230,13 @@ def _leaves(schema: pa.Schema) -> list[str]:
 
 
 def _feature_leaves(schema: pa.Schema) -> tuple[set[str], list[str]]:
-    """(leaves of vector columns, those of them that hold float32).
+    """(leaves of vector columns, those of them that hold float32 or float64).
 
     Byte stream split stays away from float16: DuckDB and polars have releases that can't read it there.
     """
-    columns = json.loads((schema.metadata or {}).get(b"varve", b"{}")).get("columns", [])
-    dtypes = {column["name"]: column["dtype"] for column in columns}
+    described = json.loads((schema.metadata or {}).get(b"varve", b"{}"))
+    dtypes = {column["name"]: column["dtype"] for column in described.get("columns", ())}
+    computed = ((column["name"], column["type"].partition("[")) for column in described.get("computed", ()))
+    dtypes |= {name: dtype for name, (dtype, is_vector, _) in computed if is_vector}
     leaves = [leaf for leaf in _leaves(schema) if leaf.split(".")[0] in dtypes]
-    return set(leaves), [leaf for leaf in leaves if dtypes[leaf.split(".")[0]] == "float32"]
+    return set(leaves), [leaf for leaf in leaves if dtypes[leaf.split(".")[0]] in {"float32", "float64"}]

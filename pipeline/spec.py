@@ -8,11 +8,24 @@ import difflib
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    PrivateAttr,
+    Tag,
+    ValidationError,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
 
 from pipeline.errors import JobError
 
@@ -31,6 +44,10 @@ def _tupled(value: object) -> object:
 # Names of options that hold credentials: key and secret of s3fs, account_key and sas_token of adlfs, and their likes.
 _SECRET = re.compile(r"(^|[._])key$|_key$|secret|token|passw|credential|connection_string", re.IGNORECASE)
 _EXPECTED = re.compile("^Input should be ")
+_FUNCTION = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCII)
+_COMPUTED_TYPE = re.compile(r"(bool|string)|(int32|int64|float32|float64)(\[([1-9][0-9]*)\])?")
+# Steps of pydantic's locations that are no keys: no feature can be called so.
+_POOLED, _COMPUTED = "tagged-pool", "tagged-python"
 
 
 class Section(BaseModel):
@@ -154,6 +171,57 @@ class Feature(Section):
         return self
 
 
+class Computed(Section):
+    """One column that a Python function of the user's computes from a row's columns."""
+
+    python: Annotated[str, WithJsonSchema({"type": "string", "pattern": f"^{_FUNCTION.pattern}$"})] = Field(
+        description="module:function; the module lies beside the job file or on the Python path"
+    )
+    type: Annotated[str, WithJsonSchema({"type": "string", "pattern": f"^({_COMPUTED_TYPE.pattern})$"})] = Field(
+        description="bool, string, int32, int64, float32 or float64; a vector of eight is float32[8]"
+    )
+
+    @field_validator("python")
+    @classmethod
+    def _names_a_function(cls, python: str) -> str:
+        if not _FUNCTION.fullmatch(python):
+            msg = f"{json.dumps(python)} names no function: expected module:function, for example my_features:overlap"
+            raise ValueError(msg)
+        return python
+
+    @field_validator("type")
+    @classmethod
+    def _is_known(cls, name: str) -> str:
+        if not _COMPUTED_TYPE.fullmatch(name):
+            msg = (
+                f"{json.dumps(name)} is not allowed: expected bool, string, int32, int64, float32 or float64, or one "
+                "of the numbers with a length, as in float32[8]"
+            )
+            raise ValueError(msg)
+        return name
+
+    @property
+    def value_type(self) -> str:
+        """The type of one value: bool, string, int32, int64, float32 or float64."""
+        return self.type.partition("[")[0]
+
+    @property
+    def length(self) -> int | None:
+        """Values of a vector; None for a single value."""
+        return int(self.type.partition("[")[2][:-1]) if "[" in self.type else None
+
+
+def _kind_of_feature(value: object) -> str:
+    """Which of the two kinds of features is meant, so that its mistakes alone are told."""
+    is_computed = isinstance(value, Computed) or (isinstance(value, Mapping) and "python" in value)
+    return _COMPUTED if is_computed else _POOLED
+
+
+AnyFeature = Annotated[
+    Annotated[Feature, Tag(_POOLED)] | Annotated[Computed, Tag(_COMPUTED)], Discriminator(_kind_of_feature)
+]
+
+
 class Output(Section):
     """Where the features go, and in which form."""
 
@@ -219,7 +287,14 @@ class Compute(Section):
         return self
 
 
-DEFAULT_FEATURES = {"embedding": Feature(pool="mean")}
+DEFAULT_FEATURES: dict[str, "Feature | Computed"] = {"embedding": Feature(pool="mean")}
+
+
+@dataclass(frozen=True, slots=True)
+class _Origin:
+    """Where a job comes from, which is no part of what it says: all are equal."""
+
+    folder: str = field(default=".", compare=False)
 
 
 class Job(Section):
@@ -227,23 +302,48 @@ class Job(Section):
 
     source: Source
     model: Model
-    features: dict[Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")], Feature] = DEFAULT_FEATURES
+    features: dict[Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")], AnyFeature] = DEFAULT_FEATURES
     output: Output
     compute: Compute = Compute()
+    _origin: _Origin = PrivateAttr(default_factory=_Origin)
 
     @model_validator(mode="after")
     def _pairs_and_windows(self) -> Self:
         if not self.features:
             msg = "features is empty: name at least one"
             raise ValueError(msg)
+        if not self.pooled:
+            msg = "features holds Python functions alone: name at least one feature of the model too, with pool"
+            raise ValueError(msg)
         if isinstance(self.model.long_text, Windows):
             if len(self.source.text_columns) > 1:
                 msg = "model.long_text windows take one text column, not a pair: use long_text: truncate"
                 raise ValueError(msg)
-            if any(feature.pool == "attentions" for feature in self.features.values()):
+            if any(feature.pool == "attentions" for feature in self.pooled.values()):
                 msg = "pool attentions needs model.long_text: truncate"
                 raise ValueError(msg)
         return self
+
+    @property
+    def pooled(self) -> dict[str, Feature]:
+        """The features that the encoder gives."""
+        return {name: feature for name, feature in self.features.items() if isinstance(feature, Feature)}
+
+    @property
+    def computed(self) -> dict[str, Computed]:
+        """The features that Python functions compute."""
+        return {name: feature for name, feature in self.features.items() if isinstance(feature, Computed)}
+
+    @property
+    def folder(self) -> str:
+        """That of the job file, where its Python modules are looked for first; the current one without a file."""
+        return self._origin.folder
+
+    def at(self, folder: str) -> Self:
+        """The same job, with its Python modules in this folder."""
+        job = self.model_copy()
+        job._origin = _Origin(folder)  # noqa: SLF001 (its own)
+        return job
 
     @classmethod
     def load(cls, path: str, settings: Sequence[str] = ()) -> Self:
@@ -263,7 +363,7 @@ class Job(Section):
         if not isinstance(content, dict):
             msg = f"{path}: expected a mapping with the keys {', '.join(cls.model_fields)}"
             raise JobError(msg)
-        return cls.lay_over(content, settings, where=path)
+        return cls.lay_over(content, settings, where=path).at(str(Path(path).parent))
 
     @classmethod
     def lay_over(cls, content: dict[str, Any], settings: Sequence[str], where: str) -> Self:
@@ -303,12 +403,16 @@ def parse_features(features: Mapping[str, Feature | str] | None) -> dict[str, Fe
     Raises:
         JobError: a short form is wrong.
     """
-    return {
-        name: feature
-        if isinstance(feature, Feature)
-        else _checked(Feature, parse_feature(f"{name}={feature}")[1], f"features.{name}")
-        for name, feature in (features or DEFAULT_FEATURES).items()
-    }
+    return {name: _parsed(name, feature) for name, feature in (features or DEFAULT_FEATURES).items()}
+
+
+def _parsed(name: str, feature: object) -> Feature:
+    if isinstance(feature, Feature):
+        return feature
+    if isinstance(feature, Computed):
+        msg = f"features.{name}: a Python function is a feature of jobs alone: call {feature.python} yourself"
+        raise JobError(msg)
+    return _checked(Feature, parse_feature(f"{name}={feature}")[1], f"features.{name}")
 
 
 def _checked(model: type[S], content: Mapping[str, Any], where: str) -> S:
@@ -424,7 +528,7 @@ def _told(model: type[BaseModel], location: list[str], error: dict[str, Any]) ->
     """What is wrong, where the kind of mistake says it; None for a value of the wrong type or size."""
     match error["type"]:
         case "extra_forbidden":
-            allowed = _keys_at(model, location[:-1])
+            allowed = list(Computed.model_fields) if _COMPUTED in error["loc"] else _keys_at(model, location[:-1])
             close = difflib.get_close_matches(location[-1], allowed, 1)
             hint = f" Did you mean {close[0]}?" if close else ""
             return f"unknown key. Allowed here: {', '.join(allowed)}.{hint}"
@@ -443,7 +547,7 @@ def _told(model: type[BaseModel], location: list[str], error: dict[str, Any]) ->
 def _is_branch(step: str) -> bool:
     """Whether a step of pydantic's location names a branch of a union, not a key of the job file."""
     return step in {"str", "int", "float", "[key]", "Windows", "Replicas"} or step.startswith(
-        ("tuple[", "literal[", "function-", "constrained")
+        ("tuple[", "literal[", "function-", "constrained", "tagged-")
     )
 
 

@@ -8,13 +8,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-STAGES = ("read", "tokenize", "encode", "write")
+STAGES = ("read", "compute", "tokenize", "encode", "write")
 # Below this share nothing held a run up but its own start and end.
 _BUSY = 0.6
 # Below this the start and the end of a run say more than its stages.
 _LEAST_WORK_S = 2.0
 _ADVICE = {
     "read": "the source can't be read faster by this reader: split it into more shards, or bring it nearer",
+    "compute": "that is the job's Python functions: let them work on whole columns (pyarrow.compute, numpy), not row "
+    "by row, or give the run more cores",
     "tokenize": "give the run more cores, or more compute.tokenizers",
     "encode": "that is the hardware's limit: more cores, GPUs or replicas shorten the run, as does a smaller model",
     "write": "the store takes parts no faster: write fewer features, or float16",
@@ -42,7 +44,7 @@ def measure(
         lanes: of all replicas.
         tokenizers: that work at once.
     """
-    at_once = {"read": 1, "tokenize": tokenizers, "encode": lanes, "write": 1}
+    at_once = {"read": 1, "compute": tokenizers, "tokenize": tokenizers, "encode": lanes, "write": 1}
     elapsed_s = dict.fromkeys(STAGES, last_s) | {"encode": last_s - ready_s}
     return {
         name: Stage(
@@ -51,6 +53,7 @@ def measure(
             busy=round(min(1.0, seconds.get(name, 0.0) / max(elapsed_s[name], 1e-9) / at_once[name]), 3),
         )
         for name in STAGES
+        if name != "compute" or name in seconds  # most jobs have nothing to compute
     }
 
 

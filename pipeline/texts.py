@@ -1,18 +1,22 @@
-"""The texts of a block → their tokens, with a reason for every row that can't be encoded.
+"""The texts of a block → their tokens and computed columns, with a reason for every row that can't be encoded.
 
 Where texts leave Arrow and tokens enter it: tokens travel between workers as one row of list columns, whose values are
 the tokenizer's own buffers. Knows nothing of models or Ray. Invariant: every row either has windows or a reason, and a
 row that has none costs no other row.
 """
 
+import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from pipeline.computed import ComputedColumn, compute_columns
 from pipeline.tokenizer import Tokenizer, Tokens
+
+_COMPUTED = "computed."
 
 
 @dataclass(slots=True)
@@ -21,6 +25,8 @@ class Tokenized:
 
     tokens: Tokens
     reasons: list[str | None]  # one for each row of the block
+    computed: dict[str, pa.Array] = field(default_factory=dict)  # column → values of all rows
+    compute_s: float = 0.0  # what computing them took; stays behind when the block travels
 
     @property
     def good(self) -> NDArray[np.bool_]:
@@ -32,6 +38,7 @@ class Tokenized:
         columns = {field.name: getattr(self.tokens, field.name) for field in fields(Tokens)}
         arrays = {name: _list_of(pa.array(v.reshape(-1))) for name, v in columns.items() if v is not None}
         arrays["reasons"] = _list_of(pa.array(self.reasons, pa.string()))
+        arrays |= {_COMPUTED + name: _list_of(values) for name, values in self.computed.items()}
         return pa.record_batch(arrays)
 
     @classmethod
@@ -39,22 +46,36 @@ class Tokenized:
         """Back from `to_arrow`; the buffers stay where they are."""
         arrays = {name: row[name].flatten() for name in row.schema.names}
         reasons = arrays.pop("reasons").to_pylist()
+        names = [name for name in arrays if name.startswith(_COMPUTED)]
+        computed = {name.removeprefix(_COMPUTED): arrays.pop(name) for name in names}
         columns = {name: values.to_numpy(zero_copy_only=False) for name, values in arrays.items()}
         if "spans" in columns:
             columns["spans"] = columns["spans"].reshape(-1, 2)
-        return cls(Tokens(**columns), reasons)
+        return cls(Tokens(**columns), reasons, computed)
 
 
-def tokenize_block(tokenizer: Tokenizer, block: pa.Table, text_columns: Sequence[str]) -> Tokenized:
-    """Tokenize a block.
+def tokenize_block(
+    tokenizer: Tokenizer, block: pa.Table, text_columns: Sequence[str], computed: Sequence[ComputedColumn] = ()
+) -> Tokenized:
+    """Tokenize a block, and compute the columns of the user's functions.
 
     Args:
         tokenizer: of the model.
-        block: with the text columns.
+        block: with the text columns, and those that the functions may read.
         text_columns: one, or two for sentence pairs.
+        computed: columns to compute; a row on which one fails is not tokenized.
     """
     texts = _read_texts(block, text_columns)
-    return Tokenized(_tokenize(tokenizer, texts), texts.reasons)
+    began = time.perf_counter()
+    columns = compute_columns(computed, block, texts.reasons)
+    compute_s = time.perf_counter() - began if computed else 0.0
+    return Tokenized(_tokenize(tokenizer, texts), texts.reasons, columns, compute_s)
+
+
+def readable_rows(block: pa.Table, text_columns: Sequence[str]) -> pa.Table:
+    """The rows whose texts are there and are text: those that functions see."""
+    reasons = _read_texts(block, text_columns).reasons
+    return block.filter(pa.array([reason is None for reason in reasons], pa.bool_()))
 
 
 @dataclass(slots=True)

@@ -87,9 +87,10 @@ def verify(
 
 def _open_plan(stored: Mapping[str, Any], storage: Storage) -> tuple[Plan | None, Check]:
     try:
-        return recall_plan(Job.parse(stored["job"]), stored, storage.uri), Check("canary", ())
+        folder = stored.get("code", {}).get("folder", ".")
+        return recall_plan(Job.parse(stored["job"]).at(folder), stored, storage.uri), Check("canary", ())
     except VarveError as e:
-        return None, Check("canary", (f"the source or the model can't be opened as they were: {e}",))
+        return None, Check("canary", (f"the source, the model or the code can't be opened as they were: {e}",))
 
 
 def _check_parts(

@@ -25,6 +25,7 @@ from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from pipeline.errors import JobError, RunError
 from pipeline.spec import Job
+from pipeline.submission.package import job_code
 
 _CONNECT_S = 10.0
 # A head that restarts or a network that breaks for a moment must not lose the one who follows.
@@ -51,7 +52,7 @@ class Submission:
 
 def name_of(job: Job) -> str:
     """What the ids of a job's submissions begin with: the hash of all that decides its output, and of where that is."""
-    content = json.dumps([job.identity(), job.output.path], sort_keys=True)
+    content = json.dumps([job.identity(), job.output.path, [code.sha256 for code in job_code(job)]], sort_keys=True)
     return f"varve-{hashlib.sha256(content.encode()).hexdigest()[:16]}"
 
 

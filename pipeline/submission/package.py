@@ -12,7 +12,8 @@ from tempfile import TemporaryDirectory
 
 import yaml
 
-from pipeline.spec import BUILDERS, Job
+from pipeline.code import Code, find_code
+from pipeline.spec import Computed, Job
 
 JOB_FILE = "job.yaml"
 START_FILE = "start.py"
@@ -25,6 +26,10 @@ def packed(job: Job, *, with_code: bool) -> Iterator[Path]:
     with TemporaryDirectory(prefix="varve-") as root:
         folder = Path(root)
         (folder / JOB_FILE).write_text(yaml.safe_dump(job.model_dump(mode="json"), sort_keys=False))
+        for module in {module.name: module for code in job_code(job) for module in code.modules}.values():
+            path = folder / f"{module.name.replace('.', '/')}{'/__init__' if module.is_package else ''}.py"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(module.text)
         shutil.copy(_CODE / "submission" / START_FILE, folder / START_FILE)
         if with_code:
             for package in (_CODE, _CODE.parent / "jobs"):
@@ -34,6 +39,16 @@ def packed(job: Job, *, with_code: bool) -> Iterator[Path]:
             metadata.mkdir()
             (metadata / "METADATA").write_text(distribution("varve").read_text("METADATA") or "")
         yield folder
+
+
+def job_code(job: Job) -> list[Code]:
+    """The functions that the job's computed columns name.
+
+    Raises:
+        JobError: one is not there.
+    """
+    wanted = {name: feature for name, feature in job.features.items() if isinstance(feature, Computed)}
+    return [find_code(feature.python, job.folder, f"features.{name}") for name, feature in wanted.items()]
 
 
 def _no_code(folder: str, names: list[str]) -> list[str]:

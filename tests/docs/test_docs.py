@@ -9,7 +9,7 @@ import yaml
 
 from jobs.__main__ import COMMANDS
 from jobs.command import add_job_arguments
-from pipeline.spec import Compute, Feature, Job, Model, Output, Source
+from pipeline.spec import Compute, Computed, Feature, Job, Model, Output, Source
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -26,7 +26,7 @@ def test_job_file_of_the_readme_is_a_job_and_names_every_key():
         written = set(content[section]) | ({"name", "revision"} if section == "source" else set())
         assert written == set(model.model_fields), section
     options = {key for feature in content["features"].values() for key in feature}
-    assert options == set(Feature.model_fields)
+    assert options == set(Feature.model_fields) | set(Computed.model_fields)
 
 
 @pytest.mark.parametrize("recipe", sorted((ROOT / "jobs/recipes").glob("*.yaml")), ids=lambda path: path.stem)

@@ -4,7 +4,7 @@ import json
 import pytest
 
 from pipeline.errors import JobError
-from pipeline.spec import Feature, Job, flatten, json_schema, parse_feature
+from pipeline.spec import Computed, Feature, Job, flatten, json_schema, parse_feature, parse_features
 
 BASE = {
     "source": {"dataset": "docs", "text": "body"},
@@ -37,6 +37,15 @@ def changed(path: str, value) -> dict:
         ("features.a", {"pool": "mean", "normalize": 1}, ["features.a.normalize", "1", "boolean"]),
         ("features.a b", {"pool": "mean"}, ["features.a b", "letters"]),
         ("features", {}, ["features is empty"]),
+        ("features.a", {}, ["features.a.pool: is required"]),
+        ("features.a", {"python": "m:f"}, ["features.a.type: is required"]),
+        ("features.a", {"python": "m:f", "type": "float8"}, ["features.a.type", '"float8"', "float32[8]"]),
+        ("features.a", {"python": "m:f", "type": "float32[0]"}, ["features.a.type", '"float32[0]"']),
+        ("features.a", {"python": "m.f", "type": "bool"}, ["features.a.python", '"m.f"', "module:function"]),
+        ("features.a", {"python": 3, "type": "bool"}, ["features.a.python: 3", "string"]),
+        ("features.a", {"python": "m:f", "typ": "bool"}, ["features.a.typ: unknown key", "python, type", "mean type?"]),
+        ("features.a", {"python": "m:f", "type": "bool", "pool": "cls"}, ["features.a.pool: unknown key"]),
+        ("features", {"a": {"python": "m:f", "type": "bool"}}, ["Python functions alone", "with pool"]),
         ("model", None, ["model", "null"]),
         ("model.long_text", {"window": 16, "stride": 8}, ["stride 8", "window 16"]),
         ("model.long_text", {"window": 16, "strid": 8}, ["model.long_text.strid", "unknown key", "stride"]),
@@ -133,6 +142,28 @@ def test_short_form_of_a_feature_is_read(text, feature):
 def test_short_form_of_the_wrong_form_is_refused(text):
     with pytest.raises(JobError, match=r"NAME=POOL\[@LAYERS\]"):
         parse_feature(text)
+
+
+def test_job_file_tells_where_it_lies_and_equals_the_same_job_from_elsewhere(tmp_path):
+    content = changed("features.a", {"python": "m.n:f", "type": "float32[8]"})
+    content["features"]["e"] = {"pool": "mean"}
+    (tmp_path / "job.yaml").write_text(json.dumps(content))
+    job = Job.load(str(tmp_path / "job.yaml"))
+    assert job.folder == str(tmp_path)
+    assert job == Job.parse(content)
+    assert (job.computed["a"].value_type, job.computed["a"].length) == ("float32", 8)
+    assert list(job.pooled) == ["e"]
+    assert Job.parse(json.loads(json.dumps(job.model_dump(mode="json")))) == job
+
+
+def test_python_function_is_refused_where_there_is_no_job():
+    with pytest.raises(JobError, match=r"features\.a: a Python function is a feature of jobs alone"):
+        parse_features({"a": Computed(python="m:f", type="bool")})
+
+
+def test_schema_of_a_feature_is_one_of_two_kinds():
+    (features,) = json_schema()["properties"]["features"]["patternProperties"].values()
+    assert {kind["$ref"].rpartition("/")[2] for kind in features["oneOf"]} == {"Feature", "Computed"}
 
 
 def test_schema_describes_every_key():

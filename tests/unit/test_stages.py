@@ -9,7 +9,7 @@ def stages_of(**seconds):
 
 def test_an_encoder_that_works_all_the_time_is_the_bottleneck():
     stages = stages_of(read=5.0, tokenize=22.0, encode=396.0, write=11.0)
-    assert [stages[name].busy for name in STAGES] == [0.045, 0.1, 0.99, 0.1]
+    assert [stage.busy for stage in stages.values()] == [0.045, 0.1, 0.99, 0.1]
     assert bottleneck(stages).startswith("encode, 99% busy")
 
 

@@ -1,0 +1,110 @@
+"""The user's code: found beside the job file or on the Python path, hashed without being run, run from its text."""
+
+import subprocess
+import sys
+
+import pytest
+
+from pipeline.code import find_code, load
+from pipeline.errors import JobError
+
+
+@pytest.fixture
+def write(tmp_path):
+    def files(**texts: str) -> str:
+        for name, text in texts.items():
+            path = tmp_path.joinpath(*name.split("__"))
+            path.parent.mkdir(exist_ok=True, parents=True)
+            path.with_suffix(".py").write_text(text)
+        return str(tmp_path)
+
+    return files
+
+
+def find(folder: str, python: str = "mine:f"):
+    return find_code(python, folder, "features.a.python")
+
+
+def test_module_is_hashed_with_its_neighbours_and_not_run(write):
+    folder = write(mine="import neighbour\nraise SystemExit", neighbour="x = 1", stranger="x = 1")
+    first = find(folder)
+    assert [module.name for module in first.modules] == ["mine", "neighbour"]
+    write(stranger="x = 2")
+    assert find(folder) == first
+    write(neighbour="x = 2")
+    assert find(folder).sha256 != first.sha256
+
+
+def test_neighbours_are_found_in_functions_packages_and_relative_imports(write):
+    folder = write(
+        kit__mine="def f(rows):\n    from . import near\n    from kit.deep.far import g\n    return near.one + g()",
+        kit__near="one = 1",
+        kit__deep__far="from ..near import one\ndef g(): return one",
+    )
+    code = find(folder, "kit.mine:f")
+    assert [module.name for module in code.modules] == ["kit.deep.far", "kit.mine", "kit.near"]
+    assert load(code, "")(None) == 2
+
+
+def test_code_runs_where_its_files_are_not(write, tmp_path):
+    """As on another node: only the text has come along."""
+    import pickle
+
+    code = find(write(mine="from neighbour import f", neighbour="def f(rows): return rows + __name__"))
+    program = (
+        "import pickle, sys; from pipeline.code import load; print(load(pickle.load(sys.stdin.buffer), '')('in '))"
+    )
+    for path in tmp_path.glob("*.py"):
+        path.unlink()
+    done = subprocess.run([sys.executable, "-c", program], input=pickle.dumps(code), capture_output=True, check=False)
+    assert done.stdout.decode() == "in neighbour\n", done.stderr.decode()
+
+
+def test_module_on_the_python_path_is_found_and_the_folder_of_the_job_comes_first(write, tmp_path, monkeypatch):
+    write(path__only_there="def f(rows): return 1")
+    monkeypatch.syspath_prepend(str(tmp_path / "path"))
+    assert load(find(str(tmp_path / "job"), "only_there:f"), "")(None) == 1
+
+
+def test_installed_function_is_imported_by_its_name(tmp_path):
+    code = find(str(tmp_path), "pyarrow.compute:utf8_length")
+    assert code.modules == ()
+    assert load(code, "")(["four"])[0].as_py() == 4
+
+
+def test_changed_text_is_another_function_in_the_same_process(write):
+    old = find(write(mine="from neighbour import f", neighbour="def f(rows): return 'old'"))
+    assert load(old, "")(None) == "old"
+    new = find(write(neighbour="def f(rows): return 'new'"))
+    assert load(new, "")(None) == "new"
+    assert load(old, "")(None) == "old"
+
+
+@pytest.mark.parametrize(
+    ("text", "python", "told"),
+    [
+        ("", "nowhere:f", ["there is no module 'nowhere'", "looked for nowhere.py in"]),
+        ("", "no.where:f", ["there is no module 'no.where'", "no/where.py"]),
+        ("def g(rows): ...", "mine:f", ["mine.py has no function 'f'", "It has g"]),
+        ("f = 3", "mine:f", ["has a int, no function"]),
+        ("def f(a, b): ...", "mine:f", ["mine:f(a, b)", "one argument", "RecordBatch"]),
+        ("def f(*, rows): ...", "mine:f", ["mine:f(*, rows)"]),
+        ("def f(:", "mine:f", ["mine.py is not Python", "SyntaxError"]),
+        ("x = 1\nx / 0", "mine:f", ["can't be imported", "ZeroDivisionError", "(mine.py, line 2)"]),
+        ("import not_there", "mine:f", ["can't be imported", "No module named 'not_there'"]),
+        ("raise SystemExit(3)", "mine:f", ["can't be imported", "SystemExit: 3"]),
+        ("import json", "json:f", ["json.py has the name of another module", "rename yours"]),
+    ],
+)
+def test_code_that_can_not_be_used_is_told_by_key_and_place(text, python, told, write):
+    folder = write(mine=text, json="def f(rows): ...")
+    with pytest.raises(JobError) as error:
+        load(find(folder, python), "features.a.python")
+    assert str(error.value).startswith("features.a.python: ")
+    for words in told:
+        assert words in str(error.value)
+
+
+def test_neighbour_with_the_name_of_an_installed_module_is_refused(write):
+    with pytest.raises(JobError, match=r"numpy\.py has the name of another module"):
+        find(write(mine="import numpy", numpy=""))
