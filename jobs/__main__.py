@@ -11,6 +11,8 @@ COMMANDS = {
     "status": "say how far the run of an output is",
     "verify": "prove an output: coverage, checksums, numbers",
     "clean": "sweep what broken uploads have left",
+    "probe": "train on a run's features; say which layer knows most",
+    "predict": "lay a trained probe's predictions beside a run",
     "schema": "print the JSON Schema of the job file",
     "demo": "embed and search the docstrings of this machine's Python",
 }

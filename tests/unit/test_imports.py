@@ -54,7 +54,7 @@ def test_imports_follow_the_flow():
     order = [
         "errors", "quiet", "spec", "columns", "ranges", "storage", "source", "tokenizer", "texts", "encoder", "schema",
         "sink", "plan", "manifest", "canary", "envelope", "featurize", "estimate", "tally", "progress", "stages",
-        "quarantine", "replica", "cluster", "watch", "run", "check", "verify", "driver",
+        "quarantine", "replica", "cluster", "watch", "run", "check", "verify", "driver", "probe",
     ]  # fmt: skip
     stages = {path.stem if path.parent == ROOT / "pipeline" else path.parent.name for path in PIPELINE} - {"__init__"}
     assert stages == set(order)
