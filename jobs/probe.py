@@ -29,9 +29,7 @@ def _add(parser: argparse.ArgumentParser) -> None:
         metavar="A,B,...",
         help="columns, features (all their layers), or columns joined by +; default: all",
     )
-    parser.add_argument(
-        "--with", dest="handcrafted", metavar="A,B,...", help="columns beside the vectors: numbers, booleans, categories"
-    )
+    parser.add_argument("--with", dest="handcrafted", metavar="A,B,...", help="columns beside the vectors")
     parser.add_argument("--join", metavar="FILE", help="another table with further columns: .parquet, .csv or .jsonl")
     parser.add_argument("--on", metavar="COLUMN", help="the column that --join and the run share")
     parser.add_argument("--groups", metavar="COLUMN", help="rows with the same value never stand on both sides")
@@ -44,7 +42,7 @@ def _add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--class-weights", default="auto", choices=("auto", "balanced", "none"))
     parser.add_argument("--seed", type=int, default=0, help="of splits, networks and intervals; default: 0")
     parser.add_argument("--memory", metavar="BYTES", help="for vectors, such as 4GB; default: 2/5 of the machine's")
-    parser.add_argument("--output", default="probe", metavar="DIR", help="folder of the report and the model; default: probe")
+    parser.add_argument("--output", default="probe", metavar="DIR", help="of report and model; default: probe")
 
 
 def _probe(arguments: argparse.Namespace) -> int:
@@ -139,7 +137,7 @@ def _told(found: "Study", content: dict[str, Any], folder: Path) -> str:
     width = max(len(result["name"]) for result in content["results"])
     names = list(content["results"][0]["test"])
     head = "".join(f"{TITLES[name] if len(TITLES[name]) < 12 else name:>11}" for name in names[1:])  # noqa: PLR2004
-    told.append(f"\n  {'':<{width}}  {TITLES[names[0]]:<22}{head}\n")
+    told.append(f"\n  {'':<{width}}  {TITLES[names[0]]:<24}{head}\n")
     told += [_row(result, names, width, found.best.name) for result in content["results"]]
     told.append(f"\n{headline(content)}\n")
     told.append(f"Report: {folder / PAGE_NAME}\nModel:  {folder / MODEL_NAME}\n")
@@ -148,10 +146,10 @@ def _told(found: "Study", content: dict[str, Any], folder: Path) -> str:
 
 def _row(result: dict[str, Any], names: Sequence[str], width: int, best: str) -> str:
     first, *rest = (result["test"][name] for name in names)
-    told = f"{first['value']:.3f} ({first['low']:.3f}–{first['high']:.3f})"
+    told = f"{first['value']:.3f} ({first['low']:.3f} to {first['high']:.3f})"
     mark = "*" if result["name"] == best else " "
     more = "".join(f"{figure['value']:>11.3f}" for figure in rest)
-    return f"{mark} {result['name']:<{width}}  {told:<22}{more}\n"
+    return f"{mark} {result['name']:<{width}}  {told:<24}{more}\n"
 
 
 if __name__ == "__main__":

@@ -90,7 +90,8 @@ def _stored(features: dict, start: int, stop: int, fine: np.ndarray) -> dict:
             vectors = np.round(vectors / scales[:, None]).astype(np.int8)
         elif definition.dtype == "binary":
             vectors = np.packbits(vectors > 0, axis=1)
-        found[definition.name] = vectors.astype({"float16": np.float16, "float32": np.float32}.get(definition.dtype, vectors.dtype))
+        kinds = {"float16": np.float16, "float32": np.float32}
+        found[definition.name] = vectors.astype(kinds.get(definition.dtype, vectors.dtype))
     return found
 
 
@@ -100,6 +101,6 @@ def _manifest(storage: Storage, told: dict, rows: int, errors: int, parts: list)
         path=storage.uri, fingerprint=told["fingerprint"], started_at="2026-01-01T00:00:00+00:00",
         finished_at="2026-01-01T00:01:00+00:00", num_rows=rows, num_tokens=10 * (rows - errors), num_errors=errors,
         num_truncated=0, file_bytes=sum(part.file_bytes for part in parts), counts={},
-        storage={"create_if_absent": True, "retries": 0}, seconds={}, stages={}, encoder={}, canary={}, versions={}, job=job,
-        resolved={}, parts=tuple(parts),
+        storage={"create_if_absent": True, "retries": 0}, seconds={}, stages={}, encoder={}, canary={}, versions={},
+        job=job, resolved={}, parts=tuple(parts),
     )  # fmt: skip

@@ -1,7 +1,7 @@
 """Plots as SVG text: the figure of each layer, calibration, predictions against values. Pure.
 
-Colours are CSS variables (Okabe and Ito's, lighter on a dark ground), so a plot follows the page or, alone, the viewer's
-colour scheme. What differs in colour differs in shape or in words too.
+Colours are CSS variables (after Okabe and Ito, lighter on a dark ground), so a plot follows the viewer's colour scheme.
+What differs in colour differs in shape or in words too.
 """
 
 import math
@@ -13,12 +13,14 @@ from pipeline.probe.metrics import TITLES, Calibration, Figure
 from pipeline.probe.study import Result
 
 STYLE = """
-svg.plot { --ground: #fff; --ink: #1c2430; --soft: #5b6673; --line: #d5dae1; --c0: #0072b2; --c1: #b85c00; --c2: #00795a;
-  --c3: #a8467f; --c4: #5f4bb6; --c5: #c2353b; --c6: #8a6d00; --c7: #6b7480; font: 13px system-ui, sans-serif; }
+svg.plot { --ground: #fff; --ink: #1c2430; --soft: #5b6673; --line: #d5dae1; --c0: #0072b2; --c1: #b85c00;
+  --c2: #00795a; --c3: #a8467f; --c4: #5f4bb6; --c5: #c2353b; --c6: #8a6d00; --c7: #6b7480;
+  font: 13px system-ui, sans-serif; }
 @media (prefers-color-scheme: dark) { svg.plot { --ground: #12161c; --ink: #e8ecf1; --soft: #a3aebb; --line: #323b47;
-  --c0: #5cb3ec; --c1: #f0a03c; --c2: #3ecfa0; --c3: #e694c4; --c4: #b3a4f5; --c5: #ff8f87; --c6: #e3cf5b; --c7: #aab4c0; } }
+  --c0: #5cb3ec; --c1: #f0a03c; --c2: #3ecfa0; --c3: #e694c4; --c4: #b3a4f5; --c5: #ff8f87; --c6: #e3cf5b;
+  --c7: #aab4c0; } }
 svg.plot text { fill: var(--ink); } svg.plot .soft { fill: var(--soft); } svg.plot .axis { stroke: var(--soft); }
-svg.plot .grid { stroke: var(--line); } svg.plot .base { stroke: var(--soft); stroke-dasharray: 5 4; stroke-width: 1.5; }
+svg.plot .grid { stroke: var(--line); } svg.plot .base { stroke: var(--soft); stroke-dasharray: 5 4; }
 svg.plot .best { fill: none; stroke: var(--ink); stroke-width: 1.6; }
 """
 NUM_COLOURS = 8
@@ -126,12 +128,10 @@ def _y_axis(y: _Scale, title: str) -> str:
     return f'{lines}<text transform="translate(15 {middle}) rotate(-90)" text-anchor="middle">{escape(title)}</text>'
 
 
-def _x_axis(
-    layers: Sequence[int], others: Sequence[Result], families: Sequence[str], xs: dict[object, float]
-) -> str:
+def _x_axis(layers: Sequence[int], others: Sequence[Result], families: Sequence[str], xs: dict[object, float]) -> str:
     bottom = _HEIGHT - _BOTTOM
     told = f'<line class="axis" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{bottom}" y2="{bottom}"/>'
-    told += "".join(f'<text class="soft" x="{xs[at]}" y="{bottom + 18}" text-anchor="middle">{at}</text>' for at in layers)
+    told += "".join(_word(at, xs[at], bottom + 18) for at in layers)
     if layers:
         middle = (xs[layers[0]] + xs[layers[-1]]) / 2
         zero = " (0: embeddings)" if 0 in layers else ""
@@ -139,11 +139,15 @@ def _x_axis(
     short = {"concat": "all", "mix": "mix"}
     for r in others:
         word = short.get(r.kind, r.name) if r.family in families and len(r.name) > 12 else r.name  # noqa: PLR2004
-        told += f'<text class="soft" x="{xs[r.name]}" y="{bottom + 18}" text-anchor="middle">{escape(word)}</text>'
+        told += _word(word, xs[r.name], bottom + 18)
     if others and layers:
         middle = (xs[others[0].name] + xs[others[-1].name]) / 2
         told += f'<text x="{middle}" y="{bottom + 42}" text-anchor="middle">Combined</text>'
     return told
+
+
+def _word(word: object, x: float, y: float) -> str:
+    return f'<text class="soft" x="{x}" y="{y}" text-anchor="middle">{escape(str(word))}</text>'
 
 
 def _mark(shape: int, x: float, y: float, colour: int, title: str) -> str:
@@ -191,7 +195,8 @@ def _base_lines(bases: Sequence[Result], name: str, y: _Scale) -> str:
         free = label + _ROW_PX
         right = _WIDTH - _RIGHT
         drawn.append(
-            f'<line class="base" x1="{_LEFT}" x2="{right}" y1="{at}" y2="{at}"><title>{escape(_told(r, name))}</title></line>'
+            f'<line class="base" x1="{_LEFT}" x2="{right}" y1="{at}" y2="{at}">'
+            f"<title>{escape(_told(r, name))}</title></line>"
             f'<text class="soft" x="{right + 8}" y="{label}">{escape(r.name)} {r.judged.figures[name].value:.3f}</text>'
         )
     return "".join(drawn)
@@ -204,8 +209,8 @@ def _legend(families: Sequence[str], curved: Sequence[Result]) -> str:
         at = families.index(family)
         drawn.append(_mark(at, x + 6, 16, at, family) + f'<text x="{x + 18}" y="20">{escape(family)}</text>')
         x += 40 + 8 * len(family)
-    ring = f'<circle class="best" cx="{x + 8}" cy="16" r="7"/><text x="{x + 22}" y="20">chosen on the validation rows</text>'
-    return "".join(drawn) + ring
+    ring = f'<circle class="best" cx="{x + 8}" cy="16" r="7"/>'
+    return "".join(drawn) + ring + f'<text x="{x + 22}" y="20">chosen on the validation rows</text>'
 
 
 _SIDE, _EDGE, _PAD = 380, 56, 14

@@ -11,10 +11,10 @@ from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline.errors import JobError
+from pipeline.probe.table import positions
 
 MAX_CATEGORIES = 50
 
@@ -43,8 +43,8 @@ class HandCrafted:
             JobError: the values are of another kind than those that this was made from.
         """
         if self.kind == "category":
-            text = pc.cast(_plain(values), pa.string())
-            codes = pc.index_in(text, pa.array(self.categories, pa.string())).to_numpy()
+            text = _plain(values).cast(pa.string())
+            codes = positions(text, pa.array(self.categories, pa.string())).to_numpy()
             table = (np.nan_to_num(codes, nan=-1)[:, None] == np.arange(len(self.categories))).astype(np.float32)
             missing = text.is_null().to_numpy()
         else:
@@ -80,18 +80,18 @@ def learn(name: str, values: pa.ChunkedArray) -> tuple[HandCrafted | None, str]:
     numbers = as_numbers(name, values)
     finite = np.isfinite(numbers)
     lacking = int((~finite).sum())
-    note = f"--with {name}: {lacking:,} of {len(numbers):,} training rows lack a value: their mean stands in" * bool(lacking)
+    note = f"--with {name}: {lacking:,} of {len(numbers):,} training rows lack a value: their mean stands in"
     if not finite.any() or np.ptp(numbers[finite]) == 0:
         what = f"is {numbers[finite][0]:g} in" if finite.any() else "has no value in"
         if not (lacking and finite.any()):
             return None, f"--with {name}: {what} every training row: left out"
     kind = "boolean" if pa.types.is_boolean(values.type) else "number"
     mean, scale = float(numbers[finite].mean()), float(numbers[finite].std()) or 1.0
-    return HandCrafted(name=name, kind=kind, mean=mean, scale=scale, says_missing=lacking > 0), note
+    return HandCrafted(name=name, kind=kind, mean=mean, scale=scale, says_missing=lacking > 0), note if lacking else ""
 
 
 def _learn_categories(name: str, values: pa.ChunkedArray) -> tuple[HandCrafted | None, str]:
-    counted = pc.value_counts(values.drop_null())
+    counted = values.drop_null().value_counts()
     order = np.argsort(-counted.field("counts").to_numpy(), kind="stable")
     found = counted.field("values").take(pa.array(order))
     if len(found) > max(MAX_CATEGORIES, len(values) // 2):

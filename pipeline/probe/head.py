@@ -1,6 +1,6 @@
 """The trained thing as one torch module: it standardises vectors, mixes layers if asked to, and predicts.
 
-Knows nothing of rows or files. Linear models and networks alike end here, so there is one way to predict, save and export.
+Knows nothing of rows or files. Linear models and networks alike end here, so there is one way to predict and save.
 """
 
 from collections.abc import Iterator

@@ -1,8 +1,8 @@
 """Linear probes: logistic regression and ridge regression, their regularisation chosen on the validation rows.
 
 Knows nothing of features or files. In memory logistic regression is scikit-learn's; beyond it the same objective is
-minimised by SciPy's L-BFGS over gradients summed piece by piece, so both end at the same optimum. Ridge is solved from the
-normal equations, which one pass over the rows gives.
+minimised by SciPy's L-BFGS over gradients summed piece by piece, so both end at the same optimum. Ridge is solved from
+the normal equations, which one pass over the rows gives.
 """
 
 from collections.abc import Callable

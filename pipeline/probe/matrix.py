@@ -157,4 +157,4 @@ def moments(matrix: Matrix, width: int) -> tuple[NDArray[np.float32], NDArray[np
     for _, piece in matrix.pieces():
         square += np.square(piece[:, :width] - mean).sum(axis=0, dtype=np.float64)
     scale = np.sqrt(square / matrix.num_rows).astype(np.float32)
-    return mean, np.where(scale > 1e-6 * np.maximum(1, np.abs(mean)), scale, np.float32(1))  # noqa: PLR2004
+    return mean, np.where(scale > 1e-6 * np.maximum(1, np.abs(mean)), scale, np.float32(1))

@@ -35,7 +35,6 @@ def parse_bytes(text: str) -> int:
 def default_bytes() -> int:
     """Two fifths of the machine's memory, or of what its container may take."""
     limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    for path in map(Path, _LIMITS):
-        if path.exists() and path.read_text().strip().isdigit():
-            limits.append(int(path.read_text()))
+    written = [path.read_text().strip() for path in map(Path, _LIMITS) if path.exists()]
+    limits += [int(limit) for limit in written if limit.isdigit()]
     return int(min(limits) * _SHARE)

@@ -1,7 +1,7 @@
 """Networks trained by gradient descent: the MLP, and every learned mix of layers.
 
-Knows nothing of features or files. Minibatches are drawn from a matrix wherever it lies; the validation rows say when to
-stop and which weight decay is best. Invariant: the same seed on the same machine gives the same network.
+Knows nothing of features or files. Minibatches are drawn from a matrix wherever it lies; the validation rows say when
+to stop and which weight decay is best. Invariant: the same seed on the same machine gives the same network.
 """
 
 import copy

@@ -3,8 +3,8 @@
     PATH/predictions/NAME/probe.json                the probe that made them, written first
     PATH/predictions/NAME/part-SSSSS-...parquet     one file to a part, the same rows in the same order
 
-Knows nothing of training. Nothing of the run itself is touched. Invariant: files are created if absent, and one folder holds
-the predictions of one probe, so the same command again goes on where it stopped.
+Knows nothing of training. Nothing of the run itself is touched. Invariant: files are created if absent, and one folder
+holds the predictions of one probe, so the same command again goes on where it stopped.
 """
 
 import hashlib
@@ -96,8 +96,8 @@ def _claim(probe: Probe, output: Output, name: str, keep: Sequence[str]) -> None
     there = json.loads(output.storage.read(target) or b"{}")
     if (there.get("sha256"), there.get("keep")) != (_identity(probe), list(keep)):
         msg = (
-            f"{output.storage.uri}/{PREFIX}/{name} holds the predictions of another probe or with other --keep columns: "
-            "choose another --name"
+            f"{output.storage.uri}/{PREFIX}/{name} holds the predictions of another probe or with other --keep columns"
+            ": choose another --name"
         )
         raise JobError(msg)
 

@@ -1,7 +1,7 @@
 """The rows that a probe learns from: labels, groups, splits and hand-crafted columns, without any vector.
 
-Knows nothing of models. These columns are small, so they are held in memory; vectors are not (see matrix.py). Invariant:
-rows stand in the order of the run, and `used` says which rows of the run they are.
+Knows nothing of models. These columns are small, so they are held in memory; vectors are not (see matrix.py).
+Invariant: rows stand in the order of the run, and `used` says which rows of the run they are.
 """
 
 import io
@@ -12,16 +12,15 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.csv
-import pyarrow.json
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
+from pyarrow import csv as csv_files
+from pyarrow import json as json_files
 
 from pipeline.errors import JobError
 from pipeline.probe import handcrafted, split
 from pipeline.probe.handcrafted import HandCrafted
-from pipeline.probe.table import Output
+from pipeline.probe.table import Output, positions
 from pipeline.storage.files import read_file
 
 MAX_CLASSES = 1000
@@ -54,7 +53,7 @@ class Rows:
     """What is known of the rows that take part, N of them."""
 
     used: NDArray[np.bool_]  # (rows of the run,)
-    target: NDArray[np.float32] | NDArray[np.int32]  # (N,) codes of classes, or numbers
+    target: NDArray  # (N,) codes of classes, or numbers
     classes: tuple[str, ...]  # empty for numbers
     groups: NDArray[np.int64]  # (N,) codes, 0 to G - 1
     split: NDArray[np.int8]  # (N,)
@@ -141,10 +140,10 @@ def read_labels(name: str, values: pa.ChunkedArray, task: str) -> tuple[Any, tup
     elif task == "regression":
         msg = f"--label {name}: it holds text: expected numbers for a regression"
         raise JobError(msg)
-    unique = pc.unique(values)
+    unique = values.unique()
     _refuse_classes(name, unique, len(values), text=text)
     order = sorted(unique.to_pylist())
-    codes = pc.index_in(values, pa.array(order, kind)).to_numpy().astype(np.int32)
+    codes = positions(values, pa.array(order, kind)).to_numpy().astype(np.int32)
     return codes, tuple(_word(value) for value in order)
 
 
@@ -227,7 +226,7 @@ def _joined(question: Question) -> pa.Table | None:
     if question.on is None:
         msg = "--join needs --on: the column that both tables share"
         raise JobError(msg)
-    readers = {".parquet": pq.read_table, ".csv": pa.csv.read_csv, ".jsonl": pa.json.read_json}
+    readers = {".parquet": pq.read_table, ".csv": csv_files.read_csv, ".jsonl": json_files.read_json}
     ending = PurePosixPath(question.join).suffix.replace(".ndjson", ".jsonl")
     if ending not in readers:
         msg = f"--join {question.join}: expected a .parquet, .csv or .jsonl file"
@@ -248,13 +247,14 @@ def _join(
 ) -> pa.Table:
     """The named columns of the joined table, laid beside the rows of the run by their key."""
     keys, wanted = beside[on].combine_chunks(), table[on]
-    twins = pc.value_counts(keys).filter(pc.greater(pc.value_counts(keys).field("counts"), 1))
+    counted = keys.value_counts()
+    twins = counted.filter(pa.array(counted.field("counts").to_numpy() > 1))
     if len(twins):
         listed = ", ".join(repr(key) for key in twins.field("values").slice(0, _SHOWN).to_pylist())
         msg = f"--join {question.join}: {len(twins):,} values of {on} stand there more than once: {listed}"
         raise JobError(msg)
     try:
-        at = pc.index_in(wanted.cast(keys.type), keys)
+        at = positions(wanted.cast(keys.type), keys)
     except pa.ArrowException as e:
         msg = f"--on {on}: it is {wanted.type} in the run and {keys.type} in {question.join}"
         raise JobError(msg) from e
@@ -264,7 +264,7 @@ def _join(
         msg = f"--join {question.join}: no row of the run has its {on} there ({shown})"
         raise JobError(msg)
     if lacking:
-        notes.append(f"--join {question.join}: {lacking:,} rows of the run have no {on} there: their values are missing")
+        notes.append(f"--join {question.join}: {lacking:,} rows of the run have no {on} there: values are missing")
     for name in names:
         table = table.append_column(name, beside[name].take(at))
     return table
@@ -322,9 +322,7 @@ def _refuse_empty(sides: NDArray[np.int8], question: Question) -> None:
             raise JobError(msg)
 
 
-def _learn(
-    table: pa.Table, names: Sequence[str], sides: NDArray[np.int8], notes: list[str]
-) -> tuple[HandCrafted, ...]:
+def _learn(table: pa.Table, names: Sequence[str], sides: NDArray[np.int8], notes: list[str]) -> tuple[HandCrafted, ...]:
     train = table.filter(pa.array(sides == split.TRAIN))
     learned = [handcrafted.learn(name, train[name]) for name in names]
     notes += [note for _, note in learned if note]

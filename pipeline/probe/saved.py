@@ -17,7 +17,8 @@ from typing import Any, Self
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
+from safetensors.numpy import save as to_safetensors
 
 from pipeline.columns import Column
 from pipeline.errors import JobError
@@ -83,7 +84,7 @@ class Probe:
     def save(self, folder: Path) -> None:
         """Write all files of the probe; `model.onnx` only where `onnx` is installed."""
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(self.head.state(), folder / TENSORS_NAME)
+        (folder / TENSORS_NAME).write_bytes(to_safetensors(self.head.state()))
         (folder / JSON_NAME).write_text(json.dumps(self.to_json(), indent=1) + "\n")
         (folder / ONNX_NAME).unlink(missing_ok=True)
         if (graph := self.to_onnx()) is not None:
@@ -166,8 +167,8 @@ class Probe:
     def to_onnx(self) -> bytes | None:
         """The head as an ONNX graph; None without the package `onnx`.
 
-        Its inputs are the features by name, (N, width) float32 each, and `handcrafted`, (N, K) float32: the numbers that
-        model.json describes, standardised. Its output is `probabilities` (N, classes), or `value` (N, 1).
+        Its inputs are the features by name, (N, width) float32 each, and `handcrafted`, (N, K) float32: the numbers
+        that model.json describes, standardised. Its output is `probabilities` (N, classes), or `value` (N, 1).
         """
         try:
             return _graph(self.head, self.features, self.handcrafted_names)

@@ -1,18 +1,18 @@
 """Rows → training, validation and test, so that a group never stands on both sides. Pure.
 
-Rows without groups are groups of one. Groups of each class (or tenth of the values) are laid end to end in a seeded random
-order, and a group goes where its middle falls: so each split has about its share of every class, whatever the sizes of
-groups.
+Rows without groups are groups of one. Groups of each class (or tenth of the values) are laid end to end in a seeded
+random order, and a group goes where its middle falls: so each split has about its share of every class, whatever
+the sizes of groups.
 """
 
 from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline.errors import JobError
+from pipeline.probe.table import positions
 
 TRAIN, VALIDATION, TEST = 0, 1, 2
 NAMES = ("train", "validation", "test")
@@ -65,7 +65,7 @@ def is_split(values: pa.ChunkedArray) -> bool:
     kind = values.type.value_type if pa.types.is_dictionary(values.type) else values.type
     if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
         return False
-    found = {str(value).lower() for value in pc.unique(values).to_pylist() if value is not None}
+    found = {str(value).lower() for value in values.unique().to_pylist() if value is not None}
     return {"train", "test"} <= {NAMES[_WORDS[word]] for word in found if word in _WORDS} and found <= set(_WORDS)
 
 
@@ -77,12 +77,12 @@ def given(
     Raises:
         JobError: it holds other words, or names no training or no test rows.
     """
-    unique = pc.unique(values).to_pylist()
+    unique = values.unique().to_pylist()
     strange = [value for value in unique if str(value).lower() not in _WORDS]
     if strange:
         msg = f"--split {name}: it holds {strange[0]!r}: expected train, validation (val, dev) or test"
         raise JobError(msg)
-    codes = pc.index_in(values.cast(pa.string()), pa.array([str(value) for value in unique])).to_numpy()
+    codes = positions(values.cast(pa.string()), pa.array([str(value) for value in unique])).to_numpy()
     split = np.array([_WORDS[str(value).lower()] for value in unique], np.int8)[codes]
     for wanted in (TRAIN, TEST):
         if not (split == wanted).any():

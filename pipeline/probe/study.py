@@ -1,7 +1,7 @@
 """One model for each layer, their combinations and the baselines, on the same rows and splits.
 
-Knows Ray only through the function that spreads the work. Invariants: regularisation, epochs and the best model are chosen
-by the validation rows; the test rows are looked at once, to report; every model sees the same splits and seeds.
+Knows Ray only through the function that spreads the work. Invariants: regularisation, epochs and the best model are
+chosen by the validation rows; the test rows are looked at once, to report; every model sees the same splits and seeds.
 """
 
 import time
@@ -347,12 +347,13 @@ def _place(
 
 
 def _baselines(
-    setting: Setting, texts: Texts, with_words: bool, absent: dict[str, str], notes: list[str]  # noqa: FBT001
+    setting: Setting, texts: Texts, with_words: bool, absent: dict[str, str], notes: list[str]
 ) -> list[Result]:
     rows = setting.rows
     train, count = rows.target[rows.of(TRAIN)], rows.sizes["test"]
-    shares = np.bincount(train, minlength=len(rows.classes)) / len(train) if rows.is_classification else train.mean()[None]
-    name = "majority class" if rows.is_classification else "mean of the label"
+    name, shares = "mean of the label", np.asarray(train.mean())[None]
+    if rows.is_classification:
+        name, shares = "majority class", np.bincount(train, minlength=len(rows.classes)) / len(train)
     found = [_baseline(setting, name, np.tile(shares.astype(np.float32), (count, 1)), {}, 0.0)]
     if not with_words:
         absent["bag of words"] = "--text none"
@@ -374,4 +375,3 @@ def _baseline(
     rows = setting.rows
     judged = judge(scores, rows.target[rows.of(TEST)], rows.groups[rows.of(TEST)], setting.seed)
     return Result(name, "baseline", "", None, scores.shape[1], judged, {}, chosen, seconds, scores)
-

@@ -1,8 +1,8 @@
 """A finished output, read column by column.
 
-Knows the form of an output and nothing of labels or models. Invariants: tables come in the manifest's order of parts and
-hold their rows in order, so a row's position in the run is the same for every column that is read; only the bytes of the
-columns asked for are fetched, from a local folder and an object store alike.
+Knows the form of an output and nothing of labels or models. Invariants: tables come in the manifest's order of parts
+and hold their rows in order, so a row's position in the run is the same for every column that is read; only the bytes
+of the columns asked for are fetched, from a local folder and an object store alike.
 """
 
 import io
@@ -14,6 +14,7 @@ from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -119,6 +120,11 @@ def vectors(table: pa.Table, column: Column) -> NDArray[np.float32]:
         return np.unpackbits(packed, axis=1, count=column.width).astype(np.float32) * 2 - 1
     values = flat.reshape(table.num_rows, column.width).astype(np.float32, copy=False)
     return values * table[column.scale_name].to_numpy()[:, None] if column.scale_name else values
+
+
+def positions(values: pa.ChunkedArray, among: pa.Array) -> pa.ChunkedArray:
+    """(R,) int32: where each value stands in another array; null where it does not."""
+    return pc.index_in(values, among)  # pyright: ignore[reportAttributeAccessIssue] (made at run time)
 
 
 class _Object(io.RawIOBase):

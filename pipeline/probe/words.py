@@ -1,7 +1,7 @@
 """The texts behind the rows, and the baseline that knows nothing but their words.
 
-Knows nothing of vectors. Texts are read a part at a time from a kept column or, where the run kept none, from the source
-again; only a sample of the training texts is held.
+Knows nothing of vectors. Texts are read a part at a time from a kept column or, where the run kept none, from the
+source again; only a sample of the training texts is held.
 """
 
 from collections.abc import Iterator, Sequence
@@ -203,7 +203,10 @@ def _fit(
         model = LogisticRegression(C=strength, max_iter=300) if rows.is_classification else Ridge(alpha=strength)
         model.fit(train, target, sample_weight=weights)
         scores = _scores(model, validation, rows)
-        off = log_loss(scores, other, rows.class_weights) if rows.is_classification else np.mean((scores[:, 0] - other) ** 2)
+        if rows.is_classification:
+            off = log_loss(scores, other, rows.class_weights)
+        else:
+            off = np.mean((scores[:, 0] - other) ** 2)
         found.append((float(off), model, {"C" if rows.is_classification else "alpha": strength}))
     _, model, chosen = min(found, key=lambda entry: entry[0])
     return model, chosen

@@ -1,6 +1,7 @@
 """The parts of a probe, against scikit-learn and against what must be refused."""
 
 import json
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -60,7 +61,7 @@ def ask(path, label="label", *, memory=MEMORY, text="none", model="auto", **chan
 def matrices(inputs, target, tmp_path=None):
     ends = [0, len(inputs) * 7 // 10, len(inputs)]
     made = []
-    for name, (start, stop) in enumerate(zip(ends, ends[1:], strict=False)):
+    for name, (start, stop) in enumerate(pairwise(ends)):
         part = np.ascontiguousarray(inputs[start:stop])
         path = None
         if tmp_path:
@@ -261,7 +262,6 @@ def test_numbers_are_a_regression(output):
 
 
 def test_unlike_classes_are_weighted_and_rare_ones_told(output):
-    _, target = problem()
     labels = np.where(np.arange(ROWS) % 11 == 0, "rare", "usual").astype(object)
     labels[5] = "once"
     found = ask(output(label=labels.tolist()), features=("cls_01",))
@@ -336,7 +336,9 @@ def test_split_column_is_followed_and_a_missing_validation_comes_from_training(o
     assert found.rows.sizes["validation"] == pytest.approx(450 * 0.15, abs=5)
     assert (found.rows.split[:150] == split.TEST).all()
     assert any("as the column `split` says" in note for note in found.notes)
-    assert ask(output("again", split=sides), features=("cls_01",), split="random").rows.sizes["test"] == pytest.approx(90, abs=2)
+    assert ask(output("again", split=sides), features=("cls_01",), split="random").rows.sizes["test"] == pytest.approx(
+        90, abs=2
+    )
 
 
 def test_words_are_a_baseline_and_twins_across_the_split_are_told(output):
