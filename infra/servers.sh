@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Install the servers that the tests start: Ceph's S3 gateway and Prometheus (Debian packages), Azurite (npm, from its
+# Install what the tests start: Ceph's S3 gateway, Prometheus and Chromium (Debian packages), Azurite (npm, from its
 # lock). Where that can't be done the tests that need them say so and are skipped; this never fails a build.
 set -uo pipefail
 cd "$(dirname "$0")/../tests/servers" || exit
@@ -30,6 +30,9 @@ unpack() {
 
 if ! command -v radosgw >/dev/null; then
     apt_install radosgw ceph-mon ceph-osd ceph-common || echo "Ceph is not installed: its tests will be skipped" >&2
+fi
+if ! command -v chromium >/dev/null; then
+    apt_install chromium || echo "Chromium is not installed: the tests of the report's page will be skipped" >&2
 fi
 if [ ! -x node_modules/.bin/azurite-blob ]; then
     command -v npm >/dev/null || apt_install nodejs npm

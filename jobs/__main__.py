@@ -13,6 +13,8 @@ COMMANDS = {
     "verify": "prove an output: coverage, checksums, numbers",
     "render": "fill a job into what Kubernetes or Slurm takes",
     "clean": "sweep what broken uploads have left",
+    "probe": "train on a run's features; say which layer knows most",
+    "predict": "lay a trained probe's predictions beside a run",
     "schema": "print the JSON Schema of the job file",
     "demo": "embed and search the docstrings of this machine's Python",
 }

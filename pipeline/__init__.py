@@ -16,10 +16,23 @@ if TYPE_CHECKING:
     from pipeline.driver import embed
     from pipeline.encoder.encoder import Encoder
     from pipeline.errors import JobError, RunError, VarveError
+    from pipeline.probe.saved import Probe
     from pipeline.run import features
     from pipeline.spec import Computed, Feature, Job, Model
 
-__all__ = ["Computed", "Encoder", "Feature", "Job", "JobError", "Model", "RunError", "VarveError", "embed", "features"]
+__all__ = [
+    "Computed",
+    "Encoder",
+    "Feature",
+    "Job",
+    "JobError",
+    "Model",
+    "Probe",
+    "RunError",
+    "VarveError",
+    "embed",
+    "features",
+]
 
 # Looked up on first use: a command that only reads a manifest should not wait for torch and Ray.
 _HOMES = {
@@ -29,6 +42,7 @@ _HOMES = {
     "Job": "pipeline.spec",
     "JobError": "pipeline.errors",
     "Model": "pipeline.spec",
+    "Probe": "pipeline.probe.saved",
     "RunError": "pipeline.errors",
     "VarveError": "pipeline.errors",
     "embed": "pipeline.driver",

@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 import yaml
 
 from pipeline.code import Code, find_code
-from pipeline.spec import Computed, Job
+from pipeline.spec import BUILDERS, Computed, Job
 
 JOB_FILE = "job.yaml"
 START_FILE = "start.py"

@@ -56,7 +56,7 @@ def test_imports_follow_the_flow():
         "errors", "quiet", "spec", "columns", "ranges", "storage", "source", "tokenizer", "code", "computed", "texts",
         "encoder", "schema", "sink", "trial", "plan", "manifest", "recomputed", "canary", "envelope", "tally",
         "featurize", "estimate", "metrics", "progress", "stages", "quarantine", "replica", "cluster", "forecast",
-        "watch", "run", "check", "verify", "driver", "submission",
+        "watch", "run", "check", "verify", "driver", "submission", "probe",
     ]  # fmt: skip
     stages = {path.stem if path.parent == ROOT / "pipeline" else path.parent.name for path in PIPELINE} - {"__init__"}
     assert stages == set(order)

@@ -1,0 +1,175 @@
+"""Linear probes: logistic regression and ridge regression, their regularisation chosen on the validation rows.
+
+Knows nothing of features or files. In memory logistic regression is scikit-learn's; beyond it the same objective is
+minimised by SciPy's L-BFGS over gradients summed piece by piece, so both end at the same optimum. Ridge is solved from
+the normal equations, which one pass over the rows gives.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.linalg import solve
+from scipy.optimize import minimize
+from scipy.special import logsumexp
+
+from pipeline.probe.head import Head, Shape, linear_head
+from pipeline.probe.matrix import Matrix, moments
+
+# scikit-learn's C: the inverse of the strength of the penalty. From strong to weak, each warmed by the one before.
+CS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
+ALPHAS = (1e-2, 1e-1, 1.0, 10.0, 100.0, 1e3, 1e4, 1e5)
+_MAX_ITERATIONS = 300
+_WORSE = 2  # steps of the path that may get worse before it ends
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a model is trained and chosen on."""
+
+    train: Matrix
+    validation: Matrix
+    target: NDArray  # (train rows,) codes of classes, or numbers
+    validation_target: NDArray
+    class_weights: NDArray[np.float32] | None
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A trained head, and how it came to be."""
+
+    head: Head
+    chosen: dict[str, float]  # the regularisation that the validation rows chose; epochs
+    validation_loss: float
+
+
+def log_loss(scores: NDArray[np.float32], target: NDArray, weights: NDArray[np.float32] | None) -> float:
+    """Mean of -log of the probability of each row's class, rows weighted by their class."""
+    losses = -np.log(np.maximum(scores[np.arange(len(target)), target], 1e-12))
+    return float(np.average(losses, weights=None if weights is None else weights[target]))
+
+
+def fit_logistic(data: Data, shape: Shape) -> Fitted:
+    """Logistic regression; C by the log loss of the validation rows."""
+    mean, scale = moments(data.train, shape.vector_width)
+    step = _in_memory(data, shape, mean, scale) if data.train.held is not None else _streamed(data, shape, mean, scale)
+    best: Fitted | None = None
+    worse = 0
+    for c in CS:
+        weights, bias = step(c)
+        if shape.outputs == 2:  # noqa: PLR2004 (one function tells two classes apart: the first has the logit 0)
+            weights, bias = np.vstack([0 * weights, weights]), np.concatenate([[0.0], bias])
+        head = linear_head(shape, mean, scale, weights, bias)
+        loss = log_loss(head.scores_of(data.validation), data.validation_target, data.class_weights)
+        if best is None or loss < best.validation_loss:
+            best, worse = Fitted(head, {"C": c}, loss), 0
+        else:
+            worse += 1
+        if worse == _WORSE:
+            break
+    assert best is not None
+    return best
+
+
+Step = Callable[[float], tuple[NDArray, NDArray]]
+
+
+def _in_memory(data: Data, shape: Shape, mean: NDArray, scale: NDArray) -> Step:
+    from sklearn.linear_model import LogisticRegression  # noqa: PLC0415 (an extra)
+
+    assert data.train.held is not None
+    inputs = data.train.held.copy()
+    inputs[:, : shape.vector_width] -= mean
+    inputs[:, : shape.vector_width] /= scale
+    weights = None if data.class_weights is None else data.class_weights[data.target]
+    model = LogisticRegression(max_iter=_MAX_ITERATIONS, warm_start=True)
+
+    def step(c: float) -> tuple[NDArray, NDArray]:
+        model.set_params(C=c).fit(inputs, data.target, sample_weight=weights)
+        return model.coef_, model.intercept_
+
+    return step
+
+
+def _streamed(data: Data, shape: Shape, mean: NDArray, scale: NDArray) -> Step:
+    """The objective of scikit-learn's LogisticRegression, divided by C times the rows' weights."""
+    outputs = 1 if shape.outputs == 2 else shape.outputs  # noqa: PLR2004
+    width = data.train.width
+    rescale = np.concatenate([scale, np.ones(width - len(scale))])
+    shift = np.concatenate([mean, np.zeros(width - len(mean))])
+    row_weights = np.ones(len(data.target)) if data.class_weights is None else data.class_weights[data.target]
+    total = float(row_weights.sum())
+    last = np.zeros((outputs, width + 1))
+
+    def loss(flat: NDArray, c: float) -> tuple[float, NDArray]:
+        table = flat.reshape(outputs, width + 1)
+        plain = (table[:, :width] / rescale).astype(np.float32)
+        offset = table[:, width] - plain @ shift
+        value, gradient, residuals = 0.0, np.zeros((outputs, width)), np.zeros(outputs)
+        for start, piece in data.train.pieces():
+            rows = slice(start, start + len(piece))
+            losses, residual = _losses(piece @ plain.T + offset, data.target[rows], row_weights[rows])
+            value += losses
+            gradient += residual.astype(np.float32).T @ piece
+            residuals += residual.sum(axis=0)
+        gradient = (gradient - residuals[:, None] * shift) / rescale
+        value = value / total + (table[:, :width] ** 2).sum() / (2 * c * total)
+        gradient = gradient / total + table[:, :width] / (c * total)
+        return value, np.hstack([gradient, residuals[:, None] / total]).ravel()
+
+    def step(c: float) -> tuple[NDArray, NDArray]:
+        nonlocal last
+        options: Any = {"maxiter": _MAX_ITERATIONS, "gtol": 1e-4}
+        found = minimize(loss, last.ravel(), args=(c,), jac=True, method="L-BFGS-B", options=options)
+        last = found.x.reshape(outputs, width + 1)
+        return last[:, :width], last[:, width]
+
+    return step
+
+
+def _losses(logits: NDArray, target: NDArray, weights: NDArray) -> tuple[float, NDArray]:
+    """(sum of weighted losses, their gradient by the logits) of some rows."""
+    if logits.shape[1] == 1:
+        z = logits[:, 0].astype(np.float64)
+        losses = np.logaddexp(0, z) - target * z
+        return float(losses @ weights), ((1 / (1 + np.exp(-z)) - target) * weights)[:, None]
+    logs = logits - logsumexp(logits, axis=1, keepdims=True)
+    rows = np.arange(len(target))
+    residual = np.exp(logs)
+    residual[rows, target] -= 1
+    return float(-(logs[rows, target] @ weights)), residual * weights[:, None]
+
+
+def fit_ridge(data: Data, shape: Shape) -> Fitted:
+    """Ridge regression; alpha by the squared error of the validation rows."""
+    mean, scale = moments(data.train, shape.vector_width)
+    width = data.train.width
+    squares, products, centre = np.zeros((width, width)), np.zeros(width), np.zeros(width)
+    middle = float(data.target.mean(dtype=np.float64))
+    for start, piece in data.train.pieces():
+        inputs = piece.astype(np.float64)
+        inputs[:, : shape.vector_width] = (inputs[:, : shape.vector_width] - mean) / scale
+        squares += inputs.T @ inputs
+        products += inputs.T @ (data.target[start : start + len(piece)] - middle)
+        centre += inputs.sum(axis=0)
+    centre /= data.train.num_rows
+    squares -= data.train.num_rows * np.outer(centre, centre)
+    best: Fitted | None = None
+    for alpha in ALPHAS:
+        weights = solve(squares + alpha * np.eye(width), products, assume_a="pos")
+        head = linear_head(shape, mean, scale, weights[None], np.array([middle - weights @ centre]))
+        loss = float(np.mean((head.scores_of(data.validation)[:, 0] - data.validation_target) ** 2))
+        if best is None or loss < best.validation_loss:
+            best = Fitted(head, {"alpha": alpha}, loss)
+    assert best is not None
+    return best
+
+
+def set_moments(head: Head, train: Matrix) -> None:
+    """Let a head standardise vectors by the training rows."""
+    mean, scale = moments(train, head.shape.vector_width)
+    head.mean.copy_(torch.from_numpy(mean))
+    head.scale.copy_(torch.from_numpy(scale))

@@ -1,0 +1,287 @@
+"""What a study found: as one JSON document, and as one page that needs no network.
+
+Knows nothing of training. Texts of rows reach the page as escaped words and as JSON, never as markup.
+"""
+
+import json
+import math
+from importlib.metadata import version
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import JobError
+from pipeline.probe import drawing
+from pipeline.probe.metrics import TITLES, Figure, calibrate, confusion, difference
+from pipeline.probe.saved import Probe, run_of
+from pipeline.probe.split import TEST
+from pipeline.probe.study import Result, Study
+from pipeline.probe.words import read_texts
+
+JSON_NAME, PAGE_NAME, PLOT_NAME, MODEL_NAME = "probe.json", "report.html", "layers.svg", "model"
+_MOST_WRONG = 20
+_MAX_SHOWN_CLASSES = 30
+_SNIPPET = 400
+_POINT_SNIPPET = 110
+_MOST_DOTS = 2000
+
+
+def write(study: Study, folder: Path) -> dict[str, Any]:
+    """Write probe.json, report.html, layers.svg and the model; returns the content of probe.json."""
+    folder.mkdir(parents=True, exist_ok=True)
+    content = to_json(study)
+    (folder / JSON_NAME).write_text(json.dumps(content, indent=1) + "\n")
+    plot = drawing.layer_plot(study.results, study.best.name, study.primary, alone=True)
+    (folder / PLOT_NAME).write_text(plot)
+    (folder / PAGE_NAME).write_text(page(study, content))
+    probe_of(study).save(folder / MODEL_NAME)
+    return content
+
+
+def claim(folder: Path) -> None:
+    """Refuse a folder that holds something else than an earlier probe, before anything is trained.
+
+    Raises:
+        JobError: it does.
+    """
+    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / JSON_NAME).exists())):
+        msg = f"--output: {folder} exists and is not a probe's. Choose another folder"
+        raise JobError(msg)
+
+
+def probe_of(study: Study) -> Probe:
+    """The best model, as it is saved."""
+    best, rows = study.best, study.rows
+    assert best.inputs is not None
+    figures = {name: _figure(figure) for name, figure in best.judged.figures.items()}
+    record = {
+        "name": best.name,
+        "model": study.setting.model,
+        "seed": study.setting.seed,
+        "chosen": best.chosen,
+        "rows": rows.sizes,
+        "test": figures,
+        "layer_weights": list(best.layer_weights),
+    }
+    columns = rows.columns if best.inputs.with_handcrafted else ()
+    return Probe(
+        best.head, best.inputs.columns, columns, rows.classes, study.question.label, run_of(study.output), record
+    )
+
+
+def to_json(study: Study) -> dict[str, Any]:
+    """Everything that a study found, but for predictions of single rows."""
+    rows, best = study.rows, study.best
+    content: dict[str, Any] = {
+        "path": study.output.storage.uri,
+        "label": study.question.label,
+        "task": "classification" if rows.is_classification else "regression",
+        "classes": list(rows.classes),
+        "model": study.setting.model,
+        "seed": study.setting.seed,
+        "rows": {**rows.sizes, "left_out": rows.left_out},
+        "groups": study.question.groups,
+        "num_groups": int(rows.groups.max()) + 1 if rows.grouped else None,
+        "primary": study.primary,
+        "best": best.name,
+        "against": _against(study),
+        "results": [_result(result) for result in study.results],
+        "absent": study.absent,
+        "notes": list(study.notes),
+        "run": run_of(study.output),
+        "varve": version("varve"),
+    }
+    if rows.is_classification:
+        target = rows.target[rows.of(TEST)]
+        calibration = calibrate(best.scores, target)
+        content["calibration"] = {
+            "error": calibration.error,
+            "confidence": calibration.confidence,
+            "right": calibration.right,
+            "rows": calibration.rows,
+        }
+        content["confusion"] = confusion(best.scores, target).tolist()
+    return content
+
+
+def _against(study: Study) -> dict[str, dict[str, float | None]]:
+    """How much better the best model is than each other, on the same draws."""
+    others = [result for result in study.results if result.name != study.best.name]
+    return {o.name: _figure(difference(study.best.judged, o.judged, study.primary)) for o in others}
+
+
+def _figure(figure: Figure) -> dict[str, float | None]:
+    """JSON knows no NaN."""
+    return {key: _number(getattr(figure, key)) for key in ("value", "low", "high")}
+
+
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _result(result: Result) -> dict[str, Any]:
+    return {
+        "name": result.name,
+        "kind": result.kind,
+        "family": result.family,
+        "layer": result.layer,
+        "inputs": result.width,
+        "test": {name: _figure(figure) for name, figure in result.judged.figures.items()},
+        "validation": {name: _number(value) for name, value in result.validation.items()},
+        "chosen": result.chosen,
+        "layer_weights": list(result.layer_weights),
+    }
+
+
+def headline(content: dict[str, Any]) -> str:
+    """The answer in a sentence or two."""
+    results = {result["name"]: result for result in content["results"]}
+    best, primary = results[content["best"]], content["primary"]
+    figure = best["test"][primary]
+    base = next(result for result in content["results"] if result["kind"] == "baseline")
+    told = (
+        f"{content['best']}: {TITLES[primary].lower()} {figure['value']:.3f} "
+        f"(95 % interval {figure['low']:.3f} to {figure['high']:.3f}) on {content['rows']['test']:,} test rows; "
+        f"{base['name']} {base['test'][primary]['value']:.3f}"
+    )
+    told = f"Of the run's features {told}."
+    if "bag of words" not in results:
+        return told
+    apart, words = content["against"]["bag of words"], results["bag of words"]["test"][primary]["value"]
+    sure = apart["low"] > 0 or apart["high"] < 0
+    told += f" A bag of words reaches {words:.3f}"
+    if not sure:
+        return f"{told}, which these test rows can't tell from it."
+    return f"{told}, {abs(apart['value']):.3f} {'less' if apart['value'] > 0 else 'more'}."
+
+
+def page(study: Study, content: dict[str, Any]) -> str:
+    """The report as one HTML document."""
+    from jinja2 import Environment  # noqa: PLC0415 (an extra)
+
+    rows, best = study.rows, study.best
+    template = files("pipeline.probe").joinpath("report.html.jinja").read_text()
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    names = list(best.judged.figures)
+    target = rows.target[rows.of(TEST)]
+    wrong, why_none = _most_wrong(study, target)
+    return environment.from_string(template).render(
+        content=content,
+        headline=headline(content),
+        titles=TITLES,
+        names=names,
+        table=sorted(content["results"], key=_table_order),
+        style=drawing.STYLE,
+        plots={name: drawing.layer_plot(study.results, best.name, name) for name in names},
+        order=[study.primary, *(name for name in names if name != study.primary)],
+        confusion=_shown_confusion(content),
+        calibration=drawing.calibration_plot(calibrate(best.scores, target)) if rows.is_classification else "",
+        values="" if rows.is_classification else _values(best.scores[:, 0], target),
+        wrong=wrong,
+        why_none=why_none,
+        map_json=_json_for_page(_map(study, target)),
+    )
+
+
+def _table_order(result: dict[str, Any]) -> tuple[bool, bool, str, int]:
+    """Layers of a family together, then combinations, then baselines."""
+    base = result["kind"] in {"handcrafted", "baseline"} or result["name"].endswith(" alone")
+    return base, result["kind"] in {"concat", "mix"}, "" if base else result["family"], result["layer"] or 0
+
+
+def _json_for_page(content: dict[str, Any]) -> str:
+    """JSON that can't end its own script element."""
+    escaped = json.dumps(content, separators=(",", ":"))
+    return escaped.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _values(found: NDArray, target: NDArray) -> str:
+    step = max(1, len(found) // _MOST_DOTS)
+    return drawing.value_plot(found[::step].tolist(), target[::step].tolist())
+
+
+def _shown_confusion(content: dict[str, Any]) -> dict[str, Any]:
+    """The classes with most test rows, each row's shares, and what is confused most."""
+    if not content["classes"]:
+        return {}
+    table, classes = np.array(content["confusion"]), content["classes"]
+    order = np.sort(np.argsort(-table.sum(axis=1), kind="stable")[:_MAX_SHOWN_CLASSES])
+    shares = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
+    off = table * (1 - np.eye(len(classes), dtype=np.int64))
+    worst = [divmod(int(at), len(classes)) for at in np.argsort(-off, axis=None, kind="stable")[:5]]
+    return {
+        "classes": [classes[at] for at in order],
+        "rows": [[(int(table[i, j]), float(shares[i, j])) for j in order] for i in order],
+        "left_out": len(classes) - len(order),
+        "worst": [(classes[i], classes[j], int(table[i, j])) for i, j in worst if off[i, j]],
+    }
+
+
+def _most_wrong(study: Study, target: NDArray) -> tuple[list[dict[str, Any]], str]:
+    """(the test rows that the best model is most wrong about, why their texts are not there)."""
+    scores, classes = study.best.scores, study.rows.classes
+    if classes:
+        own = scores[np.arange(len(target)), target]
+        order = np.argsort(own, kind="stable")[:_MOST_WRONG]
+        order = order[scores[order].argmax(axis=1) != target[order]]
+    else:
+        order = np.argsort(-np.abs(scores[:, 0] - target), kind="stable")[:_MOST_WRONG]
+    texts, why = read_texts(study.texts, study.rows, np.flatnonzero(study.rows.of(TEST))[order])
+    found = []
+    for at, number in enumerate(order):
+        guess = scores[number]
+        best = int(guess.argmax())
+        found.append(
+            {
+                "text": _cut(texts[at], _SNIPPET) if texts else "",
+                "label": classes[target[number]] if classes else f"{target[number]:.4g}",
+                "found": classes[best] if classes else f"{guess[0]:.4g}",
+                "sure": f"{guess[best]:.0%}".replace("%", " %") if classes else f"{guess[0] - target[number]:+.4g}",
+            }
+        )
+    return found, why
+
+
+def _cut(text: str, most: int) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def _map(study: Study, target: NDArray) -> dict[str, Any]:
+    """Where the map's rows lie, for each feature."""
+    chosen = study.setting.map_rows
+    mapped = [result for result in study.results if result.map is not None]
+    texts, _ = read_texts(study.texts, study.rows, np.flatnonzero(study.rows.of(TEST))[chosen])
+    layers, before = [], {}
+    for result in mapped:
+        assert result.map is not None
+        places = _turned(result.map, before.get(result.family))
+        before[result.family] = places
+        reach = float(np.abs(places).max()) or 1.0
+        layers.append(
+            {
+                "name": result.name,
+                "family": result.family,
+                "layer": result.layer,
+                "places": np.round(places / reach, 3).ravel().tolist(),
+                "variance": [round(share, 4) for share in result.variance],
+            }
+        )
+    return {
+        "layers": layers,
+        "classes": list(study.rows.classes),
+        "labels": [round(float(value), 6) for value in target[chosen]],
+        "texts": [_cut(text, _POINT_SNIPPET) for text in texts],
+        "best": study.best.name,
+    }
+
+
+def _turned(places: NDArray[np.float32], before: NDArray[np.float32] | None) -> NDArray[np.float32]:
+    """Turned and mirrored to lie as the layer before does (orthogonal Procrustes), so that the eye can follow."""
+    if before is None:
+        return places
+    left, _, right = np.linalg.svd(places.T @ before)
+    return places @ (left @ right)

@@ -1,0 +1,346 @@
+"""The rows that a probe learns from: labels, groups, splits and hand-crafted columns, without any vector.
+
+Knows nothing of models. These columns are small, so they are held in memory; vectors are not (see matrix.py).
+Invariant: rows stand in the order of the run, and `used` says which rows of the run they are.
+"""
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from pyarrow import csv as csv_files
+from pyarrow import json as json_files
+
+from pipeline.errors import JobError
+from pipeline.probe import handcrafted, split
+from pipeline.probe.handcrafted import HandCrafted
+from pipeline.probe.table import Output, positions
+from pipeline.storage.files import read_file
+
+MAX_CLASSES = 1000
+# Whole numbers with more different values than this are taken for amounts, not classes.
+_MAX_CODES = 50
+_MAX_FLOAT_CODES = 20
+_LEAST_ROWS = 20
+_IMBALANCE = 5
+_SHOWN = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """What is asked of an output."""
+
+    label: str
+    features: tuple[str, ...] = ("all",)
+    handcrafted: tuple[str, ...] = ()
+    groups: str | None = None
+    split: str | None = None  # a column; "random" even if there is a column `split`
+    join: str | None = None
+    on: str | None = None
+    task: str = "auto"  # auto | classification | regression
+    class_weights: str = "auto"  # auto | balanced | none
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What is known of the rows that take part, N of them."""
+
+    used: NDArray[np.bool_]  # (rows of the run,)
+    target: NDArray  # (N,) codes of classes, or numbers
+    classes: tuple[str, ...]  # empty for numbers
+    groups: NDArray[np.int64]  # (N,) codes, 0 to G - 1
+    split: NDArray[np.int8]  # (N,)
+    columns: tuple[HandCrafted, ...]
+    handcrafted: NDArray[np.float32]  # (N, K)
+    class_weights: NDArray[np.float32] | None  # (classes,)
+    grouped: bool
+    left_out: dict[str, int] = field(default_factory=dict)  # reason → rows
+    notes: tuple[str, ...] = ()
+
+    @property
+    def is_classification(self) -> bool:
+        """Whether labels are classes."""
+        return bool(self.classes)
+
+    def of(self, side: int) -> NDArray[np.bool_]:
+        """(N,) which rows stand in a split."""
+        return self.split == side
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Rows of each split."""
+        return dict(zip(split.NAMES, np.bincount(self.split, minlength=3).tolist(), strict=True))
+
+
+def gather(output: Output, question: Question) -> Rows:
+    """Read what a probe must know of the rows, and split them.
+
+    Raises:
+        JobError: a column is not there or can't be used as it is asked to be.
+    """
+    notes: list[str] = []
+    split_name = _split_name(output, question)
+    wanted = (question.label, question.groups, split_name, *question.handcrafted)
+    table = _read(output, list(dict.fromkeys(name for name in wanted if name)), question, notes)
+    if question.label in question.handcrafted:
+        msg = f"--with {question.label}: that is the label itself"
+        raise JobError(msg)
+    good, left_out = _leave_out(table, question, split_name)
+    part = table.filter(pa.array(good))
+    split_name = _settle_split(question, split_name, part, notes)
+    target, classes = read_labels(question.label, part[question.label], question.task)
+    codes, names = _groups(part, question.groups)
+    strata = target if classes else split.strata_of(target.astype(np.float64))
+    if split_name:
+        sides = split.given(split_name, part[split_name], strata, codes, question.seed)
+        if question.groups:
+            split.refuse_leaks(sides, codes, names, f"--split {split_name}, --groups {question.groups}")
+    else:
+        sides = split.assign(strata, codes, question.seed)
+    target, classes, fits = _train_classes(target, classes, sides, left_out)
+    good[good] = fits
+    part, codes, sides = part.filter(pa.array(fits)), codes[fits], sides[fits]
+    _refuse_empty(sides, question)
+    columns = _learn(part, question.handcrafted, sides, notes)
+    return Rows(
+        used=good,
+        target=target,
+        classes=classes,
+        groups=np.unique(codes, return_inverse=True)[1],
+        split=sides,
+        columns=columns,
+        handcrafted=handcrafted.encode(columns, part),
+        class_weights=_class_weights(question.class_weights, target[sides == split.TRAIN], classes, notes),
+        grouped=question.groups is not None,
+        left_out={reason: count for reason, count in left_out.items() if count},
+        notes=tuple(notes),
+    )
+
+
+def read_labels(name: str, values: pa.ChunkedArray, task: str) -> tuple[Any, tuple[str, ...]]:
+    """Labels without a null → (codes and classes), or (numbers and no class).
+
+    Raises:
+        JobError: the column can't be a label of this task, or holds one value only.
+    """
+    kind = values.type.value_type if pa.types.is_dictionary(values.type) else values.type
+    text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    values = values.cast(kind)
+    if not text:
+        numbers = handcrafted.as_numbers(name, values)
+        if task == "regression" or (task == "auto" and not _are_codes(numbers, kind)):
+            return _amounts(name, numbers), ()
+    elif task == "regression":
+        msg = f"--label {name}: it holds text: expected numbers for a regression"
+        raise JobError(msg)
+    unique = values.unique()
+    _refuse_classes(name, unique, len(values), text=text)
+    order = sorted(unique.to_pylist())
+    codes = positions(values, pa.array(order, kind)).to_numpy().astype(np.int32)
+    return codes, tuple(_word(value) for value in order)
+
+
+def _word(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def _are_codes(numbers: NDArray[np.float64], kind: pa.DataType) -> bool:
+    """Whether numbers look like codes of classes: few different whole ones."""
+    most = _MAX_FLOAT_CODES if pa.types.is_floating(kind) else _MAX_CODES
+    whole = np.all(np.isfinite(numbers)) and np.all(numbers == np.round(numbers))
+    return bool(whole) and len(np.unique(numbers)) <= most
+
+
+def _amounts(name: str, numbers: NDArray[np.float64]) -> NDArray[np.float32]:
+    if np.ptp(numbers) == 0:
+        msg = f"--label {name}: every row has {numbers[0]:g}: there is nothing to learn"
+        raise JobError(msg)
+    return numbers.astype(np.float32)
+
+
+def _refuse_classes(name: str, unique: pa.Array, rows: int, *, text: bool) -> None:
+    if len(unique) < 2:  # noqa: PLR2004
+        msg = f"--label {name}: every row is of the class {unique[0].as_py()!r}: there is nothing to tell apart"
+        raise JobError(msg)
+    if len(unique) > MAX_CLASSES or (text and len(unique) > max(2, rows // 2)):
+        what = "text" if text else "numbers"
+        msg = (
+            f"--label {name}: it holds {what}, {len(unique):,} different values in {rows:,} rows, such as "
+            f"{str(unique[0].as_py())[:60]!r}. Expected classes ({MAX_CLASSES:,} at most, several rows each)"
+            + ("" if text else ", or --task regression")
+        )
+        raise JobError(msg)
+
+
+def _split_name(output: Output, question: Question) -> str | None:
+    if question.split == "random":
+        return None
+    return question.split or ("split" if "split" in output.kept and question.label != "split" else None)
+
+
+def _settle_split(question: Question, name: str | None, table: pa.Table, notes: list[str]) -> str | None:
+    """A column that is called `split` is taken for one only if it is."""
+    if name is None or question.split:
+        return name
+    if not split.is_split(table[name]):
+        return None
+    notes.append("the rows are split as the column `split` says (--split random splits them anew)")
+    return name
+
+
+def _read(output: Output, names: Sequence[str], question: Question, notes: list[str]) -> pa.Table:
+    """All rows of the run with these columns and `error`, from the run or from the joined table."""
+    beside = _joined(question)
+    there = [name for name in names if name in output.others]
+    far = [name for name in names if name not in there]
+    for name in far:
+        if name not in (beside.column_names if beside else ()):
+            in_file = f"; {question.join} has {', '.join(beside.column_names)}" if beside else ""
+            msg = f"there is no column {name!r}: beside features the run has {', '.join(output.others)}{in_file}"
+            raise JobError(msg)
+    keys = [question.on] if question.on and beside else []
+    if keys and question.on not in output.schema.names:
+        msg = f"--on {question.on}: the run has no such column: it has {', '.join(output.others)}"
+        raise JobError(msg)
+    read = list(dict.fromkeys(["error", *there, *keys]))
+    table = pa.concat_tables([table for _, table in output.tables(read)])
+    if beside is not None and far:
+        table = _join(table, beside, str(question.on), far, question, notes)
+    elif beside is not None:
+        notes.append(f"--join {question.join}: none of its columns is used")
+    return table
+
+
+def _joined(question: Question) -> pa.Table | None:
+    if question.join is None:
+        return None
+    if question.on is None:
+        msg = "--join needs --on: the column that both tables share"
+        raise JobError(msg)
+    readers = {".parquet": pq.read_table, ".csv": csv_files.read_csv, ".jsonl": json_files.read_json}
+    ending = PurePosixPath(question.join).suffix.replace(".ndjson", ".jsonl")
+    if ending not in readers:
+        msg = f"--join {question.join}: expected a .parquet, .csv or .jsonl file"
+        raise JobError(msg)
+    try:
+        table = readers[ending](io.BytesIO(read_file(question.join)))
+    except (OSError, pa.ArrowException, ValueError) as e:
+        msg = f"--join {question.join} can't be read: {' '.join(str(e).split())[:200]}"
+        raise JobError(msg) from e
+    if question.on not in table.column_names:
+        msg = f"--on {question.on}: {question.join} has no such column: it has {', '.join(table.column_names)}"
+        raise JobError(msg)
+    return table
+
+
+def _join(
+    table: pa.Table, beside: pa.Table, on: str, names: Sequence[str], question: Question, notes: list[str]
+) -> pa.Table:
+    """The named columns of the joined table, laid beside the rows of the run by their key."""
+    keys, wanted = beside[on].combine_chunks(), table[on]
+    counted = keys.value_counts()
+    twins = counted.filter(pa.array(counted.field("counts").to_numpy() > 1))
+    if len(twins):
+        listed = ", ".join(repr(key) for key in twins.field("values").slice(0, _SHOWN).to_pylist())
+        msg = f"--join {question.join}: {len(twins):,} values of {on} stand there more than once: {listed}"
+        raise JobError(msg)
+    try:
+        at = positions(wanted.cast(keys.type), keys)
+    except pa.ArrowException as e:
+        msg = f"--on {on}: it is {wanted.type} in the run and {keys.type} in {question.join}"
+        raise JobError(msg) from e
+    lacking = at.null_count
+    if lacking == len(at):
+        shown = f"{wanted[0].as_py()!r} in the run, {keys[0].as_py()!r} in the file" if len(keys) else "an empty file"
+        msg = f"--join {question.join}: no row of the run has its {on} there ({shown})"
+        raise JobError(msg)
+    if lacking:
+        notes.append(f"--join {question.join}: {lacking:,} rows of the run have no {on} there: values are missing")
+    for name in names:
+        table = table.append_column(name, beside[name].take(at))
+    return table
+
+
+def _leave_out(table: pa.Table, question: Question, split_name: str | None) -> tuple[NDArray[np.bool_], dict[str, int]]:
+    """Which rows take part, and how many do not for which reason."""
+    errors = table["error"].is_valid().to_numpy()
+    good = ~errors
+    left_out = {"error in the run": int(errors.sum())}
+    reasons = {f"no {question.label}": question.label, f"no {question.groups}": question.groups}
+    if question.split:
+        reasons[f"no {split_name}"] = split_name
+    for reason, name in reasons.items():
+        if name is None:
+            continue
+        lacking = table[name].is_null(nan_is_null=True).to_numpy() & good
+        left_out[reason] = int(lacking.sum())
+        good &= ~lacking
+    if good.sum() < _LEAST_ROWS:
+        told = "".join(f", {count:,} with {reason}" for reason, count in left_out.items() if count)
+        msg = f"{int(good.sum()):,} of {len(good):,} rows can be learned from{told}: at least {_LEAST_ROWS} are needed"
+        raise JobError(msg)
+    return good, left_out
+
+
+def _groups(table: pa.Table, name: str | None) -> tuple[NDArray[np.int64], pa.Array]:
+    if name is None:
+        return np.arange(table.num_rows), pa.nulls(0)
+    plain = table[name].combine_chunks()
+    coded = plain if pa.types.is_dictionary(plain.type) else plain.dictionary_encode()
+    return coded.indices.to_numpy().astype(np.int64), coded.dictionary
+
+
+def _train_classes(
+    target: Any, classes: tuple[str, ...], sides: NDArray[np.int8], left_out: dict[str, int]
+) -> tuple[Any, tuple[str, ...], NDArray[np.bool_]]:
+    """Without the rows of classes that no training row has: nothing can be learned of them."""
+    if not classes:
+        return target, classes, np.ones(len(target), np.bool_)
+    known = np.bincount(target[sides == split.TRAIN], minlength=len(classes)) > 0
+    fits = known[target]
+    for code in np.flatnonzero(~known):
+        left_out[f"class {classes[code]!r}, which no training row has"] = int((target == code).sum())
+    codes = np.cumsum(known) - 1
+    return codes[target[fits]].astype(np.int32), tuple(np.array(classes, object)[known].tolist()), fits
+
+
+def _refuse_empty(sides: NDArray[np.int8], question: Question) -> None:
+    sizes = np.bincount(sides, minlength=len(split.NAMES))
+    for name, size in zip(split.NAMES, sizes, strict=True):
+        if size < 2:  # noqa: PLR2004
+            why = f": the groups of {question.groups} are too few or too large" if question.groups else ""
+            msg = f"{size} rows would be left for {name}{why}"
+            raise JobError(msg)
+
+
+def _learn(table: pa.Table, names: Sequence[str], sides: NDArray[np.int8], notes: list[str]) -> tuple[HandCrafted, ...]:
+    train = table.filter(pa.array(sides == split.TRAIN))
+    learned = [handcrafted.learn(name, train[name]) for name in names]
+    notes += [note for _, note in learned if note]
+    return tuple(column for column, _ in learned if column)
+
+
+def _class_weights(
+    how: str, target: NDArray[np.int32], classes: Mapping | tuple[str, ...], notes: list[str]
+) -> NDArray[np.float32] | None:
+    """Weights that let every class count the same, where classes are unlike in size or it was asked for."""
+    if not classes or how == "none":
+        return None
+    counts = np.bincount(target, minlength=len(classes))
+    if how == "auto" and counts.max() < _IMBALANCE * counts.min():
+        return None
+    if how == "auto":
+        notes.append(
+            f"the largest class has {counts.max() / counts.min():,.0f} times the rows of the smallest: classes are "
+            "weighted to count the same (--class-weights none: each row counts the same)"
+        )
+    return (counts.sum() / (len(classes) * counts)).astype(np.float32)

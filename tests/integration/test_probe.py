@@ -1,0 +1,398 @@
+"""`varve probe` and `varve predict` as their user meets them: real text, the real MiniLM, a real browser."""
+
+import json
+import shutil
+from collections import defaultdict
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from jobs.__main__ import main
+from jobs.corpus import docstrings
+from pipeline import Encoder, Probe
+from tests.outputs import column, write_output
+
+PACKAGES, PER_PACKAGE = 10, 50
+CHROMIUM = shutil.which("chromium")
+ROWS, WIDTH = 400, 8
+
+
+@pytest.fixture(scope="session")
+def packages() -> dict[str, list[str]]:
+    """package → docstrings, of the ten packages that come first with enough of them."""
+    found: dict[str, dict[str, None]] = defaultdict(dict)
+    for name, text in docstrings():
+        package = name.split(".")[0]
+        if len(found[package]) < 3 * PER_PACKAGE:
+            found[package][text[:400]] = None
+    enough = ((package, list(texts)) for package, texts in found.items() if len(texts) == 3 * PER_PACKAGE)
+    return dict(islice(enough, PACKAGES))
+
+
+@pytest.fixture
+def labelled(packages, tmp_path):
+    """A folder of docstrings with their package, shuffled."""
+    rows = [(package, text, len(text.split())) for package, texts in packages.items() for text in texts[:PER_PACKAGE]]
+    order = np.random.default_rng(0).permutation(len(rows))
+    package, text, words = zip(*(rows[at] for at in order), strict=True)
+    (tmp_path / "docs").mkdir()
+    pq.write_table(pa.table({"package": package, "text": text, "n_words": words}), tmp_path / "docs/0.parquet")
+    return tmp_path / "docs"
+
+
+def asked(capsys, *argv) -> dict:
+    capsys.readouterr()
+    code = main([*map(str, argv), "--json"])
+    told = capsys.readouterr()
+    assert code == 0, told.err
+    return json.loads(told.out)
+
+
+def test_docstrings_are_told_apart_by_package_and_again_the_same(labelled, job, run, minilm, tmp_path, capsys):
+    path = run(
+        job(
+            labelled,
+            keep=("package", "n_words"),
+            features={"cls": {"pool": "cls", "layers": "all"}, "mean": {"pool": "mean", "layers": [3, 6]}},
+            model={"name": minilm, "max_tokens": 48},
+        )
+    ).path
+    argv = ("probe", path, "--label", "package", "--with", "n_words")
+    told = asked(capsys, *argv, "--output", tmp_path / "probe")
+    accuracy = {result["name"]: result["test"]["accuracy"] for result in told["results"]}
+    assert accuracy[told["best"]]["low"] > max(
+        accuracy[name]["high"] for name in ("majority class", "hand-crafted alone")
+    )
+    assert accuracy["cls_00"]["high"] < accuracy["cls_06"]["low"]  # without attention CLS is the same in every text
+    assert accuracy["bag of words"]["value"] > 0.5  # its texts come from the source: the run did not keep them
+    assert not told["absent"]
+    again = asked(capsys, *argv, "--output", tmp_path / "again")
+    assert [result["test"] for result in again["results"]] == [result["test"] for result in told["results"]]
+    assert abs(accuracy["mean_06"]["value"] - scikit_learn(path, "mean_06")) <= 0.005
+    page = (tmp_path / "probe/report.html").read_text()
+    assert page.count('<svg xmlns="http://www.w3.org/2000/svg" class="plot"') >= 5
+    probe = Probe.load(tmp_path / "probe")
+    texts = ["Sort a list in place.", "Return the mean of the values of a group."]
+    encode = Encoder(minilm, {"cls": "cls@all", "mean": "mean@3,6"}, device="cpu")
+    found = probe({**encode(texts), "n_words": [5, 9]})
+    assert found.shape == (2, PACKAGES)
+    assert np.allclose(found.sum(axis=1), 1, atol=1e-5)
+
+
+def scikit_learn(path: str, feature: str) -> float:
+    """Test accuracy of plain scikit-learn on the arrays that the probe was given, C by the validation rows."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    from pipeline.probe.linear import CS
+    from pipeline.probe.rows import Question, gather
+    from pipeline.probe.table import Output
+
+    rows = gather(Output.open(path), Question(label="package", handcrafted=("n_words",)))
+    table = pa.concat_tables([pq.read_table(part) for part in sorted(Path(path, "data").glob("*.parquet"))])
+    vectors = np.hstack([np.stack(table[feature].to_numpy()), table["n_words"].to_numpy()[:, None]])
+    labels = np.array(table["package"].to_pylist())
+    train, validation, test = (rows.split == side for side in range(3))
+    best = (np.inf, 0.0)
+    for c in CS:
+        model = make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=1000)).fit(
+            vectors[train], labels[train]
+        )
+        own = model.predict_proba(vectors[validation])[
+            np.arange(validation.sum()), np.searchsorted(model.classes_, labels[validation])
+        ]
+        best = min(best, (-np.log(own).mean(), -(model.predict(vectors[test]) == labels[test]).mean()))
+    return -best[1]
+
+
+def fine_tuned(folder: Path, tiny: str, pairs: list[tuple[str, str, int]]) -> str:
+    """A tiny BERT, trained for a minute on whether two docstrings are of one package."""
+    tokenizer = AutoTokenizer.from_pretrained(tiny)
+    model = AutoModelForSequenceClassification.from_pretrained(tiny)
+    torch.manual_seed(0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    model.train()
+    for _ in range(2):
+        for start in range(0, len(pairs), 32):
+            one, other, same = zip(*pairs[start : start + 32], strict=True)
+            inputs = tokenizer(
+                list(one), list(other), truncation=True, max_length=64, padding=True, return_tensors="pt"
+            )
+            loss = model(**inputs, labels=torch.tensor(same)).loss
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    model.eval().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def make_pairs(packages: dict[str, list[str]], start: int, count: int, seed: int) -> list[tuple[str, str, int]]:
+    """Pairs of docstrings, half of them of one package; a docstring stands in few pairs."""
+    draw = np.random.default_rng(seed)
+    names = list(packages)
+    found = []
+    for at in range(count):
+        one = str(draw.choice(names))
+        other = one if at % 2 else str(draw.choice([name for name in names if name != one]))
+        first, second = draw.choice(np.arange(start, start + PER_PACKAGE), 2, replace=False)
+        found.append((packages[one][first], packages[other][second], int(at % 2)))
+    return found
+
+
+def overlap(one: str, other: str) -> float:
+    words = [set(text.lower().split()) for text in (one, other)]
+    return len(words[0] & words[1]) / max(1, len(words[0] | words[1]))
+
+
+def test_fine_tuned_cls_and_handcrafted_columns_beat_each_alone(packages, job, run, tiny, tmp_path, capsys):
+    model = fine_tuned(tmp_path / "tuned", tiny("bert", labels=2), make_pairs(packages, 0, 900, seed=1))
+    pairs = make_pairs(packages, PER_PACKAGE, 1200, seed=2)
+    one, other, same = zip(*pairs, strict=True)
+    table = {
+        "one": one,
+        "other": other,
+        "same": [bool(label) for label in same],
+        "overlap": [overlap(*texts) for texts in zip(one, other, strict=True)],
+        "ratio": [len(a) / len(b) for a, b in zip(one, other, strict=True)],
+        "first": [f"doc {hash(a)}" for a in one],
+    }
+    (tmp_path / "pairs").mkdir()
+    pq.write_table(pa.table(table), tmp_path / "pairs/0.parquet")
+    path = run(
+        job(
+            tmp_path / "pairs",
+            text=["one", "other"],
+            keep=("same", "overlap", "ratio", "first"),
+            features={"cls": {"pool": "cls", "layers": -1}},
+            model={"name": model},
+            output={"rows_per_part": 400},
+        )
+    ).path
+    told = asked(
+        capsys, "probe", path, "--label", "same", "--with", "overlap,ratio", "--model", "mlp", "--groups", "first",
+        "--text", "none", "--output", tmp_path / "probe",
+    )  # fmt: skip
+    accuracy = {result["name"]: result["test"]["auc"]["value"] for result in told["results"]}
+    assert accuracy["cls"] >= max(accuracy["cls alone"], accuracy["hand-crafted alone"])
+    assert accuracy["cls"] > 0.6
+
+
+@pytest.fixture
+def told_apart(tmp_path):
+    """(name, changes) → a run of two layers whose vectors say the label, with hostile texts and one error row."""
+
+    def make(name="run", *, texts=None, seed=0, **changes) -> str:
+        draw = np.random.default_rng(seed)
+        target = draw.integers(3, size=ROWS)
+        centres = np.random.default_rng(9).normal(size=(3, WIDTH))
+        good = (centres[target] + 0.4 * draw.normal(size=(ROWS, WIDTH))).astype(np.float32)
+        bad = draw.normal(size=(ROWS, WIDTH)).astype(np.float32)
+        features = {column("cls_00", WIDTH, layer=0): bad, column("cls_01", WIDTH, layer=1): good}
+        kept = {
+            "kind": [("ham", "<b>spam</b>", "eggs & co")[label] for label in target],
+            "size": (target + draw.normal(size=ROWS)).tolist(),
+            "text": texts or [f"</script><script>alert({row})</script>" for row in range(ROWS)],
+        }
+        return write_output(changes.pop("path", tmp_path / name), features, kept, errors=(7,), **changes)
+
+    return make
+
+
+def test_predictions_lie_beside_each_part_and_are_those_of_onnx(told_apart, tmp_path, capsys):
+    import onnxruntime
+
+    asked(capsys, "probe", told_apart(), "--label", "kind", "--with", "size", "--features", "cls_01", "--text", "none",
+          "--output", tmp_path / "probe")  # fmt: skip
+    other = told_apart("other", seed=4)
+    done = asked(capsys, "predict", tmp_path / "probe", other, "--keep", "kind")
+    assert (done["num_rows"], done["num_errors"], done["made_before"]) == (ROWS, 1, 0)
+    assert sum(done["counts"].values()) == ROWS - 1
+    table = ds.dataset(sorted(Path(other, "predictions/kind").glob("*.parquet"))).to_table()
+    assert table["row"].to_pylist() == list(range(ROWS))
+    assert table["prediction"][7].as_py() is table["probabilities"][7].as_py() is None
+    good = table.filter(table["error"].is_null())
+    right = np.mean(
+        [one == two for one, two in zip(good["prediction"].to_pylist(), good["kind"].to_pylist(), strict=True)]
+    )
+    assert right > 0.9
+    assert asked(capsys, "predict", tmp_path / "probe", other, "--keep", "kind")["made_before"] == 2
+    source = ds.dataset(sorted(Path(other, "data").glob("*.parquet"))).to_table().filter(table["error"].is_null())
+    probe = Probe.load(tmp_path / "probe/model")
+    from pipeline.probe.handcrafted import encode
+
+    vectors = np.stack(source["cls_01"].to_numpy())
+    session = onnxruntime.InferenceSession(tmp_path / "probe/model/model.onnx")
+    (found,) = session.run(None, {"cls_01": vectors, "handcrafted": encode(probe.handcrafted, source)})
+    assert np.allclose(found, np.stack(good["probabilities"].to_numpy()), atol=1e-5)
+    assert np.allclose(found, probe({"cls_01": vectors, "size": source["size"]}), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"weights_sha256": "other"}, "weights_sha256: w"),
+        ({"revision": "abc"}, "revision: None → abc"),
+        ({"tokenizer_sha256": "other"}, "tokenizer_sha256"),
+    ],
+)
+def test_predict_refuses_a_run_of_another_model(changes, told, told_apart, tmp_path, capsys):
+    asked(
+        capsys,
+        "probe",
+        told_apart(),
+        "--label",
+        "kind",
+        "--features",
+        "cls_01",
+        "--text",
+        "none",
+        "--output",
+        tmp_path / "p",
+    )
+    assert main(["predict", str(tmp_path / "p"), told_apart("other", **changes)]) == 2
+    assert told in capsys.readouterr().err
+    assert not (tmp_path / "other/predictions").exists()
+
+
+def test_predict_refuses_another_layer_or_pooling_under_the_same_name(told_apart, tmp_path, capsys):
+    asked(
+        capsys,
+        "probe",
+        told_apart(),
+        "--label",
+        "kind",
+        "--features",
+        "cls_01",
+        "--text",
+        "none",
+        "--output",
+        tmp_path / "p",
+    )
+    vectors = np.zeros((30, WIDTH), np.float32)
+    other = write_output(
+        tmp_path / "o", {column("cls_01", WIDTH, layer=2, pool="mean"): vectors}, {"x": list(range(30))}
+    )
+    assert main(["predict", str(tmp_path / "p"), other]) == 2
+    error = capsys.readouterr().err
+    assert "cls_01, pool: cls → mean" in error
+    assert "cls_01, layers: 1 → 2" in error
+
+
+def test_mixed_layers_and_networks_leave_as_the_same_onnx(tmp_path):
+    import onnxruntime
+
+    from pipeline.probe.head import Head, Shape
+
+    torch.manual_seed(0)
+    shape = Shape(vector_width=12, mixed_layers=3, handcrafted_width=2, hidden=(5,), outputs=1)
+    head = Head(shape).eval()
+    with torch.no_grad():
+        head.mix.copy_(torch.tensor([0.3, -1.0, 2.0]))
+        head.mean.normal_()
+        head.scale.uniform_(1, 2)
+    features = tuple(column(f"cls_{layer:02d}", 4, layer=layer) for layer in range(3))
+    from pipeline.probe.handcrafted import HandCrafted
+
+    columns = tuple(HandCrafted(name=name, kind="number") for name in "ab")
+    probe = Probe(head, features, columns, (), "y", {}, {})
+    draw = np.random.default_rng(0)
+    given = {feature.name: draw.normal(size=(6, 4)).astype(np.float32) for feature in features}
+    hand = draw.normal(size=(6, 2)).astype(np.float32)
+    session = onnxruntime.InferenceSession(probe.to_onnx())
+    (found,) = session.run(None, {**given, "handcrafted": hand})
+    assert np.allclose(found[:, 0], probe({**given, "a": hand[:, 0], "b": hand[:, 1]}), atol=1e-5)
+
+
+def test_probe_of_an_object_store_reads_only_the_columns_it_needs(told_apart, bucket, tmp_path, capsys):
+    path = told_apart(path=f"s3://{bucket}/run")
+    told = asked(capsys, "probe", path, "--label", "kind", "--text", "text", "--output", tmp_path / "p")
+    assert told["best"] != "cls_00"
+    assert asked(capsys, "predict", tmp_path / "p", path)["path"] == f"s3://{bucket}/run/predictions/kind"
+
+
+def test_probe_on_ray_finds_what_it_finds_here(told_apart, tmp_path, capsys, monkeypatch):
+    argv = ("probe", told_apart(), "--label", "kind", "--text", "none", "--model", "mlp")
+    monkeypatch.setenv("RAY_ADDRESS", "")
+    here = asked(capsys, *argv, "--output", tmp_path / "here")
+    from pipeline.cluster import start_ray
+    from pipeline.spec import Compute
+
+    start_ray(Compute())
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    there = asked(capsys, *argv, "--output", tmp_path / "there")
+    for one, other in zip(here["results"], there["results"], strict=True):
+        assert one["test"]["accuracy"]["value"] == pytest.approx(other["test"]["accuracy"]["value"], abs=0.02), one[
+            "name"
+        ]
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (["{nothing}", "--label", "kind"], "holds no output of Varve"),
+        (["{run}", "--label", "color"], "there is no column 'color': beside features the run has kind, size, text"),
+        (["{run}", "--label", "text"], "it holds text"),
+        (["{run}", "--label", "kind", "--memory", "lots"], "--memory: 'lots' is not allowed"),
+        (["{run}", "--label", "kind", "--output", "{taken}"], "exists and is not a probe's"),
+    ],
+)
+def test_wrong_command_exits_with_2_and_writes_nothing(argv, told, told_apart, tmp_path, capsys):
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken/mine.txt").write_text("mine")
+    places = {"nothing": tmp_path / "nothing", "run": told_apart(), "taken": tmp_path / "taken"}
+    argv = [word.format(**places) for word in argv]
+    assert main(["probe", *argv, *([] if "--output" in argv else ["--output", str(tmp_path / "p")])]) == 2
+    error = capsys.readouterr().err
+    assert told in error
+    assert "Traceback" not in error
+    assert not (tmp_path / "p").exists()
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium here: infra/servers.sh installs it")
+def test_page_works_in_a_browser_without_a_network(told_apart, tmp_path, capsys):
+    from playwright.sync_api import sync_playwright
+
+    asked(capsys, "probe", told_apart(), "--label", "kind", "--text", "text", "--output", tmp_path / "p")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        context = browser.new_context(offline=True, color_scheme="dark", viewport={"width": 390, "height": 800})
+        page = context.new_page()
+        told, asked_for = [], []
+        page.on("console", lambda message: told.append(message.text))
+        page.on("pageerror", lambda error: told.append(str(error)))
+        page.on("dialog", lambda dialog: (told.append(dialog.message), dialog.dismiss()))
+        page.on("request", lambda request: asked_for.append(request.url))
+        page.goto((tmp_path / "p/report.html").as_uri())
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        slider, first_dot = page.locator("#layer"), page.locator("#map path").first
+        before = slider.input_value(), page.locator("#shown").inner_text(), first_dot.get_attribute("transform")
+        slider.press("ArrowLeft" if before[0] == "1" else "ArrowRight")
+        after = slider.input_value(), page.locator("#shown").inner_text(), first_dot.get_attribute("transform")
+        assert {before[1], after[1]} == {"Layer 0", "Layer 1"}
+        assert before[2] != after[2]
+        assert page.locator("#map").get_attribute("data-layer") == f"cls_0{after[0]}"
+        box = slider.bounding_box()
+        slider.click(position={"x": box["width"] - 4 if after[0] == "0" else 4, "y": box["height"] / 2})
+        assert page.locator("#shown").inner_text() == before[1]
+        assert page.locator("#plot-accuracy").is_visible()
+        page.get_by_text("Log loss", exact=True).nth(1).click()
+        assert page.locator("#plot-log_loss").is_visible()
+        assert not page.locator("#plot-accuracy").is_visible()
+        page.get_by_role("button", name="<b>spam</b>").click()
+        faint = page.locator("#map path[opacity='0.07']").count()
+        assert 0 < faint < page.locator("#map path").count()
+        first_dot.dispatch_event("pointerenter")
+        assert "</script><script>alert(" in page.locator("#point").inner_text()
+        assert page.locator("#map path").count() == pytest.approx(60, abs=3)
+        browser.close()
+    assert told == []
+    assert all(url.startswith(("file:", "data:")) for url in asked_for)

@@ -1,0 +1,362 @@
+"""The parts of a probe, against scikit-learn and against what must be refused."""
+
+import json
+from itertools import pairwise
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from pipeline.errors import JobError
+from pipeline.probe import split
+from pipeline.probe.handcrafted import encode, learn
+from pipeline.probe.linear import Data, fit_logistic, fit_ridge
+from pipeline.probe.matrix import Matrix
+from pipeline.probe.metrics import ClassFigures, ValueFigures, calibrate, judge
+from pipeline.probe.rows import Question
+from pipeline.probe.study import Shape, study
+from pipeline.probe.table import Output, vectors
+from tests.outputs import column, write_output
+
+ROWS, WIDTH, CLASSES = 600, 12, 3
+MEMORY = 10**9
+
+
+def problem(rows=ROWS, width=WIDTH, classes=CLASSES, *, noise=1.5, seed=0):
+    """Vectors around the centre of their class."""
+    draw = np.random.default_rng(seed)
+    target = draw.integers(classes, size=rows)
+    centres = draw.normal(size=(classes, width))
+    return (centres[target] + noise * draw.normal(size=(rows, width))).astype(np.float32), target.astype(np.int32)
+
+
+@pytest.fixture
+def output(tmp_path):
+    """(changes) → the folder of a run with two layers of cls, one of which knows the label, and kept columns."""
+
+    def make(name="run", *, errors=(), dtype="float32", **kept) -> str:
+        inputs, target = problem()
+        draw = np.random.default_rng(1)
+        features = {
+            column("cls_00", WIDTH, layer=0, dtype=dtype): draw.normal(size=inputs.shape).astype(np.float32),
+            column("cls_01", WIDTH, layer=1, dtype=dtype): inputs,
+        }
+        labels = np.array(["ham", "spam", "eggs"], object)[target]
+        columns = {
+            "label": labels.tolist(),
+            "doc": [f"doc {row // 3}" for row in range(ROWS)],
+            "length": (target * 0.7 + draw.normal(size=ROWS)).tolist(),
+            "text": [f"{word} number {row}" for row, word in enumerate(draw.choice(["red", "blue"], ROWS))],
+            **kept,
+        }
+        return write_output(tmp_path / name, features, columns, errors=errors)
+
+    return make
+
+
+def ask(path, label="label", *, memory=MEMORY, text="none", model="auto", **changes):
+    return study(path, Question(label=label, **changes), model=model, text=text, memory_bytes=memory)
+
+
+def matrices(inputs, target, tmp_path=None):
+    ends = [0, len(inputs) * 7 // 10, len(inputs)]
+    made = []
+    for name, (start, stop) in enumerate(pairwise(ends)):
+        part = np.ascontiguousarray(inputs[start:stop])
+        path = None
+        if tmp_path:
+            path = tmp_path / str(name)
+            part.tofile(path)
+        made.append(Matrix(stop - start, inputs.shape[1], None if path else part, path))
+    return made, (target[: ends[1]], target[ends[1] :])
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_logistic_from_files_ends_where_scikit_learn_ends(classes, weighted, tmp_path):
+    inputs, target = problem(classes=classes)
+    weights = np.linspace(0.5, 2, classes).astype(np.float32) if weighted else None
+    shape = Shape(vector_width=WIDTH, mixed_layers=0, handcrafted_width=0, hidden=(), outputs=classes)
+    found = []
+    for folder in (None, tmp_path):
+        (train, validation), targets = matrices(inputs * 5 + 3, target, folder)
+        fitted = fit_logistic(Data(train, validation, *targets, class_weights=weights), shape)
+        found.append((fitted.chosen, fitted.head.scores_of(validation)))
+    assert found[0][0] == found[1][0]
+    assert np.abs(found[0][1] - found[1][1]).max() < 0.01
+    assert (found[0][1].argmax(axis=1) == found[1][1].argmax(axis=1)).mean() > 0.99
+
+
+def test_ridge_is_that_of_scikit_learn():
+    from sklearn.linear_model import Ridge
+    from sklearn.preprocessing import StandardScaler
+
+    inputs, _ = problem()
+    target = (inputs @ np.arange(WIDTH) + np.random.default_rng(2).normal(size=ROWS)).astype(np.float32) + 40
+    (train, validation), targets = matrices(inputs + 7, target)
+    shape = Shape(vector_width=WIDTH, mixed_layers=0, handcrafted_width=0, hidden=(), outputs=1)
+    fitted = fit_ridge(Data(train, validation, *targets, class_weights=None), shape)
+    scaler = StandardScaler().fit(train.held)
+    model = Ridge(alpha=fitted.chosen["alpha"]).fit(scaler.transform(train.held), targets[0])
+    expected = model.predict(scaler.transform(validation.held))
+    assert np.allclose(fitted.head.scores_of(validation)[:, 0], expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+def test_figures_are_those_of_scikit_learn_under_any_weights(classes):
+    from sklearn.metrics import accuracy_score, f1_score, log_loss, roc_auc_score
+
+    draw = np.random.default_rng(0)
+    target = draw.integers(classes, size=300)
+    scores = np.round(draw.dirichlet(np.ones(classes), 300) + 0.3 * np.eye(classes)[target], 1)  # with ties
+    scores = (scores / scores.sum(axis=1, keepdims=True)).astype(np.float64)
+    times = draw.integers(0, 4, 300)
+    repeated = np.repeat(np.arange(300), times)
+    found = ClassFigures(scores, target)(times.astype(float))
+    t, s = target[repeated], scores[repeated]
+    assert found["accuracy"] == pytest.approx(accuracy_score(t, s.argmax(axis=1)))
+    assert found["macro_f1"] == pytest.approx(f1_score(t, s.argmax(axis=1), average="macro"))
+    assert found["log_loss"] == pytest.approx(log_loss(t, np.maximum(s, 1e-12), labels=range(classes)), rel=1e-3)
+    expected = roc_auc_score(t, s[:, 1] if classes == 2 else s, multi_class="ovr", average="macro")
+    assert found["auc"] == pytest.approx(expected)
+
+
+def test_value_figures_are_those_of_scikit_learn_and_scipy():
+    from scipy.stats import spearmanr
+    from sklearn.metrics import mean_absolute_error, r2_score
+
+    draw = np.random.default_rng(0)
+    target = draw.normal(size=200)
+    guess = (target + draw.normal(size=200)).astype(np.float32)
+    found = ValueFigures(guess[:, None], target)()
+    assert found["r2"] == pytest.approx(r2_score(target, guess), abs=1e-6)
+    assert found["mae"] == pytest.approx(mean_absolute_error(target, guess), abs=1e-6)
+    assert found["spearman"] == pytest.approx(spearmanr(target, guess).statistic, abs=1e-6)
+
+
+def test_intervals_are_wider_where_groups_say_the_same_thing():
+    draw = np.random.default_rng(0)
+    right = np.repeat(draw.random(40) < 0.7, 10)
+    target = np.zeros(400, np.int64)
+    scores = np.where(right[:, None], [0.9, 0.1], [0.1, 0.9]).astype(np.float32)
+    alone = judge(scores, target, np.arange(400), 0).figures["accuracy"]
+    grouped = judge(scores, target, np.repeat(np.arange(40), 10), 0).figures["accuracy"]
+    assert alone.value == grouped.value
+    assert grouped.high - grouped.low > 2 * (alone.high - alone.low)
+
+
+def test_calibration_of_true_probabilities_is_near_zero_and_of_boasts_is_not():
+    draw = np.random.default_rng(0)
+    sure = draw.uniform(0.5, 1, 20_000)
+    target = (draw.random(20_000) > sure).astype(int)
+    assert calibrate(np.stack([sure, 1 - sure], axis=1), target).error < 0.02
+    boast = np.full((20_000, 2), [0.99, 0.01])
+    assert calibrate(boast, target).error == pytest.approx(0.99 - sure.mean(), abs=0.02)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_split_keeps_groups_whole_and_classes_in_proportion(seed):
+    draw = np.random.default_rng(seed)
+    groups = draw.zipf(1.6, 3000) % 700
+    target = (groups * 7919 % 10 < 3).astype(int)  # of a group
+    codes = np.unique(groups, return_inverse=True)[1]
+    sides = split.assign(target, codes, seed)
+    assert all(len(set(sides[codes == code])) == 1 for code in range(codes.max() + 1))
+    single = split.assign(target, np.arange(3000), seed)
+    for side, share in enumerate((0.7, 0.15, 0.15)):
+        assert (single == side).mean() == pytest.approx(share, abs=0.01)
+        assert target[single == side].mean() == pytest.approx(target.mean(), abs=0.01)
+    assert (split.assign(target, codes, seed) == sides).all()
+    assert (split.assign(target, codes, seed + 9) != sides).any()
+
+
+def test_handcrafted_columns_are_standardised_by_training_rows_and_say_what_they_lack():
+    table = pa.table(
+        {
+            "n": [1.0, 3.0, None, float("nan")],
+            "when": [1.7e9, 1.7e9 + 1, 1.7e9 + 2, 1.7e9 + 3],
+            "yes": [True, False, True, True],
+            "kind": pa.array(["a", "b", "a", None]).dictionary_encode(),
+            "same": [4, 4, 4, 4],
+        }
+    )
+    learned = [learn(name, table[name]) for name in table.column_names]
+    assert learned[4] == (None, "--with same: is 4 in every training row: left out")
+    assert "2 of 4 training rows lack a value" in learned[0][1]
+    columns = [made for made, _ in learned if made]
+    names = [name for made in columns for name in made.names]
+    assert names == ["n", "n is missing", "when", "yes", "kind=a", "kind=b", "kind is missing"]
+    found = dict(zip(names, encode(columns, table).T, strict=True))
+    assert found["n"].tolist() == [-1, 1, 0, 0]
+    assert found["n is missing"].tolist() == [0, 0, 1, 1]
+    assert found["when"].std() == pytest.approx(1, abs=1e-6)  # seconds since 1970 do not fit float32
+    assert found["kind=a"].tolist() == [1, 0, 1, 0]
+    unseen = pa.table({"n": [5], "when": [1.7e9], "yes": [None], "kind": ["z"]})
+    assert np.isfinite(encode(columns, unseen)).all()
+
+
+@pytest.mark.parametrize("dtype", ["float16", "int8", "binary"])
+def test_stored_dtypes_are_read_back_as_vectors(dtype, output):
+    opened = Output.open(output(dtype=dtype))
+    inputs, _ = problem()
+    found = vectors(opened.read(opened.manifest.parts[1], stored_of(opened)), opened.features["cls_01"])
+    expected = inputs[200:400]
+    if dtype == "binary":
+        assert (np.sign(found) == np.where(expected > 0, 1, -1)).all()
+    else:
+        assert np.abs(found - expected).max() < 0.03
+    assert found.dtype == np.float32
+
+
+def stored_of(opened):
+    from pipeline.probe.table import stored_names
+
+    return stored_names([opened.features["cls_01"]])
+
+
+def test_best_layer_is_found_and_figures_are_the_same_again(output):
+    path = output()
+    first, again = ask(path), ask(path)
+    assert first.best.name in {"cls_01", "cls: all layers side by side", "cls: learned mix of layers"}
+    figures = {result.name: result.judged.figures for result in first.results}
+    assert figures == {result.name: result.judged.figures for result in again.results}
+    assert figures["cls_01"]["accuracy"].low > figures["cls_00"]["accuracy"].high
+    mix = next(result for result in first.results if result.kind == "mix")
+    assert mix.layer_weights[1] > 0.6
+
+
+def test_files_beyond_memory_give_what_memory_gives(output):
+    path = output()
+    held, filed = ask(path, features=("cls_01",)), ask(path, features=("cls_01",), memory=1)
+    here, there = (result.judged.figures["accuracy"].value for result in (held.results[0], filed.results[0]))
+    assert here == pytest.approx(there, abs=0.02)
+
+
+def test_shuffled_labels_are_at_chance(output):
+    labels = np.random.default_rng(3).permutation(np.repeat(["a", "b"], ROWS // 2)).tolist()
+    for model in ("logistic", "mlp"):
+        found = ask(output(f"run-{model}", label=labels), features=("cls_01",), model=model).results[0]
+        assert found.judged.figures["auc"].low < 0.5 < found.judged.figures["auc"].high + 0.02
+
+
+def test_mlp_with_handcrafted_columns_knows_what_neither_knows_alone(tmp_path):
+    draw = np.random.default_rng(5)
+    side, sign = draw.random((2, ROWS)) < 0.5
+    inputs = (draw.normal(size=(ROWS, 4)) + 2 * side[:, None]).astype(np.float32)
+    kept = {"label": np.where(side ^ sign, "same", "other").tolist(), "sign": sign.tolist()}
+    path = write_output(tmp_path / "run", {column("cls_01", 4, layer=1): inputs}, kept)
+    found = ask(path, features=("cls_01",), handcrafted=("sign",), model="mlp")
+    figures = {result.name: result.judged.figures["accuracy"].value for result in found.results}
+    assert figures["cls_01"] > max(figures["hand-crafted alone"], figures["cls_01 alone"]) + 0.15
+
+
+def test_numbers_are_a_regression(output):
+    inputs, _ = problem()
+    found = ask(output(score=(inputs[:, 2] * 3 + 10).tolist()), "score", features=("cls_01", "cls_00"))
+    figures = {result.name: result.judged.figures for result in found.results}
+    assert found.best.name == "cls_01"
+    assert figures["cls_01"]["r2"].value > 0.99
+    assert figures["mean of the label"]["r2"].value < 0.05
+    network = ask(output("again", score=(inputs[:, 2] * 3 + 10).tolist()), "score", features=("cls_01",), model="mlp")
+    assert network.results[0].judged.figures["mae"].value < 1
+
+
+def test_unlike_classes_are_weighted_and_rare_ones_told(output):
+    labels = np.where(np.arange(ROWS) % 11 == 0, "rare", "usual").astype(object)
+    labels[5] = "once"
+    found = ask(output(label=labels.tolist()), features=("cls_01",))
+    assert found.primary == "macro_f1"
+    assert any("weighted to count the same" in note for note in found.notes)
+
+
+def test_rows_without_features_or_label_are_left_out_and_counted(output):
+    _, target = problem()
+    labels = np.array(["a", "b", "c"], object)[target]
+    labels[10:30] = None
+    found = ask(output(label=labels.tolist(), errors=range(5)), features=("cls_01",))
+    assert found.rows.left_out == {"error in the run": 5, "no label": 20}
+    assert sum(found.rows.sizes.values()) == ROWS - 25
+
+
+def test_joined_table_brings_columns_by_key(output, tmp_path):
+    keys = [f"doc {row}" for row in range(ROWS // 3 - 1)][::-1]
+    lines = "".join(json.dumps({"doc": key, "weight": int(key.split()[1])}) + "\n" for key in keys)
+    (tmp_path / "more.jsonl").write_text(lines)
+    found = ask(output(), features=("cls_01",), handcrafted=("weight",), join=str(tmp_path / "more.jsonl"), on="doc")
+    assert any("3 rows of the run have no doc there" in note for note in found.notes)
+    assert [made.name for made in found.rows.columns] == ["weight"]
+    order = np.argsort(found.rows.handcrafted[:, 0], kind="stable")[1:-3]
+    assert (np.diff(order) > 0).mean() > 0.9
+
+
+WRONG = [
+    ({"label": "nothing"}, "there is no column 'nothing'"),
+    ({"label": "text"}, "it holds text, 600 different values"),
+    ({"label": "one"}, "every row is of the class 'a'"),
+    ({"label": "label", "handcrafted": ("label",)}, "that is the label itself"),
+    ({"label": "label", "handcrafted": ("text",)}, "--with text: it holds text"),
+    ({"label": "label", "handcrafted": ("nested",)}, "column 'nested' holds list"),
+    ({"label": "label", "features": ("cls_07",)}, "there is no feature 'cls_07'"),
+    ({"label": "label", "split": "sides", "groups": "doc"}, "stand on more than one side"),
+    ({"label": "label", "split": "doc"}, "--split doc: it holds 'doc 0'"),
+    ({"label": "label", "groups": "one"}, "rows would be left for"),
+    ({"label": "label", "join": "x.csv"}, "--join needs --on"),
+    ({"label": "label", "join": "/nowhere/x.csv", "on": "doc"}, "can't be read"),
+    ({"label": "label", "task": "regression"}, "it holds text: expected numbers"),
+    ({"label": "label", "model": "ridge"}, "--model ridge: --label label holds 3 classes"),
+    ({"label": "empty"}, "can be learned from"),
+    ({"label": "label", "chosen_text": "length"}, "--text length: it holds double"),
+]
+
+
+@pytest.mark.parametrize(("question", "told"), WRONG, ids=[told[:30] for _, told in WRONG])
+def test_wrong_question_is_refused_in_words(question, told, output):
+    path = output(
+        one=["a"] * ROWS,
+        nested=[[1.0]] * ROWS,
+        sides=[("train", "val", "test")[row % 3] for row in range(ROWS)],
+        empty=pa.nulls(ROWS, pa.string()),
+    )
+    model, text = question.get("model", "auto"), question.get("chosen_text", "none")
+    asked = {key: value for key, value in question.items() if key not in {"model", "chosen_text"}}
+    with pytest.raises(JobError, match=told.replace("(", r"\(")):
+        ask(path, model=model, text=text, **asked)
+
+
+def test_torn_groups_are_named(output):
+    path = output(sides=[("train", "val", "test")[row % 3] for row in range(ROWS)])
+    with pytest.raises(JobError, match=r"200 group\(s\).*'doc 0' \(train and validation and test\)"):
+        ask(path, split="sides", groups="doc")
+
+
+def test_split_column_is_followed_and_a_missing_validation_comes_from_training(output):
+    sides = ["test" if row < 150 else "train" for row in range(ROWS)]
+    found = ask(output(split=sides), features=("cls_01",), groups="doc")
+    assert found.rows.sizes["test"] == 150
+    assert found.rows.sizes["validation"] == pytest.approx(450 * 0.15, abs=5)
+    assert (found.rows.split[:150] == split.TEST).all()
+    assert any("as the column `split` says" in note for note in found.notes)
+    assert ask(output("again", split=sides), features=("cls_01",), split="random").rows.sizes["test"] == pytest.approx(
+        90, abs=2
+    )
+
+
+def test_words_are_a_baseline_and_twins_across_the_split_are_told(output):
+    _, target = problem()
+    texts = [f"{('red', 'green', 'blue')[label]} thing" for label in target]
+    found = ask(output(text=texts), features=("cls_00",), text="text")
+    words = next(result for result in found.results if result.name == "bag of words")
+    assert words.judged.figures["accuracy"].value == 1
+    assert any("have a text that stands in a training row too" in note for note in found.notes)
+
+
+def test_features_with_several_vectors_to_a_row_are_passed_over_or_refused(tmp_path):
+    inputs, target = problem(rows=60)
+    features = {
+        column("cls", WIDTH, layer=3): inputs,
+        column("many", WIDTH, pool="mean", form="windows"): inputs,
+    }
+    path = write_output(tmp_path / "run", features, {"label": target.tolist()})
+    assert any("more than one vector to a row: many" in note for note in ask(path).notes)
+    with pytest.raises(JobError, match="it holds windows"):
+        ask(path, features=("many",))
