@@ -103,9 +103,7 @@ def slurm(tmp_path, tiny):
 
 
 @pytest.mark.timeout(700)
-def test_out_of_time_queues_itself_again_and_the_same_submission_goes_on_to_the_end(
-    slurm, tmp_path, monkeypatch, capsys
-):
+def test_out_of_time_queues_itself_again_and_the_same_submission_goes_on_to_the_end(slurm, tmp_path):
     first = slurm.submit()
     deadline = time.monotonic() + 200
     while not (tmp_path / "out/_varve/job.json").exists() and first.poll() is None and time.monotonic() < deadline:
