@@ -122,8 +122,7 @@ def encode(columns: Sequence[HandCrafted], table: pa.Table | Mapping[str, Any]) 
             msg = f"the hand-crafted column {column.name!r} is not there: there are {', '.join(names)}"
             raise JobError(msg)
     if not columns:
-        rows = table.num_rows if isinstance(table, pa.Table) else 0
-        return np.empty((rows, 0), np.float32)
+        return np.empty((len(table[names[0]]) if names else 0, 0), np.float32)
     return np.hstack([column.encode(_chunked(table[column.name])) for column in columns])
 
 

@@ -1,12 +1,12 @@
 """Linear probes: logistic regression and ridge regression, their regularisation chosen on the validation rows.
 
-Knows nothing of features or files. In memory logistic regression is scikit-learn's; beyond it the same objective is
-minimised by SciPy's L-BFGS over gradients summed piece by piece, so both end at the same optimum. Ridge is solved from
-the normal equations, which one pass over the rows gives.
+Knows nothing of features or files. In memory logistic regression is scikit-learn's. Beyond it a sample of the training
+rows chooses C and a start, from where SciPy's L-BFGS minimises the same objective over all rows, with gradients summed
+piece by piece; so both end at the same optimum. Ridge is solved from the normal equations, which one pass gives.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,8 @@ from pipeline.probe.matrix import Matrix, moments
 CS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 ALPHAS = (1e-2, 1e-1, 1.0, 10.0, 100.0, 1e3, 1e4, 1e5)
 _MAX_ITERATIONS = 300
+SAMPLE_ROWS = 50_000
+_BATCH_ROWS = 2048
 _WORSE = 2  # steps of the path that may get worse before it ends
 
 
@@ -52,10 +54,18 @@ def log_loss(scores: NDArray[np.float32], target: NDArray, weights: NDArray[np.f
     return float(np.average(losses, weights=None if weights is None else weights[target]))
 
 
-def fit_logistic(data: Data, shape: Shape) -> Fitted:
-    """Logistic regression; C by the log loss of the validation rows."""
+def fit_logistic(data: Data, shape: Shape, sample_rows: int = SAMPLE_ROWS) -> Fitted:
+    """Logistic regression; C by the log loss of the validation rows.
+
+    Args:
+        data: to train on, in memory or in files.
+        shape: of the head.
+        sample_rows: of data in files, how many rows are held at once to choose C.
+    """
+    if data.train.held is None:
+        return _refine(data, fit_logistic(_sample(data, sample_rows), shape))
     mean, scale = moments(data.train, shape.vector_width)
-    step = _in_memory(data, shape, mean, scale) if data.train.held is not None else _streamed(data, shape, mean, scale)
+    step = _in_memory(data, shape, mean, scale)
     best: Fitted | None = None
     worse = 0
     for c in CS:
@@ -72,6 +82,23 @@ def fit_logistic(data: Data, shape: Shape) -> Fitted:
             break
     assert best is not None
     return best
+
+
+def _sample(data: Data, rows: int) -> Data:
+    """The same with some of the training rows, held in memory; of large data the first of a shuffled epoch."""
+    numbers, held, count = [], [], 0
+    for taken, inputs in data.train.batches((0, 0), min(rows, _BATCH_ROWS)):
+        numbers.append(taken)
+        held.append(inputs)
+        count += len(taken)
+        if count >= rows:
+            break
+    # Rare classes may have no row among them: one of each is added.
+    classes, first = np.unique(data.target, return_index=True)
+    lacking = first[~np.isin(classes, data.target[np.concatenate(numbers)])]
+    held += [data.train.rows(row, row + 1) for row in lacking.tolist()]
+    target = data.target[np.concatenate([*numbers, lacking])]
+    return replace(data, train=Matrix(len(target), data.train.width, np.concatenate(held)), target=target)
 
 
 Step = Callable[[float], tuple[NDArray, NDArray]]
@@ -94,17 +121,22 @@ def _in_memory(data: Data, shape: Shape, mean: NDArray, scale: NDArray) -> Step:
     return step
 
 
-def _streamed(data: Data, shape: Shape, mean: NDArray, scale: NDArray) -> Step:
-    """The objective of scikit-learn's LogisticRegression, divided by C times the rows' weights."""
-    outputs = 1 if shape.outputs == 2 else shape.outputs  # noqa: PLR2004
+def _refine(data: Data, begun: Fitted) -> Fitted:
+    """The optimum over all rows, from that of a sample; C is that of the sample: it does not grow with the rows.
+
+    The objective is that of scikit-learn's LogisticRegression, divided by C times the rows' weights.
+    """
+    shape, c = begun.head.shape, begun.chosen["C"]
+    two = shape.outputs == 2  # noqa: PLR2004
+    outputs = 1 if two else shape.outputs
+    mean, scale = moments(data.train, shape.vector_width)
     width = data.train.width
     rescale = np.concatenate([scale, np.ones(width - len(scale))])
     shift = np.concatenate([mean, np.zeros(width - len(mean))])
     row_weights = np.ones(len(data.target)) if data.class_weights is None else data.class_weights[data.target]
     total = float(row_weights.sum())
-    last = np.zeros((outputs, width + 1))
 
-    def loss(flat: NDArray, c: float) -> tuple[float, NDArray]:
+    def loss(flat: NDArray) -> tuple[float, NDArray]:
         table = flat.reshape(outputs, width + 1)
         plain = (table[:, :width] / rescale).astype(np.float32)
         offset = table[:, width] - plain @ shift
@@ -120,14 +152,14 @@ def _streamed(data: Data, shape: Shape, mean: NDArray, scale: NDArray) -> Step:
         gradient = gradient / total + table[:, :width] / (c * total)
         return value, np.hstack([gradient, residuals[:, None] / total]).ravel()
 
-    def step(c: float) -> tuple[NDArray, NDArray]:
-        nonlocal last
-        options: Any = {"maxiter": _MAX_ITERATIONS, "gtol": 1e-4}
-        found = minimize(loss, last.ravel(), args=(c,), jac=True, method="L-BFGS-B", options=options)
-        last = found.x.reshape(outputs, width + 1)
-        return last[:, :width], last[:, width]
-
-    return step
+    state = begun.head.state()
+    start = np.hstack([state["body.0.weight"], state["body.0.bias"][:, None]])[-outputs:].astype(np.float64)
+    options: Any = {"maxiter": _MAX_ITERATIONS, "gtol": 1e-4}
+    found = minimize(loss, start.ravel(), jac=True, method="L-BFGS-B", options=options).x.reshape(outputs, width + 1)
+    table = np.vstack([np.zeros_like(found), found]) if two else found
+    head = linear_head(shape, mean, scale, table[:, :width], table[:, width])
+    scored = head.scores_of(data.validation)
+    return Fitted(head, begun.chosen, log_loss(scored, data.validation_target, data.class_weights))
 
 
 def _losses(logits: NDArray, target: NDArray, weights: NDArray) -> tuple[float, NDArray]:

@@ -65,7 +65,8 @@ class Probe:
         Raises:
             JobError: a column is not there or has another width.
         """
-        found = self.head.scores(np.hstack([*self._vectors(columns), encode(self.handcrafted, columns)]))
+        beside = [encode(self.handcrafted, columns)] if self.handcrafted else []
+        found = self.head.scores(np.hstack([*self._vectors(columns), *beside]))
         return found if self.classes else found[:, 0]
 
     def _vectors(self, columns: pa.Table | Mapping[str, Any]) -> list[NDArray[np.float32]]:
