@@ -109,7 +109,7 @@ def _on_ray() -> "tuple[Spread, int]":
     """Models as tasks of the cluster that RAY_ADDRESS names."""
     import ray
 
-    from pipeline.cluster import start_ray
+    from pipeline.cluster.connection import start_ray
     from pipeline.run import spread
     from pipeline.spec import Compute
 

@@ -116,7 +116,7 @@ def encode(columns: Sequence[HandCrafted], table: pa.Table | Mapping[str, Any]) 
     Raises:
         JobError: a column is not there, or of another kind.
     """
-    names = table.column_names if isinstance(table, pa.Table) else list(table)
+    names: list[str] = list(getattr(table, "column_names", table))
     for column in columns:
         if column.name not in names:
             msg = f"the hand-crafted column {column.name!r} is not there: there are {', '.join(names)}"

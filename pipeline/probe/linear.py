@@ -116,7 +116,7 @@ def _in_memory(data: Data, shape: Shape, mean: NDArray, scale: NDArray) -> Step:
 
     def step(c: float) -> tuple[NDArray, NDArray]:
         model.set_params(C=c).fit(inputs, data.target, sample_weight=weights)
-        return model.coef_, model.intercept_
+        return np.asarray(model.coef_), np.asarray(model.intercept_)
 
     return step
 
