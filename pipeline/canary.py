@@ -91,9 +91,8 @@ class Reference:
             logits=output.logits[0].numpy() if wants("logits") else None,
         )
 
-    def vectors(self, column: Column, texts: Sequence[str]) -> NDArray[np.float32]:
-        """What a column should hold for one row: (N, width) float32; attentions flat, (1, N)."""
-        windows = list(self.windows(texts))
+    def vectors(self, column: Column, windows: list[tuple[Hidden, NDArray[np.bool_]]]) -> NDArray[np.float32]:
+        """What a column should hold for a row of these windows: (N, width) float32; attentions flat, (1, N)."""
         if column.form == "attentions":
             return windows[0][0].attentions[column.layers[0] - 1].reshape(1, -1)
         layers = [self._layer(column, layer, windows) for layer in column.layers]
@@ -194,9 +193,9 @@ def compare(
         if stored[at]["error"][0].is_valid:
             continue
         compared += 1
-        texts = _texts(row, plan.job.source.text_columns)
+        windows = list(reference.windows(_texts(row, plan.job.source.text_columns)))
         for column in plan.features.columns:
-            got, want = _read_vectors(stored[at], column), reference.vectors(column, texts)
+            got, want = _read_vectors(stored[at], column), reference.vectors(column, windows)
             relative, max_abs = _differences(column, got, want, _half_step(stored[at], column))
             figures = worst[column.name]
             figures["relative"] = max(figures["relative"], relative)
