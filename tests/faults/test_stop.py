@@ -11,9 +11,9 @@ import pytest
 from jobs.__main__ import main
 from tests.faults.kill import command, compare, tables, write_source
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1200)
 ROWS = 900
-PATIENCE_S = 120
+PATIENCE_S = 240
 
 
 @dataclass
