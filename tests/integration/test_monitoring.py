@@ -44,6 +44,7 @@ def poll(look: Callable[[], object], what: str, seconds: float = 120) -> None:
 class Observed:
     prometheus: Prometheus
     manifest: dict
+    kinds: dict  # name → metadata, all that was seen while the run went on: a gauge's goes with it
     since: float
     until: float
 
@@ -59,8 +60,8 @@ class Observed:
         return found
 
 
-def run_and_kill(head: RayHead, server: Prometheus, folder: Path, model: str) -> dict:
-    """The manifest of a run that has lost one of its two replicas."""
+def run_and_kill(head: RayHead, server: Prometheus, folder: Path, model: str) -> tuple[dict, dict]:
+    """(manifest of a run that has lost one of its two replicas, metadata of the metrics that were seen)."""
     (folder / "docs").mkdir()
     texts = [None] * NULLS + [text for _, text in islice(docstrings(), ROWS - NULLS)]
     for shard in range(2):
@@ -73,8 +74,14 @@ def run_and_kill(head: RayHead, server: Prometheus, folder: Path, model: str) ->
     with subprocess.Popen(command, env=head.environment, stdout=subprocess.DEVNULL) as driver:
         poll(lambda: server.value("ray_varve_replicas_ready") == 2, "both replicas are ready")
         os.kill(head.workers("Replica")[0], signal.SIGKILL)
-        assert driver.wait(timeout=200) == 0
-    return json.loads((folder / "out/_varve/manifest.json").read_text())
+        kinds: dict = {}
+        deadline = time.monotonic() + 200
+        while driver.poll() is None:
+            assert time.monotonic() < deadline
+            kinds |= server.ask("metadata")
+            time.sleep(0.2)  # polls with a deadline
+        assert driver.returncode == 0
+    return json.loads((folder / "out/_varve/manifest.json").read_text()), kinds | server.ask("metadata")
 
 
 @pytest.fixture(scope="module")
@@ -82,16 +89,16 @@ def observed(tmp_path_factory, minilm):
     folder = tmp_path_factory.mktemp("monitoring")
     since = time.time()
     with ray_head(cpus=3) as head, prometheus(folder, head.targets) as server:
-        manifest = run_and_kill(head, server, folder, minilm)
+        manifest, kinds = run_and_kill(head, server, folder, minilm)
         poll(lambda: server.value("sum(ray_varve_committed_rows_total)") == ROWS, "all rows are seen")
         poll(lambda: server.value("ray_varve_replicas_ready") is None, "the gauges end with the run")
-        yield Observed(server, manifest, since, time.time())
+        yield Observed(server, manifest, kinds, since, time.time())
 
 
 def test_metrics_are_those_of_the_readme_and_no_others(observed):
     found = observed.prometheus.ask("label/__name__/values")
     assert {name for name in found if name.startswith("ray_varve_")} == set(METRICS)
-    kinds = observed.prometheus.ask("metadata")
+    kinds = observed.kinds
     # A scraper that speaks OpenMetrics names a counter without its suffix.
     bare = {name: name if name in kinds else name.removesuffix("_total") for name in METRICS}
     assert {name: kinds[bare[name]][0]["type"] for name in METRICS} == METRICS
