@@ -3,6 +3,9 @@
 Knows nothing of Ray: it is told how to look, how to ask everyone to stop, and how to say what is lacking. The first
 SIGINT or SIGTERM lets the blocks under way finish; a second one ends the process at once. What is committed is whole in
 either case.
+
+Signals are heard by a thread of the watch's own: the system may give one to any thread of the process, which does not
+wake a main thread that waits in C code, and then Python's handler runs only when that wait is over.
 """
 
 import os
@@ -55,12 +58,18 @@ class Watch:
         self._over = False  # the grace has passed
         self._left = Event()
         self._thread = Thread(target=self._run, daemon=True)
+        self._ears = Thread(target=self._hear, daemon=True)
         self._before: dict[signal.Signals, Any] = {}
+        self._ear, self._mouth, self._mouth_before = -1, -1, -1
 
     def __enter__(self) -> Self:
         """Begin."""
         if current_thread() is main_thread():
+            self._ear, self._mouth = os.pipe()
+            os.set_blocking(self._mouth, False)
             self._before = {number: signal.signal(number, self._on_signal) for number in _SIGNALS}
+            self._mouth_before = signal.set_wakeup_fd(self._mouth)
+            self._ears.start()
             self._thread.start()
         return self
 
@@ -69,13 +78,30 @@ class Watch:
     ) -> bool:
         """End; an interruption of our own stops here."""
         self._left.set()
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        if self._before:
+            signal.set_wakeup_fd(self._mouth_before)
+            for number, handler in self._before.items():
+                signal.signal(number, handler)
+            os.write(self._mouth, b"\0")
+            self._ears.join()
+            os.close(self._ear)
+            os.close(self._mouth)
         return error is not None and self._over
 
-    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
+        """In the main thread, when it runs: the signal itself was heard by the other one."""
         if self._over:
             raise _EndedError
+
+    def _hear(self) -> None:
+        """Heed each signal as it comes, until the watch is left."""
+        while not self._left.is_set():
+            for number in os.read(self._ear, 64):
+                self._heed(number)
+
+    def _heed(self, number: int) -> None:
+        if number not in _SIGNALS or self._over:
+            return
         if self.reason is not None:
             sys.stderr.write("\nstopped at once; what was committed stays\n")
             sys.stderr.flush()
@@ -85,6 +111,7 @@ class Watch:
         sys.stderr.write(
             f"\n{name}: finishing the blocks under way, {self._grace_s:.0f} s at most; once more ends at once\n"
         )
+        sys.stderr.flush()
 
     def _run(self) -> None:
         moved_at, seen = time.monotonic(), None

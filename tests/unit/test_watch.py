@@ -6,6 +6,8 @@ import time
 from itertools import count
 from threading import Event
 
+import pytest
+
 from pipeline.tally import Snapshot
 from pipeline.watch import Watch
 
@@ -31,6 +33,23 @@ def test_run_that_moves_is_left_alone():
 def test_signal_asks_the_workers_and_lets_the_run_end_by_itself():
     asked = Event()
     with Watch(Snapshot, asked.set, lambda _now: "", stall_s=60, grace_s=60) as watch:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert asked.wait(PATIENCE_S)
+    assert watch.reason == "stopped by SIGTERM"
+
+
+@pytest.fixture
+def deaf():
+    """A main thread whose signals other threads get, as the system may give them to any."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    yield
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+
+
+def test_signal_that_another_thread_gets_is_heard_while_the_main_thread_waits(request):
+    asked = Event()
+    with Watch(Snapshot, asked.set, lambda _now: "", stall_s=60, grace_s=60) as watch:
+        request.getfixturevalue("deaf")  # now: the threads of the watch must not inherit it
         os.kill(os.getpid(), signal.SIGTERM)
         assert asked.wait(PATIENCE_S)
     assert watch.reason == "stopped by SIGTERM"
