@@ -155,6 +155,7 @@ def moments(matrix: Matrix, width: int) -> tuple[NDArray[np.float32], NDArray[np
         total += piece[:, :width].sum(axis=0, dtype=np.float64)
     mean = (total / matrix.num_rows).astype(np.float32)
     for _, piece in matrix.pieces():
-        square += np.square(piece[:, :width] - mean).sum(axis=0, dtype=np.float64)
+        off = piece[:, :width] - mean
+        square += np.einsum("rw,rw->w", off, off, dtype=np.float64)  # in float32 the square of 1e-30 is 0
     scale = np.sqrt(square / matrix.num_rows).astype(np.float32)
-    return mean, np.where(scale > 1e-6 * np.maximum(1, np.abs(mean)), scale, np.float32(1))
+    return mean, np.where(scale > 1e-6 * np.abs(mean), scale, np.float32(1))
