@@ -4,6 +4,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from pipeline.spec import Job
 
 ROOT = Path(__file__).parents[2]
 INFRA = ROOT / "infra"
+BIN = Path(sys.executable).parent  # of the environment, which need not be on the PATH
 LOCK = (INFRA / "requirements.lock").read_text()
 KUBERNETES = "1.34"
 OBJECTS = {"ConfigMap", "NetworkPolicy", "ServiceAccount"}  # the other kinds come with their operators
@@ -219,13 +221,13 @@ def test_launcher_file_is_what_ray_takes(cloud):
     "path", sorted([*INFRA.rglob("*.sh"), *INFRA.rglob("*.sbatch"), ROOT / ".ci/run"]), ids=lambda path: path.name
 )
 def test_shell_is_sound(path):
-    checked = subprocess.run(["shellcheck", "--shell=bash", str(path)], capture_output=True, text=True, check=False)
+    checked = subprocess.run([BIN / "shellcheck", "--shell=bash", path], capture_output=True, text=True, check=False)
     assert checked.returncode == 0, checked.stdout
 
 
 def test_dockerfile_is_sound():
     checked = subprocess.run(
-        ["hadolint", str(INFRA / "docker/Dockerfile")], capture_output=True, text=True, check=False
+        [BIN / "hadolint", INFRA / "docker/Dockerfile"], capture_output=True, text=True, check=False
     )
     assert checked.returncode == 0, checked.stdout
 
