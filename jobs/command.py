@@ -21,6 +21,8 @@ _QUIET = {
     "RAY_BACKEND_LOG_LEVEL": "fatal",
     "RAY_IGNORE_UNHANDLED_ERRORS": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # What passes there, past log_to_driver, are notices of dead workers: on stdout, which is ours.
+    "RAY_DEDUP_LOGS_SKIP_REGEX": ".",
     "TOKENIZERS_PARALLELISM": "true",
 }
 
