@@ -5,12 +5,12 @@ The default looks at what the machine has, not at what is free now, so that the 
 
 import os
 import re
-from pathlib import Path
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
 
 from pipeline.errors import JobError
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
-_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 _SHARE = 0.4
 _LEAST_BYTES = 64 * 10**6
 
@@ -32,9 +32,26 @@ def parse_bytes(text: str) -> int:
     return found
 
 
-def default_bytes() -> int:
-    """Two fifths of the machine's memory, or of what its container may take."""
+def default_bytes(root: Path = Path("/")) -> int:
+    """Two fifths of the machine's memory, or of what its container, service or batch job may take.
+
+    Args:
+        root: of the file system in which the kernel says so.
+    """
     limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    written = [path.read_text().strip() for path in map(Path, _LIMITS) if path.exists()]
+    written = [path.read_text().strip() for path in _limit_files(root) if path.exists()]
     limits += [int(limit) for limit in written if limit.isdigit()]
     return int(min(limits) * _SHARE)
+
+
+def _limit_files(root: Path) -> Iterator[Path]:
+    """The limits of this process's control groups, and of those around them."""
+    groups = root / "proc/self/cgroup"
+    for line in groups.read_text().splitlines() if groups.exists() else ():
+        _, controllers, path = line.split(":", 2)
+        top, name = root / "sys/fs/cgroup", "memory.max"
+        if controllers:
+            top, name = top / "memory", "memory.limit_in_bytes"
+        if controllers in {"", "memory"}:
+            group = PurePosixPath(path)
+            yield from (top / around.relative_to("/") / name for around in (group, *group.parents))

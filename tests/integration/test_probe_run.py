@@ -2,9 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Iterator
-from importlib.util import find_spec
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +12,8 @@ import pytest
 import torch
 
 from jobs.__main__ import main
-from jobs.corpus import docstrings_of
 from pipeline import Encoder, Probe
+from tests.docstrings import docstrings
 from tests.outputs import column, write_output
 
 PACKAGES = ("hypothesis", "moto", "networkx", "numpy", "pandas", "polars", "pydantic", "sklearn", "sympy", "torch")
@@ -27,18 +24,8 @@ ROWS, WIDTH = 400, 8
 
 @pytest.fixture(scope="session")
 def packages() -> dict[str, list[str]]:
-    """package → docstrings of ten installed packages; their files are read as data."""
-    return {name: list(islice(_docstrings(name), PER_PACKAGE)) for name in PACKAGES}
-
-
-def _docstrings(package: str) -> Iterator[str]:
-    folder = Path(str(find_spec(package).origin)).parent
-    seen: set[str] = set()
-    for path in sorted(folder.rglob("*.py")):
-        for _, text in docstrings_of(path, package) if "tests" not in path.parts else ():
-            if text[:400] not in seen:
-                seen.add(text[:400])
-                yield text[:400]
+    """package → docstrings of ten installed packages."""
+    return {name: docstrings(name, PER_PACKAGE) for name in PACKAGES}
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from pipeline.probe import split
 from pipeline.probe.handcrafted import encode, learn
 from pipeline.probe.linear import Data, fit_logistic, fit_ridge
 from pipeline.probe.matrix import Matrix
+from pipeline.probe.memory import default_bytes
 from pipeline.probe.metrics import ClassFigures, ValueFigures, calibrate, judge
 from pipeline.probe.rows import Question
 from pipeline.probe.study import Shape, study
@@ -377,3 +378,21 @@ def test_features_with_several_vectors_to_a_row_are_passed_over_or_refused(tmp_p
     assert any("more than one vector to a row: many" in note for note in ask(path).notes)
     with pytest.raises(JobError, match="it holds windows"):
         ask(path, features=("many",))
+
+
+@pytest.mark.parametrize(
+    ("group", "file"),
+    [
+        ("0::/", "memory.max"),  # a container
+        ("0::/slurm/job_7/step_0", "slurm/job_7/memory.max"),
+        ("4:memory:/job_7\n0::/", "memory/job_7/memory.limit_in_bytes"),
+    ],
+)
+def test_memory_is_a_share_of_what_the_control_group_may_take(group, file, tmp_path):
+    limit = tmp_path / "sys/fs/cgroup" / file
+    for path, content in ((tmp_path / "proc/self/cgroup", group), (limit, str(1 << 30))):
+        path.parent.mkdir(parents=True)
+        path.write_text(content + "\n")
+    assert default_bytes(tmp_path) == int(0.4 * (1 << 30))
+    limit.write_text("max\n")
+    assert default_bytes(tmp_path) > int(0.4 * (1 << 30))

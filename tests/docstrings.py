@@ -1,0 +1,19 @@
+"""Real texts that are at hand: docstrings of installed packages, whose files are read as data."""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+from jobs.corpus import docstrings_of
+
+MAX_CHARACTERS = 400
+
+
+def docstrings(package: str, count: int) -> list[str]:
+    """The first docstrings of a package outside its tests, each once, in the order of its files."""
+    found: dict[str, None] = {}
+    for path in sorted(Path(str(find_spec(package).origin)).parent.rglob("*.py")):
+        if "tests" not in path.parts:
+            found |= {text[:MAX_CHARACTERS]: None for _, text in docstrings_of(path, package)}
+        if len(found) >= count:
+            break
+    return list(found)[:count]
