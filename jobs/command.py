@@ -7,6 +7,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from pipeline.errors import JobError, VarveError
@@ -41,6 +42,7 @@ def run(
     arguments = parser.parse_args(argv)
     for variable, value in _QUIET.items():
         os.environ.setdefault(variable, value)
+    _use_token()
     warnings.filterwarnings("ignore")
     # Until a run takes both over (pipeline/watch.py), a notice to end is told like Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -51,6 +53,13 @@ def run(
     except KeyboardInterrupt:
         told = "stopped. What was committed stays; the same command goes on from there"
         return _fail(name, told, 1, as_json=arguments.json)
+
+
+def _use_token() -> None:
+    """Let Ray use a token that is at hand: `ray start` does so by itself, a program that joins a cluster does not."""
+    named = any(os.environ.get(variable) for variable in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
+    if named or (Path.home() / ".ray/auth_token").is_file():
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 
 def _fail(name: str, told: str, exit_code: int, *, as_json: bool) -> int:
