@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pipeline.plan import Plan
 
 _BAR = 40
+_RAY_START_S = 6.0  # of a Ray that the run starts itself: 5 to 7 on two cores
 _JSON_BEGINS = "\n{"
 
 
@@ -73,7 +74,8 @@ def _measure_here(job: Job, price_per_hour: float | None) -> dict[str, Any]:
     prepared_s = time.perf_counter() - began
     figures, waited_s = _measure(plan, layout)
     # A run prepares like this command does; then each replica does so for itself, and loads its model.
-    ahead = forecast(figures, layout, cluster, start_s=2 * prepared_s + waited_s, price_per_hour=price_per_hour)
+    start_s = 2 * prepared_s + waited_s + (0.0 if os.environ.get("RAY_ADDRESS") else _RAY_START_S)
+    ahead = forecast(figures, layout, cluster, start_s=start_s, price_per_hour=price_per_hour)
     return {
         "fingerprint": plan.fingerprint,
         "resolved": asdict(plan.resolved),
