@@ -38,6 +38,8 @@ JOB_NAME = "_varve/job.json"
 # Rows that are encoded together: enough to sort by length, few enough to be held with all their features.
 BLOCK_ROWS = 1024
 PART_BYTES = 64 * 1024 * 1024
+LARGEST_PART_BYTES = 8 * PART_BYTES
+MANY_PARTS = 100_000
 MAX_ROWS_PER_PART = 64 * BLOCK_ROWS
 SAMPLE_ROWS = 512
 _SHOWN = 10
@@ -307,7 +309,7 @@ def _auto_rows(
     max_tokens: int,
     computed_bytes: Mapping[str, float],
 ) -> int:
-    """Rows of a part of about `PART_BYTES`, from the first rows of the source.
+    """Rows of a part of about `PART_BYTES`, or of more in a large run, from the first rows of the source.
 
     Whole blocks where a block fits. Both what is read and what is written count: a part is held in memory once.
     """
@@ -320,10 +322,19 @@ def _auto_rows(
     decoded = [text.decode(errors="replace") for text in texts.to_pylist()]
     tokens = float(tokenizer(decoded).num_tokens.mean()) if decoded else 1.0
     written = sum(row_bytes(features, tokens).values()) + sum(computed_bytes.values())
-    rows = int(PART_BYTES / max(written, sample.nbytes / len(sample)))
-    if rows < BLOCK_ROWS:
-        return max(rows, 1)
-    return min(rows // BLOCK_ROWS * BLOCK_ROWS, MAX_ROWS_PER_PART)
+    each = max(written, sample.nbytes / len(sample))
+    size = part_bytes(each * sum(dataset.shard_rows or ()))
+    rows = int(min(size / each, MAX_ROWS_PER_PART * size / PART_BYTES))
+    return max(rows, 1) if rows < BLOCK_ROWS else rows // BLOCK_ROWS * BLOCK_ROWS
+
+
+def part_bytes(whole_bytes: float) -> float:
+    """The size of a part: of a run with more than `MANY_PARTS` they grow, since each costs the driver time and memory.
+
+    Args:
+        whole_bytes: of the whole output; 0 where the source does not say how many rows it has.
+    """
+    return min(max(PART_BYTES, whole_bytes / MANY_PARTS), LARGEST_PART_BYTES)
 
 
 def _check_names(job: Job, features: FeaturePlan) -> None:

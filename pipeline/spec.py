@@ -227,7 +227,9 @@ class Output(Section):
 
     path: str = Field(description="folder or object store prefix")
     dtype: Literal["float32", "float16", "int8", "binary"] = "float32"
-    rows_per_part: Literal["auto"] | PositiveInt = Field(default="auto", description="auto: parts of about 64 MB")
+    rows_per_part: Literal["auto"] | PositiveInt = Field(
+        default="auto", description="auto: parts of about 64 MB, larger in runs of over 6 TB"
+    )
     max_errors: Annotated[int, Field(ge=0)] | None = Field(
         default=None, description="rows that may end with an error before the run is stopped; null: any number"
     )
