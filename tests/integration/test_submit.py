@@ -17,7 +17,8 @@ from tests.servers.cluster import ray_head
 from tests.servers.processes import free_port
 
 SECRET = "a-value-that-must-stay-where-it-is"
-PATIENCE_S = 240
+PATIENCE_S = 480
+pytestmark = pytest.mark.timeout(1200)
 
 
 @pytest.fixture(scope="module")
