@@ -17,6 +17,8 @@ import ray
 from pipeline.errors import RunError
 from pipeline.spec import Compute
 
+_STARTS = 2
+
 
 def start_ray(compute: Compute) -> None:
     """Connect to a running Ray, or start one here with room for the replicas.
@@ -34,8 +36,7 @@ def start_ray(compute: Compute) -> None:
             if os.environ.get("RAY_ADDRESS"):
                 ray.init(address="auto", **quiet)
             else:
-                # "local": a cluster that somebody else has started on this machine is not ours to take.
-                ray.init(address="local", include_dashboard=False, **_size(compute), **quiet)
+                _start_own(_size(compute) | quiet)
         except Exception as e:  # a node that does not come up in time raises no narrower one
             where = os.environ.get("RAY_ADDRESS", "this machine")
             msg = f"Ray at {where} could not be joined: {' '.join(str(e).split())[:300]}"
@@ -44,6 +45,19 @@ def start_ray(compute: Compute) -> None:
             # Ray puts its own in place, which ends the process with the signal's number for an exit code.
             if current_thread() is main_thread():
                 signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+
+
+def _start_own(options: dict[str, Any]) -> None:
+    """Start a Ray here. Its node has 30 s to come up, a constant of Ray's: a busy machine needs a second try."""
+    for tries_left in reversed(range(_STARTS)):
+        try:
+            # "local": a cluster that somebody else has started on this machine is not ours to take.
+            ray.init(address="local", include_dashboard=False, **options)
+        except Exception:
+            if not tries_left:
+                raise
+        else:
+            return
 
 
 def _size(compute: Compute) -> dict[str, Any]:

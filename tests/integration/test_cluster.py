@@ -66,3 +66,15 @@ def test_ray_that_does_not_come_up_is_told_in_one_message(monkeypatch):
     monkeypatch.setattr(ray, "init", init)
     with pytest.raises(RunError, match=r"this machine could not be joined: The current node timed out during startup"):
         start_ray(Compute())
+
+
+def test_ray_that_comes_up_too_late_on_a_busy_machine_is_started_again(monkeypatch):
+    late = ["The current node timed out during startup."]
+
+    def init(**_):
+        if late:
+            raise Exception(late.pop())  # noqa: TRY002 (Ray's)
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", init)
+    start_ray(Compute())
