@@ -56,7 +56,12 @@ def run(
 
 
 def _use_token() -> None:
-    """Let Ray use a token that is at hand: `ray start` does so by itself, a program that joins a cluster does not."""
+    """Let Ray use a token that is at hand: `ray start` does so by itself, a program that joins a cluster does not.
+
+    Ray reads this when it is imported; later it would reach the servers that this process starts, but not the process.
+    """
+    if "ray" in sys.modules:
+        return
     named = any(os.environ.get(variable) for variable in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
     if named or (Path.home() / ".ray/auth_token").is_file():
         os.environ.setdefault("RAY_AUTH_MODE", "token")

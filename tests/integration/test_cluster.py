@@ -1,5 +1,6 @@
 """A Ray that has other work to do."""
 
+import os
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -78,3 +79,14 @@ def test_ray_that_comes_up_too_late_on_a_busy_machine_is_started_again(monkeypat
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", init)
     start_ray(Compute())
+
+
+def test_command_of_a_program_that_has_ray_already_leaves_it_able_to_start(tmp_path):
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray/auth_token").write_text("a-token-of-the-tests-0123456789")
+    code = (
+        "import ray; from jobs.__main__ import main; main(['status', 'nothing-there'])\n"
+        "from pipeline.cluster.connection import start_ray; from pipeline.spec import Compute; start_ray(Compute())"
+    )
+    known = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
+    subprocess.run([sys.executable, "-c", code], env=known | {"HOME": str(tmp_path)}, check=True, timeout=120)
