@@ -13,6 +13,7 @@ from threading import current_thread, main_thread
 from typing import Any
 
 import ray
+from tenacity import Retrying, stop_after_attempt
 
 from pipeline.errors import RunError
 from pipeline.spec import Compute
@@ -49,15 +50,10 @@ def start_ray(compute: Compute) -> None:
 
 def _start_own(options: dict[str, Any]) -> None:
     """Start a Ray here. Its node has 30 s to come up, a constant of Ray's: a busy machine needs a second try."""
-    for tries_left in reversed(range(_STARTS)):
-        try:
-            # "local": a cluster that somebody else has started on this machine is not ours to take.
-            ray.init(address="local", include_dashboard=False, **options)
-        except Exception:
-            if not tries_left:
-                raise
-        else:
-            return
+    # "local": a cluster that somebody else has started on this machine is not ours to take.
+    Retrying(stop=stop_after_attempt(_STARTS), reraise=True)(
+        ray.init, address="local", include_dashboard=False, **options
+    )
 
 
 def _size(compute: Compute) -> dict[str, Any]:

@@ -130,6 +130,10 @@ def told_apart(tmp_path):
     return make
 
 
+def probe_one_layer(path: str, output: Path, capsys) -> None:
+    asked(capsys, "probe", path, "--label", "kind", "--features", "cls_01", "--text", "none", "--output", output)
+
+
 def test_predictions_lie_beside_each_part_and_are_those_of_onnx(told_apart, tmp_path, capsys):
     import onnxruntime
 
@@ -168,38 +172,14 @@ def test_predictions_lie_beside_each_part_and_are_those_of_onnx(told_apart, tmp_
     ],
 )
 def test_predict_refuses_a_run_of_another_model(changes, told, told_apart, tmp_path, capsys):
-    asked(
-        capsys,
-        "probe",
-        told_apart(),
-        "--label",
-        "kind",
-        "--features",
-        "cls_01",
-        "--text",
-        "none",
-        "--output",
-        tmp_path / "p",
-    )
+    probe_one_layer(told_apart(), tmp_path / "p", capsys)
     assert main(["predict", str(tmp_path / "p"), told_apart("other", **changes)]) == 2
     assert told in capsys.readouterr().err
     assert not (tmp_path / "other/predictions").exists()
 
 
 def test_predict_refuses_another_layer_or_pooling_under_the_same_name(told_apart, tmp_path, capsys):
-    asked(
-        capsys,
-        "probe",
-        told_apart(),
-        "--label",
-        "kind",
-        "--features",
-        "cls_01",
-        "--text",
-        "none",
-        "--output",
-        tmp_path / "p",
-    )
+    probe_one_layer(told_apart(), tmp_path / "p", capsys)
     vectors = np.zeros((30, WIDTH), np.float32)
     other = write_output(
         tmp_path / "o", {column("cls_01", WIDTH, layer=2, pool="mean"): vectors}, {"x": list(range(30))}
