@@ -6,18 +6,18 @@ of its own; beside GPUs it has tasks. Knows nothing of manifests or coverage. In
 neither torch nor transformers, which take seconds, since every process that reads or writes imports it.
 """
 
+import json
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
 import ray
-from ray.data import ActorPoolStrategy, DataContext, Datasink, Datasource, ReadTask, TaskPoolStrategy
+from ray.data import ActorPoolStrategy, DataContext, Datasource, ReadTask, TaskPoolStrategy
 from ray.data.block import BlockMetadata
-from ray.data.datasource import WriteResult
 from ray.exceptions import RayError, UserCodeException
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -52,10 +52,13 @@ _MAX_RETRIES = 10
 _MAX_RESTARTS = 1000
 # Replicas that die one after the other before they are ready.
 _MAX_START_DEATHS = 3
+# Parts smaller than this travel together, since what Ray's scheduling costs a block can be more than encoding it does;
+# others one by one. So many bytes of text are encoded in seconds on the slowest CPU: that much a kill may cost.
+_TOGETHER_BYTES = 16 << 10
 # Enough that one slow block at the end keeps few waiting.
 _BLOCKS_PER_CPU = 8
 _READ: dict[str, Any] = {"num_cpus": IO_CPUS, "max_retries": _MAX_RETRIES}
-_WRITE: dict[str, Any] = {"num_cpus": WRITE_CPUS, "max_retries": _MAX_RETRIES}
+_PART_BY_PART: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow", "zero_copy_batch": True}
 
 
 def features(
@@ -215,28 +218,15 @@ class _Shards(Datasource):
         return read
 
 
-class _Parts(Datasink[list[dict[str, Any]]]):
-    """Commits each part that arrives, and collects what was committed."""
-
-    def __init__(self, storage: Storage, fingerprint: str, tell: _Tell) -> None:
-        super().__init__()
-        self._storage, self._fingerprint, self._tell = storage, fingerprint, tell
-        self.parts: list[Part] = []
-
-    def write(self, blocks: Iterable[pa.Table], ctx: object) -> list[dict[str, Any]]:  # noqa: ARG002
-        return [asdict(self._write(block.slice(at, 1))) for block in blocks for at in range(len(block))]
-
-    def _write(self, batch: pa.Table) -> Part:
-        sealed = unseal(batch)
-        began, repeated = time.perf_counter(), retries()
-        part = sink.write_part(self._storage, sealed.rows, sealed.table, self._fingerprint, sealed.counts)
-        seconds = {**sealed.seconds, "write": time.perf_counter() - began}
-        part = replace(part, seconds=seconds, retries=retries() - repeated)
-        self._tell.commit(part)
-        return part
-
-    def on_write_complete(self, write_result: WriteResult[list[dict[str, Any]]]) -> None:
-        self.parts = [Part.from_json(part) for parts in write_result.write_returns for part in parts]
+def _commit(batch: pa.Table, storage: Storage, fingerprint: str, tell: _Tell) -> pa.Table:
+    """Commit a part of features; returns what was committed."""
+    sealed = unseal(batch)
+    began, repeated = time.perf_counter(), retries()
+    part = sink.write_part(storage, sealed.rows, sealed.table, fingerprint, sealed.counts)
+    seconds = {**sealed.seconds, "write": time.perf_counter() - began}
+    part = replace(part, seconds=seconds, retries=retries() - repeated)
+    tell.commit(part)
+    return pa.table({"part": [json.dumps(asdict(part))]})
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,8 +255,7 @@ def run_graph(plan: "Plan", storage: Storage, lacking: Mapping[int, Missing], do
         .options(**always)
         .remote(plan.fingerprint, None if total_rows is None else total_rows - done_rows)
     )
-    tell = _Tell(tally)
-    parts = _Parts(storage, plan.fingerprint, tell)
+    tell, parts = _Tell(tally), []
     watch = Watch(
         lambda: ray.get(tally.snapshot.remote()),
         lambda: ray.get(tally.stop.remote()),
@@ -277,8 +266,8 @@ def run_graph(plan: "Plan", storage: Storage, lacking: Mapping[int, Missing], do
     try:
         # Bounds on retries have no other place in Ray 2.60 than the arguments that it calls deprecated.
         with warnings.catch_warnings(action="ignore"), DataContext.current(_context()), watch, line:
-            _flow(plan, layout, tell, lacking).write_datasink(parts, ray_remote_args=_WRITE)
-        return Ran(parts.parts, ray.get(tally.snapshot.remote()), layout, watch.reason)
+            parts.extend(_committed(_flow(plan, layout, storage, tell, lacking)))
+        return Ran(parts, ray.get(tally.snapshot.remote()), layout, watch.reason)
     except (RayError, UserCodeException, VarveError) as e:
         raise _told(e) from e
     finally:
@@ -286,8 +275,10 @@ def run_graph(plan: "Plan", storage: Storage, lacking: Mapping[int, Missing], do
             ray.kill(tally)  # idle workers still hold it, and with it a process for every run of a program
 
 
-def _flow(plan: "Plan", layout: Layout, tell: _Tell, lacking: Mapping[int, Missing]) -> "ray.data.Dataset":
-    """The stages before the sink."""
+def _flow(
+    plan: "Plan", layout: Layout, storage: Storage, tell: _Tell, lacking: Mapping[int, Missing]
+) -> "ray.data.Dataset":
+    """The stages, from the shards to what was committed of them."""
     from pipeline.replica import Replica, Work, tokenize_part  # noqa: PLC0415 (see the top)
 
     work = Work.of(plan, layout.device, layout.threads, _files(plan, layout))
@@ -300,26 +291,39 @@ def _flow(plan: "Plan", layout: Layout, tell: _Tell, lacking: Mapping[int, Missi
         flow = flow.map_batches(
             tokenize_part,  # pyright: ignore[reportArgumentType] (its stub knows no fn_args)
             fn_args=(work, tell),
-            batch_size=1,
-            batch_format="pyarrow",
-            zero_copy_batch=True,
             compute=TaskPoolStrategy(size=layout.tokenizers),
             num_cpus=_TOKENIZER_CPUS,
             max_retries=_MAX_RETRIES,
+            **_PART_BY_PART,
         )
-    return flow.map_batches(
+    flow = flow.map_batches(
         Replica,
         fn_constructor_args=(work, tell),
-        batch_size=1,
-        batch_format="pyarrow",
-        zero_copy_batch=True,
         compute=_pool(layout),
         num_cpus=layout.cpus,
         num_gpus=layout.gpus,
         accelerator_type=layout.accelerator,
         max_restarts=_MAX_RESTARTS,
         max_task_retries=_MAX_RESTARTS,
+        **_PART_BY_PART,
     )
+    return flow.map_batches(
+        _commit,  # pyright: ignore[reportArgumentType] (as above)
+        fn_args=(storage, plan.fingerprint, tell),
+        num_cpus=WRITE_CPUS,
+        max_retries=_MAX_RETRIES,
+        **_PART_BY_PART,
+    )
+
+
+def _committed(flow: "ray.data.Dataset") -> Iterator[Part]:
+    """Run the flow; what it has committed, as it comes.
+
+    Taken one by one, not as one result: Ray keeps what it takes to make a result again for as long as that is held.
+    """
+    for batch in flow.iter_batches(batch_size=None, batch_format="pyarrow"):
+        for part in batch["part"]:
+            yield Part.from_json(json.loads(part.as_py()))
 
 
 def _files(plan: "Plan", layout: Layout) -> ModelFiles | None:
@@ -337,8 +341,7 @@ def _pool(layout: Layout) -> ActorPoolStrategy:
 def _context() -> DataContext:
     """Ray Data's options for this graph alone: the caller may have a Ray program of its own."""
     context = DataContext.get_current().copy()
-    # One part to a block, so that parts stream one by one.
-    context.target_max_block_size = 1
+    context.target_max_block_size = _TOGETHER_BYTES
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.max_consecutive_actor_init_deaths = _MAX_START_DEATHS
