@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import JobError, VarveError
-from pipeline.spec import Job, parse_feature
+from pipeline.spec.job import Job
+from pipeline.spec.short import parse_feature
 
 Main = Callable[[argparse.Namespace], int]
 

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from jobs.command import print_json, run
 from jobs.corpus import docstrings, model_folder
 from pipeline.errors import JobError, RunError
-from pipeline.spec import Job
+from pipeline.spec.job import Job
 
 NUM_SHARDS = 4
 MAX_ROWS = 3000

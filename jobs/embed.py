@@ -10,7 +10,7 @@ import yaml
 from jobs.command import add_job_arguments, print_json, read_job, run
 from pipeline.manifest import Manifest
 from pipeline.progress import clock_time, file_size
-from pipeline.spec import Job
+from pipeline.spec.job import Job
 
 if TYPE_CHECKING:
     from pipeline.plan import Plan

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from jobs.command import add_job_arguments, print_json, read_job, run
 from jobs.submit import add_cluster_arguments, connect, exit_code_of, hand_over
 from pipeline.progress import clock_time, file_size
-from pipeline.spec import Job
+from pipeline.spec.job import Job
 
 if TYPE_CHECKING:
     from pipeline.cluster.layout import Layout

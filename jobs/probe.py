@@ -111,7 +111,7 @@ def _on_ray() -> "tuple[Spread, int]":
 
     from pipeline.cluster.connection import start_ray
     from pipeline.run import spread
-    from pipeline.spec import Compute
+    from pipeline.spec.compute import Compute
 
     start_ray(Compute())
     return spread, max(1, int(ray.cluster_resources().get("CPU", 1) / max(1, len(ray.nodes()))))
@@ -131,7 +131,7 @@ def _told(found: "Study", content: dict[str, Any], folder: Path) -> str:
     rows, left_out = content["rows"], content["rows"]["left_out"]
     groups = f" in {content['num_groups']:,} groups" if content["groups"] else ""
     told = [f"{rows['train']:,} train, {rows['validation']:,} validation, {rows['test']:,} test rows{groups}\n"]
-    told += [f"  left out: {count:,} rows, {reason}\n" for reason, count in left_out.items()]
+    told += [f"  left out: {count:,} row{'s'[: count > 1]}, {reason}\n" for reason, count in left_out.items()]
     told += [f"  note: {note}\n" for note in content["notes"]]
     told += [f"  no {name}: {why}\n" for name, why in content["absent"].items()]
     width = max(len(result["name"]) for result in content["results"])

@@ -12,7 +12,7 @@ from jobs.command import add_job_file, print_json, run
 from jobs.deploy import kuberay, slurm
 from jobs.deploy.shape import to_yaml
 from pipeline.errors import JobError
-from pipeline.spec import Job
+from pipeline.spec.job import Job
 
 _OPTIONS = {"kuberay": kuberay.Options, "slurm": slurm.Options}
 

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from jobs.command import print_json, run
-from pipeline.spec import json_schema
+from pipeline.spec.job import json_schema
 
 
 def main(argv: Sequence[str]) -> int:

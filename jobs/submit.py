@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from jobs.command import add_job_arguments, print_json, read_job, run
 from pipeline.errors import JobError, RunError
 from pipeline.progress import MARK
-from pipeline.spec import Job
+from pipeline.spec.job import Job
 
 if TYPE_CHECKING:
     from pipeline.submission.head import Head, Submission

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from pipeline.errors import JobError, RunError, VarveError
     from pipeline.probe.saved import Probe
     from pipeline.run import features
-    from pipeline.spec import Computed, Feature, Job, Model
+    from pipeline.spec.feature import Computed, Feature
+    from pipeline.spec.job import Job
+    from pipeline.spec.model import Model
 
 __all__ = [
     "Computed",
@@ -36,12 +38,12 @@ __all__ = [
 
 # Looked up on first use: a command that only reads a manifest should not wait for torch and Ray.
 _HOMES = {
-    "Computed": "pipeline.spec",
+    "Computed": "pipeline.spec.feature",
     "Encoder": "pipeline.encoder.encoder",
-    "Feature": "pipeline.spec",
-    "Job": "pipeline.spec",
+    "Feature": "pipeline.spec.feature",
+    "Job": "pipeline.spec.job",
     "JobError": "pipeline.errors",
-    "Model": "pipeline.spec",
+    "Model": "pipeline.spec.model",
     "Probe": "pipeline.probe.saved",
     "RunError": "pipeline.errors",
     "VarveError": "pipeline.errors",

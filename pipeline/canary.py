@@ -25,7 +25,7 @@ from pipeline.errors import RunError
 from pipeline.plan import Plan
 from pipeline.recomputed import compare_alone, no_difference
 from pipeline.sink import Part
-from pipeline.spec import Windows
+from pipeline.spec.model import Windows
 from pipeline.storage.objects import Storage
 
 ROWS = 16

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pipeline.errors import JobError
-from pipeline.spec import Feature
+from pipeline.spec.feature import Feature
 
 POOLED = frozenset({"cls", "mean", "max", "last"})
 ROW_COLUMNS = ("num_tokens", "truncated", "error", "shard", "row")

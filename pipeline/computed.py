@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from pipeline.code import Code, find_code, load, tell
 from pipeline.errors import RunError, VarveError
-from pipeline.spec import Computed
+from pipeline.spec.feature import Computed
 
 _TYPES = {
     "bool": pa.bool_(),

@@ -21,7 +21,7 @@ from pipeline.quiet import quiet_datasets, quiet_transformers
 from pipeline.ranges import Range
 from pipeline.run import Ran, run_graph
 from pipeline.sink import Part
-from pipeline.spec import Job
+from pipeline.spec.job import Job
 from pipeline.storage.objects import Storage
 from pipeline.storage.persistence import retries
 

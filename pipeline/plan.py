@@ -28,7 +28,8 @@ from pipeline.errors import JobError
 from pipeline.schema import output_schema, vector_length
 from pipeline.source.dataset import Dataset, Shards
 from pipeline.source.opening import open_dataset
-from pipeline.spec import Job, Model, Windows
+from pipeline.spec.job import Job
+from pipeline.spec.model import Model, Windows
 from pipeline.storage.objects import Storage
 from pipeline.tokenizer import Tokenizer
 from pipeline.trial import TRIAL_ROWS, try_functions

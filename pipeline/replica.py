@@ -24,7 +24,8 @@ from pipeline.quarantine import Quarantine
 from pipeline.quiet import quiet_transformers
 from pipeline.ranges import Range
 from pipeline.schema import output_schema
-from pipeline.spec import Feature, Model
+from pipeline.spec.feature import Feature
+from pipeline.spec.model import Model
 from pipeline.tally import Block, Verdict
 from pipeline.texts import Tokenized
 from pipeline.tokenizer import Tokenizer

@@ -32,7 +32,9 @@ from pipeline.progress import Line
 from pipeline.quiet import quiet_datasets
 from pipeline.ranges import Missing, Range
 from pipeline.sink import Part
-from pipeline.spec import Feature, Model, parse_features
+from pipeline.spec.feature import Feature
+from pipeline.spec.model import Model
+from pipeline.spec.short import parse_features
 from pipeline.storage.objects import Storage
 from pipeline.storage.persistence import retries
 from pipeline.tally import Block, Snapshot, Verdict

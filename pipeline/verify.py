@@ -17,7 +17,7 @@ from pipeline.errors import JobError, RunError, VarveError
 from pipeline.manifest import Manifest
 from pipeline.plan import Plan, read_job, recall_plan
 from pipeline.source.dataset import Dataset
-from pipeline.spec import Job
+from pipeline.spec.job import Job
 from pipeline.storage.objects import Storage
 
 _THREADS = 4

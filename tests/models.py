@@ -1,6 +1,6 @@
 """Tiny models of every family, texts of ragged lengths, and every pooling with its plain definition."""
 
-from pipeline.spec import Feature
+from pipeline.spec.feature import Feature
 
 TOLERANCE = 2e-5  # float32, absolute: the promise of the README
 

@@ -14,7 +14,8 @@ import yaml
 from jobs.deploy.shape import Nodes, job_content, job_name, nodes, to_yaml
 from jobs.deploy.template import read_template
 from pipeline.errors import JobError
-from pipeline.spec import Job, Replicas
+from pipeline.spec.compute import Replicas
+from pipeline.spec.job import Job
 from pipeline.submission.package import local_paths
 
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")

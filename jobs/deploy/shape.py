@@ -12,7 +12,8 @@ from typing import Any
 
 import yaml
 
-from pipeline.spec import Compute, Job
+from pipeline.spec.compute import Compute
+from pipeline.spec.job import Job
 
 # KubeRay appends what it needs to a name of its own and allows 47 characters.
 _MOST_CHARACTERS = 47

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from jobs.deploy.shape import job_content, job_name, nodes, to_yaml
 from jobs.deploy.template import read_template
 from pipeline.errors import JobError
-from pipeline.spec import Job, Replicas
+from pipeline.spec.compute import Replicas
+from pipeline.spec.job import Job
 
 _WORD = re.compile(r"[A-Za-z0-9_.,:+-]+")
 _END = "END_OF_JOB"

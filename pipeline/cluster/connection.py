@@ -16,7 +16,7 @@ import ray
 from tenacity import Retrying, stop_after_attempt
 
 from pipeline.errors import RunError
-from pipeline.spec import Compute
+from pipeline.spec.compute import Compute
 
 _STARTS = 2
 

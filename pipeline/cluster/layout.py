@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from pipeline.cluster.nodes import WAIT_S, Cluster, Node, check_env, look, wait_until_free
 from pipeline.errors import JobError
-from pipeline.spec import Compute, Replicas
+from pipeline.spec.compute import Compute, Replicas
 
 # Share of a core that a reading task declares: it waits more than it works.
 IO_CPUS = 0.4

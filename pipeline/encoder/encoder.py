@@ -29,7 +29,9 @@ from pipeline.encoder.memory import most_tokens
 from pipeline.encoder.packing import Index, Pack, pack
 from pipeline.encoder.results import Columns, Counts, Kept, Results, make_columns
 from pipeline.errors import JobError, RunError
-from pipeline.spec import Feature, Model, Windows, parse_features
+from pipeline.spec.feature import Feature
+from pipeline.spec.model import Model, Windows
+from pipeline.spec.short import parse_features
 from pipeline.tokenizer import Tokenizer, Tokens
 
 # Larger packs on a CPU are no faster beyond noise and hold more memory; on a GPU packs keep it busy.

@@ -68,7 +68,7 @@ class Texts:
                 yield table
             return
         from pipeline.plan import read_job, recall_plan  # noqa: PLC0415 (transformers, which only this needs)
-        from pipeline.spec import Job  # noqa: PLC0415
+        from pipeline.spec.job import Job  # noqa: PLC0415
 
         stored = read_job(self.output.storage) or {}
         plan = recall_plan(Job.parse(stored["job"]), stored, self.output.storage.uri)

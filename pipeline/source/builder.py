@@ -15,7 +15,7 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from pipeline.errors import JobError
 from pipeline.source.dataset import READ_ROWS
-from pipeline.spec import BUILDERS, Source
+from pipeline.spec.source import BUILDERS, Source
 from pipeline.storage.files import file_exists, read_file
 
 # What pandas takes for a missing value; it must not be taken so in the text column of a CSV file.

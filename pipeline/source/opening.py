@@ -8,7 +8,7 @@ from datasets import IterableDataset
 
 from pipeline.source import builder
 from pipeline.source.dataset import Dataset, Shards, end_calmly, row_groups, versions
-from pipeline.spec import Source
+from pipeline.spec.source import Source
 from pipeline.storage.files import use_options
 
 # Below this many rows a Parquet row group is no shard of its own: its part would be too small.

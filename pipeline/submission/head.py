@@ -24,7 +24,7 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from pipeline.errors import JobError, RunError
-from pipeline.spec import Job
+from pipeline.spec.job import Job
 from pipeline.submission.package import job_code
 
 _CONNECT_S = 10.0

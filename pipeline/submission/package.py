@@ -13,7 +13,9 @@ from tempfile import TemporaryDirectory
 import yaml
 
 from pipeline.code import Code, find_code
-from pipeline.spec import BUILDERS, Computed, Job
+from pipeline.spec.feature import Computed
+from pipeline.spec.job import Job
+from pipeline.spec.source import BUILDERS
 
 JOB_FILE = "job.yaml"
 START_FILE = "start.py"

@@ -15,7 +15,8 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from jobs.corpus import docstrings, model_folder
 from pipeline.encoder.encoder import Encoder
-from pipeline.spec import Feature, Model
+from pipeline.spec.feature import Feature
+from pipeline.spec.model import Model
 
 LAYERS = (2, 6, 12)
 TEXTS = 48

@@ -21,7 +21,8 @@ class Varve:
         from transformers import AutoConfig
 
         from pipeline.encoder.encoder import Encoder
-        from pipeline.spec import Feature, Model
+        from pipeline.spec.feature import Feature
+        from pipeline.spec.model import Model
 
         count = AutoConfig.from_pretrained(setup.folder).num_hidden_layers
         self.layers = {"last": [count], "all": list(range(count + 1)), "first": [1], "half": [count // 2]}[wanted]

@@ -28,7 +28,7 @@ from pipeline.featurize import featurize, tokenize_blocks
 from pipeline.plan import Plan, prepare, record
 from pipeline.ranges import Range
 from pipeline.sink import write_part
-from pipeline.spec import Job
+from pipeline.spec.job import Job
 from pipeline.storage.objects import Storage
 from tests.servers.stores import make_bucket, radosgw, s3_environment
 
@@ -39,7 +39,7 @@ def lay_down(job: Job, shards: int, rows_per_shard: int, gone: set[int]) -> Plan
     """All parts of the job but those whose number is in `gone`."""
     plan, storage = prepare(job, device="cpu"), Storage(OUTPUT)
     record(plan, storage)
-    encoder = Encoder(job.model, job.features, checkpoint=plan.checkpoint)
+    encoder = Encoder(job.model, job.pooled, checkpoint=plan.checkpoint)
     source = pa.table({"text": [TEXT]})
     blocks = tokenize_blocks(encoder.tokenizer, source, ("text",), 1)
     row, _, _ = featurize(encoder, source, blocks, schema=plan.schema, shard=0, start=0, pairs=False)

@@ -27,7 +27,7 @@ from pipeline.envelope import Sealed, seal, unseal
 from pipeline.plan import prepare, record
 from pipeline.quiet import quiet_datasets, quiet_transformers
 from pipeline.run import run_graph
-from pipeline.spec import Job
+from pipeline.spec.job import Job
 from pipeline.storage.objects import Storage
 from pipeline.tally import Block
 

@@ -9,7 +9,12 @@ import yaml
 
 from jobs.__main__ import COMMANDS
 from jobs.command import add_job_arguments
-from pipeline.spec import Compute, Computed, Feature, Job, Model, Output, Source
+from pipeline.spec.compute import Compute
+from pipeline.spec.feature import Computed, Feature
+from pipeline.spec.job import Job
+from pipeline.spec.model import Model
+from pipeline.spec.output import Output
+from pipeline.spec.source import Source
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from pipeline.encoder.encoder import Encoder
-from pipeline.spec import Feature, Model
+from pipeline.spec.feature import Feature
+from pipeline.spec.model import Model
 from tests.models import ARCHITECTURES, RAGGED
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

@@ -13,7 +13,7 @@ import ray
 from pipeline.cluster.connection import start_ray
 from pipeline.cluster.layout import settle
 from pipeline.errors import RunError
-from pipeline.spec import Compute
+from pipeline.spec.compute import Compute
 
 
 @contextmanager
@@ -50,7 +50,8 @@ def test_run_that_finds_no_cpu_says_what_it_lacks():
 def test_starting_ray_leaves_the_handler_of_sigterm_as_it_was():
     code = (
         "import signal; signal.signal(signal.SIGTERM, signal.default_int_handler)\n"
-        "from pipeline.cluster.connection import start_ray; from pipeline.spec import Compute; start_ray(Compute())\n"
+        "from pipeline.cluster.connection import start_ray; from pipeline.spec.compute import Compute\n"
+        "start_ray(Compute())\n"
         "assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
@@ -86,7 +87,8 @@ def test_command_of_a_program_that_has_ray_already_leaves_it_able_to_start(tmp_p
     (tmp_path / ".ray/auth_token").write_text("a-token-of-the-tests-0123456789")
     code = (
         "import ray; from jobs.__main__ import main; main(['status', 'nothing-there'])\n"
-        "from pipeline.cluster.connection import start_ray; from pipeline.spec import Compute; start_ray(Compute())"
+        "from pipeline.cluster.connection import start_ray; from pipeline.spec.compute import Compute\n"
+        "start_ray(Compute())"
     )
     known = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
     subprocess.run([sys.executable, "-c", code], env=known | {"HOME": str(tmp_path)}, check=True, timeout=120)

@@ -19,7 +19,7 @@ from pipeline.plan import prepare
 from pipeline.ranges import Missing, missing
 from pipeline.run import spread
 from pipeline.source.opening import MIN_SHARD_ROWS, open_dataset
-from pipeline.spec import Model
+from pipeline.spec.model import Model
 
 TEXTS = [f"text number {number}, and more of it" for number in range(120)] + [
     "null",

@@ -227,7 +227,7 @@ def test_probe_on_ray_finds_what_it_finds_here(told_apart, tmp_path, capsys, mon
     monkeypatch.setenv("RAY_ADDRESS", "")
     here = asked(capsys, *argv, "--output", tmp_path / "here")
     from pipeline.cluster.connection import start_ray
-    from pipeline.spec import Compute
+    from pipeline.spec.compute import Compute
 
     start_ray(Compute())
     monkeypatch.setenv("RAY_ADDRESS", "auto")

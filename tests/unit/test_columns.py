@@ -2,7 +2,7 @@ import pytest
 
 from pipeline.columns import ModelShape, plan_features
 from pipeline.errors import JobError
-from pipeline.spec import Feature
+from pipeline.spec.feature import Feature
 
 SHAPE = ModelShape(num_layers=12, hidden_size=64, num_heads=4, num_labels=3, has_pooler=True)
 

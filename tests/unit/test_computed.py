@@ -11,7 +11,7 @@ from pipeline.encoder.encoder import Encoder
 from pipeline.errors import JobError, RunError
 from pipeline.featurize import featurize, tokenize_blocks
 from pipeline.schema import output_schema
-from pipeline.spec import Computed, Feature
+from pipeline.spec.feature import Computed, Feature
 from pipeline.texts import Tokenized
 from pipeline.trial import try_functions
 

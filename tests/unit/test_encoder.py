@@ -6,7 +6,8 @@ import torch
 
 from pipeline.encoder.encoder import Encoder
 from pipeline.errors import JobError
-from pipeline.spec import Feature, Model
+from pipeline.spec.feature import Feature
+from pipeline.spec.model import Model
 from tests.models import ARCHITECTURES, EVERYTHING, PACKED, POOLS, RAGGED, TOLERANCE
 
 

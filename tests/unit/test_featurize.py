@@ -7,7 +7,8 @@ from pipeline.encoder.encoder import Encoder
 from pipeline.encoder.forward import Forward
 from pipeline.featurize import featurize, tokenize_blocks
 from pipeline.schema import output_schema
-from pipeline.spec import Feature, Model, Windows
+from pipeline.spec.feature import Feature
+from pipeline.spec.model import Model, Windows
 from pipeline.texts import Tokenized
 
 DTYPES = {"float32": pa.float32(), "float16": pa.float16(), "int8": pa.int8(), "binary": pa.uint8()}

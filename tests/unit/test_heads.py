@@ -6,7 +6,8 @@ from transformers import AutoModelForSequenceClassification
 
 from pipeline.encoder.encoder import Encoder
 from pipeline.errors import JobError
-from pipeline.spec import Feature, Model
+from pipeline.spec.feature import Feature
+from pipeline.spec.model import Model
 from tests.models import ARCHITECTURES, RAGGED, TOLERANCE
 
 

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from jobs.__main__ import main
-from pipeline.spec import Job
+from pipeline.spec.job import Job
 
 ROOT = Path(__file__).parents[2]
 INFRA = ROOT / "infra"

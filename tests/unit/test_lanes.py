@@ -13,7 +13,7 @@ from pipeline.encoder.forward import Vectors
 from pipeline.encoder.lanes import Lanes
 from pipeline.encoder.packing import Pack
 from pipeline.encoder.results import Results
-from pipeline.spec import Feature
+from pipeline.spec.feature import Feature
 
 PLAN = plan_features(
     {"mean": Feature(pool="mean"), "tokens": Feature(pool="tokens")}, ModelShape(1, 2, 1, 0, False), dtype="float32"

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from pipeline.cluster.layout import IO_CPUS, lay_out
 from pipeline.cluster.nodes import Cluster, Node
 from pipeline.errors import JobError
-from pipeline.spec import Compute
+from pipeline.spec.compute import Compute
 
 
 def cluster(*nodes: tuple) -> Cluster:

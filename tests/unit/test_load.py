@@ -5,7 +5,7 @@ import torch
 
 from pipeline.encoder.encoder import Encoder
 from pipeline.errors import JobError
-from pipeline.spec import Feature
+from pipeline.spec.feature import Feature
 
 
 def test_model_whose_batches_differ_from_single_texts_is_refused(tiny, monkeypatch):

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from pipeline.encoder.encoder import Encoder
-from pipeline.spec import Feature, Model
+from pipeline.spec.feature import Feature
+from pipeline.spec.model import Model
 from tests.models import EVERYTHING, RAGGED
 
 # A row's neighbours may change its last bits: the BLAS library chooses its kernels, and with them the order of sums, by

@@ -7,7 +7,8 @@ from transformers import AutoModel
 
 from pipeline.encoder.encoder import Encoder
 from pipeline.encoder.layers import compile_layers
-from pipeline.spec import Feature, Model
+from pipeline.spec.feature import Feature
+from pipeline.spec.model import Model
 from tests.models import EVERYTHING, RAGGED, TOLERANCE
 
 

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from jobs.__main__ import main
-from pipeline.spec import Job
+from pipeline.spec.job import Job
 
 IMAGE = "registry.example.com:5000/ml/varve:0.1.0-cuda"
 

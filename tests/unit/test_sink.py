@@ -10,7 +10,7 @@ from pipeline.errors import RunError
 from pipeline.ranges import Range
 from pipeline.schema import output_schema
 from pipeline.sink import encode_part, list_ranges, part_name, read_part, write_part
-from pipeline.spec import Feature
+from pipeline.spec.feature import Feature
 from pipeline.storage.objects import Storage
 
 PLAN = plan_features({"e": Feature(pool="mean")}, ModelShape(2, 4, 2, 0, False), dtype="float32")

@@ -5,7 +5,10 @@ import pytest
 
 from pipeline.errors import JobError
 from pipeline.plan import LARGEST_PART_BYTES, PART_BYTES, part_bytes
-from pipeline.spec import Computed, Feature, Job, flatten, json_schema, parse_feature, parse_features
+from pipeline.spec.feature import Computed, Feature
+from pipeline.spec.job import Job, json_schema
+from pipeline.spec.section import flatten
+from pipeline.spec.short import parse_feature, parse_features
 
 BASE = {
     "source": {"dataset": "docs", "text": "body"},

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.spec import Job
+from pipeline.spec.job import Job
 from pipeline.submission.head import name_of
 from pipeline.submission.package import START_FILE, local_paths, packed
 

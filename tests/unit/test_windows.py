@@ -4,7 +4,8 @@ import numpy as np
 import torch
 
 from pipeline.encoder.encoder import Encoder
-from pipeline.spec import Feature, Model, Windows
+from pipeline.spec.feature import Feature
+from pipeline.spec.model import Model, Windows
 from tests.models import RAGGED, TOLERANCE
 
 

@@ -1,0 +1,152 @@
+"""A whole job file, from YAML and settings laid over it.
+
+Invariant: a `Job` that exists is well formed, and two jobs with equal `identity()` ask for the same bytes.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+import yaml
+from pydantic import Field, PrivateAttr, model_validator
+
+from pipeline.errors import JobError
+from pipeline.spec.compute import Compute
+from pipeline.spec.feature import DEFAULT_FEATURES, AnyFeature, Computed, Feature
+from pipeline.spec.mistakes import checked
+from pipeline.spec.model import Model, Windows
+from pipeline.spec.output import Output
+from pipeline.spec.section import Section, flatten
+from pipeline.spec.source import Source
+
+
+@dataclass(frozen=True, slots=True)
+class _Origin:
+    """Where a job comes from, which is no part of what it says: all are equal."""
+
+    folder: str = field(default=".", compare=False)
+
+
+class Job(Section):
+    """One run: a source, a model, features of it, and an output."""
+
+    source: Source
+    model: Model
+    features: dict[Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")], AnyFeature] = DEFAULT_FEATURES
+    output: Output
+    compute: Compute = Compute()
+    _origin: _Origin = PrivateAttr(default_factory=_Origin)
+
+    @model_validator(mode="after")
+    def _pairs_and_windows(self) -> Self:
+        if not self.features:
+            msg = "features is empty: name at least one"
+            raise ValueError(msg)
+        if not self.pooled:
+            msg = "features holds Python functions alone: name at least one feature of the model too, with pool"
+            raise ValueError(msg)
+        if isinstance(self.model.long_text, Windows):
+            if len(self.source.text_columns) > 1:
+                msg = "model.long_text windows take one text column, not a pair: use long_text: truncate"
+                raise ValueError(msg)
+            if any(feature.pool == "attentions" for feature in self.pooled.values()):
+                msg = "pool attentions needs model.long_text: truncate"
+                raise ValueError(msg)
+        return self
+
+    @property
+    def pooled(self) -> dict[str, Feature]:
+        """The features that the encoder gives."""
+        return {name: feature for name, feature in self.features.items() if isinstance(feature, Feature)}
+
+    @property
+    def computed(self) -> dict[str, Computed]:
+        """The features that Python functions compute."""
+        return {name: feature for name, feature in self.features.items() if isinstance(feature, Computed)}
+
+    @property
+    def folder(self) -> str:
+        """That of the job file, where its Python modules are looked for first; the current one without a file."""
+        return self._origin.folder
+
+    def at(self, folder: str) -> Self:
+        """The same job, with its Python modules in this folder."""
+        job = self.model_copy()
+        job._origin = _Origin(folder)  # noqa: SLF001 (its own)
+        return job
+
+    @classmethod
+    def load(cls, path: str, settings: Sequence[str] = ()) -> Self:
+        """Read a job file, with `key.path=value` settings laid over it.
+
+        Raises:
+            JobError: the file is missing, is no YAML mapping, or a key or value in it is wrong.
+        """
+        try:
+            content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        except OSError as e:
+            msg = f"{path}: can't be read: {e.strerror}"
+            raise JobError(msg) from e
+        except yaml.YAMLError as e:
+            msg = f"{path}: is not YAML: {e}"
+            raise JobError(msg) from e
+        if not isinstance(content, dict):
+            msg = f"{path}: expected a mapping with the keys {', '.join(cls.model_fields)}"
+            raise JobError(msg)
+        return cls.lay_over(content, settings, where=path).at(str(Path(path).parent))
+
+    @classmethod
+    def lay_over(cls, content: dict[str, Any], settings: Sequence[str], where: str) -> Self:
+        """Validate a mapping with `key.path=value` settings laid over it.
+
+        Raises:
+            JobError: a setting, key or value is wrong.
+        """
+        for setting in settings:
+            _lay_over(content, setting)
+        return cls.parse(content, where=where)
+
+    @classmethod
+    def parse(cls, content: Mapping[str, Any], where: str = "job") -> Self:
+        """Validate a mapping; `where` names it in messages.
+
+        Raises:
+            JobError: with one line per mistake: the key, the value, what is allowed.
+        """
+        return checked(cls, content, where)
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the bytes of the output, flat: {"model.name": ..., ...}.
+
+        Where the output lies, how files are reached, what hardware works and how many errors there may be do not.
+        """
+        content = self.model_dump(mode="json")
+        content["output"] = {key: content["output"][key] for key in ("dtype", "rows_per_part")}
+        content["compute"] = {key: content["compute"][key] for key in ("tokens_per_pack", "compile")}
+        del content["source"]["storage_options"]
+        return flatten(content)
+
+
+def json_schema() -> dict[str, Any]:
+    """The job file's JSON Schema, for editors."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Job.model_json_schema()}
+
+
+def _lay_over(content: dict[str, Any], setting: str) -> None:
+    key_path, equals, value = setting.partition("=")
+    if not equals or not key_path:
+        msg = f"--set {setting!r}: expected key.path=value, for example model.max_tokens=256"
+        raise JobError(msg)
+    *parents, key = key_path.split(".")
+    section = content
+    for parent in parents:
+        section = section.setdefault(parent, {})
+        if not isinstance(section, dict):
+            msg = f"--set {setting!r}: {parent} is a value, not a section"
+            raise JobError(msg)
+    try:
+        section[key] = yaml.safe_load(value)
+    except yaml.YAMLError as e:
+        msg = f"--set {setting!r}: the value is not YAML"
+        raise JobError(msg) from e

@@ -1,0 +1,63 @@
+"""The section `source`: what is read."""
+
+import re
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, field_validator
+
+from pipeline.spec.section import Section, flatten, tupled
+
+# What reads the files named in source.data_files; any other source.dataset is a folder or a hub id.
+BUILDERS = frozenset({"parquet", "json", "csv", "text", "arrow", "webdataset"})
+# Names of options that hold credentials: key and secret of s3fs, account_key and sas_token of adlfs, and their likes.
+_SECRET = re.compile(r"(^|[._])key$|_key$|secret|token|passw|credential|connection_string", re.IGNORECASE)
+
+
+class Source(Section):
+    """The Hugging Face dataset that is read."""
+
+    dataset: str = Field(description="hub id, folder, or builder: parquet, json, csv, text, arrow, webdataset")
+    name: str | None = Field(default=None, description="configuration of the dataset, where it has several")
+    data_files: Annotated[str | tuple[str, ...] | None, BeforeValidator(tupled)] = Field(
+        default=None, description="paths or fsspec URLs, globs allowed"
+    )
+    split: str = "train"
+    revision: str | None = Field(default=None, description="branch, tag or commit of a hub id; pinned to its commit")
+    text: Annotated[str | tuple[str, str], BeforeValidator(tupled)] = Field(
+        description="column of the text, or two columns for a sentence pair"
+    )
+    keep: Annotated[tuple[str, ...], BeforeValidator(tupled)] = Field(
+        default=(), description="columns carried through unchanged"
+    )
+    options: dict[str, Any] = Field(
+        default={}, description="further options of the dataset's builder, e.g. {delimiter: ';'}"
+    )
+    storage_options: dict[str, Any] = Field(
+        default={},
+        description="of the files' fsspec file system, e.g. {anon: true}; credentials come from the environment",
+    )
+
+    @field_validator("storage_options")
+    @classmethod
+    def _no_secrets(cls, options: dict[str, Any]) -> dict[str, Any]:
+        for name in flatten(options):
+            if _SECRET.search(name):
+                msg = f"{name!r} looks like a credential, which a job file must not hold: set it in the environment"
+                raise ValueError(msg)
+        return options
+
+    @property
+    def text_columns(self) -> tuple[str, ...]:
+        """The text columns, one or two."""
+        return (self.text,) if isinstance(self.text, str) else self.text
+
+    @property
+    def locations(self) -> tuple[str, ...]:
+        """Where files are named: URLs, paths or globs."""
+        files = (self.data_files,) if isinstance(self.data_files, str) else self.data_files
+        return files or (self.dataset,)
+
+    @property
+    def columns(self) -> list[str]:
+        """Every column that is read, each once."""
+        return list(dict.fromkeys((*self.text_columns, *self.keep)))
