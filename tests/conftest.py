@@ -19,6 +19,7 @@ import transformers
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
 from jobs.corpus import model_folder
+from tests.killer import make_killer
 from tests.models import ARCHITECTURES
 from tests.servers.proxy import Control, proxy
 from tests.servers.stores import (
@@ -62,6 +63,14 @@ def tiny(tmp_path_factory, minilm):
         return made[key]
 
     return make
+
+
+@pytest.fixture(scope="session")
+def killer(tiny):
+    """The section `model` of a job, whose checkpoint kills its process at one text."""
+    folder = tiny("bert", intermediate_size=48)
+    make_killer(folder)
+    return {"name": folder, "max_tokens": 64, "trust_remote_code": True}
 
 
 class Plain:

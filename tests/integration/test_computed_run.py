@@ -27,12 +27,6 @@ def _overlap(premise, hypothesis):
 
 def rank(rows):
     return list(range(len(rows)))
-
-def kill(rows):
-    import os
-    if "xylophone" in rows["premise"].to_pylist():
-        os._exit(9)
-    return pa.compute.utf8_length(rows["premise"])
 """
 
 
@@ -97,17 +91,6 @@ def test_computed_columns_are_written_checked_and_bound_to_their_code(load, run,
         run(load({"overlap": "float32"}))
     told = {check.name: check.failures for check in verify(str(tmp_path / "out"))}
     assert "features.overlap.code" in told["canary"][0]
-
-
-def test_row_on_which_a_function_kills_its_worker_costs_no_other(load, run, pairs, tmp_path):
-    table = pq.read_table(pairs / "0.parquet").slice(0, 30)
-    texts = ["xylophone" if row == 21 else f"text {row}" for row in range(30)]
-    pq.write_table(table.set_column(0, "premise", [texts]), pairs / "0.parquet")
-    manifest = run(load({"kill": "int32"}, output={"rows_per_part": 16}))
-    table = read(tmp_path / "out")
-    assert [(row, told) for row, told in enumerate(table["error"].to_pylist()) if told] == [(21, "worker died")]
-    assert table["kill"].to_pylist() == [None if row == 21 else len(text) for row, text in enumerate(texts)]
-    assert manifest.counts["killers"] == 1
 
 
 def test_function_that_looks_at_its_neighbours_keeps_the_run_from_publishing(load, run, tmp_path):

@@ -4,15 +4,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.errors import RunError
-from tests.killer import KILLING_TEXT, make_killer
-
-
-@pytest.fixture
-def killer(tiny):
-    folder = tiny("bert", intermediate_size=48)
-    make_killer(folder)
-    return {"name": folder, "max_tokens": 64, "trust_remote_code": True}
+from tests.killer import KILLING_TEXT
 
 
 def written(path) -> pa.Table:
@@ -34,10 +26,3 @@ def test_row_that_kills_its_worker_becomes_an_error_row_and_costs_no_other(job, 
     assert table["embedding"].null_count == 1
     assert manifest.counts["killers"] == 1
     assert manifest.counts["lost"] >= 3
-
-
-def test_rows_that_kill_are_named_when_no_error_is_allowed(job, run, killer, tmp_path):
-    (tmp_path / "docs").mkdir()
-    pq.write_table(pa.table({"text": ["good", "good too", KILLING_TEXT]}), tmp_path / "docs/0.parquet")
-    with pytest.raises(RunError, match=r"Rows that killed their worker: 2\."):
-        run(job(tmp_path / "docs", model=killer, output={"max_errors": 0}))

@@ -1,0 +1,76 @@
+"""What a replica does with a part, told by nobody but itself: no Ray stands around it."""
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.envelope import Sealed, seal, unseal
+from pipeline.errors import RunError
+from pipeline.plan import prepare
+from pipeline.ranges import Range
+from pipeline.replica import MAX_DEATHS, Replica, Work
+from pipeline.spec.job import Job
+from pipeline.tally import Block, Tally, Verdict
+from tests.killer import KILLING_TEXT
+
+
+class Here:
+    """Reports to a tally in this process."""
+
+    def __init__(self, tally: Tally) -> None:
+        self.begin, self.end, self.spend, self.stopped = tally.begin, tally.end, tally.spend, tally.stopped
+        self._tally = tally
+
+    def join(self, encoder) -> None:
+        self._tally.join(encoder, "replica", "127.0.0.1")
+
+    def count(self, block: Block, *, wait: bool) -> Verdict:  # noqa: ARG002 (the answer is there at once)
+        return self._tally.add(block)
+
+
+@pytest.fixture
+def part(tmp_path):
+    """(sections of a job, texts) → a replica, and one part that several workers have died of before."""
+
+    def make(texts, **sections) -> tuple[Replica, Sealed]:
+        table = pa.table({"text": texts})
+        (tmp_path / "docs").mkdir()
+        pq.write_table(table, tmp_path / "docs/0.parquet")
+        source, output = {"dataset": str(tmp_path / "docs"), "text": "text"}, {"path": str(tmp_path / "out")}
+        content = {"source": source, **sections, "output": output | sections.get("output", {})}
+        plan = prepare(Job.parse(content).at(str(tmp_path)), device="cpu")
+        rows, tally = Range(0, 0, len(texts)), Tally()
+        for _ in range(MAX_DEATHS):
+            tally.begin("encode", rows)
+        return Replica(Work.of(plan, "cpu", 1), Here(tally)), Sealed(rows, table, {})
+
+    return make
+
+
+def test_rows_that_kill_are_named_when_no_error_is_allowed(part, killer):
+    replica, sealed = part(["good", "good too", KILLING_TEXT], model=killer, output={"max_errors": 0})
+    with pytest.raises(RunError, match=r"Rows that killed their worker: 2\."):
+        replica(seal(sealed))
+
+
+KILL = """
+import os
+import pyarrow.compute as pc
+
+def kill(rows):
+    if "xylophone" in rows["text"].to_pylist():
+        os._exit(9)
+    return pc.utf8_length(rows["text"])
+"""
+
+
+def test_row_on_which_a_function_kills_its_worker_costs_no_other(part, tiny, tmp_path):
+    (tmp_path / "my_features.py").write_text(KILL)
+    texts = ["xylophone" if row == 5 else f"text {row}" for row in range(8)]
+    features = {"mean": {"pool": "mean"}, "kill": {"python": "my_features:kill", "type": "int32"}}
+    replica, sealed = part(texts, model={"name": tiny("bert"), "max_tokens": 64}, features=features)
+    done = unseal(replica(seal(sealed)))
+    assert done.table["error"].to_pylist() == ["worker died" if row == 5 else None for row in range(8)]
+    assert done.table["kill"].to_pylist() == [None if row == 5 else len(text) for row, text in enumerate(texts)]
+    assert done.table["mean"].null_count == 1
+    assert done.counts["killers"] == 1
