@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import pyarrow as pa
 import ray
@@ -323,9 +323,11 @@ def _committed(flow: "ray.data.Dataset") -> Iterator[Part]:
 
     Taken one by one, not as one result: Ray keeps what it takes to make a result again for as long as that is held.
     """
-    for batch in flow.iter_batches(batch_size=None, batch_format="pyarrow"):
-        for part in batch["part"]:
-            yield Part.from_json(json.loads(part.as_py()))
+    for bundle in flow.iter_internal_ref_bundles():
+        for entry in bundle.blocks:
+            block = ray.get(cast("Any", entry.ref))
+            for part in block["part"]:
+                yield Part.from_json(json.loads(part.as_py()))
 
 
 def _files(plan: "Plan", layout: Layout) -> ModelFiles | None:
