@@ -7,6 +7,9 @@ os.environ.update(
     RAY_USAGE_STATS_ENABLED="0",
     RAY_BACKEND_LOG_LEVEL="fatal",
     AWS_EC2_METADATA_DISABLED="true",
+    # A worker that is idle for a second is ended else, and the next test's run waits for the imports of a new one.
+    RAY_num_workers_soft_limit="8",
+    RAY_idle_worker_killing_time_threshold_ms="60000",
 )
 
 import json
