@@ -5,6 +5,7 @@ proof of coverage and the canary before the manifest, the manifest last.
 """
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -184,10 +185,10 @@ def _make_manifest(
         num_tokens=sum(part.num_tokens for part in parts),
         num_errors=sum(part.num_errors for part in parts),
         num_truncated=sum(part.num_truncated for part in parts),
-        counts=stages.total(parts, "counts") | {"lost": last.lost if last else 0},
+        counts=_total(parts) | {"lost": last.lost if last else 0},
         storage={
             "create_if_absent": storage.conditional,
-            "retries": retries() + sum(part.retries for part in (ran.parts if ran else ())),
+            "retries": retries() + (last.retries if last else 0),
         },
         file_bytes=sum(part.file_bytes for part in parts),
         seconds={name: round(value, 3) for name, value in seconds.items()},
@@ -201,11 +202,19 @@ def _make_manifest(
     )
 
 
+def _total(parts: list[Part]) -> dict[str, int]:
+    """What happened to all parts together."""
+    sums: Counter[str] = Counter()
+    for part in parts:
+        sums.update(part.counts)
+    return dict(sums)
+
+
 def _measure(ran: Ran) -> dict[str, Any]:
-    """How busy the stages of this run were; parts of earlier runs took their own time."""
+    """How busy the stages of this run were; earlier runs of the job took their own time."""
     last, layout = ran.last, ran.layout
     measured = stages.measure(
-        stages.total(ran.parts, "seconds"),
+        last.seconds,
         last.ready_s or 0.0,
         last.last_s or 0.0,
         lanes=layout.lanes,

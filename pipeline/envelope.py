@@ -1,6 +1,6 @@
 """A whole part in one row of a table: what travels between the stages.
 
-Its range, what was spent and counted on the way, and its tables as Arrow IPC bytes in cells. An engine that bundles,
+Its range, what was counted on the way, and its tables as Arrow IPC bytes in cells. An engine that bundles,
 splits or retries rows can then neither cut a part nor mix the rows of two. Reading it back copies nothing.
 """
 
@@ -18,7 +18,6 @@ class Sealed:
 
     rows: Range
     table: pa.Table
-    seconds: dict[str, float]  # stage → seconds spent on it
     counts: dict[str, int] = field(default_factory=dict)  # what happened to it
     blocks: tuple[pa.RecordBatch, ...] = ()  # the tokens of its blocks, between tokenizer and encoder
 
@@ -30,7 +29,7 @@ def seal(part: Sealed) -> pa.Table:
             "shard": pa.array([part.rows.shard], pa.int32()),
             "start": pa.array([part.rows.start], pa.int64()),
             "stop": pa.array([part.rows.stop], pa.int64()),
-            "notes": pa.array([json.dumps({"seconds": part.seconds, "counts": part.counts})]),
+            "counts": pa.array([json.dumps(part.counts)]),
             "table": _cell(_stream(part.table.schema, part.table.to_batches())),
             "blocks": _list_cell([_stream(block.schema, [block]) for block in part.blocks]),
         }
@@ -39,13 +38,13 @@ def seal(part: Sealed) -> pa.Table:
 
 def unseal(batch: pa.Table) -> Sealed:
     """The part in a one-row table."""
-    shard, start, stop, notes = (batch[name][0].as_py() for name in ("shard", "start", "stop", "notes"))
+    shard, start, stop, counts = (batch[name][0].as_py() for name in ("shard", "start", "stop", "counts"))
     blocks = batch["blocks"][0].values
     return Sealed(
         Range(shard, start, stop),
         pa.ipc.open_stream(batch["table"][0].as_buffer()).read_all(),
-        **json.loads(notes),
-        blocks=tuple(pa.ipc.open_stream(cell.as_buffer()).read_next_batch() for cell in blocks),
+        json.loads(counts),
+        tuple(pa.ipc.open_stream(cell.as_buffer()).read_next_batch() for cell in blocks),
     )
 
 

@@ -155,7 +155,7 @@ def coverage_gaps(
 
 def read_parts(storage: Storage, found: Mapping[int, Mapping[Range, int]], known: Iterable[Part] = ()) -> list[Part]:
     """What every committed part records, in order; footers are read for those not `known`, in parallel."""
-    records = {part.range: replace(part, seconds={}, retries=0) for part in known}
+    records = {part.range: part for part in known}
     unread = [(rows, size) for sizes in found.values() for rows, size in sizes.items() if rows not in records]
     with ThreadPoolExecutor(max_workers=_FOOTERS_AT_ONCE) as threads:
         for part in threads.map(lambda entry: sink.read_part(storage, *entry), unread):

@@ -149,7 +149,7 @@ def tokenize_part(batch: pa.Table, work: Work, tell: Tell) -> pa.Table:
     for stage, spent_s in seconds.items():
         tell.spend(stage, spent_s)
     tell.end("tokenize", part.rows)
-    return seal(Sealed(part.rows, part.table, {**part.seconds, **seconds}, blocks=tokens))
+    return seal(Sealed(part.rows, part.table, blocks=tokens))
 
 
 _tokenizers: dict[str, Tokenizer] = {}
@@ -202,7 +202,7 @@ class Replica:
             if self._report(block).stop and done < len(part.table):
                 raise _StoppedError
 
-        result, spent, counts = featurize(
+        result, _, counts = featurize(
             self._encoder,
             part.table,
             self._blocks(part),
@@ -212,9 +212,8 @@ class Replica:
             pairs=self._work.pairs,
             on_block=report,
         )
-        seconds = {stage: part.seconds.get(stage, 0.0) + spent.get(stage, 0.0) for stage in (*part.seconds, *spent)}
         happened = {name: getattr(counts, name) for name in _HAPPENED}
-        return Sealed(part.rows, result, seconds, happened)
+        return Sealed(part.rows, result, happened)
 
     def _encode_apart(self, part: Sealed, deaths: int) -> Sealed:
         """Bring a part to its features in a process of its own, which may die of it."""
@@ -225,18 +224,17 @@ class Replica:
                 "last while a process of its own encoded them: the machine may have too little memory for both"
             )
             raise RunError(msg)
-        done, encode_s = [], 0.0
+        done = []
         with Quarantine(partial(_make_apart, self._work, rows.shard), self._work.schema, rows.shard) as apart:
             for first in range(0, len(part.table), block_rows):
                 began = time.perf_counter()
                 block = apart.encode(part.table.slice(first, block_rows), rows.start + first)
                 spent = {"encode": time.perf_counter() - began}
                 done.append(block)
-                encode_s += spent["encode"]
                 tokens = int(block["num_tokens"].drop_null().to_numpy().sum())
                 self._report(Block(len(block), tokens, len(block) - block["error"].null_count, spent), apart.killers)
         result = pa.concat_tables(done) if done else self._work.schema.empty_table()
-        return Sealed(rows, result, {**part.seconds, "encode": encode_s}, {"killers": len(apart.killers)})
+        return Sealed(rows, result, {"killers": len(apart.killers)})
 
     def _blocks(self, part: Sealed) -> Iterator[Tokenized]:
         if part.blocks:

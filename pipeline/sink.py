@@ -49,9 +49,6 @@ class Part:
     data_sha256: str  # of those bytes
     file_bytes: int = 0  # of the whole file, as the store lists it
     counts: dict[str, int] = field(default_factory=dict)  # texts encoded with their likes, redone, packs split
-    # Of this run, not of the part: not in the footer, so that the same part has the same bytes whoever wrote it.
-    seconds: dict[str, float] = field(default_factory=dict)  # reading, tokenizing, encoding, writing
-    retries: int = 0  # requests that were made again to write it
 
     @property
     def range(self) -> Range:
@@ -64,8 +61,8 @@ class Part:
         return part_name(self.range)
 
     def to_json(self) -> dict[str, Any]:
-        """For a footer and the manifest: what is true of the part itself."""
-        return {key: value for key, value in asdict(self).items() if key not in {"seconds", "retries"}}
+        """For a footer and the manifest."""
+        return asdict(self)
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> Self:

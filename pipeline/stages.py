@@ -4,7 +4,7 @@ A stage's share is the seconds it worked, over the seconds in which it could, ti
 the replicas, those who tokenize, one reader and one writer.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -66,15 +66,6 @@ def bottleneck(stages: Mapping[str, Stage]) -> str:
     if busy < _BUSY:
         return f"none: the busiest stage, {name}, worked {busy:.0%} of the time; the rest is the start and the end"
     return f"{name}, {busy:.0%} busy: {_ADVICE[name]}"
-
-
-def total(parts: Sequence[Any], field: str) -> dict[str, Any]:
-    """The sums of a dictionary field over parts."""
-    sums: dict[str, Any] = {}
-    for part in parts:
-        for key, value in getattr(part, field).items():
-            sums[key] = sums.get(key, 0) + value
-    return sums
 
 
 def to_json(stages: Mapping[str, Stage]) -> dict[str, Any]:

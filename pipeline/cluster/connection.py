@@ -18,7 +18,7 @@ from tenacity import Retrying, stop_after_attempt
 from pipeline.errors import RunError
 from pipeline.spec.compute import Compute
 
-_STARTS = 2
+_STARTS = 3
 
 
 def start_ray(compute: Compute) -> None:
@@ -49,7 +49,7 @@ def start_ray(compute: Compute) -> None:
 
 
 def _start_own(options: dict[str, Any]) -> None:
-    """Start a Ray here. Its node has 30 s to come up, a constant of Ray's: a busy machine needs a second try."""
+    """Start a Ray here. Its node has 30 s to come up, a constant of Ray's: a busy machine needs more tries."""
     # "local": a cluster that somebody else has started on this machine is not ours to take.
     Retrying(stop=stop_after_attempt(_STARTS), reraise=True)(
         ray.init, address="local", include_dashboard=False, **options

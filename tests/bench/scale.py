@@ -52,7 +52,7 @@ class Idle:
         columns = [known.get(field.name, pa.nulls(rows.num_rows, field.type)) for field in self._schema]
         self._tell.count(Block(rows.num_rows, rows.num_rows, 0), wait=False)
         self._tell.end("encode", rows)
-        return seal(Sealed(rows, pa.table(columns, schema=self._schema), part.seconds))
+        return seal(Sealed(rows, pa.table(columns, schema=self._schema)))
 
 
 def measure(parts: int, folder: Path) -> dict[str, float]:

@@ -42,7 +42,7 @@ def part(tmp_path):
         rows, tally = Range(0, 0, len(texts)), Tally()
         for _ in range(MAX_DEATHS):
             tally.begin("encode", rows)
-        return Replica(Work.of(plan, "cpu", 1), Here(tally)), Sealed(rows, table, {})
+        return Replica(Work.of(plan, "cpu", 1), Here(tally)), Sealed(rows, table)
 
     return make
 
