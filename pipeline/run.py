@@ -323,7 +323,7 @@ def _committed(flow: "ray.data.Dataset") -> Iterator[Part]:
     """
     for bundle in flow.iter_internal_ref_bundles():
         for entry in bundle.blocks:
-            block = ray.get(cast("Any", entry.ref))
+            block: Any = ray.get(cast("Any", entry.ref))
             # A run that is asked to end passes on empty blocks, which no write has given its columns.
             for part in block["part"] if len(block) else ():
                 yield Part.from_json(json.loads(part.as_py()))

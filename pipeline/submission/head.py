@@ -11,10 +11,12 @@ import logging
 import os
 import socket
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from queue import Queue
+from threading import Thread
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -165,18 +167,33 @@ class Head:
         return found
 
     def _tail(self, submission_id: str, skip: int) -> Iterator[tuple[str, int]]:
-        """(text, characters up to its end) beyond the first `skip` characters."""
-        with asyncio.Runner() as runner:
-            chunks: AsyncIterator[str] = self._client.tail_job_logs(submission_id)
-            end = 0
-            while True:
-                try:
-                    chunk = runner.run(_next(chunks))
-                except StopAsyncIteration:
-                    return
-                before, end = end, end + len(chunk)
-                if end > skip:
-                    yield chunk[max(0, skip - before) :], end
+        """(text, characters up to its end) beyond the first `skip` characters.
+
+        A thread listens, and Ctrl-C finds the main one waiting for nothing but it.
+        """
+        heard: Queue[str | BaseException | None] = Queue()
+        Thread(target=self._listen, args=(submission_id, heard.put), daemon=True).start()
+        end = 0
+        while (chunk := heard.get()) is not None:
+            if isinstance(chunk, BaseException):
+                raise chunk
+            before, end = end, end + len(chunk)
+            if end > skip:
+                yield chunk[max(0, skip - before) :], end
+
+    def _listen(self, submission_id: str, tell: Callable[[str | BaseException | None], None]) -> None:
+        """Tell every chunk of the output, and at last None, or what went wrong."""
+
+        async def listen() -> None:
+            async for chunk in self._client.tail_job_logs(submission_id):
+                tell(chunk)
+
+        try:
+            asyncio.run(listen())
+        except Exception as e:  # noqa: BLE001 (raised where it is heard)
+            tell(e)
+        else:
+            tell(None)
 
     def _is_gone(self, submission_id: str) -> str:
         return (
@@ -208,10 +225,6 @@ class Head:
         except (RuntimeError, KeyError, ValueError) as e:
             msg = f"{self.address}: the head refuses: {' '.join(str(e).split())[:300]}"
             raise RunError(msg) from e
-
-
-async def _next(chunks: AsyncIterator[str]) -> str:
-    return await anext(chunks)
 
 
 def _submission(submission_id: str, details: JobDetails) -> Submission:
