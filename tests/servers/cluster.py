@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from tests.servers.processes import answers, end, free_port, start, wait_until
+from tests.servers.processes import answers, end, free_ports, start, wait_until
 
 TOKEN = "a-token-of-the-tests-0123456789"
 
@@ -22,8 +22,8 @@ class RayHead:
 @contextmanager
 def ray_head(**environment: str) -> Iterator[RayHead]:
     """A head on loopback with two CPUs, whose jobs see this Python and what else is given."""
-    ports = {name: free_port() for name in ("port", "dashboard-port", "dashboard-agent-listen-port")}
-    ports["ray-client-server-port"] = free_port()
+    names = ("port", "dashboard-port", "dashboard-agent-listen-port", "ray-client-server-port")
+    ports = dict(zip(names, free_ports(len(names)), strict=True))
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     with TemporaryDirectory(prefix="ray-") as folder:  # a short name: sockets lie below it
         clean = {"HOME": folder, "PATH": path, "HF_HUB_OFFLINE": "1", "RAY_BACKEND_LOG_LEVEL": "fatal"}

@@ -16,7 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from tests.servers.cluster import TOKEN
-from tests.servers.processes import answers, end, free_port, start, wait_until
+from tests.servers.processes import answers, end, free_ports, start, wait_until
 
 _NET = "10.231.77"
 _PORT, _DASHBOARD = 6379, 8265
@@ -48,7 +48,7 @@ class Hosts:
         self._prefix = f"v{os.getpid() % 100000}n{next(_numbers)}"
         self._nodes: dict[int, subprocess.Popen] = {}
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        self._port, self._dashboard = (_PORT, _DASHBOARD) if separate else (free_port(), free_port())
+        self._port, self._dashboard = (_PORT, _DASHBOARD) if separate else free_ports(2)
         self.environment = {
             "HOME": str(folder),
             "PATH": path,
@@ -105,13 +105,15 @@ class Hosts:
     def boot(self, host: int) -> None:
         """Start the node of a host."""
         command = [str(Path(sys.executable).with_name("ray")), "start", "--block", "--num-cpus=1"]
+        client, agent = free_ports(2)
         command += ["--disable-usage-stats", f"--node-ip-address={self._address(host)}"]
+        command += [f"--dashboard-agent-listen-port={agent}"]
         if host == 0:
             command += ["--head", f"--port={self._port}", f"--temp-dir={self._folder}/ray", "--include-dashboard=true"]
             command += [f"--dashboard-host={self._address(0)}", f"--dashboard-port={self._dashboard}"]
-            command += [f"--ray-client-server-port={free_port()}", f"--dashboard-agent-listen-port={free_port()}"]
+            command += [f"--ray-client-server-port={client}"]
         else:
-            command += [f"--address={self.ray_address}", f"--dashboard-agent-listen-port={free_port()}"]
+            command += [f"--address={self.ray_address}"]
         log = self._folder / f"host{host}.log"
         self._nodes[host] = start(self.on(host, self._with_disk(command)), log, env=self.environment)
         if host == 0:

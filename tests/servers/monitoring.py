@@ -16,7 +16,7 @@ from pathlib import Path
 
 import yaml
 
-from tests.servers.processes import answers, end, free_port, start, wait_until
+from tests.servers.processes import answers, end, free_port, free_ports, start, wait_until
 
 MONITORING = Path(__file__).parents[2] / "infra/monitoring"
 _UNPACKED = Path(__file__).parent / "unpacked/usr/bin"
@@ -104,10 +104,10 @@ class RayHead:
 def ray_head(cpus: int) -> Iterator[RayHead]:
     """A head as an operator starts it, whose metrics are a second old at the most."""
     folder = Path(tempfile.mkdtemp(prefix="ray-"))  # a socket's path must be short
-    port, log = free_port(), folder / "head.log"
+    (port, dashboard), log = free_ports(2), folder / "head.log"
     command = [
         sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block",
-        f"--port={port}", f"--num-cpus={cpus}", f"--temp-dir={folder}", f"--dashboard-port={free_port()}",
+        f"--port={port}", f"--num-cpus={cpus}", f"--temp-dir={folder}", f"--dashboard-port={dashboard}",
     ]  # fmt: skip
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": uuid.uuid4().hex}
     quick = {"RAY_metrics_report_interval_ms": "1000", "RAY_USAGE_STATS_ENABLED": "0"}

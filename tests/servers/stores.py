@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.servers.processes import answers, end, free_port, start, wait_until
+from tests.servers.processes import answers, end, free_port, free_ports, start, wait_until
 
 ACCESS_KEY, SECRET_KEY = "AKTEST", "SKTEST-not-to-be-seen"
 AZURE_ACCOUNT = "devstoreaccount1"
@@ -149,7 +149,7 @@ def radosgw(folder: Path) -> Iterator[str]:
     for name in ("mon", "osd", "out"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     conf, log = folder / "ceph.conf", folder / "out/start.log"
-    mon, mon_old, port = free_port(), free_port(), free_port()
+    mon, mon_old, port = free_ports(3)
     fsid = str(uuid.uuid4())
     conf.write_text(_CEPH.format(fsid=fsid, mon=mon, mon_old=mon_old, port=port, folder=folder))
 
