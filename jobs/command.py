@@ -7,9 +7,9 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
+from pipeline.cluster.token import use_token
 from pipeline.errors import JobError, VarveError
 from pipeline.spec.job import Job
 from pipeline.spec.short import parse_feature
@@ -30,9 +30,15 @@ _QUIET = {
 
 
 def run(
-    name: str, describe: str, add: Callable[[argparse.ArgumentParser], None], main: Main, argv: Sequence[str]
+    name: str,
+    describe: str,
+    add: Callable[[argparse.ArgumentParser], None],
+    main: Main,
+    argv: Sequence[str],
+    *,
+    on_ray: bool = False,
 ) -> int:
-    """Parse a command's arguments and run it.
+    """Parse a command's arguments and run it; `on_ray` ones join or start a Ray, unless told `--to` another.
 
     Returns:
         0 done, 1 the run failed or a check fell short, 2 the job or the command is wrong.
@@ -43,7 +49,7 @@ def run(
     arguments = parser.parse_args(argv)
     for variable, value in _QUIET.items():
         os.environ.setdefault(variable, value)
-    _use_token()
+    use_token(os.environ.get("RAY_ADDRESS") if on_ray and not getattr(arguments, "to", None) else None)
     warnings.filterwarnings("ignore")
     # Until a run takes both over (pipeline/watch.py), a notice to end is told like Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -54,18 +60,6 @@ def run(
     except KeyboardInterrupt:
         told = "stopped. What was committed stays; the same command goes on from there"
         return _fail(name, told, 1, as_json=arguments.json)
-
-
-def _use_token() -> None:
-    """Let Ray use a token that is at hand: `ray start` does so by itself, a program that joins a cluster does not.
-
-    Ray reads this when it is imported; later it would reach the servers that this process starts, but not the process.
-    """
-    if "ray" in sys.modules:
-        return
-    named = any(os.environ.get(variable) for variable in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
-    if named or (Path.home() / ".ray/auth_token").is_file():
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 
 def _fail(name: str, told: str, exit_code: int, *, as_json: bool) -> int:
@@ -130,7 +124,7 @@ def read_job(arguments: argparse.Namespace) -> Job:
         msg = f"give a job file, or all of --dataset, --text, --model and --output ({', '.join(absent)} missing)"
         raise JobError(msg)
     texts = given["text"]
-    if len(texts) > 2:  # noqa: PLR2004
+    if len(texts) > 2:
         msg = f"--text was given {len(texts)} times: once for a text, twice for a sentence pair"
         raise JobError(msg)
     content: dict[str, Any] = {

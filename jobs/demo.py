@@ -32,7 +32,7 @@ _FOUND = 3
 
 def main(argv: Sequence[str]) -> int:
     """Run the command; returns its exit code."""
-    return run("demo", "Embed and search the docstrings of this machine's Python.", _add, _demo, argv)
+    return run("demo", "Embed and search the docstrings of this machine's Python.", _add, _demo, argv, on_ray=True)
 
 
 def _add(parser: argparse.ArgumentParser) -> None:

@@ -24,7 +24,7 @@ _WEAK_STORE = (
 
 def main(argv: Sequence[str]) -> int:
     """Run the command; returns its exit code."""
-    return run("embed", "Run a job, or go on with it where an earlier run stopped.", _add, _embed, argv)
+    return run("embed", "Run a job, or go on with it where an earlier run stopped.", _add, _embed, argv, on_ray=True)
 
 
 def _add(parser: argparse.ArgumentParser) -> None:

@@ -26,7 +26,7 @@ _JSON_BEGINS = "\n{"
 
 def main(argv: Sequence[str]) -> int:
     """Run the command; returns its exit code."""
-    return run("plan", "Say what a job will take, before it runs.", _add, _plan, argv)
+    return run("plan", "Say what a job will take, before it runs.", _add, _plan, argv, on_ray=True)
 
 
 def _add(parser: argparse.ArgumentParser) -> None:
@@ -159,7 +159,7 @@ def _cluster(cluster: dict[str, Any]) -> str:
             kind = node["accelerator"] or "GPU"
             gpus[kind] = gpus.get(kind, 0) + node["gpus"]
     parts = [f"{len(nodes)} node(s)", f"{sum(node['cpus'] for node in nodes):.0f} CPUs"]
-    parts += [f"{count:g} × {kind}" for kind, count in gpus.items()]  # noqa: RUF001
+    parts += [f"{count:g} × {kind}" for kind, count in gpus.items()]  # noqa: RUF001 (it is a times sign)
     memory = sum(node["object_store_bytes"] for node in nodes)
     return ", ".join(parts + ([f"object store {file_size(memory)}"] if memory else []))
 

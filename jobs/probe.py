@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 def main(argv: Sequence[str]) -> int:
     """Run the command; returns its exit code."""
-    return run("probe", "Train on a run's features, and say which layer knows most about a label.", _add, _probe, argv)
+    describe = "Train on a run's features, and say which layer knows most about a label."
+    return run("probe", describe, _add, _probe, argv, on_ray=True)
 
 
 def _add(parser: argparse.ArgumentParser) -> None:
@@ -136,7 +137,7 @@ def _told(found: "Study", content: dict[str, Any], folder: Path) -> str:
     told += [f"  no {name}: {why}\n" for name, why in content["absent"].items()]
     width = max(len(result["name"]) for result in content["results"])
     names = list(content["results"][0]["test"])
-    head = "".join(f"{TITLES[name] if len(TITLES[name]) < 12 else name:>11}" for name in names[1:])  # noqa: PLR2004
+    head = "".join(f"{TITLES[name] if len(TITLES[name]) < 12 else name:>11}" for name in names[1:])
     told.append(f"\n  {'':<{width}}  {TITLES[names[0]]:<24}{head}\n")
     told += [_row(result, names, width, found.best.name) for result in content["results"]]
     told.append(f"\n{headline(content)}\n")

@@ -147,7 +147,7 @@ def exit_code_of(ended: "Submission") -> int:
     """0 done, 2 where the job is wrong, else 1."""
     if ended.status == "SUCCEEDED":
         return 0
-    return 2 if ended.exit_code == 2 else 1  # noqa: PLR2004
+    return 2 if ended.exit_code == 2 else 1
 
 
 def show(chunks: Iterable[str]) -> None:

@@ -22,7 +22,8 @@ _MANY_PARTS = 500
 
 def main(argv: Sequence[str]) -> int:
     """Run the command; returns its exit code: 1 if a check fell short."""
-    return run("verify", "Prove an output: coverage, checksums, rows, numbers, canary.", _add, _verify, argv)
+    describe = "Prove an output: coverage, checksums, rows, numbers, canary."
+    return run("verify", describe, _add, _verify, argv, on_ray=True)
 
 
 def _add(parser: argparse.ArgumentParser) -> None:

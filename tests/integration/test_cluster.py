@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from contextlib import contextmanager
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,6 +15,7 @@ from pipeline.cluster.connection import start_ray
 from pipeline.cluster.layout import settle
 from pipeline.errors import RunError
 from pipeline.spec.compute import Compute
+from tests.servers.cluster import TOKEN, ray_head
 
 
 @contextmanager
@@ -92,3 +94,20 @@ def test_command_of_a_program_that_has_ray_already_leaves_it_able_to_start(tmp_p
     )
     known = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
     subprocess.run([sys.executable, "-c", code], env=known | {"HOME": str(tmp_path)}, check=True, timeout=120)
+
+
+@pytest.mark.parametrize("mode", ["disabled", "token"])
+def test_token_in_the_home_folder_is_used_only_where_the_cluster_asks_for_one(mode):
+    code = (
+        "import os; from pipeline.cluster.token import use_token; use_token(os.environ['RAY_ADDRESS'])\n"
+        "import ray; ray.init(log_to_driver=False)\n"
+        "class Actor:\n    def answer(self): return os.environ['RAY_AUTH_MODE']\n"
+        "print(ray.get(ray.remote(Actor).remote().answer.remote(), timeout=60))"
+    )
+    with ray_head(RAY_AUTH_MODE=mode) as head:
+        folder = Path(head.environment["HOME"], ".ray")
+        folder.mkdir()
+        (folder / "auth_token").write_text(TOKEN)
+        known = {name: value for name, value in head.environment.items() if name != "RAY_AUTH_TOKEN"}
+        known["RAY_ADDRESS"] = head.ray_address
+        assert subprocess.check_output([sys.executable, "-c", code], env=known, text=True, timeout=120).strip() == mode

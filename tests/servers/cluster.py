@@ -17,6 +17,7 @@ TOKEN = "a-token-of-the-tests-0123456789"
 class RayHead:
     address: str
     environment: dict[str, str]  # of those who know the token, and nothing else
+    ray_address: str
 
 
 @contextmanager
@@ -36,6 +37,7 @@ def ray_head(**environment: str) -> Iterator[RayHead]:
         address = f"http://127.0.0.1:{ports['dashboard-port']}"
         try:
             wait_until(lambda: answers(f"{address}/api/version"), "Ray's head", log, seconds=120)
-            yield RayHead(address, {"HOME": folder, "PATH": path, "RAY_AUTH_TOKEN": TOKEN})
+            known = {"HOME": folder, "PATH": path, "RAY_AUTH_TOKEN": TOKEN}
+            yield RayHead(address, known, f"127.0.0.1:{ports['port']}")
         finally:
             end([head])
