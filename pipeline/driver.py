@@ -59,9 +59,11 @@ def embed(
     finished = manifest.read_manifest(storage)
     if finished is not None:
         return _finished(job, finished)
+    if not storage.is_local:  # one that may not be written says so before half a minute has gone by
+        storage = replace(storage, conditional=storage.check())
     layout = _start(job, clock)
     from pipeline import canary  # noqa: PLC0415 (see _start)
-    from pipeline.plan import prepare, read_job, record  # noqa: PLC0415
+    from pipeline.plan import prepare, read_job, record  # noqa: PLC0415 (likewise)
 
     quiet_transformers()
     quiet_datasets()
@@ -75,7 +77,9 @@ def embed(
     lacking = manifest.missing(found, resolved.num_shards, resolved.rows_per_part, storage.uri)
     done_rows = sum(part.num_rows for parts in found.values() for part in parts)
     record(plan, storage)
-    storage = replace(storage, patient=True, conditional=storage.check())
+    if storage.is_local:  # a folder is not made for a job that turns out to be wrong
+        storage = replace(storage, conditional=storage.check())
+    storage = replace(storage, patient=True)
     on_start(plan, done_rows, storage)
     clock.lap("plan")
     ran = run_graph(plan, storage, lacking, done_rows, layout) if lacking else None

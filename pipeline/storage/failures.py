@@ -16,6 +16,7 @@ _KIND = re.compile(r"HttpError \{\s*kind: (\w+)")
 
 # 408 timed out, 429 too many, 5xx the server's own trouble; 501 and 505 stay as they are.
 _PASSING_STATUS = frozenset({408, 429, 500, 502, 503, 504})
+_BAD_REQUEST = 400
 # Answers that come with another status: S3 says 400 to a slow upload and 409 to conditional writes that cross.
 _PASSING_CODES = frozenset(
     {"RequestTimeout", "SlowDown", "InternalError", "ServiceUnavailable", "OperationAborted", "ServerBusy"}
@@ -65,6 +66,7 @@ class Failure:
 
     def _advices(self) -> tuple[tuple[bool, str], ...]:
         denied = self.status in {401, 403} or "ermission denied" in self.words
+        malformed = self.status == _BAD_REQUEST and not self.is_passing
         return (
             (NO_SPACE in self.words, "Free some space and run the same command again"),
             (
@@ -74,6 +76,7 @@ class Failure:
             (self.is_container_missing, "Create the bucket, or correct the path"),
             (self.code in _ELSEWHERE, "Check the region (AWS_REGION)"),
             (denied, "Check the credentials in the environment and their rights to list, read and create here"),
+            (malformed, "Check the path, and the credentials in the environment: is one empty?"),
             (self.is_unreachable, "Check the endpoint (AWS_ENDPOINT_URL and its likes) and the network"),
             (True, "What was committed stays; the same command goes on from there"),
         )

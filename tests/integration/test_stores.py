@@ -186,10 +186,14 @@ def test_wrong_access_exits_with_1_in_the_words_of_the_store(
     assert "SKTEST" not in told.out + told.err
 
 
-def test_bucket_that_may_only_be_read_exits_with_1(container, docs, arguments, read_only, capfd):
+def test_bucket_that_may_only_be_read_exits_with_1_before_anything_takes_time(
+    container, docs, arguments, read_only, capfd
+):
+    """So soon that a model which is not there, and would end the run with a 2, is not looked for."""
     address = container("radosgw")
     with read_only(address):
-        assert main(["embed", *arguments(str(docs / "*.parquet"), f"{address}/out")]) == 1
+        job = arguments(str(docs / "*.parquet"), f"{address}/out", "model.name=/no/such/model")
+        assert main(["embed", *job]) == 1
     assert "AccessDenied (403)" in capfd.readouterr().err
 
 

@@ -33,6 +33,7 @@ def broken(kind: str, message: str) -> str:
             "region",
             "REGION",
         ),
+        (answer("400 Bad Request", "InvalidArgument"), False, "InvalidArgument (400)", "is one empty?"),
         (answer("301 Moved", "PermanentRedirect"), False, "PermanentRedirect (301)", "AWS_REGION"),
         (answer("501 Not Implemented", "NotImplemented"), False, "NotImplemented (501)", "committed stays"),
         (broken("Connect", "Connection refused"), True, "Connection refused", "AWS_ENDPOINT_URL"),
