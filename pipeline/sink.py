@@ -66,9 +66,10 @@ class Part:
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> Self:
-        """Back from the manifest or a footer."""
+        """Back from the manifest or a footer; what a hundred thousand parts have in common is held once."""
         pairs = {key: tuple(content[key]) if content[key] else None for key in ("shortest", "longest")}
-        return cls(**{**content, **pairs, "fingerprint": sys.intern(content["fingerprint"])})
+        counts = {sys.intern(name): count for name, count in content["counts"].items()}
+        return cls(**{**content, **pairs, "counts": counts, "fingerprint": sys.intern(content["fingerprint"])})
 
 
 def part_name(rows: Range) -> str:

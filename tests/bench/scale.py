@@ -74,6 +74,7 @@ def measure(parts: int, folder: Path) -> dict[str, float]:
     before_mb, began, cpu = _memory_mb(), time.perf_counter(), time.process_time()
     ran = run_graph(plan, storage, lacking, 0, layout)
     graph_s, driver_cpu_s = time.perf_counter() - began, time.process_time() - cpu
+    graph_mb = _memory_mb() - before_mb
     began = time.perf_counter()
     found = manifest.committed(storage)
     list_s = time.perf_counter() - began
@@ -89,7 +90,8 @@ def measure(parts: int, folder: Path) -> dict[str, float]:
         "wall_ms_per_part": 1000 * graph_s / made,
         "list_us_per_part": 1e6 * list_s / made,
         "footer_us_per_part": 1e6 * footers_s / made,
-        "grown_mb": _memory_mb() - before_mb,
+        "graph_mb": graph_mb,
+        "footers_mb": _memory_mb() - before_mb - graph_mb,
         "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000,
     }
 
