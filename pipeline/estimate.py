@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 from pipeline.encoder.encoder import Encoder, describe
 from pipeline.featurize import featurize, tokenize_blocks
-from pipeline.plan import Plan, row_bytes
+from pipeline.plan import Plan
 from pipeline.ranges import Range
 from pipeline.sink import encode_part
+from pipeline.size import row_bytes
 from pipeline.storage.files import file_size
 from pipeline.texts import Tokenized
 

@@ -19,13 +19,14 @@ from typing import Any
 import pyarrow as pa
 import torch
 
-from pipeline.columns import ROW_COLUMNS, Column, FeaturePlan
+from pipeline import size
+from pipeline.columns import ROW_COLUMNS, FeaturePlan
 from pipeline.computed import ComputedColumn, find_computed
 from pipeline.encoder.encoder import default_tokens_per_pack, resolve_dtype, resolve_max_tokens
 from pipeline.encoder.encoder import make_plan as feature_plan
 from pipeline.encoder.load import Checkpoint, load_tokenizer, look_at
 from pipeline.errors import JobError
-from pipeline.schema import output_schema, vector_length
+from pipeline.schema import output_schema
 from pipeline.source.dataset import Dataset, Shards
 from pipeline.source.opening import open_dataset
 from pipeline.spec.job import Job
@@ -36,15 +37,9 @@ from pipeline.trial import TRIAL_ROWS, try_functions
 
 JOB_NAME = "_varve/job.json"
 
-# Rows that are encoded together: enough to sort by length, few enough to be held with all their features.
-BLOCK_ROWS = 1024
-PART_BYTES = 64 * 1024 * 1024
-LARGEST_PART_BYTES = 8 * PART_BYTES
-MANY_PARTS = 100_000
-MAX_ROWS_PER_PART = 64 * BLOCK_ROWS
 SAMPLE_ROWS = 512
+# Changes that a refusal lists.
 _SHOWN = 10
-_VALUE_BYTES = {"float32": 4, "float16": 2, "int8": 1, "binary": 1}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,7 +159,10 @@ def make_plan(job: Job, *, device: str) -> Plan:
     computed_bytes = try_functions(computed, _sample(dataset, TRIAL_ROWS), job.source.text_columns)
     packs, rows = job.compute.tokens_per_pack, job.output.rows_per_part
     if rows == "auto":
-        rows = _auto_rows(job, features, dataset, checkpoint, max_tokens, computed_bytes)
+        tokenizer = Tokenizer(load_tokenizer(checkpoint), max_tokens)
+        sample, whole_rows = _sample(dataset, SAMPLE_ROWS), sum(dataset.shard_rows or ())
+        text = job.source.text_columns[0]
+        rows = size.rows_per_part(sample, text, tokenizer, features, computed_bytes, whole_rows)
     resolved = Resolved(
         source_commit=dataset.commit,
         source_identity=dataset.identity,
@@ -176,7 +174,7 @@ def make_plan(job: Job, *, device: str) -> Plan:
         max_tokens=max_tokens,
         dtype=resolve_dtype(job.model.dtype, device),
         tokens_per_pack=default_tokens_per_pack(device) if packs == "auto" else packs,
-        block_rows=min(BLOCK_ROWS, rows),
+        block_rows=min(size.BLOCK_ROWS, rows),
         rows_per_part=rows,
     )
     return Plan(job, resolved, dataset, checkpoint, computed, datetime.now(UTC).isoformat(timespec="seconds"))
@@ -276,22 +274,6 @@ def versions() -> dict[str, str]:
     return {name: version(name) for name in ("torch", "transformers", "tokenizers", "datasets", "ray", "pyarrow")}
 
 
-def row_bytes(plan: FeaturePlan, tokens_per_row: float) -> dict[str, float]:
-    """Bytes of one row of each feature column, before compression."""
-    return {column.name: _column_bytes(column, tokens_per_row) for column in plan.columns}
-
-
-def _column_bytes(column: Column, tokens: float) -> float:
-    vector = vector_length(column) * _VALUE_BYTES[column.dtype] + (4 if column.scale_name else 0)
-    match column.form:
-        case "tokens":
-            return tokens * vector
-        case "attentions":
-            return tokens * tokens * vector
-        case _:
-            return vector
-
-
 def _code_identity(computed: Sequence[ComputedColumn]) -> dict[str, str]:
     """What decides the values of computed columns beside the job: {"features.overlap.code": SHA-256, ...}."""
     return {f"features.{column.name}.code": column.code.sha256 for column in computed}
@@ -300,42 +282,6 @@ def _code_identity(computed: Sequence[ComputedColumn]) -> dict[str, str]:
 def _sample(dataset: Dataset, rows: int) -> pa.Table:
     """The first rows of the source."""
     return next(iter(dataset.read(0)), dataset.schema.empty_table()).slice(0, rows)
-
-
-def _auto_rows(
-    job: Job,
-    features: FeaturePlan,
-    dataset: Dataset,
-    checkpoint: Checkpoint,
-    max_tokens: int,
-    computed_bytes: Mapping[str, float],
-) -> int:
-    """Rows of a part of about `PART_BYTES`, or of more in a large run, from the first rows of the source.
-
-    Whole blocks where a block fits. Both what is read and what is written count: a part is held in memory once.
-    """
-    sample = _sample(dataset, SAMPLE_ROWS)
-    if not len(sample):
-        return BLOCK_ROWS
-    tokenizer = Tokenizer(load_tokenizer(checkpoint), max_tokens)
-    texts = sample[job.source.text_columns[0]].cast(pa.large_binary()).drop_null()
-    # A sample, not the hot path: tokenizers takes Python strings only.
-    decoded = [text.decode(errors="replace") for text in texts.to_pylist()]
-    tokens = float(tokenizer(decoded).num_tokens.mean()) if decoded else 1.0
-    written = sum(row_bytes(features, tokens).values()) + sum(computed_bytes.values())
-    each = max(written, sample.nbytes / len(sample))
-    size = part_bytes(each * sum(dataset.shard_rows or ()))
-    rows = int(min(size / each, MAX_ROWS_PER_PART * size / PART_BYTES))
-    return max(rows, 1) if rows < BLOCK_ROWS else rows // BLOCK_ROWS * BLOCK_ROWS
-
-
-def part_bytes(whole_bytes: float) -> float:
-    """The size of a part: of a run with more than `MANY_PARTS` they grow, since each costs the driver time and memory.
-
-    Args:
-        whole_bytes: of the whole output; 0 where the source does not say how many rows it has.
-    """
-    return min(max(PART_BYTES, whole_bytes / MANY_PARTS), LARGEST_PART_BYTES)
 
 
 def _check_names(job: Job, features: FeaturePlan) -> None:

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.columns import Column
 from pipeline.errors import JobError, VarveError
 from pipeline.probe.head import Head, Shape
+from pipeline.probe.inputs import Inputs, choose_inputs
 from pipeline.probe.linear import Data, Fitted, fit_logistic, fit_ridge
 from pipeline.probe.matrix import Matrix, lay_out
 from pipeline.probe.metrics import ClassFigures, Judged, ValueFigures, judge
@@ -27,27 +27,6 @@ from pipeline.probe.words import Texts, score_words
 
 MAP_ROWS = 1500
 MODELS = ("logistic", "ridge", "mlp")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Inputs:
-    """What one model is trained on."""
-
-    name: str
-    kind: str  # single | concat | mix | handcrafted
-    columns: tuple[Column, ...] = ()
-    with_handcrafted: bool = False
-
-    @property
-    def family(self) -> str:
-        """What columns of several layers have in common: their pooling, and their name without the layer."""
-        return self.columns[0].name.rsplit("_", 1)[0] if self.columns else ""
-
-    @property
-    def layer(self) -> int | None:
-        """The layer, where it is one."""
-        one = self.kind == "single" and len(self.columns) == 1 and len(self.columns[0].layers) == 1
-        return self.columns[0].layers[0] if one else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,83 +155,6 @@ def study(
     return Study(output, question, setting, tuple(results), texts, absent, (*notes, *rows.notes))
 
 
-def choose_inputs(output: Output, question: Question) -> tuple[list[Inputs], list[str]]:
-    """What models are trained on: each feature, the combinations of layers, the hand-crafted columns alone.
-
-    Raises:
-        JobError: a feature is not there or has not one vector to a row.
-    """
-    notes: list[str] = []
-    beside = bool(question.handcrafted)
-    listed: dict[str, Inputs] = {}
-    for word in question.features:
-        for name, columns in _find(output, word, notes).items():
-            kind = "single" if len(columns) == 1 else "concat"
-            listed[name] = Inputs(name=name, kind=kind, columns=columns, with_handcrafted=beside)
-    if not listed:
-        msg = f"--features: {output.storage.uri} has no feature with one vector to a row: it has {_told(output)}"
-        raise JobError(msg)
-    combined = _combinations(list(listed.values()))
-    alone = [Inputs(name="hand-crafted alone", kind="handcrafted", with_handcrafted=True)] if beside else []
-    if beside:
-        only = [Inputs(name=f"{one.name} alone", kind="single", columns=one.columns) for one in listed.values()]
-        alone += only if len(only) == 1 else []
-    return [*listed.values(), *combined, *alone], notes
-
-
-def _find(output: Output, word: str, notes: list[str]) -> dict[str, tuple[Column, ...]]:
-    """name → columns: `all`, a column, all layers of a feature, or columns joined by +."""
-    features = output.features
-    if word == "all":
-        others = [name for name, column in features.items() if column.form != "vector"]
-        if others:
-            notes.append(f"left out, since they hold more than one vector to a row: {', '.join(others)}")
-        return {name: (column,) for name, column in features.items() if column.form == "vector"}
-    names = word.split("+")
-    if len(names) == 1 and word not in features:
-        layers = {name: (column,) for name, column in features.items() if name.rsplit("_", 1)[0] == word}
-        if layers:
-            _refuse_forms([column for (column,) in layers.values()])
-            return layers
-    for name in names:
-        if name not in features:
-            msg = f"--features {word}: there is no feature {name!r}: there are {_told(output)}"
-            raise JobError(msg)
-    columns = tuple(features[name] for name in names)
-    _refuse_forms(columns)
-    return {word: columns}
-
-
-def _refuse_forms(columns: Sequence[Column]) -> None:
-    for column in columns:
-        if column.form != "vector":
-            msg = f"--features {column.name}: it holds {column.form}, and a probe takes one vector to a row"
-            raise JobError(msg)
-
-
-def _told(output: Output) -> str:
-    return ", ".join(f"{name} ({column.form})" for name, column in output.features.items())
-
-
-def _combinations(singles: Sequence[Inputs]) -> list[Inputs]:
-    """All layers of a family side by side, and mixed."""
-    families: dict[str, list[Inputs]] = {}
-    for one in singles:
-        if one.layer is not None:
-            families.setdefault(one.family, []).append(one)
-    found = []
-    for family, members in families.items():
-        columns = tuple(column for one in members for column in one.columns)
-        if len(columns) < 2 or len({column.width for column in columns}) > 1:  # noqa: PLR2004
-            continue
-        beside = members[0].with_handcrafted
-        found += [
-            Inputs(name=f"{family}: all layers side by side", kind="concat", columns=columns, with_handcrafted=beside),
-            Inputs(name=f"{family}: learned mix of layers", kind="mix", columns=columns, with_handcrafted=beside),
-        ]
-    return found
-
-
 def _settle_model(model: str, rows: Rows, question: Question) -> str:
     fitting = "logistic" if rows.is_classification else "ridge"
     if model == "auto":
@@ -341,7 +243,7 @@ def _place(
     left, singular, _ = np.linalg.svd(vectors, full_matrices=False)
     share = np.square(singular) / max(float(np.square(singular).sum()), 1e-12)
     places = (left * singular)[:, :2]
-    if places.shape[1] < 2:  # noqa: PLR2004
+    if places.shape[1] < 2:
         places, share = np.pad(places, ((0, 0), (0, 1))), np.append(share, 0.0)
     return places.astype(np.float32), (float(share[0]), float(share[1]))
 

@@ -55,9 +55,9 @@ def test_encoder_needs_only_torch_and_transformers(package):
 def test_imports_follow_the_flow():
     order = [
         "errors", "quiet", "spec", "columns", "ranges", "storage", "source", "tokenizer", "code", "computed", "texts",
-        "encoder", "schema", "sink", "trial", "plan", "manifest", "recomputed", "canary", "envelope", "tally",
-        "featurize", "estimate", "metrics", "progress", "stages", "quarantine", "replica", "cluster", "forecast",
-        "watch", "run", "check", "verify", "driver", "submission", "probe",
+        "encoder", "schema", "size", "sink", "trial", "plan", "manifest", "recomputed", "reference", "canary",
+        "envelope", "tally", "featurize", "estimate", "metrics", "progress", "stages", "quarantine",
+        "replica", "cluster", "forecast", "watch", "run", "check", "verify", "driver", "submission", "probe",
     ]  # fmt: skip
     stages = {path.stem if path.parent == ROOT / "pipeline" else path.parent.name for path in PIPELINE} - {"__init__"}
     assert stages == set(order)

@@ -4,7 +4,7 @@ import json
 import pytest
 
 from pipeline.errors import JobError
-from pipeline.plan import LARGEST_PART_BYTES, PART_BYTES, part_bytes
+from pipeline.size import LARGEST_PART_BYTES, PART_BYTES, part_bytes
 from pipeline.spec.feature import Computed, Feature
 from pipeline.spec.job import Job, json_schema
 from pipeline.spec.section import flatten
