@@ -234,7 +234,7 @@ class _Texts(MetaPathFinder, ExecutionLoader):
         parents = {".".join(path[:depth]) for path in paths for depth in range(1, len(path))}
         self._folders = parents - set(self.modules)
 
-    def find_spec(self, fullname: str, path: object = None, target: object = None) -> ModuleSpec | None:  # noqa: ARG002
+    def find_spec(self, fullname: str, path: object = None, target: object = None) -> ModuleSpec | None:  # noqa: ARG002 (Python calls it so)
         if fullname in self._folders:
             return ModuleSpec(fullname, None, is_package=True)
         if fullname not in self.modules:

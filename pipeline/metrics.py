@@ -111,9 +111,9 @@ class Meter:
         clock_s, encode_s, marks = self._looked_s, now.seconds.get("encode", 0.0), self._marks
         if now.replicas and (not marks or encode_s > marks[-1].encode_s):
             marks.append(_Mark(clock_s, self._lane_s, encode_s, now.packs, now.packed_tokens))
-        while len(marks) > 2 and marks[1].clock_s <= clock_s - _WINDOW_S:  # noqa: PLR2004 (a block lies between two)
+        while len(marks) > 2 and marks[1].clock_s <= clock_s - _WINDOW_S:  # a block lies between two
             marks.popleft()
-        if len(marks) < 2:  # noqa: PLR2004
+        if len(marks) < 2:
             return {}
         first, last = marks[0], marks[-1]
         # Up to the last block, or blocks that take long would seem to be pauses; unless none comes any more.

@@ -95,7 +95,7 @@ def clock_time(seconds: float) -> str:
 def file_size(num_bytes: float) -> str:
     """Bytes for people: 12.3 MB."""
     for unit in ("B", "kB", "MB", "GB"):
-        if num_bytes < 1000:  # noqa: PLR2004
+        if num_bytes < 1000:
             return f"{num_bytes:.0f} {unit}" if unit == "B" else f"{num_bytes:.1f} {unit}"
         num_bytes /= 1000
     return f"{num_bytes:.1f} TB"

@@ -14,7 +14,7 @@ def quiet_transformers() -> None:
 
 def quiet_datasets() -> None:
     """Silence datasets in this process, but for errors."""
-    import datasets  # noqa: PLC0415
+    import datasets  # noqa: PLC0415 (a second, which most processes do without)
 
     datasets.disable_progress_bars()
     datasets.utils.logging.set_verbosity(datasets.logging.CRITICAL)

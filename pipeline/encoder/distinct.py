@@ -22,7 +22,7 @@ def find_distinct(tokens: Tokens) -> tuple[Index, Index]:
     """
     num_windows = len(tokens.lengths)
     every = np.arange(num_windows)
-    if num_windows < 2:  # noqa: PLR2004 (alone, nothing has a like)
+    if num_windows < 2:  # alone, nothing has a like
         return every, every
     _, first, kind = np.unique(_hashes(tokens), return_index=True, return_inverse=True)
     order = np.argsort(first, kind="stable")

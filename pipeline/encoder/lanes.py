@@ -166,7 +166,7 @@ class Lanes:
             launched = self._late.popleft()
             try:
                 self._read(launched)
-            except BaseException as e:  # noqa: BLE001
+            except BaseException as e:  # noqa: BLE001 (whoever waits for the results raises it)
                 launched.results.abort(e)
 
     def _read(self, launched: _Launched) -> None:

@@ -170,7 +170,7 @@ def _shape(config: PreTrainedConfig, empty: PreTrainedModel, files: list[Path]) 
 def _has_pooler_weights(files: list[Path], prefix: str) -> bool:
     for file in files:
         with safe_open(file, "pt") as weights:
-            if any(key.startswith(("pooler.", f"{prefix}.pooler.")) for key in weights.keys()):  # noqa: SIM118
+            if any(key.startswith(("pooler.", f"{prefix}.pooler.")) for key in weights.keys()):  # noqa: SIM118 (no mapping)
                 return True
     return False
 

@@ -138,7 +138,7 @@ def _x_axis(layers: Sequence[int], others: Sequence[Result], families: Sequence[
         told += f'<text x="{middle}" y="{bottom + 42}" text-anchor="middle">Layer{zero}</text>'
     short = {"concat": "all", "mix": "mix"}
     for r in others:
-        word = short.get(r.kind, r.name) if r.family in families and len(r.name) > 12 else r.name  # noqa: PLR2004
+        word = short.get(r.kind, r.name) if r.family in families and len(r.name) > 12 else r.name
         told += _word(word, xs[r.name], bottom + 18)
     if others and layers:
         middle = (xs[others[0].name] + xs[others[-1].name]) / 2

@@ -101,7 +101,7 @@ def _learn_categories(name: str, values: pa.ChunkedArray) -> tuple[HandCrafted |
         )
         raise JobError(msg)
     lacking = values.null_count
-    if len(found) < 2 and not (lacking and len(found)):  # noqa: PLR2004
+    if len(found) < 2 and not (lacking and len(found)):
         return None, f"--with {name}: the same in every training row: left out"
     # Sorted, so that the same values make the same columns whatever their order.
     categories = tuple(sorted(found.slice(0, MAX_CATEGORIES).to_pylist()))

@@ -71,7 +71,7 @@ def fit_logistic(data: Data, shape: Shape, sample_rows: int = SAMPLE_ROWS) -> Fi
     worse = 0
     for c in CS:
         weights, bias = step(c)
-        if shape.outputs == 2:  # noqa: PLR2004 (one function tells two classes apart: the first has the logit 0)
+        if shape.outputs == 2:  # one function tells two classes apart: the first has the logit 0
             weights, bias = np.vstack([0 * weights, weights]), np.concatenate([[0.0], bias])
         head = linear_head(shape, mean, scale, weights, bias)
         loss = log_loss(head.scores_of(data.validation), data.validation_target, data.class_weights)
@@ -128,7 +128,7 @@ def _refine(data: Data, begun: Fitted) -> Fitted:
     The objective is that of scikit-learn's LogisticRegression, divided by C times the rows' weights.
     """
     shape, c = begun.head.shape, begun.chosen["C"]
-    two = shape.outputs == 2  # noqa: PLR2004
+    two = shape.outputs == 2
     outputs = 1 if two else shape.outputs
     mean, scale = moments(data.train, shape.vector_width)
     width = data.train.width

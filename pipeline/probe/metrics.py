@@ -62,7 +62,7 @@ class ClassFigures:
         """Of each class: (rows by score, where a new score begins)."""
         found = []
         # Of two classes the areas are the same.
-        for scores in self._scores.T[-1:] if self._classes == 2 else self._scores.T:  # noqa: PLR2004
+        for scores in self._scores.T[-1:] if self._classes == 2 else self._scores.T:
             order = np.argsort(scores, kind="stable")
             found.append((order, np.flatnonzero(np.diff(scores[order], prepend=-np.inf))))
         return found

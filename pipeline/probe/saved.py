@@ -76,7 +76,7 @@ class Probe:
                 msg = f"the feature {column.name!r} is not there: expected {', '.join(f.name for f in self.features)}"
                 raise JobError(msg)
             values = np.asarray(columns[column.name], np.float32)
-            if values.ndim != 2 or values.shape[1] != column.width:  # noqa: PLR2004
+            if values.ndim != 2 or values.shape[1] != column.width:
                 msg = f"{column.name}: shape {values.shape} was given, expected (N, {column.width})"
                 raise JobError(msg)
             found.append(values)
