@@ -15,6 +15,7 @@ from pipeline.cluster.connection import start_ray
 from pipeline.cluster.layout import settle
 from pipeline.errors import RunError
 from pipeline.spec.compute import Compute
+from tests.patience import PATIENCE_S
 from tests.servers.cluster import TOKEN, ray_head
 
 
@@ -56,7 +57,7 @@ def test_starting_ray_leaves_the_handler_of_sigterm_as_it_was():
         "start_ray(Compute())\n"
         "assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=PATIENCE_S)
 
 
 def test_ray_that_does_not_come_up_is_told_in_one_message(monkeypatch):
@@ -93,7 +94,7 @@ def test_command_of_a_program_that_has_ray_already_leaves_it_able_to_start(tmp_p
         "start_ray(Compute())"
     )
     known = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
-    subprocess.run([sys.executable, "-c", code], env=known | {"HOME": str(tmp_path)}, check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", code], env=known | {"HOME": str(tmp_path)}, check=True, timeout=PATIENCE_S)
 
 
 @pytest.mark.parametrize("mode", ["disabled", "token"])
@@ -102,7 +103,7 @@ def test_token_in_the_home_folder_is_used_only_where_the_cluster_asks_for_one(mo
         "import os; from pipeline.cluster.token import use_token; use_token(os.environ['RAY_ADDRESS'])\n"
         "import ray; ray.init(log_to_driver=False)\n"
         "class Actor:\n    def answer(self): return os.environ['RAY_AUTH_MODE']\n"
-        "print(ray.get(ray.remote(Actor).remote().answer.remote(), timeout=60))"
+        f"print(ray.get(ray.remote(Actor).remote().answer.remote(), timeout={PATIENCE_S}))"
     )
     with ray_head(RAY_AUTH_MODE=mode) as head:
         folder = Path(head.environment["HOME"], ".ray")
@@ -110,4 +111,5 @@ def test_token_in_the_home_folder_is_used_only_where_the_cluster_asks_for_one(mo
         (folder / "auth_token").write_text(TOKEN)
         known = {name: value for name, value in head.environment.items() if name != "RAY_AUTH_TOKEN"}
         known["RAY_ADDRESS"] = head.ray_address
-        assert subprocess.check_output([sys.executable, "-c", code], env=known, text=True, timeout=120).strip() == mode
+        told = subprocess.check_output([sys.executable, "-c", code], env=known, text=True, timeout=PATIENCE_S)
+    assert told.strip() == mode

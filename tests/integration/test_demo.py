@@ -1,13 +1,11 @@
 import json
 
 import pyarrow.parquet as pq
-import pytest
 
 from jobs.__main__ import main
 from jobs.demo import MAX_ROWS
 
 
-@pytest.mark.timeout(600)
 def test_demo_answers_its_searches_from_docstrings_and_verifies_its_output(tmp_path, capsys):
     assert main(["demo", "--output", str(tmp_path / "demo"), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)

@@ -2,7 +2,6 @@
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pytest
 
 from tests.killer import KILLING_TEXT
 
@@ -11,7 +10,6 @@ def written(path) -> pa.Table:
     return pa.concat_tables(pq.read_table(part) for part in sorted((path / "data").glob("*.parquet")))
 
 
-@pytest.mark.timeout(600)
 def test_row_that_kills_its_worker_becomes_an_error_row_and_costs_no_other(job, run, killer, tmp_path):
     (tmp_path / "docs").mkdir()
     texts = [f"text number {row}" for row in range(30)]

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -19,6 +18,7 @@ import pytest
 import yaml
 
 from jobs.corpus import docstrings
+from tests.patience import wait_until
 from tests.servers.monitoring import MONITORING, Prometheus, RayHead, prometheus, ray_head, tool
 
 pytestmark = pytest.mark.skipif(
@@ -31,13 +31,6 @@ README = (MONITORING.parents[1] / "README.md").read_text()
 METRICS = dict(re.findall(r"^\| `(ray_varve_\w+)[^|]*\| (counter|gauge) \|", README, re.MULTILINE))
 DASHBOARD = json.loads((MONITORING / "dashboard.json").read_text())
 QUERIES = [(panel["title"], target["expr"]) for panel in DASHBOARD["panels"] for target in panel["targets"]]
-
-
-def poll(look: Callable[[], object], what: str, seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not look():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.2)  # polls with a deadline
 
 
 @dataclass(frozen=True)
@@ -72,14 +65,15 @@ def run_and_kill(head: RayHead, server: Prometheus, folder: Path, model: str) ->
         "--set", "compute.replicas=2",
     ]  # fmt: skip
     with subprocess.Popen(command, env=head.environment, stdout=subprocess.DEVNULL) as driver:
-        poll(lambda: server.value("ray_varve_replicas_ready") == 2, "both replicas are ready")
+        wait_until(lambda: server.value("ray_varve_replicas_ready") == 2, "both replicas are ready", alive=driver)
         os.kill(head.workers("Replica")[0], signal.SIGKILL)
         kinds: dict = {}
-        deadline = time.monotonic() + 200
-        while driver.poll() is None:
-            assert time.monotonic() < deadline
-            kinds |= server.ask("metadata")
-            time.sleep(0.2)  # polls with a deadline
+
+        def ended() -> bool:
+            kinds.update(server.ask("metadata"))
+            return driver.poll() is not None
+
+        wait_until(ended, "the run has ended")
         assert driver.returncode == 0
     return json.loads((folder / "out/_varve/manifest.json").read_text()), kinds | server.ask("metadata")
 
@@ -90,8 +84,8 @@ def observed(tmp_path_factory, minilm):
     since = time.time()
     with ray_head(cpus=3) as head, prometheus(folder, head.targets) as server:
         manifest, kinds = run_and_kill(head, server, folder, minilm)
-        poll(lambda: server.value("sum(ray_varve_committed_rows_total)") == ROWS, "all rows are seen")
-        poll(lambda: server.value("ray_varve_replicas_ready") is None, "the gauges end with the run")
+        wait_until(lambda: server.value("sum(ray_varve_committed_rows_total)") == ROWS, "all rows are seen")
+        wait_until(lambda: server.value("ray_varve_replicas_ready") is None, "the gauges end with the run")
         yield Observed(server, manifest, kinds, since, time.time())
 
 

@@ -79,7 +79,6 @@ def asked_about(texts, tmp_path) -> str:
     return str(tmp_path / "docs")
 
 
-@pytest.mark.timeout(900)
 def test_tuned_cls_with_handcrafted_columns_is_told_apart_no_worse_than_by_either_alone(
     tuned, asked_about, run, tmp_path, capsys
 ):

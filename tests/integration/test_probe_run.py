@@ -16,7 +16,6 @@ from pipeline import Encoder, Probe
 from tests.docstrings import docstrings
 from tests.outputs import column, write_output
 
-pytestmark = pytest.mark.timeout(900)
 PACKAGES = ("hypothesis", "moto", "networkx", "numpy", "pandas", "polars", "pydantic", "sklearn", "sympy", "torch")
 PER_PACKAGE = 50
 CHROMIUM = shutil.which("chromium")

@@ -1,7 +1,6 @@
 """One run, and what the same command or another finds and does in copies of its output, whole, torn or forged."""
 
 import shutil
-import time
 
 import numpy as np
 import pyarrow as pa
@@ -12,9 +11,9 @@ from ray.data import DataContext
 from jobs.status import look
 from pipeline import JobError, RunError
 from pipeline.storage.objects import Storage
+from tests.patience import wait_until
 from tests.servers.processes import descendants
 
-PATIENCE_S = 60
 FEATURES = {
     "e": {"pool": "mean", "normalize": True},
     "t": {"pool": "tokens"},
@@ -178,7 +177,5 @@ def test_run_leaves_the_options_of_a_ray_program_as_they_were(made):
 
 def test_finished_run_leaves_no_process_of_its_own_in_a_program_that_goes_on(made):
     made("float32")
-    deadline = time.monotonic() + PATIENCE_S
-    while [title for title in descendants().values() if title.startswith((b"ray::Tally", b"ray::MapWorker"))]:
-        assert time.monotonic() < deadline
-        time.sleep(0.1)  # polls with a deadline
+    ours = (b"ray::Tally", b"ray::MapWorker")
+    wait_until(lambda: not [t for t in descendants().values() if t.startswith(ours)], "its processes have ended")

@@ -12,6 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from tests.patience import PATIENCE_S, wait_until
+
 SCRIPT = Path(__file__).parents[2] / "infra/slurm/varve.sbatch"
 
 # Starts the tasks of a step here, and ends with them; passes notices on, as Slurm does.
@@ -73,7 +75,7 @@ class Slurm:
     def end(self) -> None:
         if self.running and self.running.poll() is None:
             self.running.terminate()
-            self.running.communicate(timeout=100)
+            self.running.communicate(timeout=PATIENCE_S)
 
     @property
     def requeued(self) -> list[str]:
@@ -102,19 +104,16 @@ def slurm(tmp_path, tiny):
     made.end()
 
 
-@pytest.mark.timeout(700)
 def test_out_of_time_queues_itself_again_and_the_same_submission_goes_on_to_the_end(slurm, tmp_path):
     first = slurm.submit()
-    deadline = time.monotonic() + 200
-    while not (tmp_path / "out/_varve/job.json").exists() and first.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.1)
+    wait_until((tmp_path / "out/_varve/job.json").exists, "the run has begun", alive=first)
     first.send_signal(signal.SIGUSR1)
-    told, _ = first.communicate(timeout=100)
+    told, _ = first.communicate(timeout=PATIENCE_S)
     assert first.returncode == 1, told
     assert slurm.requeued == [f"requeue {slurm.id}"], told
     assert not slurm.scratch.exists()
 
     second = slurm.submit()
-    told, _ = second.communicate(timeout=280)
+    told, _ = second.communicate(timeout=PATIENCE_S)
     assert second.returncode == 0, told
     assert "2 of 2 node(s)" in told

@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,10 +15,10 @@ import pytest
 from jobs.__main__ import main
 from pipeline.manifest import read_manifest
 from pipeline.storage.objects import Storage
+from tests.patience import PATIENCE_S, wait_until
 from tests.servers.stores import SECRET_KEY, empty_container
 
 ROWS = 90
-PATIENCE_S = 240
 
 
 @pytest.fixture(scope="session")
@@ -204,11 +203,7 @@ def test_source_file_replaced_in_a_run_is_refused_and_named(arguments, command, 
     pq.write_table(pa.table({"text": texts}), source, row_group_size=1000)
     job = (str(source), str(output), "output.rows_per_part=500")
     process = subprocess.Popen(command(*job), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + PATIENCE_S
-    while not (output / "_varve/job.json").exists():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.05)  # polls with a deadline
+    wait_until((output / "_varve/job.json").exists, "the run has begun", alive=process)
     os.utime(source, (1, 1))
     _, told = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 1

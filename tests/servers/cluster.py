@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from tests.servers.processes import answers, end, free_ports, start, wait_until
+from tests.patience import wait_until
+from tests.servers.processes import answers, end, free_ports, start
 
 TOKEN = "a-token-of-the-tests-0123456789"
 
@@ -36,7 +37,7 @@ def ray_head(**environment: str) -> Iterator[RayHead]:
         head = start(command, log, env=clean | token | environment)
         address = f"http://127.0.0.1:{ports['dashboard-port']}"
         try:
-            wait_until(lambda: answers(f"{address}/api/version"), "Ray's head", log, seconds=120)
+            wait_until(lambda: answers(f"{address}/api/version"), "Ray's head", log)
             known = {"HOME": folder, "PATH": path, "RAY_AUTH_TOKEN": TOKEN}
             yield RayHead(address, known, f"127.0.0.1:{ports['port']}")
         finally:

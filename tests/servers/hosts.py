@@ -15,8 +15,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from tests.patience import wait_until
 from tests.servers.cluster import TOKEN
-from tests.servers.processes import answers, end, free_ports, start, wait_until
+from tests.servers.processes import answers, end, free_ports, start
 
 _NET = "10.231.77"
 _PORT, _DASHBOARD = 6379, 8265
@@ -123,7 +124,7 @@ class Hosts:
                 if self.separate
                 else (lambda: answers(f"{self.address}/api/version"))
             )
-            wait_until(ready, "Ray's head", log, seconds=120)
+            wait_until(ready, "Ray's head", log)
 
     def _with_disk(self, command: list[str]) -> list[str]:
         """A host has files of its own: Ray's agents replace what lies in a folder that they share."""

@@ -5,10 +5,9 @@ import os
 import signal
 import socket
 import subprocess
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -77,12 +76,3 @@ def answers(url: str) -> bool:
     except (urllib.error.URLError, OSError):
         return False
     return True
-
-
-def wait_until(ready: Callable[[], bool], what: str, log: Path, seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not ready():
-        if time.monotonic() > deadline:
-            msg = f"{what} was not ready within {seconds:.0f} s:\n{log.read_text(errors='replace')[-2000:]}"
-            raise TimeoutError(msg)
-        time.sleep(0.1)  # polls with a deadline

@@ -22,7 +22,8 @@ from pathlib import Path
 
 from aiohttp import ClientSession, ClientTimeout, TCPConnector, web
 
-from tests.servers.processes import answers, end, free_port, start, wait_until
+from tests.patience import wait_until
+from tests.servers.processes import answers, end, free_port, start
 
 _HOP = frozenset({"connection", "expect", "transfer-encoding", "content-length", "date", "server", "content-type"})
 _SLOW_DOWN = (

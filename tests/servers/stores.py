@@ -20,7 +20,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.servers.processes import answers, end, free_port, free_ports, start, wait_until
+from tests.patience import wait_until
+from tests.servers.processes import answers, end, free_port, free_ports, start
 
 ACCESS_KEY, SECRET_KEY = "AKTEST", "SKTEST-not-to-be-seen"
 AZURE_ACCOUNT = "devstoreaccount1"

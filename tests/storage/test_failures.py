@@ -9,6 +9,7 @@ import pytest
 from pipeline.errors import RunError
 from pipeline.storage.objects import Storage
 from pipeline.storage.persistence import retries
+from tests.patience import PATIENCE_S
 
 SOON_S = 15
 
@@ -78,7 +79,7 @@ def test_store_that_is_down_for_a_moment_is_waited_for(servers, container, monke
     while retries() == before:  # it has been refused at least once
         time.sleep(0.01)
     with proxy(servers("moto"), tmp_path, port):
-        writer.join(timeout=60)
+        writer.join(timeout=PATIENCE_S)
     assert made == [True]
 
 

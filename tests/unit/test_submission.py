@@ -10,6 +10,7 @@ import pytest
 from pipeline.spec.job import Job
 from pipeline.submission.head import name_of
 from pipeline.submission.package import START_FILE, local_paths, packed
+from tests.patience import PATIENCE_S
 
 
 def job(**changes) -> Job:
@@ -26,7 +27,7 @@ def job(**changes) -> Job:
 
 def start(folder: Path, *flags: str) -> subprocess.CompletedProcess:
     command = [sys.executable, *flags, START_FILE, "embed", "--help"]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
 
 
 def runs(python: str) -> bool:
@@ -51,7 +52,7 @@ def test_python_of_the_cluster_that_is_too_old_is_named(tmp_path):
     stand_in = "import runpy, sys; sys.version_info = (3, 9, 18); runpy.run_path('start.py', run_name='__main__')"
     with packed(job(), with_code=True) as folder:
         command = [older, START_FILE] if older else [sys.executable, "-c", stand_in]
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     assert done.returncode == 2
     assert "the cluster's Python is 3." in done.stderr
     assert "needs 3.11 or newer" in done.stderr

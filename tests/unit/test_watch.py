@@ -10,8 +10,7 @@ import pytest
 
 from pipeline.tally import Snapshot
 from pipeline.watch import Watch
-
-PATIENCE_S = 20.0
+from tests.patience import PATIENCE_S
 
 
 def test_run_in_which_nothing_moves_ends_with_its_diagnosis():
