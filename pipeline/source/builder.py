@@ -5,6 +5,8 @@ Knows nothing of shards or rows.
 
 import json
 import posixpath
+from copy import copy
+from dataclasses import replace
 from typing import Any, cast
 
 import pyarrow as pa
@@ -37,12 +39,7 @@ def pin(spec: Source) -> str | None:
         raise JobError(msg) from e
 
 
-def arguments(spec: Source, commit: str | None) -> dict[str, Any]:
-    """Of `load_dataset_builder`.
-
-    Raises:
-        JobError: no files are named for a builder that reads files.
-    """
+def _arguments(spec: Source, commit: str | None) -> dict[str, Any]:
     files = list(spec.data_files) if isinstance(spec.data_files, tuple) else spec.data_files
     if spec.dataset in BUILDERS and not files:
         msg = f"source.data_files: is missing: dataset {spec.dataset} reads the files named there"
@@ -71,12 +68,13 @@ def _saved_files(spec: Source) -> list[str] | None:
     return [posixpath.join(folder, file["filename"]) for file in state["_data_files"]]
 
 
-def build(spec: Source, arguments: dict[str, Any]) -> DatasetBuilder:
-    """The dataset's builder.
+def build(spec: Source, commit: str | None) -> DatasetBuilder:
+    """The dataset's builder, which has found its files.
 
     Raises:
-        JobError: it can't be made.
+        JobError: it can't be made, or no files are named for a builder that reads files.
     """
+    arguments = _arguments(spec, commit)
     try:
         return load_dataset_builder(**arguments)
     except (OSError, ValueError, TypeError, DatasetsError, pa.ArrowException) as e:
@@ -135,23 +133,35 @@ def check_columns(features: Features, spec: Source) -> None:
             raise JobError(msg)
 
 
-def narrow(builder: str, features: Features, spec: Source) -> dict[str, Any]:
-    """Builder options with which only the needed columns are read, and texts as texts."""
+def narrow(builder: DatasetBuilder, features: Features, spec: Source) -> DatasetBuilder:
+    """A builder that reads the needed columns alone, and texts as texts.
+
+    It takes over the files: to look for them takes seconds where they are thousands.
+    """
+    options = _options(builder.name, features, spec)
+    narrowed, narrowed.info = copy(builder), copy(builder.info)
+    narrowed.config = replace(builder.config, **options)
+    if "features" in options:  # as `load_dataset_builder` does with them
+        narrowed.info.features = options["features"]
+    return narrowed
+
+
+def _options(kind: str, features: Features, spec: Source) -> dict[str, Any]:
     needed = Features({name: features[name] for name in spec.columns})
-    match builder:
+    match kind:
         case "parquet":
             # Without a batch size the builder takes that of the first row group, and fails where it is empty.
             return {"columns": spec.columns, "batch_size": READ_ROWS}
         case "csv":
             kept = [name for name in spec.keep if name not in spec.text_columns]
             texts = {name: Value("string") for name in spec.text_columns}
-            return {
+            options = {
                 "features": Features({**needed, **texts}),
                 "usecols": spec.columns,
                 "keep_default_na": False,
                 "na_values": dict.fromkeys(kept, _NA_VALUES),
-                **spec.options,
             }
+            return {name: value for name, value in options.items() if name not in spec.options}
         case "json" | "text":
             return {"features": features}
         case _:

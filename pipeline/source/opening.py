@@ -34,16 +34,12 @@ def open_dataset(spec: Source, commit: str | None = None, known: Shards | None =
     for uri in spec.locations:
         use_options(uri, spec.storage_options)
     commit = commit or builder.pin(spec)
-    arguments = builder.arguments(spec, commit)
-    built = builder.build(spec, arguments)
+    built = builder.build(spec, commit)
     files = builder.files(built, spec)
     stream = builder.stream(built, spec)
     features = stream.features or builder.peek(stream, spec)
     builder.check_columns(features, spec)
-    narrowed = builder.narrow(built.name, features, spec)
-    if narrowed:
-        stream = builder.stream(builder.build(spec, {**arguments, **narrowed}), spec)
-    stream = stream.select_columns(spec.columns)
+    stream = builder.stream(builder.narrow(built, features, spec), spec).select_columns(spec.columns)
     if known is None:
         groups = row_groups(files) if built.name == "parquet" and not spec.options.get("filters") else None
         stream, known = _reshard(stream, files, groups)
