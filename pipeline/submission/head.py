@@ -68,7 +68,7 @@ class Head:
             address: http://HOST:PORT or https://HOST:PORT of the head's dashboard.
 
         Raises:
-            JobError: the address has another form.
+            JobError: the address has another form, or the certificates named for it are not there.
             RunError: nobody answers there, or not as Ray's head does, or the token is refused.
         """
         self.address = _checked(address)
@@ -79,8 +79,8 @@ class Head:
         ):
             logging.getLogger(f"ray.{module}").setLevel(logging.WARNING)
         with self._told():
-            self._client = JobSubmissionClient(self.address, headers=_headers())
-        self._client.get_version()
+            self._client = JobSubmissionClient(self.address, headers=_headers(), verify=_authority())
+            self._client.get_version()
 
     def latest(self, name: str) -> tuple[Submission | None, int]:
         """(the last submission whose id begins with a name, how many there were).
@@ -201,6 +201,16 @@ class Head:
             "the same command attaches again, `varve status` reads the output"
         )
 
+    def _not_reached(self, error: BaseException) -> str:
+        # Ray's own error says that it failed, and not why.
+        cause = error if isinstance(error, requests.exceptions.RequestException) else error.__context__ or error
+        if isinstance(cause, requests.exceptions.SSLError):
+            return (
+                f"{self.address}: the certificate is not trusted: {_last(cause)}. Set REQUESTS_CA_BUNDLE to the "
+                "certificate of its authority"
+            )
+        return f"{self.address}: no head of a Ray cluster answers there: {_last(cause)}"
+
     @contextmanager
     def _told(self) -> Iterator[None]:
         """Errors of the Jobs API in one message."""
@@ -213,15 +223,8 @@ class Head:
                 "cluster was started with"
             )
             raise RunError(msg) from e
-        except requests.exceptions.SSLError as e:
-            msg = (
-                f"{self.address}: the certificate is not trusted: {_last(e)}. Set REQUESTS_CA_BUNDLE to the "
-                "certificate of its authority"
-            )
-            raise RunError(msg) from e
         except (requests.exceptions.RequestException, ConnectionError) as e:
-            msg = f"{self.address}: no head of a Ray cluster answers there: {_last(e)}"
-            raise RunError(msg) from e
+            raise RunError(self._not_reached(e)) from e
         except (RuntimeError, KeyError, ValueError) as e:
             msg = f"{self.address}: the head refuses: {' '.join(str(e).split())[:300]}"
             raise RunError(msg) from e
@@ -259,6 +262,15 @@ def _headers() -> dict[str, Any] | None:
     except ValueError as e:
         msg = "RAY_JOB_HEADERS is no JSON mapping of header to value"
         raise JobError(msg) from e
+
+
+def _authority() -> str | bool:
+    """Who vouches for the head's certificate: said aloud, since what follows the output does not ask `requests`."""
+    given = os.environ.get("REQUESTS_CA_BUNDLE")
+    if given and not Path(given).exists():
+        msg = f"REQUESTS_CA_BUNDLE: {given}: no such file or folder of certificates"
+        raise JobError(msg)
+    return given or True
 
 
 def _last(error: BaseException) -> str:

@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,9 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from tests.patience import PATIENCE_S, wait_until
+from tests.patience import PATIENCE_S
 from tests.servers.cluster import ray_head
 from tests.servers.processes import free_port
+from tests.servers.tls import behind_tls
 
 SECRET = "a-value-that-must-stay-where-it-is"
 
@@ -109,7 +111,7 @@ def test_node_without_a_variable_that_the_job_names_is_told(head, job_file):
     assert "LAKE_PASSWORD" not in failed.stderr.partition("NOT_THERE")[0].rpartition("\n")[2]
 
 
-def test_interrupt_detaches_and_the_run_goes_on(head, job_file, tmp_path):
+def test_interrupt_detaches_and_the_run_is_followed_again_through_tls(head, job_file, tmp_path):
     path = job_file("detached")
     argv = command(path, head.address)
     process = subprocess.Popen(argv, env=head.environment, stderr=subprocess.PIPE, text=True)
@@ -122,7 +124,16 @@ def test_interrupt_detaches_and_the_run_goes_on(head, job_file, tmp_path):
     process.send_signal(signal.SIGINT)
     assert process.wait(PATIENCE_S) == 0
     assert "detached" in process.stderr.read()
-    wait_until((tmp_path / "detached-out/_varve/manifest.json").exists, "the run has ended")
+    with behind_tls(head.address, tmp_path) as (address, authority):
+        behind = replace(head, address=address)
+        distrusted = submit(path, behind)
+        followed = submit(path, behind, REQUESTS_CA_BUNDLE=str(authority))
+        misled = submit(path, behind, REQUESTS_CA_BUNDLE="/no/such/file")
+    assert (distrusted.returncode, followed.returncode, misled.returncode) == (1, 0, 2)
+    assert "not trusted" in distrusted.stderr
+    assert len(distrusted.stderr.splitlines()) == 1
+    assert "Complete" in followed.stderr
+    assert (tmp_path / "detached-out/_varve/manifest.json").exists()
 
 
 @pytest.mark.parametrize(
