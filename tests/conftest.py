@@ -28,6 +28,7 @@ from tests.servers.proxy import Control, proxy
 from tests.servers.stores import (
     azurite,
     empty_container,
+    gcs,
     missing_server,
     moto,
     radosgw,
@@ -107,9 +108,9 @@ def servers(tmp_path_factory):
 
         def endpoint(name: str) -> str:
             if name not in endpoints:
-                if name != "moto" and (missing := missing_server(name)):
+                if name not in {"moto", "gcs"} and (missing := missing_server(name)):
                     pytest.skip(missing)
-                serve = {"moto": moto, "radosgw": radosgw, "azurite": azurite}[name]
+                serve = {"moto": moto, "gcs": gcs, "radosgw": radosgw, "azurite": azurite}[name]
                 endpoints[name] = running.enter_context(serve(tmp_path_factory.mktemp(name)))
             return endpoints[name]
 

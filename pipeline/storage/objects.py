@@ -223,5 +223,5 @@ def _memory(uri: str) -> ObjectStore:  # noqa: ARG001 (the key: one store to an 
 
 def _allows_http() -> bool:
     """An endpoint of one's own may be served without TLS; that of a cloud never is."""
-    endpoints = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT")
-    return any(os.environ.get(name, "").startswith("http://") for name in endpoints)
+    amazon, azure = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"), ("AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT")
+    return any(os.environ.get(name, "").startswith("http://") for name in (*amazon, *azure, "GOOGLE_BASE_URL"))

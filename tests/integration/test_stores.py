@@ -143,8 +143,9 @@ def test_secret_appears_nowhere(between_stores):
     assert not [True for held in (told, *between_stores.objects.values(), *between_stores.session) if secret in held]
 
 
-def test_run_to_azure(container, docs, command):
-    address = container("azurite")
+@pytest.mark.parametrize("server", ["azurite", "gcs"])
+def test_run_to_other_clouds_holds_each_row_once(container, docs, command, server):
+    address = container(server)
     done = finish(command(str(docs / "*.parquet"), f"{address}/some/out"))
     assert done.returncode == 0, done.stderr
     assert each_once(written(Storage(f"{address}/some/out")))

@@ -2,9 +2,10 @@
 
 python -m tests.servers.proxy PORT UPSTREAM_PORT
 
-The Host header is kept, so signatures stay right. POST /__faults?slow_down=.3&seed=7 sets the share of requests that
-each fault takes (those not named are set to 0) and clears the counts; GET /__counts tells what happened; POST /__cut
-breaks every connection that is open, and the one of the next request.
+The Host header is kept, so signatures stay right, and Google's words for create-if-absent become those of S3.
+POST /__faults?slow_down=.3&seed=7 sets the share of requests that each fault takes (those not named are set to 0) and
+clears the counts; GET /__counts tells what happened; POST /__cut breaks every connection that is open, and the one of
+the next request.
 """
 
 import asyncio
@@ -26,6 +27,7 @@ from tests.patience import wait_until
 from tests.servers.processes import answers, end, free_port, start
 
 _HOP = frozenset({"connection", "expect", "transfer-encoding", "content-length", "date", "server", "content-type"})
+_ABSENT = {"x-goog-if-generation-match": ("If-None-Match", "*")}
 _SLOW_DOWN = (
     '<?xml version="1.0" encoding="UTF-8"?><Error><Code>SlowDown</Code>'
     "<Message>Please reduce your request rate.</Message></Error>"
@@ -100,6 +102,7 @@ class Proxy:
         if self._strikes("reset", faults):
             return _reset(request)
         headers = [(k, v) for k, v in request.headers.items() if k.lower() not in _HOP - {"date", "content-type"}]
+        headers = [_ABSENT.get(k.lower(), (k, v)) for k, v in headers]
         if self._strikes("unconditional", faults):
             headers = [(k, v) for k, v in headers if k.lower() != "if-none-match"]
         cut, self.cut_next = self.cut_next, False

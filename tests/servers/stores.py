@@ -1,5 +1,8 @@
 """Object stores: Ceph's S3 gateway (real credentials and conditional writes), Azurite, and moto, the fast imitation.
 
+Google's client speaks to moto too: its XML API is that of S3 but for the words of a condition, which a proxy
+translates.
+
 Each yields the environment with which a client finds it, so that no test knows where a server is.
 """
 
@@ -22,6 +25,7 @@ import pytest
 
 from tests.patience import wait_until
 from tests.servers.processes import answers, end, free_port, free_ports, start
+from tests.servers.proxy import proxy
 
 ACCESS_KEY, SECRET_KEY = "AKTEST", "SKTEST-not-to-be-seen"
 AZURE_ACCOUNT = "devstoreaccount1"
@@ -107,6 +111,10 @@ def azure_environment(endpoint: str) -> dict[str, str]:
     }
 
 
+def gcs_environment(endpoint: str) -> dict[str, str]:
+    return {"GOOGLE_BASE_URL": endpoint, "GOOGLE_BEARER_TOKEN": SECRET_KEY}
+
+
 def make_container(endpoint: str, name: str) -> None:
     """By a signed request of our own: the client that does it weighs more than the test."""
     now = formatdate(usegmt=True)
@@ -128,14 +136,12 @@ def empty_container(
     """The address of a new bucket on a server, with its credentials in the environment alone."""
     found = servers(name)
     bucket = f"bucket-{time.monotonic_ns()}"
-    variables = azure_environment if name == "azurite" else s3_environment
+    kinds = {"azurite": (azure_environment, "az", make_container), "gcs": (gcs_environment, "gs", make_bucket)}
+    variables, scheme, make = kinds.get(name, (s3_environment, "s3", make_bucket))
     for variable, value in variables(endpoint or found).items():
         environment.setenv(variable, value)
-    if name == "azurite":
-        make_container(found, bucket)
-        return f"az://{bucket}"
-    make_bucket(found, bucket)
-    return f"s3://{bucket}"
+    make(found, bucket)
+    return f"{scheme}://{bucket}"
 
 
 def missing_server(name: str) -> str | None:
@@ -219,3 +225,10 @@ def moto(folder: Path) -> Iterator[str]:
         yield endpoint
     finally:
         end([process])
+
+
+@contextmanager
+def gcs(folder: Path) -> Iterator[str]:
+    """An imitation of Google's store, without credentials; yields its endpoint."""
+    with moto(folder) as endpoint, proxy(endpoint, folder) as control:
+        yield control.endpoint

@@ -1,4 +1,4 @@
-"""One contract for every store: memory, a local folder, Ceph's S3 gateway, Azurite, and the imitation of S3."""
+"""One contract for every store: memory, a local folder, Ceph's S3 gateway, Azurite, and imitations of GCS and S3."""
 
 import pickle
 import time
@@ -10,7 +10,7 @@ from pipeline.errors import JobError, RunError
 from pipeline.storage.objects import Storage
 
 
-@pytest.fixture(params=["memory", "local", "radosgw", "azurite", "moto"])
+@pytest.fixture(params=["memory", "local", "radosgw", "azurite", "gcs", "moto"])
 def storage(request, tmp_path, container):
     match request.param:
         case "memory":
