@@ -57,8 +57,8 @@ def _measure_here(job: Job, price_per_hour: float | None) -> dict[str, Any]:
     from pipeline.cluster.layout import lay_out, settle
     from pipeline.cluster.nodes import this_machine
     from pipeline.forecast import forecast
-    from pipeline.plan import prepare
     from pipeline.quiet import quiet_datasets, quiet_transformers
+    from pipeline.recall import prepare
 
     quiet_transformers()
     quiet_datasets()
@@ -93,7 +93,7 @@ def _measure(plan: "Plan", layout: "Layout") -> tuple["Estimate", float]:
     if not os.environ.get("RAY_ADDRESS"):
         figures = estimate(plan, layout.device, layout.threads)
         return figures, figures.ready_s
-    from pipeline.run import on_replica
+    from pipeline.run.tasks import on_replica
 
     asked_at = time.time()
     began_at, figures = on_replica(

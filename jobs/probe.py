@@ -111,7 +111,7 @@ def _on_ray() -> "tuple[Spread, int]":
     import ray
 
     from pipeline.cluster.connection import start_ray
-    from pipeline.run import spread
+    from pipeline.run.tasks import spread
     from pipeline.spec.compute import Compute
 
     start_ray(Compute())

@@ -33,7 +33,7 @@ def _status(arguments: argparse.Namespace) -> int:
 
 def look(storage: Storage) -> dict[str, Any]:
     """{"state", "rows", "parts", "missing", ...} of an output."""
-    from pipeline.plan import read_job
+    from pipeline.recall import read_job
 
     stored = read_job(storage)
     if stored is None:

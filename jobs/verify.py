@@ -67,7 +67,7 @@ def _verify_here(arguments: argparse.Namespace) -> "list[Check]":
 def _verify_on_ray(arguments: argparse.Namespace) -> "list[Check]":
     from pipeline.cluster.connection import start_ray
     from pipeline.quiet import quiet_datasets, quiet_transformers
-    from pipeline.run import spread
+    from pipeline.run.tasks import spread
     from pipeline.spec.compute import Compute
     from pipeline.verify import verify
 

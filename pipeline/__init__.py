@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pipeline.encoder.encoder import Encoder
     from pipeline.errors import JobError, RunError, VarveError
     from pipeline.probe.saved import Probe
-    from pipeline.run import features
+    from pipeline.run.program import features
     from pipeline.spec.feature import Computed, Feature
     from pipeline.spec.job import Job
     from pipeline.spec.model import Model
@@ -48,7 +48,7 @@ _HOMES = {
     "RunError": "pipeline.errors",
     "VarveError": "pipeline.errors",
     "embed": "pipeline.driver",
-    "features": "pipeline.run",
+    "features": "pipeline.run.program",
 }
 
 

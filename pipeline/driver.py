@@ -1,6 +1,6 @@
 """A run from the job to the published manifest.
 
-Knows Ray only through run.py. The order is the guarantee: job.json before any part, parts in any order by anyone, the
+Knows Ray only through run/. The order is the guarantee: job.json before any part, parts in any order by anyone, the
 proof of coverage and the canary before the manifest, the manifest last.
 """
 
@@ -20,7 +20,7 @@ from pipeline.errors import JobError, RunError
 from pipeline.manifest import Manifest
 from pipeline.quiet import quiet_datasets, quiet_transformers
 from pipeline.ranges import Range
-from pipeline.run import Ran, run_graph
+from pipeline.run.graph import Ran, run_graph
 from pipeline.sink import Part
 from pipeline.spec.job import Job
 from pipeline.storage.objects import Storage
@@ -63,7 +63,7 @@ def embed(
         storage = replace(storage, conditional=storage.check())
     layout = _start(job, clock)
     from pipeline import canary  # noqa: PLC0415 (see _start)
-    from pipeline.plan import prepare, read_job, record  # noqa: PLC0415 (likewise)
+    from pipeline.recall import prepare, read_job, record  # noqa: PLC0415 (likewise)
 
     quiet_transformers()
     quiet_datasets()
@@ -107,7 +107,7 @@ def embed(
 
 def _finished(job: Job, finished: Manifest) -> Manifest:
     """The manifest of an earlier run, once it is sure that it was of this job."""
-    from pipeline.plan import prepare  # noqa: PLC0415 (see _start)
+    from pipeline.recall import prepare  # noqa: PLC0415 (see _start)
 
     quiet_transformers()
     quiet_datasets()
@@ -131,7 +131,7 @@ class _Clock:
 def _start(job: Job, clock: _Clock) -> Layout:
     """Start Ray, which mostly waits, while torch and transformers are imported, which mostly computes."""
     with ThreadPoolExecutor(1) as imports:
-        imported = imports.submit(lambda: [import_module(f"pipeline.{name}") for name in ("plan", "canary")])
+        imported = imports.submit(lambda: [import_module(f"pipeline.{name}") for name in ("recall", "canary")])
         start_ray(job.compute)
         _, layout = settle(job.compute)
         clock.lap("ray")

@@ -1,37 +1,29 @@
 """What stands in the workers: a replica of the encoder, and the tokenizer where it has workers of its own.
 
-A part of texts in, a part of features out. Knows nothing of Ray: run.py makes actors and tasks of these and tells
+A part of texts in, a part of features out. Knows nothing of Ray: run/ makes actors and tasks of these and tells
 them whom to report to. Nothing of the source or the plan is imported here, since a replica's start waits for it.
 """
 
 import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import pyarrow as pa
 import torch
 
-from pipeline.computed import ComputedColumn
 from pipeline.encoder.encoder import Encoder, describe, make_plan, make_tokenizer
-from pipeline.encoder.load import Checkpoint
 from pipeline.envelope import Sealed, seal, unseal
 from pipeline.errors import RunError
 from pipeline.featurize import featurize, tokenize_blocks
 from pipeline.quarantine import Quarantine
 from pipeline.quiet import quiet_transformers
 from pipeline.ranges import Range
-from pipeline.schema import output_schema
-from pipeline.spec.feature import Feature
-from pipeline.spec.model import Model
 from pipeline.tally import Block, Verdict
 from pipeline.texts import Tokenized
 from pipeline.tokenizer import Tokenizer
-
-if TYPE_CHECKING:
-    from pipeline.plan import Plan
+from pipeline.work import Work
 
 # A part that its worker died of so often goes to a process of its own; a worker that dies even then ends the run.
 MAX_DEATHS = 3
@@ -67,67 +59,8 @@ class Tell(Protocol):
         ...
 
 
-class Files(Protocol):
-    """The files of a checkpoint."""
-
-    def here(self) -> str:
-        """The folder that holds them on this node."""
-        ...
-
-
 class _StoppedError(Exception):
     """The run was asked to end in the midst of a part."""
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """What a worker needs to know, small enough to send to each."""
-
-    model: Model
-    checkpoint: Checkpoint
-    features: dict[str, Feature]
-    output_dtype: str
-    text_columns: tuple[str, ...]
-    computed: tuple[ComputedColumn, ...]
-    schema: pa.Schema
-    tokens_per_pack: int
-    block_rows: int
-    device: str  # cpu or cuda
-    threads: int
-    compiled: bool
-    max_errors: int | None
-    files: Files | None = None  # of the checkpoint, where nodes may not have its folder
-
-    @property
-    def pairs(self) -> bool:
-        """Whether a row's text is a sentence pair."""
-        return len(self.text_columns) > 1
-
-    @classmethod
-    def of(cls, plan: "Plan", device: str, threads: int, files: Files | None = None) -> "Work":
-        """The work of a plan, on replicas on such a device with so many threads each."""
-        return cls(
-            model=plan.pinned_model,
-            checkpoint=plan.checkpoint,
-            features=plan.job.pooled,
-            output_dtype=plan.job.output.dtype,
-            text_columns=plan.job.source.text_columns,
-            computed=plan.computed,
-            schema=plan.schema,
-            tokens_per_pack=plan.resolved.tokens_per_pack,
-            block_rows=plan.resolved.block_rows,
-            device=device,
-            threads=threads,
-            compiled=plan.job.compute.compile,
-            max_errors=plan.job.output.max_errors,
-            files=files,
-        )
-
-    def here(self) -> "Work":
-        """The same, with the checkpoint's folder on this node."""
-        if self.files is None:
-            return self
-        return replace(self, checkpoint=replace(self.checkpoint, folder=self.files.here()), files=None)
 
 
 def tokenize_part(batch: pa.Table, work: Work, tell: Tell) -> pa.Table:
@@ -290,23 +223,3 @@ def _make_apart(work: Work, shard: int) -> Callable[[pa.Table, int], pa.Table]:
         return result
 
     return encode
-
-
-class FeatureColumns:
-    """Adds feature columns to the batches of somebody's own Ray program."""
-
-    def __init__(
-        self, model: Model, wanted: dict[str, Feature], text_columns: Sequence[str], output_dtype: str, threads: int
-    ) -> None:
-        """Load the model."""
-        quiet_transformers()
-        self._encoder = Encoder(model, wanted, output_dtype=output_dtype, threads=threads)
-        self._text_columns = text_columns
-
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        """Encode a batch as one block."""
-        pairs = len(self._text_columns) > 1
-        schema = output_schema(self._encoder.plan, batch.schema, pairs=pairs)
-        blocks = tokenize_blocks(self._encoder.tokenizer, batch, self._text_columns, max(1, len(batch)))
-        result, _, _ = featurize(self._encoder, batch, blocks, schema=schema, shard=0, start=0, pairs=pairs)
-        return result.drop_columns(["shard", "row"]).replace_schema_metadata(None)

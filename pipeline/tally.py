@@ -1,6 +1,6 @@
 """What workers report while a run goes on: counts, which parts are under way, and whether to stop.
 
-Knows nothing of Ray: run.py makes it an actor. A part that is begun again without having ended was lost with its
+Knows nothing of Ray: run/ makes it an actor. A part that is begun again without having ended was lost with its
 worker; how often that happened is all that is needed to suspect its rows. Invariant: no count ever falls, whoever dies,
 since what was reported stays here.
 """

@@ -15,7 +15,8 @@ from pipeline import canary, manifest
 from pipeline.check import check_part
 from pipeline.errors import JobError, RunError, VarveError
 from pipeline.manifest import Manifest
-from pipeline.plan import Plan, read_job, recall_plan
+from pipeline.plan import Plan
+from pipeline.recall import read_job, recall_plan
 from pipeline.source.dataset import Dataset
 from pipeline.spec.job import Job
 from pipeline.storage.objects import Storage

@@ -67,7 +67,7 @@ class Texts:
             for _, table in self.output.tables(self.columns):
                 yield table
             return
-        from pipeline.plan import read_job, recall_plan  # noqa: PLC0415 (transformers, which only this needs)
+        from pipeline.recall import read_job, recall_plan  # noqa: PLC0415 (transformers, which only this needs)
         from pipeline.spec.job import Job  # noqa: PLC0415
 
         stored = read_job(self.output.storage) or {}

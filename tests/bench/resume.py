@@ -25,8 +25,9 @@ from jobs.corpus import model_folder
 from pipeline import manifest
 from pipeline.encoder.encoder import Encoder
 from pipeline.featurize import featurize, tokenize_blocks
-from pipeline.plan import Plan, prepare, record
+from pipeline.plan import Plan
 from pipeline.ranges import Range
+from pipeline.recall import prepare, record
 from pipeline.sink import write_part
 from pipeline.spec.job import Job
 from pipeline.storage.objects import Storage

@@ -24,9 +24,9 @@ from pipeline import manifest
 from pipeline.cluster.connection import start_ray
 from pipeline.cluster.layout import settle
 from pipeline.envelope import Sealed, seal, unseal
-from pipeline.plan import prepare, record
 from pipeline.quiet import quiet_datasets, quiet_transformers
-from pipeline.run import run_graph
+from pipeline.recall import prepare, record
+from pipeline.run.graph import run_graph
 from pipeline.spec.job import Job
 from pipeline.storage.objects import Storage
 from pipeline.tally import Block

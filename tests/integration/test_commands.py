@@ -157,7 +157,7 @@ def test_verify_tells_damage_by_name(damage, finished, capsys):
 
 def test_verify_on_ray_finds_what_verify_here_finds(finished):
     from pipeline.cluster.connection import start_ray
-    from pipeline.run import spread
+    from pipeline.run.tasks import spread
     from pipeline.spec.compute import Compute
     from pipeline.verify import verify
 

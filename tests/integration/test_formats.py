@@ -15,9 +15,9 @@ from datasets import Dataset, DatasetDict
 from pipeline.encoder.encoder import Encoder
 from pipeline.errors import RunError
 from pipeline.featurize import featurize, tokenize_blocks
-from pipeline.plan import prepare
 from pipeline.ranges import Missing, missing
-from pipeline.run import spread
+from pipeline.recall import prepare
+from pipeline.run.tasks import spread
 from pipeline.source.opening import MIN_SHARD_ROWS, open_dataset
 from pipeline.spec.model import Model
 

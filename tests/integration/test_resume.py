@@ -145,8 +145,8 @@ def test_part_of_another_job_among_the_parts_keeps_the_run_from_publishing(job, 
 
 def test_stored_vector_that_is_wrong_keeps_the_run_from_publishing(job, run, finished):
     """The canary reads what was stored: a part with other vectors than the model's is found before the manifest."""
-    from pipeline.plan import prepare
     from pipeline.ranges import Range
+    from pipeline.recall import prepare
     from pipeline.sink import part_name, write_part
 
     rows = Range(0, 0, 100)

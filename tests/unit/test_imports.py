@@ -31,8 +31,9 @@ def importers(package: str) -> set[str]:
 
 def test_only_run_imports_ray_data():
     cluster = {f"pipeline/cluster/{name}.py" for name in ("connection", "model_files", "nodes")}
-    assert importers("ray") == {*cluster, "pipeline/metrics.py", "pipeline/run.py", "pipeline/submission/head.py"}
-    assert importers("ray.data") == {"pipeline/run.py"}
+    run = {f"pipeline/run/{name}.py" for name in ("graph", "program", "reports", "tasks")}
+    assert importers("ray") == {*cluster, *run, "pipeline/metrics.py", "pipeline/submission/head.py"}
+    assert importers("ray.data") == run - {"pipeline/run/reports.py"}
 
 
 def test_only_storage_imports_object_store_clients():
@@ -55,9 +56,9 @@ def test_encoder_needs_only_torch_and_transformers(package):
 def test_imports_follow_the_flow():
     order = [
         "errors", "quiet", "spec", "columns", "ranges", "storage", "source", "tokenizer", "code", "computed", "texts",
-        "encoder", "schema", "size", "sink", "trial", "plan", "manifest", "recomputed", "reference", "canary",
+        "encoder", "schema", "size", "sink", "trial", "plan", "recall", "manifest", "recomputed", "reference", "canary",
         "envelope", "tally", "featurize", "estimate", "metrics", "progress", "stages", "quarantine",
-        "replica", "cluster", "forecast", "watch", "run", "check", "verify", "driver", "submission", "probe",
+        "work", "replica", "cluster", "forecast", "watch", "run", "check", "verify", "driver", "submission", "probe",
     ]  # fmt: skip
     stages = {path.stem if path.parent == ROOT / "pipeline" else path.parent.name for path in PIPELINE} - {"__init__"}
     assert stages == set(order)
@@ -70,7 +71,7 @@ def test_imports_follow_the_flow():
     assert not importers("jobs")
 
 
-@pytest.mark.parametrize("module", ["pipeline.run", "pipeline.source.opening", "pipeline.driver"])
+@pytest.mark.parametrize("module", ["pipeline.run.graph", "pipeline.source.opening", "pipeline.driver"])
 def test_processes_that_read_and_write_do_not_wait_for_torch(module):
     heavy = "sorted({'torch', 'transformers'} & set(sys.modules))"
     command = [sys.executable, "-c", f"import sys, {module}; print({heavy})"]

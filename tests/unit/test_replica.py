@@ -6,11 +6,12 @@ import pytest
 
 from pipeline.envelope import Sealed, seal, unseal
 from pipeline.errors import RunError
-from pipeline.plan import prepare
 from pipeline.ranges import Range
-from pipeline.replica import MAX_DEATHS, Replica, Work
+from pipeline.recall import prepare
+from pipeline.replica import MAX_DEATHS, Replica
 from pipeline.spec.job import Job
 from pipeline.tally import Block, Tally, Verdict
+from pipeline.work import Work
 from tests.killer import KILLING_TEXT
 
 

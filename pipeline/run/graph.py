@@ -1,4 +1,4 @@
-"""The Ray graph: source → tokenizer → encoder → sink. The only file that imports ray.data.
+"""The Ray graph: source → tokenizer → encoder → sink.
 
 A row of Ray's dataset is one whole part (envelope.py), so what is encoded together never depends on how Ray bundles,
 splits or retries. On a CPU tokenizing stands in the replica: with one budget of cores that measured faster than tasks
@@ -9,10 +9,10 @@ neither torch nor transformers, which take seconds, since every process that rea
 import json
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
 
 import pyarrow as pa
 import ray
@@ -23,33 +23,27 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline import sink
 from pipeline.cluster.layout import IO_CPUS, WRITE_CPUS, Layout, diagnose
-from pipeline.cluster.model_files import ModelFiles
 from pipeline.cluster.nodes import look
 from pipeline.envelope import Sealed, seal, unseal
-from pipeline.errors import RunError, VarveError
+from pipeline.errors import VarveError
 from pipeline.metrics import MeteredTally
 from pipeline.progress import Line
 from pipeline.quiet import quiet_datasets
 from pipeline.ranges import Missing, Range
+from pipeline.run.reports import Reports
+from pipeline.run.tasks import MAX_RETRIES, model_files, told
 from pipeline.sink import Part
-from pipeline.spec.feature import Feature
-from pipeline.spec.model import Model
-from pipeline.spec.short import parse_features
 from pipeline.storage.objects import Storage
 from pipeline.storage.persistence import retries
-from pipeline.tally import Block, Snapshot, Verdict
+from pipeline.tally import Snapshot
 from pipeline.watch import Watch
 
 if TYPE_CHECKING:
     from pipeline.plan import Plan
     from pipeline.source.dataset import Dataset
 
-T = TypeVar("T")
-
 # Of one that tokenizes: `tokenizers` spreads a batch over cores, and other tasks fill its pauses.
 _TOKENIZER_CPUS = 1.0
-# Of a read, a write or a tokenizing task whose worker or node dies. Ray's own default for writes is without end.
-_MAX_RETRIES = 10
 # Of a replica. A part that kills is found out long before (replica.py); nodes may come and go for days.
 _MAX_RESTARTS = 1000
 # Replicas that die one after the other before they are ready.
@@ -57,131 +51,14 @@ _MAX_START_DEATHS = 3
 # Parts smaller than this travel together, since what Ray's scheduling costs a block can be more than encoding it does;
 # others one by one. So many bytes of text are encoded in seconds on the slowest CPU: that much a kill may cost.
 _TOGETHER_BYTES = 16 << 10
-# Enough that one slow block at the end keeps few waiting.
-_BLOCKS_PER_CPU = 8
-_READ: dict[str, Any] = {"num_cpus": IO_CPUS, "max_retries": _MAX_RETRIES}
+_READ: dict[str, Any] = {"num_cpus": IO_CPUS, "max_retries": MAX_RETRIES}
 _PART_BY_PART: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow", "zero_copy_batch": True}
-
-
-def features(
-    dataset: "ray.data.Dataset",
-    *,
-    text: str | tuple[str, str],
-    model: str | Model,
-    features: Mapping[str, Feature | str] | None = None,
-    output_dtype: str = "float32",
-    replicas: int = 1,
-    batch_rows: int = 1024,
-) -> "ray.data.Dataset":
-    """Add feature columns to a Ray dataset, inside a Ray program of one's own.
-
-    No parts, ranges or manifest: rows and their order are Ray's. `num_tokens`, `truncated` and `error` come along.
-
-    Args:
-        dataset: with the text column(s).
-        text: column of the text, or two for a sentence pair.
-        model: hub id, folder, or the model section of a job.
-        features: name → definition, or its short form; the mean of the last layer by default.
-        output_dtype: float32, float16, int8 or binary.
-        replicas: actors; each takes a GPU where the cluster has GPUs.
-        batch_rows: rows that are encoded together.
-    """
-    from pipeline.replica import FeatureColumns  # noqa: PLC0415 (see the top)
-
-    spec = Model(name=model) if isinstance(model, str) else model
-    columns = (text,) if isinstance(text, str) else text
-    threads = max(1, int(ray.cluster_resources().get("CPU", 1)) // replicas)
-    return dataset.map_batches(
-        FeatureColumns,
-        fn_constructor_args=(spec, parse_features(features), columns, output_dtype, threads),
-        batch_size=batch_rows,
-        batch_format="pyarrow",
-        compute=ActorPoolStrategy(size=replicas),
-        num_gpus=1 if ray.cluster_resources().get("GPU", 0) else 0,
-    )
-
-
-def spread(work: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
-    """Do the same for each of many things as Ray tasks; results come in any order.
-
-    Raises:
-        RunError: Ray failed, or the work did.
-    """
-    if not items:
-        return
-    blocks = min(len(items), _BLOCKS_PER_CPU * max(1, int(ray.cluster_resources().get("CPU", 1))))
-    context = DataContext.get_current().copy()
-    context.enable_progress_bars, context.print_on_execution_start = False, False
-    try:
-        with warnings.catch_warnings(action="ignore"), DataContext.current(context):
-            rows = ray.data.from_items([{"item": item} for item in items], override_num_blocks=blocks)
-            done = rows.map(lambda row: {"result": work(row["item"])}, num_cpus=1, max_retries=_MAX_RETRIES)
-            for row in done.iter_rows():
-                yield row["result"]
-    except (RayError, UserCodeException, VarveError) as e:
-        raise _told(e) from e
-
-
-def on_replica(plan: "Plan", layout: Layout, work: Callable[["Plan"], T]) -> T:
-    """Do something once where a replica would stand: its node, its share of the device, its copy of the model.
-
-    Raises:
-        RunError: Ray failed, or the work did.
-    """
-    files = _files(plan, layout)
-
-    def there() -> T:
-        folder = files.here() if files else plan.checkpoint.folder
-        return work(replace(plan, checkpoint=replace(plan.checkpoint, folder=folder)))
-
-    place = {"num_cpus": layout.cpus, "num_gpus": layout.gpus, "max_retries": _MAX_RETRIES}
-    place |= {"accelerator_type": layout.accelerator} if layout.accelerator else {}
-    try:
-        return ray.get(ray.remote(**place)(there).remote())
-    except (RayError, UserCodeException, VarveError) as e:
-        raise _told(e) from e
-
-
-class _Tell:
-    """Tells the tally of what a worker does."""
-
-    def __init__(self, tally: Any) -> None:
-        self._tally = tally
-        self._counted: Any = None
-        self._replica: int | None = None  # its number, where it is one
-
-    def join(self, encoder: dict[str, Any]) -> None:
-        who, node = ray.get_runtime_context().get_actor_id(), ray.util.get_node_ip_address()
-        self._replica = ray.get(self._tally.join.remote(encoder, who, node))
-
-    def begin(self, stage: str, rows: Range) -> int:
-        return ray.get(self._tally.begin.remote(stage, rows))
-
-    def end(self, stage: str, rows: Range) -> None:
-        self._tally.end.remote(stage, rows)
-
-    def spend(self, stage: str, seconds: float) -> None:
-        self._tally.spend.remote(stage, seconds)
-
-    def commit(self, part: Part, seconds: float, repeated: int) -> None:
-        self.spend("write", seconds)
-        # Waited for, else the last part might be told of when nobody looks at the tally any more.
-        ray.get(self._tally.commit.remote(part.range, part.file_bytes, repeated))
-
-    def count(self, block: Block, *, wait: bool) -> Verdict:
-        before, self._counted = self._counted, self._tally.add.remote(block, self._replica)
-        # The answer to the block before is there already: nothing waits for it.
-        answer = self._counted if wait or before is None else before
-        return ray.get(answer)
-
-    def stopped(self) -> bool:
-        return ray.get(self._tally.stopped.remote())
 
 
 class _Shards(Datasource):
     """One read task for each shard that lacks rows."""
 
-    def __init__(self, dataset: "Dataset", lacking: Mapping[int, Missing], rows_per_part: int, tell: _Tell) -> None:
+    def __init__(self, dataset: "Dataset", lacking: Mapping[int, Missing], rows_per_part: int, tell: Reports) -> None:
         super().__init__()
         self._tell = tell
         # Held once in the object store: a closure over it would be pickled for every shard.
@@ -220,7 +97,7 @@ class _Shards(Datasource):
         return read
 
 
-def _commit(batch: pa.Table, storage: Storage, fingerprint: str, tell: _Tell) -> pa.Table:
+def _commit(batch: pa.Table, storage: Storage, fingerprint: str, tell: Reports) -> pa.Table:
     """Commit a part of features; returns what was committed."""
     sealed = unseal(batch)
     began, repeated = time.perf_counter(), retries()
@@ -255,7 +132,7 @@ def run_graph(plan: "Plan", storage: Storage, lacking: Mapping[int, Missing], do
         .options(**always)
         .remote(plan.fingerprint, None if total_rows is None else total_rows - done_rows)
     )
-    tell, parts = _Tell(tally), []
+    tell, parts = Reports(tally), []
     watch = Watch(
         lambda: ray.get(tally.snapshot.remote()),
         lambda: ray.get(tally.stop.remote()),
@@ -269,19 +146,20 @@ def run_graph(plan: "Plan", storage: Storage, lacking: Mapping[int, Missing], do
             parts.extend(_committed(_flow(plan, layout, storage, tell, lacking)))
         return Ran(parts, ray.get(tally.snapshot.remote()), layout, watch.reason)
     except (RayError, UserCodeException, VarveError) as e:
-        raise _told(e) from e
+        raise told(e) from e
     finally:
         with suppress(RayError):  # of a Ray that is gone
             ray.kill(tally)  # idle workers still hold it, and with it a process for every run of a program
 
 
 def _flow(
-    plan: "Plan", layout: Layout, storage: Storage, tell: _Tell, lacking: Mapping[int, Missing]
+    plan: "Plan", layout: Layout, storage: Storage, tell: Reports, lacking: Mapping[int, Missing]
 ) -> "ray.data.Dataset":
     """The stages, from the shards to what was committed of them."""
-    from pipeline.replica import Replica, Work, tokenize_part  # noqa: PLC0415 (see the top)
+    from pipeline.replica import Replica, tokenize_part  # noqa: PLC0415 (see the top)
+    from pipeline.work import Work  # noqa: PLC0415 (likewise)
 
-    work = Work.of(plan, layout.device, layout.threads, _files(plan, layout))
+    work = Work.of(plan, layout.device, layout.threads, model_files(plan, layout))
     flow = ray.data.read_datasource(
         _Shards(plan.dataset, lacking, plan.resolved.rows_per_part, tell),
         override_num_blocks=len(lacking),
@@ -293,7 +171,7 @@ def _flow(
             fn_args=(work, tell),
             compute=TaskPoolStrategy(size=layout.tokenizers),
             num_cpus=_TOKENIZER_CPUS,
-            max_retries=_MAX_RETRIES,
+            max_retries=MAX_RETRIES,
             **_PART_BY_PART,
         )
     flow = flow.map_batches(
@@ -311,7 +189,7 @@ def _flow(
         _commit,  # pyright: ignore[reportArgumentType] (as above)
         fn_args=(storage, plan.fingerprint, tell),
         num_cpus=WRITE_CPUS,
-        max_retries=_MAX_RETRIES,
+        max_retries=MAX_RETRIES,
         **_PART_BY_PART,
     )
 
@@ -327,12 +205,6 @@ def _committed(flow: "ray.data.Dataset") -> Iterator[Part]:
             # A run that is asked to end passes on empty blocks, which no write has given its columns.
             for part in block["part"] if len(block) else ():
                 yield Part.from_json(json.loads(part.as_py()))
-
-
-def _files(plan: "Plan", layout: Layout) -> ModelFiles | None:
-    """The checkpoint's files for other nodes, where there are any or may be some day."""
-    alone = len(look().nodes) == 1 and layout.most_replicas == layout.replicas
-    return None if alone else ModelFiles(plan.checkpoint.folder)
 
 
 def _pool(layout: Layout) -> ActorPoolStrategy:
@@ -353,16 +225,3 @@ def _context() -> DataContext:
     # Else what a replica raised is lost on its way here but for its traceback.
     context.raise_original_map_exception = True
     return context
-
-
-def _told(error: BaseException) -> VarveError:
-    """Our own error out of the layers in which Ray wraps it, or Ray's in one message."""
-    advice = "\nFailed to apply UDF transform"  # Ray puts its own users' options behind our message
-    seen: BaseException | None = error
-    while seen is not None:
-        for candidate in (seen, getattr(seen, "cause", None)):
-            if isinstance(candidate, VarveError):
-                return RunError(str(candidate.args[0]).partition(advice)[0])
-        seen = seen.__cause__
-    lines = [line.strip() for line in str(error).partition(advice)[0].splitlines() if line.strip()]
-    return RunError(f"the run failed in Ray: {lines[-1] if lines else type(error).__name__}")

@@ -1,0 +1,1 @@
+"""What stands on Ray: the graph, and work beside it."""

@@ -1,0 +1,71 @@
+"""Feature columns inside somebody's own Ray program: no parts, no manifest, rows and their order are Ray's."""
+
+from collections.abc import Mapping, Sequence
+
+import pyarrow as pa
+import ray
+from ray.data import ActorPoolStrategy, Dataset
+
+from pipeline.encoder.encoder import Encoder
+from pipeline.featurize import featurize, tokenize_blocks
+from pipeline.quiet import quiet_transformers
+from pipeline.schema import output_schema
+from pipeline.spec.feature import Feature
+from pipeline.spec.model import Model
+from pipeline.spec.short import parse_features
+
+
+def features(
+    dataset: Dataset,
+    *,
+    text: str | tuple[str, str],
+    model: str | Model,
+    features: Mapping[str, Feature | str] | None = None,
+    output_dtype: str = "float32",
+    replicas: int = 1,
+    batch_rows: int = 1024,
+) -> Dataset:
+    """Add feature columns to a Ray dataset, inside a Ray program of one's own.
+
+    No parts, ranges or manifest: rows and their order are Ray's. `num_tokens`, `truncated` and `error` come along.
+
+    Args:
+        dataset: with the text column(s).
+        text: column of the text, or two for a sentence pair.
+        model: hub id, folder, or the model section of a job.
+        features: name → definition, or its short form; the mean of the last layer by default.
+        output_dtype: float32, float16, int8 or binary.
+        replicas: actors; each takes a GPU where the cluster has GPUs.
+        batch_rows: rows that are encoded together.
+    """
+    spec = Model(name=model) if isinstance(model, str) else model
+    columns = (text,) if isinstance(text, str) else text
+    threads = max(1, int(ray.cluster_resources().get("CPU", 1)) // replicas)
+    return dataset.map_batches(
+        _FeatureColumns,
+        fn_constructor_args=(spec, parse_features(features), columns, output_dtype, threads),
+        batch_size=batch_rows,
+        batch_format="pyarrow",
+        compute=ActorPoolStrategy(size=replicas),
+        num_gpus=1 if ray.cluster_resources().get("GPU", 0) else 0,
+    )
+
+
+class _FeatureColumns:
+    """Adds feature columns to the batches of somebody's own Ray program."""
+
+    def __init__(
+        self, model: Model, wanted: dict[str, Feature], text_columns: Sequence[str], output_dtype: str, threads: int
+    ) -> None:
+        """Load the model."""
+        quiet_transformers()
+        self._encoder = Encoder(model, wanted, output_dtype=output_dtype, threads=threads)
+        self._text_columns = text_columns
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """Encode a batch as one block."""
+        pairs = len(self._text_columns) > 1
+        schema = output_schema(self._encoder.plan, batch.schema, pairs=pairs)
+        blocks = tokenize_blocks(self._encoder.tokenizer, batch, self._text_columns, max(1, len(batch)))
+        result, _, _ = featurize(self._encoder, batch, blocks, schema=schema, shard=0, start=0, pairs=pairs)
+        return result.drop_columns(["shard", "row"]).replace_schema_metadata(None)
