@@ -6,7 +6,9 @@ of its own; beside GPUs it has tasks. Knows nothing of manifests or coverage. In
 neither torch nor transformers, which take seconds, since every process that reads or writes imports it.
 """
 
+import ctypes
 import json
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -51,6 +53,8 @@ _MAX_START_DEATHS = 3
 # Parts smaller than this travel together, since what Ray's scheduling costs a block can be more than encoding it does;
 # others one by one. So many bytes of text are encoded in seconds on the slowest CPU: that much a kill may cost.
 _TOGETHER_BYTES = 16 << 10
+# Takes some milliseconds; the heap has grown by some ten megabytes then.
+_PARTS_A_TRIM = 4000
 _READ: dict[str, Any] = {"num_cpus": IO_CPUS, "max_retries": MAX_RETRIES}
 _PART_BY_PART: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow", "zero_copy_batch": True}
 
@@ -143,7 +147,10 @@ def run_graph(plan: "Plan", storage: Storage, lacking: Mapping[int, Missing], do
     try:
         # Bounds on retries have no other place in Ray 2.60 than the arguments that it calls deprecated.
         with warnings.catch_warnings(action="ignore"), DataContext.current(_context()), watch, line:
-            parts.extend(_committed(_flow(plan, layout, storage, tell, lacking)))
+            for part in _committed(_flow(plan, layout, storage, tell, lacking)):
+                parts.append(part)
+                if len(parts) % _PARTS_A_TRIM == 0:
+                    _give_back_freed_memory()
         return Ran(parts, ray.get(tally.snapshot.remote()), layout, watch.reason)
     except (RayError, UserCodeException, VarveError) as e:
         raise told(e) from e
@@ -205,6 +212,13 @@ def _committed(flow: "ray.data.Dataset") -> Iterator[Part]:
             # A run that is asked to end passes on empty blocks, which no write has given its columns.
             for part in block["part"] if len(block) else ():
                 yield Part.from_json(json.loads(part.as_py()))
+
+
+def _give_back_freed_memory() -> None:
+    """Give the pages back that Ray's small objects have left free all over the heap, which grows for them else."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform.startswith("linux") else None
+    if trim is not None:  # glibc has it
+        trim(0)
 
 
 def _pool(layout: Layout) -> ActorPoolStrategy:
