@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from tests.patience import PATIENCE_S
+from tests.patience import PATIENCE_S, wait_until
 from tests.servers.cluster import ray_head
 from tests.servers.processes import free_port
 from tests.servers.tls import behind_tls
@@ -67,7 +67,8 @@ def test_submitted_twice_attaches_then_does_nothing_and_rows_are_those_of_a_loca
     path = job_file("there", compute={"env": ["LAKE_PASSWORD"]})
     left = submit(path, head, "--no-wait", "--json")
     assert left.returncode == 0, left.stderr
-    followed = submit(path, head, "--json")
+    with behind_tls(head.address, tmp_path) as (address, authority):  # another way to the same head
+        followed = submit(path, replace(head, address=address), "--json", REQUESTS_CA_BUNDLE=str(authority))
     assert followed.returncode == 0, followed.stderr
     told = json.loads(followed.stdout)
     assert told["status"] == "SUCCEEDED"
@@ -111,7 +112,7 @@ def test_node_without_a_variable_that_the_job_names_is_told(head, job_file):
     assert "LAKE_PASSWORD" not in failed.stderr.partition("NOT_THERE")[0].rpartition("\n")[2]
 
 
-def test_interrupt_detaches_and_the_run_is_followed_again_through_tls(head, job_file, tmp_path):
+def test_interrupt_detaches_and_the_run_goes_on(head, job_file, tmp_path):
     path = job_file("detached")
     argv = command(path, head.address)
     process = subprocess.Popen(argv, env=head.environment, stderr=subprocess.PIPE, text=True)
@@ -124,16 +125,18 @@ def test_interrupt_detaches_and_the_run_is_followed_again_through_tls(head, job_
     process.send_signal(signal.SIGINT)
     assert process.wait(PATIENCE_S) == 0
     assert "detached" in process.stderr.read()
-    with behind_tls(head.address, tmp_path) as (address, authority):
+    wait_until((tmp_path / "detached-out/_varve/manifest.json").exists, "the run has ended")
+
+
+def test_certificate_that_nobody_known_vouches_for_is_told_in_one_message(head, job_file, tmp_path):
+    path = job_file()
+    with behind_tls(head.address, tmp_path) as (address, _):
         behind = replace(head, address=address)
-        distrusted = submit(path, behind)
-        followed = submit(path, behind, REQUESTS_CA_BUNDLE=str(authority))
-        misled = submit(path, behind, REQUESTS_CA_BUNDLE="/no/such/file")
-    assert (distrusted.returncode, followed.returncode, misled.returncode) == (1, 0, 2)
-    assert "not trusted" in distrusted.stderr
-    assert len(distrusted.stderr.splitlines()) == 1
-    assert "Complete" in followed.stderr
-    assert (tmp_path / "detached-out/_varve/manifest.json").exists()
+        distrusted, misled = submit(path, behind), submit(path, behind, REQUESTS_CA_BUNDLE="/no/such/file")
+    assert (distrusted.returncode, misled.returncode) == (1, 2)
+    assert "the certificate is not trusted" in distrusted.stderr
+    assert "/no/such/file: no such file" in misled.stderr
+    assert len((distrusted.stderr + misled.stderr).splitlines()) == 2
 
 
 @pytest.mark.parametrize(
