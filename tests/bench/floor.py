@@ -2,8 +2,8 @@
 
 The products are those of the unpadded tokens: four of hidden x hidden and two of hidden x intermediate for each token
 and layer, and attention's own two. On a CPU each core runs its own stream of products, without barriers between them;
-on CUDA one stream. The rate is that of the model's own shapes at the best number of tokens and the best of torch's two
-calls.
+on CUDA one stream. The rate is that of the model's own shapes at the best number of tokens and the best of torch's
+ways to multiply: its linear layer, `addmm`, and on a CPU oneDNN with weights laid out for it.
 """
 
 import time
@@ -54,32 +54,33 @@ class Floor:
         rates = {
             f"{tokens:,} tokens, {call}": self._rate(self._products(tokens, call))
             for tokens in (CUDA_TOKENS if cuda else CPU_TOKENS)
-            for call in ("linear", "addmm")
+            for call in (("linear", "addmm") if cuda else ("linear", "addmm", "onednn"))
         }
         return rates | ({f"{CUBE} cubed": self._rate(self._cube)} if cuda else {})
 
     def _products(self, tokens: int, call: str) -> Callable[[], tuple[Callable[[], None], float]]:
         def make() -> tuple[Callable[[], None], float]:
             import torch
-            import torch.nn.functional as F
+            from torch import nn
+
+            from pipeline.encoder.linear import OneDnnLinear
 
             h, f = self._shape.hidden_size, self._shape.intermediate_size
             kind = {"device": self._device, "dtype": torch.float16 if self._device == "cuda" else torch.float32}
-            sizes = [(h, h)] * 4 + [(h, f), (f, h)]
-            weights = [torch.randn(o, i, **kind) / i**0.5 for i, o in sizes]
-            biases = [torch.randn(o, **kind) for _, o in sizes]
-            inputs = {i: torch.randn(tokens, i, **kind) for i in (h, f)}
-            turned = [weight.t() for weight in weights]
+            layers = [nn.Linear(i, o, **kind) for i, o in [(h, h)] * 4 + [(h, f), (f, h)]]
+            inputs = [torch.randn(tokens, layer.in_features, **kind) for layer in layers]
+            turned = [layer.weight.t() for layer in layers]
+            run = [OneDnnLinear(layer) for layer in layers] if call == "onednn" else layers
 
             def linear() -> None:
-                for weight, bias in zip(weights, biases, strict=True):
-                    F.linear(inputs[weight.shape[1]], weight, bias)
+                for layer, hidden in zip(run, inputs, strict=True):
+                    layer(hidden)
 
             def addmm() -> None:
-                for weight, bias in zip(turned, biases, strict=True):
-                    torch.addmm(bias, inputs[weight.shape[0]], weight)
+                for layer, weight, hidden in zip(layers, turned, inputs, strict=True):
+                    torch.addmm(layer.bias, hidden, weight)
 
-            return linear if call == "linear" else addmm, (8 * h * h + 4 * h * f) * tokens
+            return addmm if call == "addmm" else linear, (8 * h * h + 4 * h * f) * tokens
 
         return make
 

@@ -22,8 +22,10 @@ def worst_difference(columns, outputs) -> dict[str, float]:
     return worst
 
 
+@pytest.mark.parametrize("onednn", [True, False])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_every_pooling_of_every_layer_equals_plain_transformers(architecture, tiny, plain):
+def test_every_pooling_of_every_layer_equals_plain_transformers(architecture, onednn, tiny, plain, monkeypatch):
+    monkeypatch.setattr("pipeline.encoder.encoder.onednn_is_faster", lambda: onednn)
     folder = tiny(architecture)
     encoder = Encoder(Model(name=folder, max_tokens=128), EVERYTHING, device="cpu")
     outputs = [plain(folder)(text) for text in RAGGED]
@@ -33,7 +35,9 @@ def test_every_pooling_of_every_layer_equals_plain_transformers(architecture, ti
     assert (encoder.layout == "packed") == (architecture in PACKED)
 
 
-def test_every_pooling_of_every_layer_of_the_real_minilm_equals_plain_transformers(minilm, plain):
+@pytest.mark.parametrize("onednn", [True, False])
+def test_every_pooling_of_every_layer_of_the_real_minilm_equals_plain_transformers(onednn, minilm, plain, monkeypatch):
+    monkeypatch.setattr("pipeline.encoder.encoder.onednn_is_faster", lambda: onednn)
     encoder = Encoder(Model(name=minilm, max_tokens=128), EVERYTHING, device="cpu")
     worst = worst_difference(encoder(RAGGED), [plain(minilm)(text) for text in RAGGED])
     assert max(worst.values()) <= TOLERANCE, worst

@@ -1,0 +1,75 @@
+"""Linear layers through oneDNN, on any machine: which of the two multiplies is chosen by the machine alone."""
+
+import pytest
+import torch
+from torch import nn
+from transformers import AutoModel
+
+from pipeline.encoder.encoder import Encoder, describe
+from pipeline.encoder.linear import OneDnnLinear, use_onednn
+from pipeline.spec.model import Model
+from tests.models import ARCHITECTURES, TOLERANCE
+
+IDS = torch.tensor([[101, 2182, 2003, 2070, 3793, 102]])
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@torch.inference_mode()
+def test_a_model_whose_layers_go_through_onednn_equals_itself(architecture, tiny):
+    model = AutoModel.from_pretrained(tiny(architecture), attn_implementation="eager").eval()
+    num_parameters = sum(p.numel() for p in model.parameters())
+    want = model(input_ids=IDS, output_hidden_states=True).hidden_states
+    use_onednn(model)
+    got = model(input_ids=IDS, output_hidden_states=True).hidden_states
+    assert max(float((g - w).abs().max()) for g, w in zip(got, want, strict=True)) <= TOLERANCE
+    assert any(isinstance(module, OneDnnLinear) for module in model.modules())
+    assert sum(p.numel() for p in model.parameters()) == num_parameters
+
+
+@pytest.mark.parametrize(("activation", "taken"), [("gelu", True), ("gelu_new", False), ("relu", False)])
+@torch.inference_mode()
+def test_only_the_exact_gelu_is_taken_into_the_product(activation, taken, tiny):
+    model = AutoModel.from_pretrained(tiny("bert", hidden_act=activation), attn_implementation="eager").eval()
+    # Values for which the approximations differ by more than the tolerance.
+    for layer in model.encoder.layer:
+        layer.intermediate.dense.weight *= 100
+    want = model(input_ids=IDS).last_hidden_state
+    use_onednn(model)
+    assert isinstance(model.encoder.layer[0].intermediate.intermediate_act_fn, nn.Identity) == taken
+    assert float((model(input_ids=IDS).last_hidden_state - want).abs().max()) <= TOLERANCE
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@torch.inference_mode()
+def test_a_layer_keeps_its_weight_and_takes_any_number_of_rows(bias):
+    torch.manual_seed(0)
+    linear = nn.Linear(48, 32, bias=bias)
+    through_onednn = OneDnnLinear(linear)
+    assert torch.equal(through_onednn.weight, linear.weight)
+    for shape in ((48,), (0, 48), (1, 48), (1, 1000, 48), (3, 5, 48)):
+        hidden = torch.randn(shape)
+        assert through_onednn(hidden).shape == (*shape[:-1], 32)
+        torch.testing.assert_close(through_onednn(hidden), linear(hidden), atol=1e-6, rtol=1e-5)
+
+
+@torch.inference_mode()
+def test_a_rows_product_has_the_same_bits_whatever_rows_are_beside_it():
+    torch.manual_seed(0)
+    through_onednn = OneDnnLinear(nn.Linear(384, 1536), gelu=True)
+    hidden = torch.randn(1000, 384)
+    together = through_onednn(hidden)
+    for rows in (1, 2, 3, 17, 64, 333, 999):
+        assert torch.equal(through_onednn(hidden[:rows].clone()), together[:rows]), rows
+
+
+@pytest.mark.parametrize(("capability", "chosen"), [("AVX512", "onednn"), ("AVX2", "torch"), ("DEFAULT", "torch")])
+def test_the_machine_alone_decides_who_multiplies_and_the_manifest_says_who(capability, chosen, tiny, monkeypatch):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    encoder = Encoder(Model(name=tiny("bert"), max_tokens=128), device="cpu")
+    assert describe(encoder)["linear"] == chosen
+
+
+def test_half_precision_stays_with_torch(tiny, monkeypatch):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    encoder = Encoder(Model(name=tiny("bert"), max_tokens=128, dtype="bfloat16"), device="cpu")
+    assert describe(encoder)["linear"] == "torch"
