@@ -20,7 +20,6 @@ from pipeline.errors import JobError, RunError
 from pipeline.manifest import Manifest
 from pipeline.quiet import quiet_datasets, quiet_transformers
 from pipeline.ranges import Range
-from pipeline.run.graph import Ran, run_graph
 from pipeline.sink import Part
 from pipeline.spec.job import Job
 from pipeline.storage.objects import Storage
@@ -28,6 +27,7 @@ from pipeline.storage.persistence import retries
 
 if TYPE_CHECKING:
     from pipeline.plan import Plan
+    from pipeline.run.graph import Ran
 
 OnStart = Callable[["Plan", int, Storage], None]
 
@@ -64,6 +64,7 @@ def embed(
     layout = _start(job, clock)
     from pipeline import canary  # noqa: PLC0415 (see _start)
     from pipeline.recall import prepare, read_job, record  # noqa: PLC0415 (likewise)
+    from pipeline.run.graph import run_graph  # noqa: PLC0415 (likewise)
 
     quiet_transformers()
     quiet_datasets()
@@ -129,9 +130,10 @@ class _Clock:
 
 
 def _start(job: Job, clock: _Clock) -> Layout:
-    """Start Ray, which mostly waits, while torch and transformers are imported, which mostly computes."""
+    """Start Ray, which mostly waits, while its data library, torch and transformers are imported, which computes."""
     with ThreadPoolExecutor(1) as imports:
-        imported = imports.submit(lambda: [import_module(f"pipeline.{name}") for name in ("recall", "canary")])
+        names = ("run.graph", "recall", "canary")
+        imported = imports.submit(lambda: [import_module(f"pipeline.{name}") for name in names])
         start_ray(job.compute)
         _, layout = settle(job.compute)
         clock.lap("ray")
@@ -173,7 +175,7 @@ def _make_manifest(
     parts: list[Part],
     started_at: str,
     laps: dict[str, float],
-    ran: Ran | None,
+    ran: "Ran | None",
     checked: dict[str, Any],
 ) -> Manifest:
     from pipeline.plan import versions  # noqa: PLC0415 (see _start)
@@ -214,7 +216,7 @@ def _total(parts: list[Part]) -> dict[str, int]:
     return dict(sums)
 
 
-def _measure(ran: Ran) -> dict[str, Any]:
+def _measure(ran: "Ran") -> dict[str, Any]:
     """How busy the stages of this run were; earlier runs of the job took their own time."""
     last, layout = ran.last, ran.layout
     measured = stages.measure(
