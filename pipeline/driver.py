@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib import import_module
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from pipeline import manifest, stages
@@ -62,8 +63,7 @@ def embed(
     if not storage.is_local:  # one that may not be written says so before half a minute has gone by
         storage = replace(storage, conditional=storage.check())
     layout = _start(job, clock)
-    from pipeline import canary  # noqa: PLC0415 (see _start)
-    from pipeline.recall import prepare, read_job, record  # noqa: PLC0415 (likewise)
+    from pipeline.recall import prepare, read_job, record  # noqa: PLC0415 (see _start)
     from pipeline.run.graph import run_graph  # noqa: PLC0415 (likewise)
 
     quiet_transformers()
@@ -83,6 +83,8 @@ def embed(
     storage = replace(storage, patient=True)
     on_start(plan, done_rows, storage)
     clock.lap("plan")
+    # Beside the start of replicas, which it would hold up if it came before.
+    Thread(target=import_module, args=("pipeline.canary",), daemon=True).start()
     ran = run_graph(plan, storage, lacking, done_rows, layout) if lacking else None
     clock.lap("graph")
     found = manifest.committed(storage, splits)
@@ -95,6 +97,8 @@ def embed(
     records = manifest.read_parts(storage, found, ran.parts if ran else ())
     _check_origin(records, plan, storage)
     _check_errors(records, job.output.max_errors, storage)
+    from pipeline import canary  # noqa: PLC0415 (see above)
+
     checked = canary.compare(plan, storage, records)
     if not checked["passed"]:
         raise RunError(f"{storage.uri}: not published:\n  " + "\n  ".join(checked["failed"]))
@@ -132,7 +136,7 @@ class _Clock:
 def _start(job: Job, clock: _Clock) -> Layout:
     """Start Ray, which mostly waits, while its data library, torch and transformers are imported, which computes."""
     with ThreadPoolExecutor(1) as imports:
-        names = ("run.graph", "recall", "canary")
+        names = ("run.graph", "recall")
         imported = imports.submit(lambda: [import_module(f"pipeline.{name}") for name in names])
         start_ray(job.compute)
         _, layout = settle(job.compute)

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from pipeline.computed import ComputedColumn, blank
 from pipeline.encoder.encoder import Call, Encoder
-from pipeline.encoder.results import Columns, Counts, Ragged
+from pipeline.encoder.ragged import Columns, Ragged
+from pipeline.encoder.results import Counts
 from pipeline.schema import feature_arrays, row_arrays
 from pipeline.tally import Block
 from pipeline.texts import Tokenized, tokenize_block

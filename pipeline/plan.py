@@ -20,9 +20,9 @@ import torch
 from pipeline import size
 from pipeline.columns import ROW_COLUMNS, FeaturePlan
 from pipeline.computed import ComputedColumn, find_computed
-from pipeline.encoder.encoder import default_tokens_per_pack, resolve_dtype, resolve_max_tokens
-from pipeline.encoder.encoder import make_plan as feature_plan
-from pipeline.encoder.load import Checkpoint, load_tokenizer, look_at
+from pipeline.encoder.checkpoint import Checkpoint, load_tokenizer, look_at
+from pipeline.encoder.resolve import default_tokens_per_pack, resolve_dtype, resolve_max_tokens
+from pipeline.encoder.resolve import make_plan as feature_plan
 from pipeline.errors import JobError
 from pipeline.schema import output_schema
 from pipeline.source.dataset import Dataset

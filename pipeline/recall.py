@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.computed import find_computed
-from pipeline.encoder.load import look_at
+from pipeline.encoder.checkpoint import look_at
 from pipeline.errors import JobError
 from pipeline.plan import Plan, Resolved, code_identity, make_plan
 from pipeline.source.dataset import Dataset, Shards

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 
 from pipeline.columns import Column
-from pipeline.encoder.load import Checkpoint
+from pipeline.encoder.checkpoint import Checkpoint
 from pipeline.plan import Plan
 from pipeline.spec.model import Windows
 
@@ -37,7 +37,7 @@ class Reference:
         self._plan = plan
         self._tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder, trust_remote_code=remote)
         auto = AutoModelForSequenceClassification if plan.features.wants("logits") else AutoModel
-        self._model = auto.from_pretrained(
+        self._model: PreTrainedModel = auto.from_pretrained(
             checkpoint.folder, attn_implementation="eager", dtype=torch.float32, trust_remote_code=remote
         ).eval()
 

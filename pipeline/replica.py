@@ -13,7 +13,8 @@ from typing import Any, Protocol
 import pyarrow as pa
 import torch
 
-from pipeline.encoder.encoder import Encoder, describe, make_plan, make_tokenizer
+from pipeline.encoder.encoder import Encoder, describe
+from pipeline.encoder.resolve import make_plan, make_tokenizer
 from pipeline.envelope import Sealed, seal, unseal
 from pipeline.errors import RunError
 from pipeline.featurize import featurize, tokenize_blocks

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from pipeline.columns import Column, FeaturePlan
 from pipeline.computed import ComputedColumn
-from pipeline.encoder.results import Columns, Ragged
+from pipeline.encoder.ragged import Columns, Ragged
 
 METADATA_KEY = b"varve"
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 import pyarrow as pa
 
 from pipeline.computed import ComputedColumn
-from pipeline.encoder.load import Checkpoint
+from pipeline.encoder.checkpoint import Checkpoint
 from pipeline.spec.feature import Feature
 from pipeline.spec.model import Model
 

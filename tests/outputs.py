@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.columns import Column, FeaturePlan
-from pipeline.encoder.results import Ragged
+from pipeline.encoder.ragged import Ragged
 from pipeline.manifest import Manifest, publish
 from pipeline.ranges import Range
 from pipeline.schema import feature_arrays, output_schema

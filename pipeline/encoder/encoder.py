@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from pipeline.columns import FeaturePlan, plan_features
+from pipeline.encoder.checkpoint import Checkpoint, look_at
 from pipeline.encoder.distinct import find_distinct
 from pipeline.encoder.forward import Forward, pooled_vectors
 from pipeline.encoder.gate import check_head, choose_layout
@@ -25,19 +25,23 @@ from pipeline.encoder.heads import run_head, run_pooler, takes_mean
 from pipeline.encoder.lanes import Lanes, available_cores
 from pipeline.encoder.layers import Taps, compile_layers, drop_layers_above
 from pipeline.encoder.linear import let_go_of_file, onednn_is_faster
-from pipeline.encoder.load import Checkpoint, load_model, load_tokenizer, look_at
+from pipeline.encoder.load import load_model
 from pipeline.encoder.memory import most_tokens
 from pipeline.encoder.packing import Index, Pack, pack
-from pipeline.encoder.results import Columns, Counts, Kept, Results, make_columns
-from pipeline.errors import JobError, RunError
+from pipeline.encoder.ragged import Columns
+from pipeline.encoder.resolve import (
+    default_tokens_per_pack,
+    make_plan,
+    make_tokenizer,
+    resolve_dtype,
+    resolve_max_tokens,
+)
+from pipeline.encoder.results import Counts, Kept, Results, make_columns
+from pipeline.errors import RunError
 from pipeline.spec.feature import Feature
-from pipeline.spec.model import Model, Windows
+from pipeline.spec.model import Model
 from pipeline.spec.short import parse_features
-from pipeline.tokenizer import Tokenizer, Tokens
-
-# Larger packs on a CPU are no faster beyond noise and hold more memory; on a GPU packs keep it busy.
-CPU_TOKENS_PER_PACK = 1024
-CUDA_TOKENS_PER_PACK = 32_768
+from pipeline.tokenizer import Tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,58 +220,6 @@ class Call:
         windows = np.flatnonzero(np.isin(self._kind, list(failed))) if failed else ()
         rows = np.searchsorted(self._tokens.rows, windows, side="right") - 1
         return {int(row): failed[int(self._kind[window])] for row, window in zip(rows, windows, strict=True)}
-
-
-def make_plan(model: Model, features: Mapping[str, Feature], checkpoint: Checkpoint, output_dtype: str) -> FeaturePlan:
-    """The layer plan of features of a checkpoint."""
-    windows = model.long_text
-    per_window = isinstance(windows, Windows) and windows.vectors == "window"
-    return plan_features(features, checkpoint.shape, dtype=output_dtype, per_window=per_window)
-
-
-def make_tokenizer(model: Model, checkpoint: Checkpoint, plan: FeaturePlan) -> Tokenizer:
-    """The checkpoint's tokenizer with the job's rule for long texts."""
-    windows = model.long_text if isinstance(model.long_text, Windows) else None
-    return Tokenizer(
-        load_tokenizer(checkpoint),
-        resolve_max_tokens(model, checkpoint),
-        windows=windows is not None,
-        stride=windows.stride if windows else 0,
-        spans=plan.wants("tokens") or plan.has_windows,
-    )
-
-
-def resolve_max_tokens(model: Model, checkpoint: Checkpoint) -> int:
-    """Tokens of a window: what the job says, or 512 at most.
-
-    Raises:
-        JobError: the model has fewer positions.
-    """
-    positions = checkpoint.max_positions
-    key, wanted = "model.max_tokens", model.max_tokens
-    if isinstance(model.long_text, Windows):
-        key, wanted = "model.long_text.window", model.long_text.window
-    if wanted == "auto":
-        return min(512, positions or 512)
-    if positions is not None and wanted > positions:
-        msg = (
-            f"{key}: {wanted} exceeds the {positions} positions of {model.name}. "
-            "Lower it, take a long_text window, or use an encoder with a longer context"
-        )
-        raise JobError(msg)
-    return wanted
-
-
-def resolve_dtype(dtype: str, device: str) -> str:
-    """`auto` is float16 on CUDA (eight times nearer to float32 than bfloat16 at the same speed), else float32."""
-    if dtype != "auto":
-        return dtype
-    return "float16" if device == "cuda" else "float32"
-
-
-def default_tokens_per_pack(device: str) -> int:
-    """Tokens of one forward pass on a device."""
-    return CUDA_TOKENS_PER_PACK if device == "cuda" else CPU_TOKENS_PER_PACK
 
 
 def describe(encoder: Encoder) -> dict[str, Any]:

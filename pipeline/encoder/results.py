@@ -16,25 +16,9 @@ from pipeline.columns import Column, FeaturePlan
 from pipeline.encoder import pooling
 from pipeline.encoder.forward import Vectors
 from pipeline.encoder.packing import Index, Pack, token_index
+from pipeline.encoder.ragged import Columns, Ragged
 from pipeline.encoder.vectors import finish
 from pipeline.tokenizer import Tokens
-
-
-@dataclass(frozen=True, slots=True)
-class Ragged:
-    """A list column: row r holds values[offsets[r]:offsets[r + 1]]."""
-
-    values: NDArray
-    offsets: NDArray[np.int64]
-
-    def __getitem__(self, row: int) -> NDArray:
-        return self.values[self.offsets[row] : self.offsets[row + 1]]
-
-    def __len__(self) -> int:
-        return len(self.offsets) - 1
-
-
-Columns = dict[str, NDArray | Ragged]
 
 
 @dataclass(frozen=True, slots=True)

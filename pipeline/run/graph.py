@@ -34,6 +34,7 @@ from pipeline.quiet import quiet_datasets
 from pipeline.ranges import Missing, Range
 from pipeline.run.reports import Reports
 from pipeline.run.tasks import MAX_RETRIES, model_files, told
+from pipeline.run.workers import Replica, tokenize_part
 from pipeline.sink import Part
 from pipeline.storage.objects import Storage
 from pipeline.storage.persistence import retries
@@ -163,8 +164,7 @@ def _flow(
     plan: "Plan", layout: Layout, storage: Storage, tell: Reports, lacking: Mapping[int, Missing]
 ) -> "ray.data.Dataset":
     """The stages, from the shards to what was committed of them."""
-    from pipeline.replica import Replica, tokenize_part  # noqa: PLC0415 (see the top)
-    from pipeline.work import Work  # noqa: PLC0415 (likewise)
+    from pipeline.work import Work  # noqa: PLC0415 (see the top)
 
     work = Work.of(plan, layout.device, layout.threads, model_files(plan, layout))
     flow = ray.data.read_datasource(

@@ -17,7 +17,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-import pipeline.replica
+import pipeline.run.graph
 from jobs.command import _QUIET
 from jobs.corpus import model_folder
 from pipeline import manifest
@@ -110,7 +110,7 @@ def main() -> None:
     quiet_datasets()
     start_ray(Job.model_fields["compute"].default)
     # A class of this file is sent to the workers as it is.
-    pipeline.replica.Replica = Idle  # type: ignore[misc]
+    pipeline.run.graph.Replica = Idle  # type: ignore[misc]
     names: list[str] = []
     for parts in chosen.parts:
         with tempfile.TemporaryDirectory() as folder:

@@ -71,6 +71,14 @@ def test_imports_follow_the_flow():
     assert not importers("jobs")
 
 
+def test_planning_a_known_model_does_not_wait_for_the_code_of_models(minilm):
+    look = "from pipeline.encoder.checkpoint import look_at, load_tokenizer"
+    heavy = "sorted({'transformers.modeling_utils', 'pipeline.encoder.attention'} & set(sys.modules))"
+    code = f"import sys, pipeline.recall; {look}; load_tokenizer(look_at({minilm!r})); print({heavy})"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert told.stdout.strip() == "[]"
+
+
 @pytest.mark.parametrize("module", ["pipeline.run.graph", "pipeline.source.opening", "pipeline.driver"])
 def test_processes_that_read_and_write_do_not_wait_for_torch(module):
     heavy = "sorted({'torch', 'transformers'} & set(sys.modules))"

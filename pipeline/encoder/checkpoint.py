@@ -1,0 +1,194 @@
+"""A checkpoint, looked at: where it is, what is in it, what its model can do. No weight is read into memory.
+
+Safetensors only, pinned to a commit, no remote code unless the job says so. Knows nothing of texts, batches or outputs.
+Invariant: a checkpoint of a known architecture is looked at without importing the code of models, which takes seconds.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors import safe_open
+from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
+
+from pipeline.columns import ModelShape
+from pipeline.errors import JobError
+
+# What the code of the most used models says of them (a test compares), so that planning a job need not import it:
+# model type → (prefix of the encoder's weights, whether positions begin behind padding's, whether it has a pooler).
+_KNOWN = {
+    "albert": ("albert", False, True),
+    "bert": ("bert", False, True),
+    "camembert": ("roberta", True, True),
+    "distilbert": ("distilbert", False, False),
+    "electra": ("electra", False, False),
+    "modernbert": ("model", False, False),
+    "roberta": ("roberta", True, True),
+    "xlm-roberta": ("roberta", True, True),
+}
+_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.py"]
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A folder with a checkpoint in it, looked at but not loaded."""
+
+    folder: str
+    commit: str | None  # of a hub id; None for a folder of the user's
+    shape: ModelShape
+    max_positions: int | None  # tokens that the model can take; None: no bound
+    weights_sha256: str
+    tokenizer_sha256: str
+    trust_remote_code: bool
+
+
+def fetch(name: str, revision: str | None) -> tuple[str, str | None]:
+    """The local folder of a checkpoint and the commit it is pinned to (None for a folder of the user's).
+
+    Raises:
+        JobError: there is no such folder and no such model on the hub.
+    """
+    if Path(name).is_dir():
+        return str(Path(name).resolve()), None
+    if name.startswith((".", "/", "~")):
+        msg = f"model.name: {name}: no such folder"
+        raise JobError(msg)
+    try:
+        commit = HfApi().model_info(name, revision=revision).sha
+        return snapshot_download(name, revision=commit, allow_patterns=_FILES), commit
+    except HFValidationError as e:
+        msg = f"model.name: {name} is neither a folder here nor a hub id"
+        raise JobError(msg) from e
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as e:
+        msg = f"model.name: {name} is no folder here, and the hub did not give it: {_first_line(e)}"
+        raise JobError(msg) from e
+
+
+def look_at(name: str, revision: str | None = None, *, trust_remote_code: bool = False) -> Checkpoint:
+    """Read all of a checkpoint that needs no weights in memory.
+
+    Raises:
+        JobError: the checkpoint is missing, is no encoder, or has no safetensors weights.
+    """
+    folder, commit = fetch(name, revision)
+    config = _config(folder, name, trust_remote_code=trust_remote_code)
+    files = _weight_files(folder, name)
+    code = _known_code(config) or _imported_code(config, trust_remote_code=trust_remote_code)
+    return Checkpoint(
+        folder=folder,
+        commit=commit,
+        shape=_shape(config, code, files),
+        max_positions=_max_positions(config, code),
+        weights_sha256=_sha256(files),
+        tokenizer_sha256=_sha256(_tokenizer_files(folder)),
+        trust_remote_code=trust_remote_code,
+    )
+
+
+def load_tokenizer(checkpoint: Checkpoint) -> Any:
+    """The checkpoint's fast tokenizer.
+
+    Raises:
+        JobError: it has none.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(
+        checkpoint.folder, use_fast=True, trust_remote_code=checkpoint.trust_remote_code
+    )
+    if not getattr(tokenizer, "is_fast", False):
+        msg = f"model.name: {checkpoint.folder} has no fast tokenizer. Save one beside it: tokenizer.json"
+        raise JobError(msg)
+    return tokenizer
+
+
+def _config(folder: str, name: str, *, trust_remote_code: bool) -> PreTrainedConfig:
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as e:
+        msg = f"model.name: {name} holds no configuration that transformers knows: {_first_line(e)}"
+        raise JobError(msg) from e
+    if config.is_encoder_decoder or getattr(config, "is_decoder", False) or not hasattr(config, "num_hidden_layers"):
+        msg = f"model.name: {name} is a {config.model_type} model, not an encoder such as BERT or RoBERTa"
+        raise JobError(msg)
+    return config
+
+
+def _weight_files(folder: str, name: str) -> list[Path]:
+    files = sorted(Path(folder).glob("*.safetensors"))
+    if not files:
+        msg = f"model.name: {name} has no safetensors weights, and pickles are not loaded. Convert it once and save it"
+        raise JobError(msg)
+    return files
+
+
+class _Code(NamedTuple):
+    """What only a model's code says of it."""
+
+    prefix: str  # of the encoder's weights in a checkpoint with a head
+    first_position: int
+    has_pooler: bool
+
+
+def _known_code(config: PreTrainedConfig) -> _Code | None:
+    """Of a known architecture by the library's own code; None of any other."""
+    if config.model_type not in _KNOWN or getattr(config, "auto_map", None):
+        return None
+    prefix, behind_padding, has_pooler = _KNOWN[config.model_type]
+    return _Code(prefix, config.pad_token_id + 1 if behind_padding else 0, has_pooler)
+
+
+def _imported_code(config: PreTrainedConfig, *, trust_remote_code: bool) -> _Code:
+    """Of any architecture, from a model without weights."""
+    import torch  # noqa: PLC0415 (see the top)
+    from transformers import AutoModel  # noqa: PLC0415 (likewise)
+
+    from pipeline.encoder.attention import first_position  # noqa: PLC0415 (likewise)
+
+    with torch.device("meta"):
+        empty = AutoModel.from_config(config, trust_remote_code=trust_remote_code)
+    has_pooler = isinstance(getattr(empty, "pooler", None), torch.nn.Module)
+    return _Code(empty.base_model_prefix, first_position(empty), has_pooler)
+
+
+def _shape(config: PreTrainedConfig, code: _Code, files: list[Path]) -> ModelShape:
+    has_head = any("ForSequenceClassification" in name for name in config.architectures or ())
+    return ModelShape(
+        num_layers=config.num_hidden_layers,
+        hidden_size=config.hidden_size,
+        num_heads=config.num_attention_heads,
+        num_labels=(config.num_labels or 0) if has_head else 0,
+        has_pooler=code.has_pooler and _has_pooler_weights(files, code.prefix),
+    )
+
+
+def _has_pooler_weights(files: list[Path], prefix: str) -> bool:
+    for file in files:
+        with safe_open(file, "pt") as weights:
+            if any(key.startswith(("pooler.", f"{prefix}.pooler.")) for key in weights.keys()):  # noqa: SIM118 (no mapping)
+                return True
+    return False
+
+
+def _max_positions(config: PreTrainedConfig, code: _Code) -> int | None:
+    positions = getattr(config, "max_position_embeddings", None)
+    return positions - code.first_position if isinstance(positions, int) and positions > 0 else None
+
+
+def _tokenizer_files(folder: str) -> list[Path]:
+    patterns = ("tokenizer*.json", "vocab.*", "merges.txt", "*.model", "special_tokens_map.json", "added_tokens.json")
+    return sorted({file for pattern in patterns for file in Path(folder).glob(pattern)})
+
+
+def _sha256(files: list[Path]) -> str:
+    """One hash over the files' contents, in the order of their names; that of a single file is its own."""
+    hashes = []
+    for file in files:
+        with file.open("rb") as content:
+            hashes.append(hashlib.file_digest(content, "sha256").hexdigest())
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
