@@ -26,7 +26,7 @@ from pipeline.encoder.lanes import Lanes, available_cores
 from pipeline.encoder.layers import Taps, compile_layers, drop_layers_above
 from pipeline.encoder.linear import let_go_of_file, onednn_is_faster
 from pipeline.encoder.load import load_model
-from pipeline.encoder.memory import most_tokens
+from pipeline.encoder.memory import bound_onednn, most_tokens
 from pipeline.encoder.packing import Index, Pack, pack
 from pipeline.encoder.ragged import Columns
 from pipeline.encoder.resolve import (
@@ -98,6 +98,7 @@ class Encoder:
 
     def _load(self) -> None:
         """Load in float32, compare with eager transformers, then drop the upper layers and cast."""
+        bound_onednn()
         self._model, self._classifier = load_model(self.checkpoint, head=self.plan.wants("logits"), device=self.device)
         taps = Taps(self._model)
         if self._classifier is not None:

@@ -1,5 +1,10 @@
 """Linear layers through oneDNN, on any machine: which of the two multiplies is chosen by the machine alone."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -73,3 +78,33 @@ def test_half_precision_stays_with_torch(tiny, monkeypatch):
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
     encoder = Encoder(Model(name=tiny("bert"), max_tokens=128, dtype="bfloat16"), device="cpu")
     assert describe(encoder)["linear"] == "torch"
+
+
+_MANY_SIZES = """
+import re, sys
+from pathlib import Path
+from pipeline.encoder import encoder
+
+def anonymous_mb():
+    return int(re.search(r"RssAnon:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024
+
+encoder.onednn_is_faster = lambda: True
+encode = encoder.Encoder(sys.argv[1], {"e": "mean@1"}, device="cpu", threads=1)
+
+def run(tokens):
+    encode(["word " * (tokens - 2)] if tokens <= 256 else ["word " * 254, "word " * (tokens - 258)])
+
+run(500)
+before = anonymous_mb()
+for tokens in range(500, 100, -1):
+    run(tokens)
+print(anonymous_mb() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's account of a process's memory")
+def test_packs_of_many_sizes_leave_no_memory_behind(minilm):
+    env = {name: value for name, value in os.environ.items() if "CACHE_CAPACITY" not in name}
+    command = [sys.executable, "-c", _MANY_SIZES, minilm]
+    told = subprocess.run(command, capture_output=True, text=True, check=True, env=env)
+    assert float(told.stdout) < 90  # 400 sizes times three programs that are all kept: 570 MB
