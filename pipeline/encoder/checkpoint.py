@@ -136,7 +136,8 @@ def _known_code(config: PreTrainedConfig) -> _Code | None:
     if config.model_type not in _KNOWN or getattr(config, "auto_map", None):
         return None
     prefix, behind_padding, has_pooler = _KNOWN[config.model_type]
-    return _Code(prefix, config.pad_token_id + 1 if behind_padding else 0, has_pooler)
+    padding = config.pad_token_id if behind_padding else None
+    return _Code(prefix, 0 if padding is None else padding + 1, has_pooler)
 
 
 def _imported_code(config: PreTrainedConfig, *, trust_remote_code: bool) -> _Code:
