@@ -21,6 +21,7 @@ from pipeline.errors import JobError, RunError
 from pipeline.manifest import Manifest
 from pipeline.quiet import quiet_datasets, quiet_transformers
 from pipeline.ranges import Range
+from pipeline.run.graph import Ran, run_graph
 from pipeline.sink import Part
 from pipeline.spec.job import Job
 from pipeline.storage.objects import Storage
@@ -28,7 +29,6 @@ from pipeline.storage.persistence import retries
 
 if TYPE_CHECKING:
     from pipeline.plan import Plan
-    from pipeline.run.graph import Ran
 
 OnStart = Callable[["Plan", int, Storage], None]
 
@@ -64,7 +64,6 @@ def embed(
         storage = replace(storage, conditional=storage.check())
     layout = _start(job, clock)
     from pipeline.recall import prepare, read_job, record  # noqa: PLC0415 (see _start)
-    from pipeline.run.graph import run_graph  # noqa: PLC0415 (likewise)
 
     quiet_transformers()
     quiet_datasets()
@@ -134,10 +133,9 @@ class _Clock:
 
 
 def _start(job: Job, clock: _Clock) -> Layout:
-    """Start Ray, which mostly waits, while its data library, torch and transformers are imported, which computes."""
+    """Start Ray, which mostly waits, while torch and transformers are imported, which mostly computes."""
     with ThreadPoolExecutor(1) as imports:
-        names = ("run.graph", "recall")
-        imported = imports.submit(lambda: [import_module(f"pipeline.{name}") for name in names])
+        imported = imports.submit(import_module, "pipeline.recall")
         start_ray(job.compute)
         _, layout = settle(job.compute)
         clock.lap("ray")
@@ -179,7 +177,7 @@ def _make_manifest(
     parts: list[Part],
     started_at: str,
     laps: dict[str, float],
-    ran: "Ran | None",
+    ran: Ran | None,
     checked: dict[str, Any],
 ) -> Manifest:
     from pipeline.plan import versions  # noqa: PLC0415 (see _start)
@@ -220,7 +218,7 @@ def _total(parts: list[Part]) -> dict[str, int]:
     return dict(sums)
 
 
-def _measure(ran: "Ran") -> dict[str, Any]:
+def _measure(ran: Ran) -> dict[str, Any]:
     """How busy the stages of this run were; earlier runs of the job took their own time."""
     last, layout = ran.last, ran.layout
     measured = stages.measure(
