@@ -24,7 +24,7 @@ from pipeline.encoder.gate import check_head, choose_layout
 from pipeline.encoder.heads import run_head, run_pooler, takes_mean
 from pipeline.encoder.lanes import Lanes, available_cores
 from pipeline.encoder.layers import Taps, compile_layers, drop_layers_above
-from pipeline.encoder.linear import let_go_of_file, onednn_is_faster
+from pipeline.encoder.linear import onednn_is_faster
 from pipeline.encoder.load import load_model
 from pipeline.encoder.memory import bound_onednn, most_tokens
 from pipeline.encoder.packing import Index, Pack, pack
@@ -106,8 +106,6 @@ class Encoder:
         onednn = self.device.type == "cpu" and self.dtype == "float32" and onednn_is_faster()
         self.linear = "onednn" if onednn else "torch"
         self.layout, self.layout_reason = choose_layout(self._model, taps, self.checkpoint.max_positions, onednn=onednn)
-        if onednn:
-            let_go_of_file(self._classifier or self._model)
         if self.plan.attention_layers:
             self._model.set_attn_implementation("eager")
             self.layout, self.layout_reason = "dense", "attentions were asked for: windows of equal length, no padding"

@@ -6,6 +6,11 @@ property of the machine and is never timed, so that the same machine gives the s
 depend on the rows beside it.
 """
 
+import ctypes
+import mmap
+from collections.abc import Sequence
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -24,30 +29,25 @@ def onednn_is_faster() -> bool:
 
 
 def use_onednn(model: PreTrainedModel) -> None:
-    """Replace every linear layer in the layers of a float32 model on the CPU; the old weights are let go.
+    """Replace every linear layer in the layers of a float32 model on the CPU; the old weights are let go one by one.
 
     Embeddings, pooler and head keep theirs: they see few rows, and other code looks at what they are made of.
     """
+    files = _mapped_files()
+
+    def replace(module: nn.Module, name: str, linear: nn.Linear, *, gelu: bool = False) -> None:
+        setattr(module, name, OneDnnLinear(linear, gelu=gelu))
+        _let_go_of_pages(linear.weight, files)
+
     for module in list(find_layers(model).modules()):
         for dense, activation in _FEED_FORWARD:
             linear = getattr(module, dense, None)
             if isinstance(linear, nn.Linear) and _is_exact_gelu(getattr(module, activation, None)):
-                setattr(module, dense, OneDnnLinear(linear, gelu=True))
+                replace(module, dense, linear, gelu=True)
                 setattr(module, activation, nn.Identity())
         for name, linear in list(module.named_children()):
             if type(linear) is nn.Linear:
-                setattr(module, name, OneDnnLinear(linear))
-
-
-def let_go_of_file(model: PreTrainedModel) -> None:
-    """Copy what is left of a model's weights out of the checkpoint's file.
-
-    The file is mapped into memory as a whole until its last weight is let go, and its pages would count beside those of
-    the weights that were laid out.
-    """
-    for parameter in model.parameters():
-        if not parameter.is_mkldnn:
-            parameter.data = parameter.data.clone()
+                replace(module, name, linear)
 
 
 class OneDnnLinear(nn.Module):
@@ -79,6 +79,25 @@ class OneDnnLinear(nn.Module):
     def extra_repr(self) -> str:
         """For printing, like `nn.Linear`."""
         return f"in_features={self.in_features}, out_features={self.out_features}, then={self._then[0]}"
+
+
+def _mapped_files() -> list[range]:
+    """Addresses at which files are mapped into this process; none where the system does not tell."""
+    maps = Path("/proc/self/maps")
+    mapped = [line.split() for line in maps.read_text().splitlines()] if maps.exists() else []
+    spans = [fields[0].split("-") for fields in mapped if len(fields) > 5 and fields[5].startswith("/")]
+    return [range(int(first, 16), int(stop, 16)) for first, stop in spans]
+
+
+def _let_go_of_pages(weight: Tensor, files: Sequence[range]) -> None:
+    """Let the pages go on which a weight is mapped from the checkpoint's file, which stays mapped for other weights.
+
+    Else they would count beside the laid-out copy. They stay in the system's cache, for the next process.
+    """
+    page = mmap.PAGESIZE
+    first, stop = -(-weight.data_ptr() // page) * page, (weight.data_ptr() + weight.nbytes) // page * page
+    if stop > first and any(first in file and stop - 1 in file for file in files):
+        ctypes.CDLL(None).madvise(ctypes.c_void_p(first), ctypes.c_size_t(stop - first), mmap.MADV_DONTNEED)
 
 
 def _is_exact_gelu(activation: object) -> bool:

@@ -80,6 +80,34 @@ def test_half_precision_stays_with_torch(tiny, monkeypatch):
     assert describe(encoder)["linear"] == "torch"
 
 
+def resident_bytes(file: Path) -> int:
+    """Of a file's mappings in this process."""
+    total, ours = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if "-" in line.split()[0]:  # the head of a mapping: its addresses, and its file last
+            ours = line.endswith(str(file))
+        elif ours and line.startswith("Rss:"):
+            total += int(line.split()[1]) * 1024
+    return total
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="reads Linux's account of a process's memory")
+@torch.inference_mode()
+def test_weights_that_were_laid_out_do_not_count_a_second_time_in_the_checkpoints_file(tiny, tmp_path):
+    config = AutoModel.from_pretrained(tiny("bert")).config
+    config.update({"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 4})
+    AutoModel.from_config(config).save_pretrained(tmp_path)
+    file = (tmp_path / "model.safetensors").resolve()
+    model = AutoModel.from_pretrained(tmp_path, attn_implementation="eager").eval()
+    want = model(input_ids=IDS).last_hidden_state
+    laid_out_bytes = sum(m.weight.nbytes for m in model.encoder.modules() if isinstance(m, nn.Linear))
+    before_bytes = resident_bytes(file)
+    assert before_bytes >= laid_out_bytes
+    use_onednn(model)
+    assert resident_bytes(file) <= before_bytes - 0.9 * laid_out_bytes  # pages at their edges hold other weights too
+    assert float((model(input_ids=IDS).last_hidden_state - want).abs().max()) <= TOLERANCE
+
+
 _MANY_SIZES = """
 import re, sys
 from pathlib import Path
