@@ -79,8 +79,10 @@ class Line:
         if elapsed_s > 0 and now.rows > since.rows:
             rows_per_s = (now.rows - since.rows) / elapsed_s
             parts.append(f"{(now.tokens - since.tokens) / elapsed_s:,.0f} tokens/s")
-            if self._total_rows:
-                parts.append(f"{clock_time(max(0, self._total_rows - rows) / rows_per_s)} left")
+            if self._total_rows and rows < self._total_rows:
+                parts.append(f"{clock_time((self._total_rows - rows) / rows_per_s)} left")
+        if self._total_rows and rows >= self._total_rows and now.missing_rows:
+            parts.append(f"{now.missing_rows:,} rows to write")
         parts.append(f"{now.replicas} replica(s)")
         return " · ".join(parts + ([f"{now.errors:,} error rows"] if now.errors else []))
 
