@@ -19,8 +19,9 @@ from transformers import PreTrainedModel
 
 from pipeline.encoder.checkpoint import Checkpoint, look_at
 from pipeline.encoder.distinct import find_distinct
-from pipeline.encoder.forward import Forward, pooled_vectors
-from pipeline.encoder.gate import check_head, choose_layout
+from pipeline.encoder.first_tokens import FirstTokens
+from pipeline.encoder.forward import Forward, pooled_vectors, takes_first_tokens_alone
+from pipeline.encoder.gate import can_narrow, check_head, choose_layout
 from pipeline.encoder.heads import run_head, run_pooler, takes_mean
 from pipeline.encoder.lanes import Lanes, available_cores
 from pipeline.encoder.layers import Taps, compile_layers, drop_layers_above
@@ -123,10 +124,19 @@ class Encoder:
         self, model: PreTrainedModel, classifier: PreTrainedModel | None, taps: Taps, dtype: str
     ) -> Forward:
         drop_layers_above(model, self.plan.top_layer)
+        first_tokens = self._find_first_tokens(model)
         (classifier or model).to(getattr(torch, dtype))
         if self.compiled:
             compile_layers(model)
-        return Forward(model, taps, self.plan, packed=self.layout == "packed")
+        self.top_layer = "all tokens" if first_tokens is None else "first tokens"
+        return Forward(model, taps, self.plan, packed=self.layout == "packed", first_tokens=first_tokens)
+
+    def _find_first_tokens(self, model: PreTrainedModel) -> FirstTokens | None:
+        """The highest layer for first tokens alone, where nothing else of it is wanted and the numbers are the same."""
+        if self.layout != "packed" or self.compiled or not takes_first_tokens_alone(self.plan, model):
+            return None
+        found = FirstTokens.of(model)
+        return found if found and can_narrow(model, found, self.checkpoint.max_positions) else None
 
     def _make_rescue(self) -> Forward:
         """The same pass in bfloat16, whose range is that of float32."""
@@ -230,6 +240,7 @@ def describe(encoder: Encoder) -> dict[str, Any]:
         "layout": encoder.layout,
         "layout_reason": encoder.layout_reason,
         "linear": encoder.linear,
+        "top_layer": encoder.top_layer,
         "tokens_per_pack": encoder.tokens_per_pack,
         **({"threads": encoder.threads} if on_cpu else {"most_tokens": encoder.most_tokens}),
         "compiled": encoder.compiled,

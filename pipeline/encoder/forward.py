@@ -5,6 +5,7 @@ token vectors are pooled in float32 as they leave their layer; nothing above the
 several threads at once do not disturb each other.
 """
 
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +16,7 @@ from transformers import PreTrainedModel
 from pipeline.columns import FeaturePlan
 from pipeline.encoder import pooling
 from pipeline.encoder.batch import Batch, dense_batch, packed_batch
+from pipeline.encoder.first_tokens import FirstTokens
 from pipeline.encoder.heads import takes_mean
 from pipeline.encoder.layers import Taps
 from pipeline.encoder.packing import Pack
@@ -39,7 +41,15 @@ class Vectors:
 class Forward:
     """A model ready to run packs."""
 
-    def __init__(self, model: PreTrainedModel, taps: Taps, plan: FeaturePlan, *, packed: bool) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        taps: Taps,
+        plan: FeaturePlan,
+        *,
+        packed: bool,
+        first_tokens: FirstTokens | None = None,
+    ) -> None:
         """Settle what a pass has to bring.
 
         Args:
@@ -47,8 +57,9 @@ class Forward:
             taps: on its layers.
             plan: what is wanted.
             packed: the layout; otherwise dense.
+            first_tokens: on its last layer, if that is the plan's highest and runs for them alone.
         """
-        self.model, self._taps, self._plan = model, taps, plan
+        self.model, self._taps, self._plan, self._first_tokens = model, taps, plan, first_tokens
         self._lay_out = packed_batch if packed else dense_batch
         self._pooled = pooled_vectors(plan, model)
         self._wanted = {layer for _, layer in self._pooled} | plan.token_layers
@@ -65,7 +76,8 @@ class Forward:
             self._keep(layer, hidden, batch, vectors)
 
         stop_at = None if self._runs_through else plan.top_layer
-        with self._taps.open(self._wanted - {last}, tap, stop_at=stop_at):
+        narrow = nullcontext() if self._first_tokens is None else self._first_tokens.only(batch.cu[:-1])
+        with narrow, self._taps.open(self._wanted - {last}, tap, stop_at=stop_at):
             output = self.model(**batch.inputs, **({"output_attentions": True} if plan.attention_layers else {}))
             if plan.top_layer == last:
                 tap(last, output.last_hidden_state)
@@ -75,6 +87,9 @@ class Forward:
 
     def _keep(self, layer: int, hidden: Tensor, batch: Batch, vectors: Vectors) -> None:
         """Keep of a layer what the plan wants; it is brought to float32 once for all its poolings."""
+        if self._first_tokens is not None and layer == self._plan.top_layer:
+            vectors.pooled["cls", layer] = hidden[0].float()
+            return
         ragged = batch.ragged(hidden)
         pools = [pool for pool, of_layer in self._pooled if of_layer == layer]
         exact = ragged.float() if {"mean", "max"} & set(pools) else ragged
@@ -82,6 +97,13 @@ class Forward:
             vectors.pooled[pool, layer] = _POOLS[pool](exact, batch.cu)
         if layer in self._plan.token_layers:
             vectors.tokens[layer] = ragged
+
+
+def takes_first_tokens_alone(plan: FeaturePlan, model: PreTrainedModel) -> bool:
+    """Whether nothing but CLS vectors is wanted of the plan's highest layer."""
+    top = plan.top_layer
+    pools = {pool for pool, layer in pooled_vectors(plan, model) if layer == top}
+    return pools == {"cls"} and top > 0 and top not in plan.token_layers and not plan.attention_layers
 
 
 def pooled_vectors(plan: FeaturePlan, model: PreTrainedModel) -> frozenset[tuple[str, int]]:

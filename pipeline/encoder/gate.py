@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from pipeline.encoder.attention import PACKED, takes_packed_inputs
 from pipeline.encoder.batch import Batch, dense_batch, packed_batch
+from pipeline.encoder.first_tokens import FirstTokens
 from pipeline.encoder.heads import run_head, run_pooler, takes_mean
 from pipeline.encoder.layers import Taps
 from pipeline.encoder.linear import use_onednn
@@ -75,6 +76,20 @@ def can_pack(model: PreTrainedModel, taps: Taps, windows: list[np.ndarray], want
     except (RuntimeError, ValueError, TypeError, IndexError, KeyError) as e:
         return f"packed rows fail: {type(e).__name__}"
     return None if difference < TOLERANCE else f"packed rows differ by {difference:.1e}"
+
+
+@torch.inference_mode()
+def can_narrow(model: PreTrainedModel, first_tokens: FirstTokens, max_positions: int | None) -> bool:
+    """Whether a packed model's last layer gives first tokens the same vectors when it runs for them alone."""
+    batch = packed_batch(model, Pack.of_windows(_probe(model, max_positions)))
+    first = batch.cu[:-1]
+    want = model(**batch.inputs).last_hidden_state[0, first]
+    try:
+        with first_tokens.only(first):
+            got = model(**batch.inputs).last_hidden_state[0]
+    except (RuntimeError, ValueError, TypeError, IndexError):  # something behind it wants all tokens
+        return False
+    return got.shape == want.shape and _relative(got, want) < TOLERANCE
 
 
 @torch.inference_mode()

@@ -28,7 +28,7 @@ from tests.bench.worker import AbsentError, Remote, Session
 TEXTS = {"cpu": {"minilm": 1024, "bert-base": 128, "bert-large": 48}, "cuda": {"bert-large": 4096}}
 OTHER_TEXTS = {"cpu": 256, "cuda": 16384}
 CHECKED = {"cpu": 512, "cuda": 128}  # texts that are compared
-ANY_LAYERS = ("varve, all layers", "varve, layers <= half", "varve, layers <= 1")
+ANY_LAYERS = ("varve, all layers", "varve, CLS", "varve, layers <= half", "varve, layers <= 1")
 
 Start = Callable[[str, Setup], Session | Remote]
 

@@ -12,7 +12,7 @@ BLOCK_ROWS = 1024  # texts of a call, as in a run
 
 
 class Varve:
-    """The mean of some layers: "last", "all", or those up to a share of the model's."""
+    """The mean of some layers: "last", "all", or those up to a share of the model's; or the last layer's CLS vector."""
 
     packages = ("torch", "transformers", "tokenizers")
     takes_tokens = True
@@ -25,8 +25,9 @@ class Varve:
         from pipeline.spec.model import Model
 
         count = AutoConfig.from_pretrained(setup.folder).num_hidden_layers
-        self.layers = {"last": [count], "all": list(range(count + 1)), "first": [1], "half": [count // 2]}[wanted]
-        feature = Feature(pool="mean", layers=tuple(self.layers))
+        layers = {"all": range(count + 1), "first": [1], "half": [count // 2]}.get(wanted, [count])
+        self.layers = [0] if wanted == "cls" else [layer - count - 1 for layer in layers]
+        feature = Feature(pool="cls" if wanted == "cls" else "mean", layers=tuple(layers))
         model = Model(name=setup.folder, max_tokens=setup.max_tokens)
         self._encoder = Encoder(model, {"e": feature}, device=setup.device, **options)
         self._names = [column.name for column in self._encoder.plan.columns]

@@ -1,9 +1,9 @@
 """Peers: other ways to turn texts into the means of a model's layers, in torch.
 
 A variant has `tokenize` (texts → what it encodes), `encode` (that → (N, layers x H) vectors, in the order of the
-texts), the `layers` that stand side by side, whether its tokens are apart from its encoding, and the packages it is
-made of. Each gets what serves it best: texts sorted by length where it does not sort them itself, all cores, small
-batches.
+texts), the `layers` that stand side by side (as `Reference` has them), whether its tokens are apart from its encoding,
+and the packages it is made of. Each gets what serves it best: texts sorted by length where it does not sort them
+itself, all cores, small batches.
 """
 
 import os
@@ -110,17 +110,18 @@ class Transformers(Rows):
 
 
 class Reference(Transformers):
-    """What is right: eager, float32, one text at a time, every layer."""
+    """What is right: eager, float32, one text at a time: the last layer's CLS vector, then the mean of every layer."""
 
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup, rows=1, attention="eager", exact=True)
-        self.layers = range(self._model.config.num_hidden_layers + 1)
+        self.layers = range(self._model.config.num_hidden_layers + 2)
 
     def run(self, ids: list[list[int]]) -> Any:
         with self._torch.inference_mode():
             input_ids = self._torch.tensor(ids, device=self.setup.device)
             hidden = self._model(input_ids=input_ids, output_hidden_states=True).hidden_states
-            return self._torch.hstack([layer.float().mean(1) for layer in hidden]).cpu().numpy()
+            means = [layer.float().mean(1) for layer in hidden]
+            return self._torch.hstack([hidden[-1][:, 0].float(), *means]).cpu().numpy()
 
 
 class SentenceTransformers:

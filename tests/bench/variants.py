@@ -45,6 +45,7 @@ VARIANTS = {
     NAIVE: Variant(partial(Transformers, order="file", rows=32)),
     "sentence-transformers, 32 rows": Variant(partial(SentenceTransformers, rows=32)),
     "varve, all layers": Variant(partial(Varve, wanted="all")),
+    "varve, CLS": Variant(partial(Varve, wanted="cls")),
     "varve, texts sorted": Variant(VarveSorted, CUDA),
     "varve, compiled": Variant(partial(Varve, compiled=True), CUDA),
     "sentence-transformers, 8 rows, malloc tuned": Variant(partial(SentenceTransformers, rows=8), CPU, TUNED_MALLOC),

@@ -1,0 +1,84 @@
+"""The highest layer for first tokens alone, against plain transformers and against the whole layer."""
+
+import numpy as np
+import pytest
+from transformers import AutoModel
+
+from pipeline.encoder.encoder import Encoder, describe
+from pipeline.encoder.first_tokens import FirstTokens
+from pipeline.encoder.gate import can_narrow
+from pipeline.encoder.layers import find_layers
+from pipeline.spec.model import Model
+from tests.models import ARCHITECTURES, POOLS, RAGGED, TOLERANCE
+
+# Those whose last layer has a module of its own behind attention, or at its end (MPNet).
+NARROW = {"bert", "roberta", "xlm-roberta", "electra", "mpnet"}
+NEIGHBOURS = 2e-6  # see test_neighbours.py
+
+
+@pytest.mark.parametrize("onednn", [True, False])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_cls_alone_equals_plain_transformers_whether_the_layer_can_be_cut_or_not(
+    architecture, onednn, tiny, plain, monkeypatch
+):
+    monkeypatch.setattr("pipeline.encoder.encoder.onednn_is_faster", lambda: onednn)
+    folder = tiny(architecture)
+    encoder = Encoder(Model(name=folder, max_tokens=128), {"cls": "cls@-1"}, device="cpu")
+    assert describe(encoder)["top_layer"] == ("first tokens" if architecture in NARROW else "all tokens")
+    got = encoder(RAGGED)["cls"]
+    want = [plain(folder)(text).hidden_states[-1][0, 0].numpy() for text in RAGGED]
+    assert np.abs(got - np.stack(want)).max() <= TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("features", "narrow"),
+    [
+        ({"e": "cls@0,1,2"}, True),
+        ({"e": "cls@2", "m": "mean@0,1", "t": "tokens@1"}, True),
+        ({"e": "cls@0"}, False),
+        ({"e": "cls@2", "m": "mean@2"}, False),
+        ({"e": "last@2", "c": "cls@1"}, False),
+        ({"e": "cls@2", "t": "tokens@2"}, False),
+        ({"e": "cls@2", "a": "attentions@1"}, False),
+    ],
+)
+def test_only_cls_alone_cuts_the_highest_layer_and_lower_layers_stay_whole(features, narrow, tiny, plain):
+    folder = tiny("bert")
+    encoder = Encoder(Model(name=folder, max_tokens=128), features, device="cpu")
+    assert encoder.top_layer == ("first tokens" if narrow else "all tokens")
+    columns, outputs = encoder(RAGGED), [plain(folder)(text) for text in RAGGED]
+    for column in encoder.plan.columns:
+        if column.pool in POOLS:
+            for got, output in zip(columns[column.name], outputs, strict=True):
+                hidden = output.hidden_states[column.layers[0]][0]
+                hidden = hidden[1:-1] if column.pool == "tokens" else hidden
+                assert np.abs(got - POOLS[column.pool](hidden).numpy()).max(initial=0) <= TOLERANCE, column.name
+
+
+def test_the_pooler_of_a_layer_cut_to_first_tokens_equals_plain_transformers(tiny, plain):
+    folder = tiny("bert")
+    encoder = Encoder(Model(name=folder, max_tokens=128), {"p": "pooler"}, device="cpu")
+    assert encoder.top_layer == "first tokens"
+    want = np.stack([plain(folder)(text).pooler_output[0].numpy() for text in RAGGED])
+    assert np.abs(encoder(RAGGED)["p"] - want).max() <= TOLERANCE
+
+
+@pytest.mark.parametrize("onednn", [True, False])
+def test_a_first_token_alone_and_in_any_pack_and_thread_differs_in_the_last_bits_at_most(onednn, tiny, monkeypatch):
+    monkeypatch.setattr("pipeline.encoder.encoder.onednn_is_faster", lambda: onednn)
+    spec = Model(name=tiny("bert"), max_tokens=128)
+    texts = [f"{text} {number}" for number in range(12) for text in RAGGED]
+    one = Encoder(spec, {"e": "cls@-1"}, device="cpu", tokens_per_pack=64, threads=1)
+    together = Encoder(spec, {"e": "cls@-1"}, device="cpu", tokens_per_pack=64, threads=3)(texts)["e"]
+    assert np.array_equal(one(texts)["e"], together)
+    alone = np.concatenate([one([text])["e"] for text in texts])
+    assert np.abs(alone - together).max() <= NEIGHBOURS
+
+
+def test_a_layer_that_is_not_the_last_is_found_out(tiny):
+    model = AutoModel.from_pretrained(tiny("bert"), attn_implementation="packed").eval()
+    below = FirstTokens(find_layers(model)[0].attention.output)
+    assert not can_narrow(model, below, 128)
+    last = FirstTokens.of(model)
+    assert last is not None
+    assert can_narrow(model, last, 128)
