@@ -35,15 +35,18 @@ BINARY_TOLERANCE = {"float32": 0.01, "float16": 0.03, "bfloat16": 0.1}
 
 def choose(parts: Sequence[Part], rows: int, seed: int) -> list[tuple[int, int]]:
     """(shard, row) of the rows to compare: the shortest and the longest text of the run, the rest at random."""
-    encoded = [part for part in parts if part.shortest and part.longest]
-    if not encoded:
+    ends: list[tuple[int, int, int]] = []
+    sizes = []
+    for part in parts:  # once: there may be very many
+        sizes.append(part.range.num_rows if part.shortest else 0)
+        if part.shortest and part.longest:
+            ends += [(tokens, part.shard, row) for row, tokens in (part.shortest, part.longest)]
+            ends = [min(ends), max(ends)]
+    if not ends:
         return []
-    ends = [min((part.shortest[1], part.shard, part.shortest[0]) for part in encoded if part.shortest)]
-    ends += [max((part.longest[1], part.shard, part.longest[0]) for part in encoded if part.longest)]
     chosen = {(shard, row) for _, shard, row in ends}
     draw = random.Random(seed)  # noqa: S311 (a sample, not a secret)
-    sizes = [part.range.num_rows for part in encoded]
-    for part in draw.choices(encoded, sizes, k=max(0, rows - len(chosen))):
+    for part in draw.choices(parts, sizes, k=max(0, rows - len(chosen))):
         chosen.add((part.shard, draw.randrange(part.start, part.stop)))
     return sorted(chosen)
 

@@ -5,8 +5,7 @@ proof of coverage and the canary before the manifest, the manifest last.
 """
 
 import time
-from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -19,6 +18,7 @@ from pipeline.cluster.connection import start_ray
 from pipeline.cluster.layout import Layout, settle
 from pipeline.errors import JobError, RunError
 from pipeline.manifest import Manifest
+from pipeline.parts import Parts
 from pipeline.quiet import quiet_datasets, quiet_transformers
 from pipeline.ranges import Range
 from pipeline.run.graph import Ran, run_graph
@@ -95,7 +95,7 @@ def embed(
         raise RunError(f"{storage.uri}: the parts do not cover the source exactly once:\n  " + "\n  ".join(gaps[:20]))
     records = manifest.read_parts(storage, found, ran.parts if ran else ())
     _check_origin(records, plan, storage)
-    _check_errors(records, job.output.max_errors, storage)
+    _check_errors(records.num_errors, job.output.max_errors, storage)
     from pipeline import canary  # noqa: PLC0415 (see above)
 
     checked = canary.compare(plan, storage, records)
@@ -152,7 +152,7 @@ def _remains(found: Mapping[int, Mapping[Range, int]], plan: "Plan") -> str:
     return f"{done:,}{f' of {sum(rows):,}' if rows else ''} rows are committed, in {parts:,} part(s)"
 
 
-def _check_origin(parts: list[Part], plan: "Plan", storage: Storage) -> None:
+def _check_origin(parts: Iterable[Part], plan: "Plan", storage: Storage) -> None:
     """Every part must be of this job: a name alone says only which rows it holds."""
     foreign = [part.name for part in parts if part.fingerprint != plan.fingerprint]
     if foreign:
@@ -160,9 +160,8 @@ def _check_origin(parts: list[Part], plan: "Plan", storage: Storage) -> None:
         raise RunError(msg)
 
 
-def _check_errors(parts: list[Part], limit: int | None, storage: Storage) -> None:
+def _check_errors(errors: int, limit: int | None, storage: Storage) -> None:
     """Hold the bound over all runs of the job; replicas hold it over their own."""
-    errors = sum(part.num_errors for part in parts)
     if limit is not None and errors > limit:
         msg = (
             f"{storage.uri}: not published: {errors} rows ended with an error, more than output.max_errors: {limit}. "
@@ -174,7 +173,7 @@ def _check_errors(parts: list[Part], limit: int | None, storage: Storage) -> Non
 def _make_manifest(
     plan: "Plan",
     storage: Storage,
-    parts: list[Part],
+    parts: Parts,
     started_at: str,
     laps: dict[str, float],
     ran: Ran | None,
@@ -189,16 +188,16 @@ def _make_manifest(
         fingerprint=plan.fingerprint,
         started_at=started_at,
         finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        num_rows=sum(part.range.num_rows for part in parts),
-        num_tokens=sum(part.num_tokens for part in parts),
-        num_errors=sum(part.num_errors for part in parts),
-        num_truncated=sum(part.num_truncated for part in parts),
-        counts=_total(parts) | {"lost": last.lost if last else 0},
+        num_rows=parts.num_rows,
+        num_tokens=parts.num_tokens,
+        num_errors=parts.num_errors,
+        num_truncated=parts.num_truncated,
+        counts=parts.counts | {"lost": last.lost if last else 0},
         storage={
             "create_if_absent": storage.conditional,
             "retries": retries() + (last.retries if last else 0),
         },
-        file_bytes=sum(part.file_bytes for part in parts),
+        file_bytes=parts.file_bytes,
         seconds={name: round(value, 3) for name, value in seconds.items()},
         stages=_measure(ran) if ran else {},
         encoder=last.encoder if last else {},
@@ -206,16 +205,8 @@ def _make_manifest(
         versions=versions(),
         job=plan.job.model_dump(mode="json"),
         resolved=plan.to_json()["resolved"],
-        parts=tuple(parts),
+        parts=parts,
     )
-
-
-def _total(parts: list[Part]) -> dict[str, int]:
-    """What happened to all parts together."""
-    sums: Counter[str] = Counter()
-    for part in parts:
-        sums.update(part.counts)
-    return dict(sums)
 
 
 def _measure(ran: Ran) -> dict[str, Any]:

@@ -4,23 +4,26 @@ The listing of parts is the only log. Knows nothing of Ray or models. Invariant:
 parts were proved to cover every row of every shard exactly once; it is written last, once.
 """
 
+import io
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Self
 
 import numpy as np
 
 from pipeline import ranges, sink
 from pipeline.errors import RunError
+from pipeline.parts import Parts
 from pipeline.ranges import Missing, Range
 from pipeline.sink import Part
 from pipeline.storage.objects import Storage
 
 MANIFEST_NAME = "_varve/manifest.json"
-# From here on a listing takes several requests, so it is worth cutting.
+# From here on a listing takes several requests, so it is worth cutting. So many footers are asked for in one go.
 _MANY_PARTS = 4000
 _LISTINGS = 32
 # A store answers within tens of milliseconds, and a footer takes less than one of ours.
@@ -49,25 +52,37 @@ class Manifest:
     versions: dict[str, str]
     job: dict[str, Any]
     resolved: dict[str, Any]
-    parts: tuple[Part, ...]
+    parts: Parts
 
-    def to_json(self) -> dict[str, Any]:
-        """The content of manifest.json."""
-        parts = [part.to_json() for part in self.parts]
-        for part in parts:
-            del part["fingerprint"]  # that of the manifest
-        return {**{name: getattr(self, name) for name in self.__dataclass_fields__}, "parts": parts}
+    def encode(self) -> bytes:
+        """The content of manifest.json. Parts are written one by one: as objects they take many times their bytes."""
+        content = io.BytesIO()
+        content.write(json.dumps({**self._beside_parts(), "parts": []}).removesuffix("]}").encode())
+        for number, part in enumerate(self.parts):
+            told = part.to_json()
+            del told["fingerprint"]  # that of the manifest
+            content.write(f"{', ' if number else ''}{json.dumps(told)}".encode())
+        content.write(b"]}")
+        return content.getvalue()
 
     def summary(self) -> dict[str, Any]:
         """Everything but the list of parts and the job."""
-        content = {**replace(self, parts=()).to_json(), "num_parts": len(self.parts)}
-        return {key: content[key] for key in content if key not in {"parts", "job", "resolved"}}
+        content = {**self._beside_parts(), "num_parts": len(self.parts)}
+        return {key: content[key] for key in content if key not in {"job", "resolved"}}
 
     @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> Self:
-        """Back from manifest.json."""
-        parts = ({**part, "fingerprint": content["fingerprint"]} for part in content["parts"])
-        return cls(**{**content, "parts": tuple(map(Part.from_json, parts))})
+    def decode(cls, content: bytes) -> Self:
+        """Back from manifest.json.
+
+        Raises:
+            ValueError, KeyError, TypeError, OverflowError: it is none.
+        """
+        told = json.loads(content)
+        parts = ({**part, "fingerprint": told["fingerprint"]} for part in told["parts"])
+        return cls(**{**told, "parts": Parts.of(map(Part.from_json, parts))})
+
+    def _beside_parts(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "parts"}
 
 
 def read_manifest(storage: Storage) -> Manifest | None:
@@ -80,15 +95,15 @@ def read_manifest(storage: Storage) -> Manifest | None:
     if content is None:
         return None
     try:
-        return Manifest.from_json(json.loads(content))
-    except (ValueError, KeyError, TypeError) as e:
+        return Manifest.decode(content)
+    except (ValueError, KeyError, TypeError, OverflowError) as e:
         msg = f"{storage.uri}/{MANIFEST_NAME} can't be read by this version of Varve: {type(e).__name__} {e}"
         raise RunError(msg) from e
 
 
 def publish(storage: Storage, manifest: Manifest) -> tuple[Manifest, bool]:
     """Write the manifest: (what is published now, whether it is this one and not that of another driver)."""
-    if storage.create(MANIFEST_NAME, json.dumps(manifest.to_json()).encode()):
+    if storage.create(MANIFEST_NAME, manifest.encode()):
         return manifest, True
     return read_manifest(storage) or manifest, False
 
@@ -153,11 +168,23 @@ def coverage_gaps(
     return told
 
 
-def read_parts(storage: Storage, found: Mapping[int, Mapping[Range, int]], known: Iterable[Part] = ()) -> list[Part]:
-    """What every committed part records, in order; footers are read for those not `known`, in parallel."""
-    records = {part.range: part for part in known}
-    unread = [(rows, size) for sizes in found.values() for rows, size in sizes.items() if rows not in records]
+def read_parts(storage: Storage, found: Mapping[int, Mapping[Range, int]], known: Iterable[Part] = ()) -> Parts:
+    """What every committed part records, in order; footers are read for those not `known`, in parallel.
+
+    Raises:
+        RunError: a footer can't be read.
+    """
+    return Parts.of(_records(storage, found, known)).in_order()
+
+
+def _records(storage: Storage, found: Mapping[int, Mapping[Range, int]], known: Iterable[Part]) -> Iterator[Part]:
+    """Each committed part once, those that are known first."""
+    unread = {rows: size for sizes in found.values() for rows, size in sizes.items()}
+    for part in known:
+        if unread.pop(part.range, None) is not None:
+            yield part
+    left = iter(unread.items())
     with ThreadPoolExecutor(max_workers=_FOOTERS_AT_ONCE) as threads:
-        for part in threads.map(lambda entry: sink.read_part(storage, *entry), unread):
-            records[part.range] = part
-    return [records[rows] for rows in sorted(rows for sizes in found.values() for rows in sizes)]
+        # Not all in one go: what waits to be read, and what is read and not yet taken, are objects.
+        while entries := list(islice(left, _MANY_PARTS)):
+            yield from threads.map(lambda entry: sink.read_part(storage, *entry), entries)

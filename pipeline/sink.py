@@ -9,7 +9,6 @@ import hashlib
 import io
 import json
 import re
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
@@ -66,10 +65,9 @@ class Part:
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> Self:
-        """Back from the manifest or a footer; what a hundred thousand parts have in common is held once."""
+        """Back from the manifest or a footer."""
         pairs = {key: tuple(content[key]) if content[key] else None for key in ("shortest", "longest")}
-        counts = {sys.intern(name): count for name, count in content["counts"].items()}
-        return cls(**{**content, **pairs, "counts": counts, "fingerprint": sys.intern(content["fingerprint"])})
+        return cls(**{**content, **pairs})
 
 
 def part_name(rows: Range) -> str:

@@ -132,25 +132,18 @@ def _check_coverage(storage: Storage, finished: Manifest, plan: Plan | None) -> 
     rows = None if plan is None else plan.dataset.shard_rows
     told = manifest.coverage_gaps(found, resolved["num_shards"], resolved["rows_per_part"], rows)
     listed = {part for parts in found.values() for part in parts}
-    recorded = {part.range for part in finished.parts}
-    told += [
-        f"shard {r.shard}, rows [{r.start}, {r.stop}): a part that the manifest does not know"
-        for r in listed - recorded
-    ]
-    told += [f"shard {r.shard}, rows [{r.start}, {r.stop}): its part is gone" for r in recorded - listed]
+    unknown = listed.difference(part.range for part in finished.parts)
+    gone = (part.range for part in finished.parts if part.range not in listed)
+    told += [f"shard {r.shard}, rows [{r.start}, {r.stop}): a part that the manifest does not know" for r in unknown]
+    told += [f"shard {r.shard}, rows [{r.start}, {r.stop}): its part is gone" for r in gone]
     return Check("coverage", tuple(told))
 
 
 def _check_totals(finished: Manifest) -> Check:
-    sums = {
-        "num_rows": sum(part.range.num_rows for part in finished.parts),
-        "num_tokens": sum(part.num_tokens for part in finished.parts),
-        "num_errors": sum(part.num_errors for part in finished.parts),
-    }
     wrong = [
-        f"{name} is {getattr(finished, name)}, its parts have {total}"
-        for name, total in sums.items()
-        if getattr(finished, name) != total
+        f"{name} is {getattr(finished, name)}, its parts have {getattr(finished.parts, name)}"
+        for name in ("num_rows", "num_tokens", "num_errors")
+        if getattr(finished, name) != getattr(finished.parts, name)
     ]
     return Check("totals", tuple(wrong))
 

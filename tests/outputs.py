@@ -9,6 +9,7 @@ import pyarrow as pa
 from pipeline.columns import Column, FeaturePlan
 from pipeline.encoder.ragged import Ragged
 from pipeline.manifest import Manifest, publish
+from pipeline.parts import Parts
 from pipeline.ranges import Range
 from pipeline.schema import feature_arrays, output_schema
 from pipeline.sink import write_part
@@ -102,5 +103,5 @@ def _manifest(storage: Storage, told: dict, rows: int, errors: int, parts: list)
         finished_at="2026-01-01T00:01:00+00:00", num_rows=rows, num_tokens=10 * (rows - errors), num_errors=errors,
         num_truncated=0, file_bytes=sum(part.file_bytes for part in parts), counts={},
         storage={"create_if_absent": True, "retries": 0}, seconds={}, stages={}, encoder={}, canary={}, versions={},
-        job=job, resolved={}, parts=tuple(parts),
+        job=job, resolved={}, parts=Parts.of(parts),
     )  # fmt: skip

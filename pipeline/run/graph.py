@@ -11,7 +11,7 @@ import json
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
@@ -29,6 +29,7 @@ from pipeline.cluster.nodes import look
 from pipeline.envelope import Sealed, seal, unseal
 from pipeline.errors import VarveError
 from pipeline.metrics import MeteredTally
+from pipeline.parts import Parts
 from pipeline.progress import Line
 from pipeline.quiet import quiet_datasets
 from pipeline.ranges import Missing, Range
@@ -115,7 +116,7 @@ def _commit(batch: pa.Table, storage: Storage, fingerprint: str, tell: Reports) 
 class Ran:
     """What the graph has done."""
 
-    parts: list[Part]
+    parts: Parts
     last: Snapshot
     layout: Layout
     ended: str | None  # why it ended before everything was done; None where all is done
@@ -137,7 +138,7 @@ def run_graph(plan: "Plan", storage: Storage, lacking: Mapping[int, Missing], do
         .options(**always)
         .remote(plan.fingerprint, None if total_rows is None else total_rows - done_rows)
     )
-    tell, parts = Reports(tally), []
+    tell, parts = Reports(tally), Parts.of(())
     watch = Watch(
         lambda: ray.get(tally.snapshot.remote()),
         lambda: ray.get(tally.stop.remote()),
@@ -148,10 +149,7 @@ def run_graph(plan: "Plan", storage: Storage, lacking: Mapping[int, Missing], do
     try:
         # Bounds on retries have no other place in Ray 2.60 than the arguments that it calls deprecated.
         with warnings.catch_warnings(action="ignore"), DataContext.current(_context()), watch, line:
-            for part in _committed(_flow(plan, layout, storage, tell, lacking)):
-                parts.append(part)
-                if len(parts) % _PARTS_A_TRIM == 0:
-                    _give_back_freed_memory()
+            parts = Parts.of(_trimmed(_committed(_flow(plan, layout, storage, tell, lacking))))
         return Ran(parts, ray.get(tally.snapshot.remote()), layout, watch.reason)
     except (RayError, UserCodeException, VarveError) as e:
         raise told(e) from e
@@ -212,6 +210,14 @@ def _committed(flow: "ray.data.Dataset") -> Iterator[Part]:
             # A run that is asked to end passes on empty blocks, which no write has given its columns.
             for part in block["part"] if len(block) else ():
                 yield Part.from_json(json.loads(part.as_py()))
+
+
+def _trimmed(parts: Iterable[Part]) -> Iterator[Part]:
+    """The same parts; now and then freed memory is given back."""
+    for number, part in enumerate(parts, 1):
+        yield part
+        if number % _PARTS_A_TRIM == 0:
+            _give_back_freed_memory()
 
 
 def _give_back_freed_memory() -> None:

@@ -10,8 +10,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from pipeline import manifest
 from pipeline.check import check_part
 from pipeline.manifest import Manifest
+from pipeline.parts import Parts
 from pipeline.ranges import Missing, Range
-from pipeline.sink import Part, part_name, write_part
+from pipeline.sink import part_name, write_part
 from pipeline.storage.objects import Storage
 
 SCHEMA = pa.schema(
@@ -111,12 +112,12 @@ class Runs(RuleBasedStateMachine):
         assert self.published is not None
 
 
-def _manifest(storage: Storage, parts: list[Part], finished_at: str) -> Manifest:
+def _manifest(storage: Storage, parts: Parts, finished_at: str) -> Manifest:
     nothing: dict = {name: {} for name in ("counts", "storage", "seconds", "stages", "encoder", "canary")}
     counted = dict.fromkeys(("num_rows", "num_tokens", "num_errors", "num_truncated", "file_bytes"), 0)
     settled: dict = {name: {} for name in ("versions", "job", "resolved")}
     made = {"path": storage.uri, "fingerprint": "print", "started_at": "", "finished_at": finished_at}
-    return Manifest(**made, **nothing, **counted, **settled, parts=tuple(parts))
+    return Manifest(**made, **nothing, **counted, **settled, parts=parts)
 
 
 TestRuns = Runs.TestCase

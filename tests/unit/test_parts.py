@@ -1,0 +1,167 @@
+"""Parts as columns: what comes out is what went in, whatever it is, for a few bytes each."""
+
+import json
+import pickle
+from dataclasses import asdict, fields, replace
+from hashlib import sha256
+
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline import manifest
+from pipeline.errors import RunError
+from pipeline.manifest import Manifest
+from pipeline.parts import Parts
+from pipeline.ranges import Range
+from pipeline.sink import Part, write_part
+from pipeline.storage.objects import Storage
+
+LARGE = 2**63 - 1
+numbers = st.integers(0, LARGE // 100)
+pairs = st.none() | st.tuples(numbers, numbers)
+texts = st.text("abcdef_ \"'\\0", max_size=9)
+records = st.builds(
+    Part,
+    shard=st.integers(0, 2**31 - 1),
+    start=numbers,
+    stop=numbers,
+    fingerprint=texts,
+    num_tokens=numbers,
+    num_errors=numbers,
+    num_truncated=numbers,
+    shortest=pairs,
+    longest=pairs,
+    data_bytes=numbers,
+    data_sha256=st.binary(min_size=32, max_size=32).map(bytes.hex),
+    file_bytes=numbers,
+    counts=st.dictionaries(texts, numbers, max_size=4),
+)
+SCHEMA = pa.schema(
+    {
+        "num_tokens": pa.int32(), "truncated": pa.bool_(), "error": pa.string(), "shard": pa.int32(), "row": pa.int64()
+    }
+)  # fmt: skip
+
+
+def part(number: int, **changes) -> Part:
+    """A part as runs have them: parts of 1000 rows, ten to a shard."""
+    shard, start = number // 10, number % 10 * 1000
+    content = {
+        "shard": shard, "start": start, "stop": start + 1000, "fingerprint": "f" * 64, "num_tokens": 120_000 + number,
+        "num_errors": number % 3, "num_truncated": number % 5, "shortest": (start + 3, 2), "longest": (start + 7, 512),
+        "data_bytes": 3_000_000 + number, "data_sha256": sha256(str(number).encode()).hexdigest(),
+        "file_bytes": 3_060_000 + number, "counts": {"repeats": number % 50, "overflows": 0, "splits": 0},
+    }  # fmt: skip
+    return Part(**{**content, **changes})
+
+
+def record(parts: Parts) -> Manifest:
+    nothing: dict = {name: {} for name in ("counts", "storage", "seconds", "stages", "encoder", "canary", "versions")}
+    counted = {name: getattr(parts, name) for name in ("num_rows", "num_tokens", "num_errors", "num_truncated")}
+    named = {"path": "memory://parts", "fingerprint": "f" * 64, "started_at": "then", "finished_at": "now"}
+    settled: dict = {"file_bytes": parts.file_bytes, "job": {"a": 1}, "resolved": {"b": [2]}}
+    return Manifest(**named, **nothing, **counted, **settled, parts=parts)
+
+
+def test_every_field_of_a_part_has_a_column():
+    assert Parts.of([]).columns.column_names == [field.name for field in fields(Part)]
+
+
+@settings(deadline=None)
+@given(st.lists(records, max_size=20))
+def test_parts_of_any_content_come_out_as_they_went_in(given_parts):
+    parts = Parts.of(given_parts)
+    assert list(parts) == given_parts
+    assert [list(one.counts) for one in parts] == [list(one.counts) for one in given_parts]
+    assert [parts[at] for at in range(len(parts))] == given_parts
+    assert parts == Parts.of(parts) == pickle.loads(pickle.dumps(parts))
+
+
+@settings(deadline=None)
+@given(st.lists(records, max_size=20))
+def test_totals_of_parts_are_sums_over_them(given_parts):
+    parts = Parts.of(given_parts)
+    for name in ("num_tokens", "num_errors", "num_truncated", "file_bytes"):
+        assert getattr(parts, name) == sum(getattr(one, name) for one in given_parts)
+    assert parts.num_rows == sum(one.range.num_rows for one in given_parts)
+    names = {name for one in given_parts for name in one.counts}
+    assert parts.counts == {name: sum(one.counts.get(name, 0) for one in given_parts) for name in names}
+
+
+@settings(deadline=None)
+@given(st.lists(records, max_size=20))
+def test_parts_in_order_are_sorted_by_their_ranges(given_parts):
+    found = [one.range for one in Parts.of(given_parts).in_order()]
+    assert found == sorted(one.range for one in given_parts)
+
+
+@pytest.mark.parametrize("cut", [slice(1, 3), slice(None), slice(-2, None), slice(None, None, -3), slice(5, 2)])
+def test_slice_of_parts_is_that_of_a_list(cut):
+    given_parts = [part(number, fingerprint=str(number % 3)) for number in range(10_000)]
+    assert list(Parts.of(given_parts)[cut]) == given_parts[cut]
+
+
+def test_position_counts_from_the_end_and_beyond_it_there_is_none():
+    parts = Parts.of(map(part, range(10_000)))
+    assert (parts[0], parts[9_999], parts[-1]) == (part(0), part(9_999), part(9_999))
+    for beyond in (10_000, -10_001):
+        with pytest.raises(IndexError):
+            parts[beyond]
+
+
+def test_parts_with_other_content_are_not_equal():
+    parts = Parts.of([part(0), part(1, fingerprint="other")])
+    assert parts != Parts.of([part(0)])
+    assert parts != Parts.of([part(1, fingerprint="other"), part(0)])
+    assert parts == Parts.of([part(1, fingerprint="other"), part(0)])[::-1]
+    assert parts != list(parts)
+
+
+def test_record_of_a_part_takes_few_bytes():
+    parts = Parts.of(map(part, reversed(range(10_000))))
+    for held in (parts, parts.in_order()):
+        assert held.columns.nbytes <= 200 * len(held)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"data_sha256": "not a hash"}, {"data_sha256": "00"}, {"stop": "ten"}, {"stop": 2**64}]
+)
+def test_record_that_is_none_is_refused(changes):
+    with pytest.raises((ValueError, TypeError, OverflowError)):
+        Parts.of([part(0), part(1, **changes)])
+
+
+@pytest.mark.parametrize("count", [0, 1, 5000])
+def test_manifest_is_the_json_of_its_fields_and_of_its_parts(count):
+    made = record(Parts.of(map(part, range(count))))
+    parts = [{name: value for name, value in asdict(one).items() if name != "fingerprint"} for one in made.parts]
+    told = {field.name: getattr(made, field.name) for field in fields(Manifest)}
+    assert made.encode() == json.dumps({**told, "parts": parts}).encode()
+    assert Manifest.decode(made.encode()) == made
+    assert made.summary() == {
+        **{name: told[name] for name in told if name not in {"parts", "job", "resolved"}}, "num_parts": count
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("changes", [{"data_sha256": "not a hash"}, {"stop": "ten"}, {"stop": 2**64}, {"a": 1}])
+def test_manifest_with_a_part_that_is_none_is_refused(tmp_path, changes):
+    content = json.loads(record(Parts.of([part(0)])).encode())
+    content["parts"][0] |= changes
+    storage = Storage(str(tmp_path))
+    storage.create(manifest.MANIFEST_NAME, json.dumps(content).encode())
+    with pytest.raises(RunError, match="can't be read"):
+        manifest.read_manifest(storage)
+
+
+def test_known_parts_are_taken_as_they_are_and_the_others_read_from_their_footers(tmp_path):
+    storage = Storage(str(tmp_path))
+    ranges = [Range(shard, start, start) for shard in range(2) for start in range(0, 30, 10)]
+    written = [write_part(storage, rows, SCHEMA.empty_table(), "print") for rows in ranges]
+    known = [replace(written[at], num_tokens=at) for at in (4, 1)]  # as no footer says it
+    elsewhere = part(70)
+    parts = manifest.read_parts(storage, manifest.committed(storage), Parts.of([*known, elsewhere, known[0]]))
+    assert list(parts) == [written[0], known[1], *written[2:4], known[0], written[5]]
+    assert list(manifest.read_parts(storage, manifest.committed(storage))) == written
+    assert list(manifest.read_parts(storage, {}, known)) == []
