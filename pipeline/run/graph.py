@@ -148,7 +148,7 @@ def run_graph(plan: "Plan", storage: Storage, lacking: Mapping[int, Missing], do
     line = Line(lambda: ray.get(tally.snapshot.remote()), done_rows, total_rows)
     try:
         # Bounds on retries have no other place in Ray 2.60 than the arguments that it calls deprecated.
-        with warnings.catch_warnings(action="ignore"), DataContext.current(_context()), watch, line:
+        with warnings.catch_warnings(action="ignore"), DataContext.current(context()), watch, line:
             parts = Parts.of(_trimmed(_committed(_flow(plan, layout, storage, tell, lacking))))
         return Ran(parts, ray.get(tally.snapshot.remote()), layout, watch.reason)
     except (RayError, UserCodeException, VarveError) as e:
@@ -233,15 +233,19 @@ def _pool(layout: Layout) -> ActorPoolStrategy:
     return ActorPoolStrategy(size=layout.replicas)
 
 
-def _context() -> DataContext:
+def context() -> DataContext:
     """Ray Data's options for this graph alone: the caller may have a Ray program of its own."""
-    context = DataContext.get_current().copy()
-    context.target_max_block_size = _TOGETHER_BYTES
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    context.max_consecutive_actor_init_deaths = _MAX_START_DEATHS
+    options = DataContext.get_current().copy()
+    options.target_max_block_size = _TOGETHER_BYTES
+    options.enable_progress_bars = False
+    options.print_on_execution_start = False
+    options.max_consecutive_actor_init_deaths = _MAX_START_DEATHS
     # It counts whole parts, which may take longer than any bound; `Watch` counts blocks.
-    context.execution_no_progress_timeout_s = -1
+    options.execution_no_progress_timeout_s = -1
     # Else what a replica raised is lost on its way here but for its traceback.
-    context.raise_original_map_exception = True
-    return context
+    options.raise_original_map_exception = True
+    with suppress(ImportError):  # another Ray may have moved what it needs
+        from pipeline.run.bounds import bound  # noqa: PLC0415
+
+        bound(options)
+    return options

@@ -12,7 +12,10 @@ import resource
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Event, Thread
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -72,7 +75,8 @@ def measure(parts: int, folder: Path) -> dict[str, float]:
     record(plan, storage)
     lacking = manifest.missing({}, plan.resolved.num_shards, 1, storage.uri)
     before_mb, began, cpu = _memory_mb(), time.perf_counter(), time.process_time()
-    ran = run_graph(plan, storage, lacking, 0, layout)
+    with _memory_over_time() as over_time_mb:
+        ran = run_graph(plan, storage, lacking, 0, layout)
     graph_s, driver_cpu_s = time.perf_counter() - began, time.process_time() - cpu
     graph_mb = _memory_mb() - before_mb
     began = time.perf_counter()
@@ -90,10 +94,29 @@ def measure(parts: int, folder: Path) -> dict[str, float]:
         "wall_ms_per_part": 1000 * graph_s / made,
         "list_us_per_part": 1e6 * list_s / made,
         "footer_us_per_part": 1e6 * footers_s / made,
-        "graph_mb": graph_mb,
+        "before_mb": before_mb,
+        "mb_at_a_tenth": over_time_mb[len(over_time_mb) // 10],
+        "mb_at_half": over_time_mb[len(over_time_mb) // 2],
+        "mb_at_the_end": over_time_mb[-1],
         "footers_mb": _memory_mb() - before_mb - graph_mb,
         "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000,
     }
+
+
+@contextmanager
+def _memory_over_time() -> Iterator[list[float]]:
+    """The driver's memory, looked at every second."""
+    seen, over = [_memory_mb()], Event()
+
+    def look() -> None:
+        while not over.wait(1.0):
+            seen.append(_memory_mb())
+
+    thread = Thread(target=look)
+    thread.start()
+    yield seen
+    over.set()
+    thread.join()
 
 
 def _memory_mb() -> float:

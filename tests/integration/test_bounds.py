@@ -1,0 +1,59 @@
+"""What the driver holds for a block is let go of, and few blocks wait, whatever their number."""
+
+import gc
+import time
+from uuid import uuid4
+
+import pyarrow as pa
+import pytest
+import ray
+from ray.data import DataContext
+from ray.data.block import BlockStats
+
+from pipeline.cluster.connection import start_ray
+from pipeline.run.graph import context
+from pipeline.spec.compute import Compute
+
+BLOCKS = 120
+
+
+@pytest.fixture(scope="module")
+def flown(tmp_path_factory):
+    """(statistics of blocks that are held, blocks that waited at most) of blocks made at once and taken slowly."""
+    folder = tmp_path_factory.mktemp("flown")
+    made, taken = folder / "made", folder / "taken"
+    made.mkdir()
+    taken.mkdir()
+
+    def make(block: pa.Table) -> pa.Table:
+        (made / str(uuid4())).touch()
+        return block
+
+    def take(block: pa.Table) -> pa.Table:
+        until = time.monotonic() + 0.05
+        while time.monotonic() < until:
+            pass
+        number = len(list(taken.iterdir()))
+        (taken / f"{number} {len(list(made.iterdir())) - number}").touch()
+        return block
+
+    start_ray(Compute())
+    one_by_one = {"batch_format": "pyarrow", "batch_size": 1}
+    with DataContext.current(context()):
+        rows = ray.data.range_tensor(BLOCKS, shape=(4096,), override_num_blocks=2)  # 32 kB each: a block of its own
+        flow = rows.map_batches(make, num_cpus=0.3, **one_by_one).map_batches(
+            take, num_cpus=0.2, concurrency=1, **one_by_one
+        )
+        assert sum(1 for _ in flow.iter_internal_ref_bundles()) == BLOCKS
+    held = sum(type(held) is BlockStats for held in gc.get_objects())  # the flow, still there, would hold them
+    return held, max(int(note.name.split()[1]) for note in taken.iterdir())
+
+
+def test_driver_keeps_no_record_of_blocks_that_are_done(flown):
+    held, _ = flown
+    assert held < BLOCKS
+
+
+def test_blocks_do_not_pile_up_before_a_slow_stage(flown):
+    _, waited = flown
+    assert waited < BLOCKS / 3
