@@ -88,17 +88,20 @@ class _Shards(Datasource):
         held, rows_per_part, tell = self._dataset, self._rows_per_part, self._tell
 
         def read() -> Iterator[pa.Table]:
+            from pipeline.source.dataset import streams_without_torch  # noqa: PLC0415 (writers do without)
+
             if tell.stopped():
                 return
             quiet_datasets()
-            began = time.perf_counter()
-            for start, table in ray.get(held).read_parts(shard, rows_per_part, lacks):
-                seconds = time.perf_counter() - began
-                if tell.stopped():
-                    return
-                tell.spend("read", seconds)
-                yield seal(Sealed(Range(shard, start, start + len(table)), table))
+            with streams_without_torch():
                 began = time.perf_counter()
+                for start, table in ray.get(held).read_parts(shard, rows_per_part, lacks):
+                    seconds = time.perf_counter() - began
+                    if tell.stopped():
+                        return
+                    tell.spend("read", seconds)
+                    yield seal(Sealed(Range(shard, start, start + len(table)), table))
+                    began = time.perf_counter()
 
         return read
 

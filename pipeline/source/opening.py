@@ -7,7 +7,7 @@ import datasets
 from datasets import IterableDataset
 
 from pipeline.source import builder
-from pipeline.source.dataset import Dataset, Shards, end_calmly, row_groups, versions
+from pipeline.source.dataset import Dataset, Shards, end_calmly, row_groups, streams_without_torch, versions
 from pipeline.spec.source import Source
 from pipeline.storage.files import use_options
 
@@ -17,6 +17,7 @@ MIN_SHARD_ROWS = 16_384
 MANY_FILES = 64
 
 
+@streams_without_torch()
 def open_dataset(spec: Source, commit: str | None = None, known: Shards | None = None) -> Dataset:
     """Pin and open a source.
 

@@ -1,11 +1,17 @@
 """Dependencies point one way; the files that may talk to Ray Data, object stores and torch are few."""
 
 import ast
+import pickle
 import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+
+from pipeline.source.opening import open_dataset
+from pipeline.spec.source import Source
 
 ROOT = Path(__file__).parents[2]
 PIPELINE = sorted((ROOT / "pipeline").rglob("*.py"))
@@ -84,3 +90,15 @@ def test_processes_that_read_and_write_do_not_wait_for_torch(module):
     heavy = "sorted({'torch', 'transformers'} & set(sys.modules))"
     command = [sys.executable, "-c", f"import sys, {module}; print({heavy})"]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+def test_reading_a_shard_does_not_wait_for_torch(tmp_path):
+    (tmp_path / "docs").mkdir()
+    pq.write_table(pa.table({"text": ["one", "two"]}), tmp_path / "docs" / "0.parquet")
+    dataset = open_dataset(Source(dataset=str(tmp_path / "docs"), text="text"))
+    (tmp_path / "pickled").write_bytes(pickle.dumps(dataset))
+    read = "with streams_without_torch(): rows = sum(map(len, pickle.load(open(sys.argv[1], 'rb')).read(0)))"
+    code = f"import pickle, sys\nfrom pipeline.source.dataset import streams_without_torch\n{read}\n"
+    code += "print(rows, 'torch' in sys.modules)"
+    command = [sys.executable, "-c", code, str(tmp_path / "pickled")]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.split() == ["2", "False"]
