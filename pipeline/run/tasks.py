@@ -41,9 +41,13 @@ def spread(work: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
     context.enable_progress_bars, context.print_on_execution_start = False, False
     try:
         with warnings.catch_warnings(action="ignore"), DataContext.current(context):
-            rows = ray.data.from_items([{"item": item} for item in items], override_num_blocks=blocks)
-            done = rows.map(lambda row: {"result": work(row["item"])}, num_cpus=1, max_retries=MAX_RETRIES)
-            for row in done.iter_rows():
+            held = ray.put(items)  # once, as they are: there may be very many
+
+            def take(row: dict[str, int]) -> list[dict[str, Any]]:
+                return [{"result": work(item)} for item in ray.get(held)[row["id"] :: blocks]]
+
+            rows = ray.data.range(blocks, override_num_blocks=blocks)
+            for row in rows.flat_map(take, num_cpus=1, max_retries=MAX_RETRIES).iter_rows():
                 yield row["result"]
     except (RayError, UserCodeException, VarveError) as e:
         raise told(e) from e
