@@ -1,7 +1,10 @@
 """`varve NAME ...` → the command of that name."""
 
+import atexit
+import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 from importlib.metadata import version
 
@@ -36,10 +39,37 @@ def main(argv: Sequence[str] | None = None) -> int:
     return import_module(f"jobs.{name}").main(rest)
 
 
+def process() -> None:
+    """Run the command of this process, and end it.
+
+    A process that has imported torch and joined a Ray takes itself apart for one and a half seconds, for nobody: it
+    leaves as soon as all that was registered for its end is done.
+    """
+    codes: list[int] = []
+    atexit.register(_leave, codes)  # before all others, so that it is called after them
+    try:
+        code = main()
+        sys.stdout.flush()
+    except BrokenPipeError:  # `varve status PATH | head -1`: who was reading has seen enough
+        code = 1
+    codes.append(code)
+    sys.exit(code)
+
+
+def _leave(codes: Sequence[int]) -> None:
+    """End at once, unless something was raised: that is told on the usual way."""
+    if not codes:
+        return
+    with suppress(OSError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(codes[0])
+
+
 def _usage() -> str:
     listed = "".join(f"  varve {name:<8} {what}\n" for name, what in COMMANDS.items())
     return f"usage: varve COMMAND ...\n\n{listed}\n`varve COMMAND --help` says more.\n"
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    process()

@@ -4,6 +4,7 @@ Knows nothing of parts, models or how work is spread. Invariant: importing this 
 transformers.
 """
 
+import atexit
 import logging
 import os
 import signal
@@ -38,6 +39,8 @@ def start_ray(compute: Compute) -> None:
                 ray.init(address="auto", **quiet)
             else:
                 _start_own(_size(compute) | quiet)
+            # Before Ray's own, which first waits half a second for what workers print: nothing of it is shown.
+            atexit.register(ray.shutdown)
         except Exception as e:  # a node that does not come up in time raises no narrower one
             where = os.environ.get("RAY_ADDRESS", "this machine")
             msg = f"Ray at {where} could not be joined: {' '.join(str(e).split())[:300]}"

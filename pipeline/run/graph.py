@@ -54,7 +54,7 @@ _MAX_RESTARTS = 1000
 _MAX_START_DEATHS = 3
 # Parts smaller than this travel together, since what Ray's scheduling costs a block can be more than encoding it does;
 # others one by one. So many bytes of text are encoded in seconds on the slowest CPU: that much a kill may cost.
-_TOGETHER_BYTES = 16 << 10
+TOGETHER_BYTES = 16 << 10
 # Takes some milliseconds; the heap has grown by some ten megabytes then.
 _PARTS_A_TRIM = 4000
 _READ: dict[str, Any] = {"num_cpus": IO_CPUS, "max_retries": MAX_RETRIES}
@@ -239,7 +239,7 @@ def _pool(layout: Layout) -> ActorPoolStrategy:
 def context() -> DataContext:
     """Ray Data's options for this graph alone: the caller may have a Ray program of its own."""
     options = DataContext.get_current().copy()
-    options.target_max_block_size = _TOGETHER_BYTES
+    options.target_max_block_size = TOGETHER_BYTES
     options.enable_progress_bars = False
     options.print_on_execution_start = False
     options.max_consecutive_actor_init_deaths = _MAX_START_DEATHS

@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from itertools import accumulate
 from typing import Any, cast
 
@@ -107,17 +106,17 @@ class Dataset:
             RunError: the shard can't be read.
         """
         row = first
-        end_calmly()
         use_options(self.files[0], self.storage_options)
         try:
-            for start, piece in self._pieces(shard, first):
-                before = max(0, first - start)
-                for table in cast("Iterator[pa.Table]", piece.iter(READ_ROWS)):
-                    conformed = table.select(self.schema.names).cast(self.schema).slice(before)
-                    before = max(0, before - table.num_rows)
-                    if conformed.num_rows:
-                        yield conformed
-                        row += conformed.num_rows
+            with ending_calmly():
+                for start, piece in self._pieces(shard, first):
+                    before = max(0, first - start)
+                    for table in cast("Iterator[pa.Table]", piece.iter(READ_ROWS)):
+                        conformed = table.select(self.schema.names).cast(self.schema).slice(before)
+                        before = max(0, before - table.num_rows)
+                        if conformed.num_rows:
+                            yield conformed
+                            row += conformed.num_rows
         except Exception as e:  # every file system and builder has errors of its own
             self.check(shard)
             told = " ".join(str(e).split())[:300]
@@ -176,14 +175,27 @@ def streams_without_torch() -> Iterator[None]:
         config.TORCH_AVAILABLE = before
 
 
-@cache
-def end_calmly() -> None:
-    """Give Arrow's reading threads a moment before the interpreter goes down.
+@contextmanager
+def ending_calmly() -> Iterator[None]:
+    """Give Arrow's reading threads a moment after what is read inside, if the interpreter goes down so soon.
 
     They hold Python files; one that outlives the interpreter aborts the process, whatever its exit code was to be.
     Remove when apache/arrow#45214 is closed.
     """
-    atexit.register(time.sleep, _LAST_READS_S)
+    _end_later()
+    try:
+        yield
+    finally:
+        _end_later()
+
+
+def _end_later() -> None:
+    atexit.unregister(_wait_until)
+    atexit.register(_wait_until, time.monotonic() + _LAST_READS_S)
+
+
+def _wait_until(moment: float) -> None:
+    time.sleep(max(0.0, moment - time.monotonic()))
 
 
 def row_groups(files: tuple[str, ...]) -> list[list[int]]:

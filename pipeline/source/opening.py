@@ -7,7 +7,7 @@ import datasets
 from datasets import IterableDataset
 
 from pipeline.source import builder
-from pipeline.source.dataset import Dataset, Shards, end_calmly, row_groups, streams_without_torch, versions
+from pipeline.source.dataset import Dataset, Shards, ending_calmly, row_groups, streams_without_torch, versions
 from pipeline.spec.source import Source
 from pipeline.storage.files import use_options
 
@@ -17,6 +17,7 @@ MIN_SHARD_ROWS = 16_384
 MANY_FILES = 64
 
 
+@ending_calmly()
 @streams_without_torch()
 def open_dataset(spec: Source, commit: str | None = None, known: Shards | None = None) -> Dataset:
     """Pin and open a source.
@@ -29,7 +30,6 @@ def open_dataset(spec: Source, commit: str | None = None, known: Shards | None =
     Raises:
         JobError: the dataset, its files, split or columns are not there.
     """
-    end_calmly()
     datasets.disable_progress_bars()
     datasets.utils.logging.set_verbosity(datasets.logging.CRITICAL)
     for uri in spec.locations:

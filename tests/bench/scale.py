@@ -1,9 +1,10 @@
 """What each part costs a run beside its encoding, measured with an encoder that does nothing.
 
-python -m tests.bench.scale --parts 100 1000 10000 100000
+python -m tests.bench.scale --parts 100 1000 10000 100000 [--alone]
 
-Every part holds one row, so reading, the engine and the store's metadata are all that is left. Prints a table; its
-figures are what tests/bench/simulate.py starts from.
+Every part holds one row, so reading, the engine and the store's metadata are all that is left. Small parts travel
+through Ray together; with --alone each is a block of its own, as a part of many rows is. Prints a table; the figures of
+parts alone are what tests/bench/simulate.py starts from.
 """
 
 import argparse
@@ -127,6 +128,7 @@ def _memory_mb() -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--parts", type=int, nargs="+", default=[100, 1_000, 10_000])
+    parser.add_argument("--alone", action="store_true", help="a block for each part")
     chosen = parser.parse_args()
     os.environ.update({**_QUIET, "HF_HUB_OFFLINE": "1"})
     quiet_transformers()
@@ -134,6 +136,8 @@ def main() -> None:
     start_ray(Job.model_fields["compute"].default)
     # A class of this file is sent to the workers as it is.
     pipeline.run.graph.Replica = Idle  # type: ignore[misc]
+    if chosen.alone:
+        pipeline.run.graph.TOGETHER_BYTES = 1
     names: list[str] = []
     for parts in chosen.parts:
         with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,8 @@
+import os
 import pickle
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -11,3 +15,40 @@ def test_error_survives_the_way_out_of_a_worker(kind):
     assert type(copy) is kind
     assert str(copy) == "what went wrong"
     assert copy.exit_code == kind.exit_code
+
+
+FULL = Path("/dev/full")
+VARVE = [sys.executable, "-m", "jobs"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [(["--version"], 0), (["embed", "--help"], 0), (["embed", "/not/there.yaml"], 2), (["no"], 2)],
+)
+def test_process_ends_with_the_code_of_its_command(arguments, code):
+    ended = subprocess.run([*VARVE, *arguments], capture_output=True, text=True, check=False)
+    assert ended.returncode == code
+    assert (ended.stderr if code else ended.stdout).strip()
+
+
+def test_process_does_first_what_was_registered_for_its_end():
+    then = "m.main = lambda: atexit.register(print, 'the end') and 3"
+    code = f"import atexit, jobs.__main__ as m\n{then}\nm.process()"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (ended.stdout, ended.returncode) == ("the end\n", 3)
+
+
+def test_process_whose_reader_has_gone_says_nothing():
+    reader, writer = os.pipe()
+    os.close(reader)
+    ended = subprocess.run([*VARVE, "--help"], stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert (ended.stderr, ended.returncode) == ("", 1)
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="this system has no device that is always full")
+def test_process_that_cannot_write_its_answer_fails():
+    with FULL.open("w") as full:
+        ended = subprocess.run([*VARVE, "--help"], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert ended.returncode == 1
+    assert "No space left on device" in ended.stderr
