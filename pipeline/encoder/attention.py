@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 
+from pipeline.encoder.kernel import find_kernel, takes, takes_dim
+
 PACKED = "packed"
 
 Run = tuple[int, int, int]  # first token, windows, length of a run of windows of equal length
@@ -50,20 +52,22 @@ def packed_attention(
     Returns:
         (1, T, heads, D), and no weights.
     """
-    if attention_mask is not None or runs is None:
+    if attention_mask is not None or runs is None or cu_seq_lens_q is None or max_length_q is None:
         msg = "packed attention takes offsets and runs, and no mask"
         raise ValueError(msg)
     reach = None if sliding_window is None else sliding_window - 1
     q_THD, k_THD, v_THD = (x[0].transpose(0, 1) for x in (query, key, value))
     if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) and query.shape[-1] % 8 == 0:
         out = _varlen(q_THD, k_THD, v_THD, cu_seq_lens_q, max_length_q, scaling, reach)
+    elif (kernel := find_kernel()) and takes(q_THD, k_THD, v_THD) and (reach is None or max_length_q <= reach + 1):
+        out = kernel.attend(q_THD, k_THD, v_THD, cu_seq_lens_q, max_length_q, scaling)
     else:
         out = attend_runs(q_THD, k_THD, v_THD, runs, scaling, lambda length: _band(length, reach, query.device))
     return out.unsqueeze(0), None
 
 
 def _varlen(
-    q: Tensor, k: Tensor, v: Tensor, cu: Tensor | None, longest: int | None, scaling: float | None, reach: int | None
+    q: Tensor, k: Tensor, v: Tensor, cu: Tensor, longest: int, scaling: float | None, reach: int | None
 ) -> Tensor:
     """Flash attention over offsets: CUDA, half precision."""
     from torch.nn.attention.varlen import varlen_attn  # noqa: PLC0415 (imports CUDA machinery)
@@ -117,6 +121,14 @@ def takes_packed_inputs(model: PreTrainedModel) -> bool:
     parameters = inspect.signature(type(model).forward).parameters
     passes_on = any(p.kind == p.VAR_KEYWORD for p in parameters.values())
     return bool(getattr(model, "_supports_attention_backend", False)) and "position_ids" in parameters and passes_on
+
+
+def attends_with(model: PreTrainedModel, head_dim: int) -> str:
+    """Who computes a loaded model's attention: the instructions of the compiled kernel, or "torch"."""
+    weight, kernel = next(model.parameters()), find_kernel()
+    packed = model.config._attn_implementation == PACKED  # noqa: SLF001 (has no other name)
+    exact_on_cpu = weight.device.type == "cpu" and weight.dtype == torch.float32
+    return kernel.instructions if kernel and packed and exact_on_cpu and takes_dim(head_dim) else "torch"
 
 
 def first_position(model: nn.Module) -> int:

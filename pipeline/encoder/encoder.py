@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from pipeline.encoder.attention import attends_with
 from pipeline.encoder.checkpoint import Checkpoint, look_at
 from pipeline.encoder.distinct import find_distinct
 from pipeline.encoder.first_tokens import FirstTokens
@@ -111,6 +112,8 @@ class Encoder:
             self._model.set_attn_implementation("eager")
             self.layout, self.layout_reason = "dense", "attentions were asked for: windows of equal length, no padding"
         forward = self._make_forward(self._model, self._classifier, taps, self.dtype)
+        shape = self.checkpoint.shape
+        self.attention = attends_with(self._model, shape.hidden_size // shape.num_heads)
         self.most_tokens = most_tokens(forward, self.device, self.max_tokens)
         self._lanes = Lanes.on(
             self.device,
@@ -239,6 +242,7 @@ def describe(encoder: Encoder) -> dict[str, Any]:
         "dtype": encoder.dtype,
         "layout": encoder.layout,
         "layout_reason": encoder.layout_reason,
+        "attention": encoder.attention,
         "linear": encoder.linear,
         "top_layer": encoder.top_layer,
         "tokens_per_pack": encoder.tokens_per_pack,

@@ -30,6 +30,8 @@ class Varve:
         feature = Feature(pool="cls" if wanted == "cls" else "mean", layers=tuple(layers))
         model = Model(name=setup.folder, max_tokens=setup.max_tokens)
         self._encoder = Encoder(model, {"e": feature}, device=setup.device, **options)
+        # Another machine, or a checkout that was not installed, may run other code.
+        self.ways = {way: getattr(self._encoder, way, "torch") for way in ("attention", "linear")}
         self._names = [column.name for column in self._encoder.plan.columns]
 
     def tokenize(self, texts: Sequence[str]) -> list:

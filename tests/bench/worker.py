@@ -49,7 +49,7 @@ class Session:
         self._vectors: NDArray[np.float32] | None = None
 
     def load(self) -> dict[str, str]:
-        """Load the model; returns the versions of what runs it.
+        """Load the model; returns the versions of what runs it, and which of its ways it takes here.
 
         Raises:
             AbsentError: it can't be had.
@@ -58,7 +58,7 @@ class Session:
             self._variant = make(self._name, self._setup)
         except ImportError as e:
             raise AbsentError(str(e)) from e
-        found = {}
+        found = dict(getattr(self._variant, "ways", {}))
         for package in self._variant.packages:
             with contextlib.suppress(PackageNotFoundError):
                 found[package] = version(package)

@@ -1,0 +1,47 @@
+"""Build hook of the wheel: compiles the encoder's attention (pipeline/encoder/attention.c) where it can be compiled.
+
+pip calls it through hatchling (pyproject.toml), for editable installs too. Invariant: a machine without a C compiler,
+or with another processor than x86-64, gets a wheel that is whole without it: torch's attention runs there, slower.
+"""
+
+import os
+import platform
+import shlex
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+from typing import Any
+
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+SOURCE = Path("pipeline", "encoder", "attention.c")
+INSTRUCTIONS = {"avx512": ["-mavx512f"], "avx2": ["-mavx2", "-mfma"]}
+
+
+class AttentionHook(BuildHookInterface):
+    """Adds what could be compiled to the wheel, which is then one for this platform."""
+
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:  # noqa: ARG002 (the interface passes it)
+        """Called before the files of a wheel are gathered."""
+        if built := [file for file in map(self._compile, INSTRUCTIONS) if file]:
+            build_data["artifacts"] += [f"/{file.as_posix()}" for file in built]
+            build_data["pure_python"] = False
+            build_data["tag"] = "py3-none-" + sysconfig.get_platform().replace("-", "_").replace(".", "_")
+
+    def _compile(self, instructions: str) -> Path | None:
+        """The library for these instructions, beside its source; None, with the reason on stderr, where that fails."""
+        to = SOURCE.with_name(f"attention_{instructions}.so")
+        Path(self.root, to).unlink(missing_ok=True)
+        if platform.machine().lower() not in {"x86_64", "amd64"}:
+            return None
+        compiler = shlex.split(os.environ.get("CC", "cc"))
+        command = [*compiler, "-O3", "-std=gnu11", "-shared", "-fPIC", *INSTRUCTIONS[instructions]]
+        command += ["-o", str(to), str(SOURCE)]
+        try:
+            subprocess.run(command, cwd=self.root, check=True, capture_output=True)  # noqa: S603 (the builder's compiler)
+        except (OSError, subprocess.CalledProcessError) as e:
+            said = getattr(e, "stderr", b"") or b""
+            sys.stderr.write(f"{SOURCE} was not compiled, torch's attention runs: {e}\n{said.decode(errors='replace')}")
+            return None
+        return to

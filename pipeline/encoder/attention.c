@@ -1,0 +1,197 @@
+/* Softmax attention in float32 within each window of a packed row, for CPUs with AVX-512 or AVX2 and FMA.
+ *
+ * Queries stand in the lanes of a register: scores are kept as (key, query), so the softmax runs down a column without
+ * ever folding a register, and keys and values are broadcast from where they lie. Built once for each instruction set;
+ * kernel.py chooses. Invariants: a window's numbers depend on that window alone; nothing is read or written beyond it.
+ */
+#include <immintrin.h>
+#include <stdint.h>
+#include <stdlib.h>
+
+#define INLINE static inline __attribute__((always_inline))
+#define UNROLL _Pragma("GCC unroll 16")
+
+#if defined(__AVX512F__)
+
+typedef __m512 vec;
+enum { LANES = 16, ROWS = 8 };
+
+INLINE vec zero(void) { return _mm512_setzero_ps(); }
+INLINE vec splat(float x) { return _mm512_set1_ps(x); }
+INLINE vec load(const float *from) { return _mm512_loadu_ps(from); }
+INLINE void store(float *to, vec x) { _mm512_storeu_ps(to, x); }
+INLINE vec product_plus(vec a, vec b, vec c) { return _mm512_fmadd_ps(a, b, c); }
+INLINE vec larger(vec a, vec b) { return _mm512_max_ps(a, b); }
+INLINE vec rounded(vec x) { return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+INLINE vec times_2_to(vec x, vec whole) { return _mm512_scalef_ps(x, whole); }
+
+/* a0 b0 a1 b1 ..., the lower half of it or the upper. */
+INLINE vec interleave(vec a, vec b, int upper) {
+    const __m512i lower_at = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+    return _mm512_permutex2var_ps(a, upper ? _mm512_add_epi32(lower_at, _mm512_set1_epi32(8)) : lower_at, b);
+}
+
+#elif defined(__AVX2__) && defined(__FMA__)
+
+typedef __m256 vec;
+enum { LANES = 8, ROWS = 4 };
+
+INLINE vec zero(void) { return _mm256_setzero_ps(); }
+INLINE vec splat(float x) { return _mm256_set1_ps(x); }
+INLINE vec load(const float *from) { return _mm256_loadu_ps(from); }
+INLINE void store(float *to, vec x) { _mm256_storeu_ps(to, x); }
+INLINE vec product_plus(vec a, vec b, vec c) { return _mm256_fmadd_ps(a, b, c); }
+INLINE vec larger(vec a, vec b) { return _mm256_max_ps(a, b); }
+INLINE vec rounded(vec x) { return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+
+/* In two factors, for the smallest normal number is 2 to the -126. */
+INLINE vec times_2_to(vec x, vec whole) {
+    __m256i n = _mm256_cvtps_epi32(larger(whole, splat(-150)));
+    __m256i half = _mm256_srai_epi32(n, 1), rest = _mm256_sub_epi32(n, half), one = _mm256_set1_epi32(127);
+    x = x * _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(half, one), 23));
+    return x * _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(rest, one), 23));
+}
+
+INLINE vec interleave(vec a, vec b, int upper) {
+    vec lower = _mm256_unpacklo_ps(a, b), higher = _mm256_unpackhi_ps(a, b);
+    return upper ? _mm256_permute2f128_ps(lower, higher, 0x31) : _mm256_permute2f128_ps(lower, higher, 0x20);
+}
+
+#else
+#error "neither AVX-512 nor AVX2 with FMA"
+#endif
+
+/* 2 to the x for x <= 0: 2 to the nearest whole number, times the Taylor series of 2 to the rest. */
+INLINE vec exp2_of(vec x) {
+    vec whole = rounded(x), rest = x - whole;
+    vec sum = splat(1.535336188319500e-4f);
+    sum = product_plus(sum, rest, splat(1.339887440266574e-3f));
+    sum = product_plus(sum, rest, splat(9.618437357674640e-3f));
+    sum = product_plus(sum, rest, splat(5.550332471162809e-2f));
+    sum = product_plus(sum, rest, splat(2.402264791363012e-1f));
+    sum = product_plus(sum, rest, splat(6.931472028550421e-1f));
+    sum = product_plus(sum, rest, splat(1.0f));
+    return times_2_to(sum, whole);
+}
+
+/* LANES registers as the columns of what they were as rows. */
+INLINE void transpose(vec x[LANES]) {
+    UNROLL for (int stage = 1; stage < LANES; stage *= 2) {
+        vec was[LANES];
+        UNROLL for (int i = 0; i < LANES; i++) was[i] = x[i];
+        UNROLL for (int i = 0; i < LANES / 2; i++) {
+            x[2 * i] = interleave(was[i], was[i + LANES / 2], 0);
+            x[2 * i + 1] = interleave(was[i], was[i + LANES / 2], 1);
+        }
+    }
+}
+
+/* to[row][wide] = sum over i of from[row * row_step + i * step] * by[i][wide], for `rows` rows and `wide` registers. */
+INLINE void multiply(int rows, int wide, int64_t depth, const float *from, int64_t row_step, int64_t step,
+                     const float *by, vec sums[ROWS][2]) {
+    UNROLL for (int i = 0; i < rows; i++) UNROLL for (int j = 0; j < wide; j++) sums[i][j] = zero();
+    for (int64_t at = 0; at < depth; at++) {
+        vec right[2];
+        UNROLL for (int j = 0; j < wide; j++) right[j] = load(by + (at * wide + j) * LANES);
+        UNROLL for (int i = 0; i < rows; i++) {
+            vec left = splat(from[i * row_step + at * step]);
+            UNROLL for (int j = 0; j < wide; j++) sums[i][j] = product_plus(left, right[j], sums[i][j]);
+        }
+    }
+}
+
+/* One head of one window. */
+typedef struct {
+    const float *q, *k, *v;
+    float *out;
+    int64_t q_step, k_step, v_step, out_step; /* from a token to the next */
+    int64_t tokens, dim;
+    float scale;
+} head;
+
+INLINE void keep(int rows, int wide, vec sums[ROWS][2], float *scores, vec *largest) {
+    UNROLL for (int i = 0; i < rows; i++) UNROLL for (int j = 0; j < wide; j++) {
+        store(scores + (i * wide + j) * LANES, sums[i][j]);
+        largest[j] = larger(largest[j], sums[i][j]);
+    }
+}
+
+/* `wide` registers of queries, the first of them `first`; scratch: dim x wide registers twice, tokens x wide once. */
+INLINE void attend_queries(const head *h, int64_t first, int wide, float *scratch) {
+    float *queries = scratch, *outputs = queries + h->dim * wide * LANES, *scores = outputs + h->dim * wide * LANES;
+    vec square[LANES], sums[ROWS][2], largest[2], total[2];
+    UNROLL for (int j = 0; j < wide; j++) for (int64_t d = 0; d < h->dim; d += LANES) {
+        int64_t token = first + j * LANES;
+        UNROLL for (int i = 0; i < LANES; i++)
+            square[i] = token + i < h->tokens ? load(h->q + (token + i) * h->q_step + d) : zero();
+        transpose(square);
+        UNROLL for (int i = 0; i < LANES; i++) store(queries + ((d + i) * wide + j) * LANES, square[i] * splat(h->scale));
+    }
+    UNROLL for (int j = 0; j < wide; j++) largest[j] = splat(-__builtin_inff()), total[j] = zero();
+    if (h->tokens >= ROWS) {
+        /* The last rows begin early enough to be ROWS: some scores are computed twice, and are the same. */
+        for (int64_t t = 0; t < h->tokens; t += ROWS) {
+            int64_t at = t + ROWS <= h->tokens ? t : h->tokens - ROWS;
+            multiply(ROWS, wide, h->dim, h->k + at * h->k_step, h->k_step, 1, queries, sums);
+            keep(ROWS, wide, sums, scores + at * wide * LANES, largest);
+        }
+    } else {
+        for (int64_t t = 0; t < h->tokens; t++) {
+            multiply(1, wide, h->dim, h->k + t * h->k_step, h->k_step, 1, queries, sums);
+            keep(1, wide, sums, scores + t * wide * LANES, largest);
+        }
+    }
+    for (int64_t t = 0; t < h->tokens; t++) UNROLL for (int j = 0; j < wide; j++) {
+        float *score = scores + (t * wide + j) * LANES;
+        vec weight = exp2_of(load(score) - largest[j]);
+        store(score, weight);
+        total[j] = total[j] + weight;
+    }
+    for (int64_t d = 0; d < h->dim; d += ROWS) {
+        multiply(ROWS, wide, h->tokens, h->v + d, 1, h->v_step, scores, sums);
+        UNROLL for (int i = 0; i < ROWS; i++) UNROLL for (int j = 0; j < wide; j++)
+            store(outputs + ((d + i) * wide + j) * LANES, sums[i][j] / total[j]);
+    }
+    UNROLL for (int j = 0; j < wide; j++) for (int64_t d = 0; d < h->dim; d += LANES) {
+        int64_t token = first + j * LANES;
+        UNROLL for (int i = 0; i < LANES; i++) square[i] = load(outputs + ((d + i) * wide + j) * LANES);
+        transpose(square);
+        UNROLL for (int i = 0; i < LANES; i++)
+            if (token + i < h->tokens) store(h->out + (token + i) * h->out_step + d, square[i]);
+    }
+}
+
+/* Attention of all windows: q, k, v and out are (tokens, heads, dim), dim a multiple of `lanes`, its elements side by side.
+ *
+ * steps: of q, k, v and out in turns, from a token to the next and from a head to the next, in elements.
+ * offsets: (windows + 1) where each window starts; the longest has `longest` tokens.
+ * Returns 0, or 1 where memory is out. */
+int attend(const float *q, const float *k, const float *v, float *out, const int64_t steps[8], const int32_t *offsets,
+           int64_t windows, int64_t longest, int64_t heads, int64_t dim, float scaling) {
+    float *scratch = aligned_alloc(64, sizeof(float) * 2 * LANES * (2 * dim + longest));
+    if (!scratch) return 1;
+    for (int64_t w = 0; w < windows; w++) {
+        int64_t first = offsets[w];
+        for (int64_t i = 0; i < heads; i++) {
+            head h = {q + first * steps[0] + i * steps[1], k + first * steps[2] + i * steps[3],
+                      v + first * steps[4] + i * steps[5], out + first * steps[6] + i * steps[7],
+                      steps[0], steps[2], steps[4], steps[6], offsets[w + 1] - first, dim,
+                      scaling * 1.44269504088896341f /* log2(e) */};
+            int64_t at = 0;
+            for (; at + LANES < h.tokens; at += 2 * LANES) attend_queries(&h, at, 2, scratch);
+            if (at < h.tokens) attend_queries(&h, at, 1, scratch);
+        }
+    }
+    free(scratch);
+    return 0;
+}
+
+/* Whether this CPU has what this file was built for. */
+int runs_here(void) {
+    __builtin_cpu_init();
+#if defined(__AVX512F__)
+    return __builtin_cpu_supports("avx512f") != 0;
+#else
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+#endif
+}

@@ -1,0 +1,181 @@
+"""Attention in compiled code: `make install` builds it on an x86-64 machine with a C compiler."""
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from pipeline.encoder.encoder import Encoder, describe
+from pipeline.encoder.kernel import Kernel, find_kernel, takes
+from pipeline.spec.model import Model
+
+ROOT = Path(__file__).parents[2]
+TOLERANCE = 3e-6  # of values of about 1, as torch's own kernel
+BUILT = [kernel for instructions in ("avx512", "avx2") if (kernel := Kernel.load(instructions))]
+CAN_BUILD = platform.machine() == "x86_64" and shutil.which("cc") is not None
+
+pytestmark = pytest.mark.skipif(not CAN_BUILD, reason="this machine has no C compiler, or is no x86-64")
+each_kernel = pytest.mark.parametrize("kernel", BUILT, ids=lambda kernel: kernel.instructions)
+
+
+def offsets(lengths):
+    return torch.tensor([0, *torch.tensor(lengths).cumsum(0)], dtype=torch.int32)
+
+
+def attend(kernel, qkv, lengths, scaling=None):
+    assert takes(*qkv)
+    return kernel.attend(*qkv, offsets(lengths), max(lengths), scaling)
+
+
+def in_double(qkv, lengths, scaling=None):
+    windows = zip(*(x.double().split(lengths) for x in qkv), strict=True)
+    whole = [F.scaled_dot_product_attention(*(x.transpose(0, 1) for x in w), scale=scaling) for w in windows]
+    return torch.cat([out.transpose(0, 1) for out in whole])
+
+
+def draw(tokens, heads, dim, seed=0):
+    return torch.randn(3, tokens, heads, dim, generator=torch.Generator().manual_seed(seed)).unbind(0)
+
+
+def test_the_kernel_was_built_where_it_can_be():
+    assert find_kernel() in BUILT
+
+
+@each_kernel
+@pytest.mark.parametrize("dim", [16, 32, 48, 64, 80, 128])
+def test_windows_of_every_length_equal_attention_in_double(kernel, dim):
+    lengths = [*range(1, 70), 128, 257, 512]
+    qkv = draw(sum(lengths), 2, dim)
+    got = attend(kernel, qkv, lengths)
+    assert got.shape == qkv[0].shape
+    assert float((got - in_double(qkv, lengths)).abs().max()) <= TOLERANCE
+
+
+@each_kernel
+@pytest.mark.parametrize("scaling", [0.3, 0.02])
+def test_scores_are_scaled_as_the_model_says(kernel, scaling):
+    qkv = draw(40, 3, 32)
+    assert float((attend(kernel, qkv, [33, 7], scaling) - in_double(qkv, [33, 7], scaling)).abs().max()) <= TOLERANCE
+
+
+@each_kernel
+def test_queries_keys_and_values_may_lie_in_one_product_or_head_by_head(kernel):
+    fused = torch.randn(50, 3 * 4 * 32).unflatten(1, (3, 4, 32)).unbind(1)  # strides of one product of all three
+    by_head = [x.transpose(0, 1).contiguous().transpose(0, 1) for x in fused]
+    want = in_double(fused, [17, 33])
+    for qkv in (fused, by_head, [fused[0], by_head[1], fused[2].contiguous()]):
+        assert float((attend(kernel, qkv, [17, 33]) - want).abs().max()) <= TOLERANCE
+
+
+@each_kernel
+def test_a_window_has_the_same_bits_alone_and_among_others(kernel):
+    lengths = [1, 5, 8, 19, 33, 64, 100]
+    qkv = draw(sum(lengths), 2, 32)
+    together = attend(kernel, qkv, lengths).split(lengths)
+    for at, alone in enumerate(zip(*(x.split(lengths) for x in qkv), strict=True)):
+        assert torch.equal(attend(kernel, [x.clone() for x in alone], [lengths[at]]), together[at]), lengths[at]
+
+
+def test_cpus_of_both_kinds_give_the_same_bits():
+    lengths = [1, 7, 30, 65]
+    qkv = draw(sum(lengths), 2, 64)
+    first, *others = [attend(kernel, qkv, lengths) for kernel in BUILT]
+    assert all(torch.equal(first, other) for other in others)
+
+
+@each_kernel
+def test_scores_far_apart_neither_overflow_nor_lose_the_largest(kernel):
+    q, k, v = draw(40, 2, 32)
+    for scale in (30.0, 1e4, 1e15):
+        got = attend(kernel, (q * scale, k * scale, v), [40])
+        assert torch.isfinite(got).all()
+        want = in_double((q * scale, k * scale, v), [40])
+        assert float((got - want).abs().max()) <= (1e-3 if scale < 100 else 1e-5), scale
+
+
+@each_kernel
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_number_that_is_not_finite_stays_in_its_window(kernel, bad):
+    q, k, v = draw(60, 2, 32)
+    lengths = [20, 20, 20]
+    want = attend(kernel, (q, k, v), lengths)
+    for x in (q, k, v):
+        broken = x.clone()
+        broken[30] = bad
+        got = attend(kernel, [broken if y is x else y for y in (q, k, v)], lengths)
+        assert torch.equal(got[:20], want[:20])
+        assert torch.equal(got[40:], want[40:])
+        assert not torch.isfinite(got[20:40]).all()
+
+
+def test_what_the_kernel_can_not_read_is_left_to_torch():
+    whole = torch.zeros(8, 2, 32)
+    assert takes(whole, whole, whole)
+    for other in (whole.half(), whole.transpose(1, 2), whole[..., :20], whole[:, :1], whole.to("meta")):
+        assert not takes(other, other, whole)
+
+
+@each_kernel
+def test_a_kernel_that_was_not_built_is_none(kernel, tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.encoder.kernel.__file__", str(tmp_path / "kernel.py"))
+    assert Kernel.load(kernel.instructions) is None
+    (tmp_path / f"attention_{kernel.instructions}.so").write_bytes(b"no library")
+    assert Kernel.load(kernel.instructions) is None
+
+
+_ENCODE = """
+import sys
+import numpy as np
+from pipeline.encoder.encoder import Encoder, describe
+encode = Encoder(sys.argv[1], {"e": "mean@-1"}, device="cpu")
+np.save(sys.argv[2], encode(["a word " * n for n in (1, 3, 3, 40, 90)])["e"])
+print(describe(encode)["attention"])
+"""
+
+
+@pytest.mark.parametrize("capability", ["default", "avx2", "avx512"])
+def test_a_model_gives_the_same_vectors_with_every_attention_and_the_manifest_says_which(capability, minilm, tmp_path):
+    wanted = {"default": "torch"}.get(capability, capability)
+    if wanted not in {"torch", *(kernel.instructions for kernel in BUILT)}:
+        pytest.skip(f"this CPU has no {capability}")
+    command = [sys.executable, "-c", _ENCODE, minilm, str(tmp_path / "got.npy")]
+    env = {**os.environ, "ATEN_CPU_CAPABILITY": capability}
+    told = subprocess.run(command, capture_output=True, text=True, check=True, env=env, cwd=ROOT)
+    assert told.stdout.strip() == wanted
+    import numpy as np
+
+    encode = Encoder(minilm, {"e": "mean@-1"}, device="cpu")
+    here = encode(["a word " * n for n in (1, 3, 3, 40, 90)])["e"]
+    assert np.abs(np.load(tmp_path / "got.npy") - here).max() <= TOLERANCE
+
+
+@pytest.mark.parametrize(("options", "expected"), [({}, "kernel"), ({"dtype": "bfloat16"}, "torch")])
+def test_half_precision_stays_with_torch(options, expected, tiny):
+    model = tiny("bert", hidden_size=32, num_attention_heads=2)
+    encoder = Encoder(Model(name=model, max_tokens=64, **options), device="cpu")
+    found = find_kernel()
+    assert describe(encoder)["attention"] == ("torch" if expected == "torch" or found is None else found.instructions)
+
+
+@pytest.mark.parametrize("compiler", ["cc", "no-such-compiler"])
+def test_a_wheel_is_whole_with_a_compiler_and_without(compiler, tmp_path):
+    tree = tmp_path / "tree"
+    for folder in ("pipeline", "jobs", "infra"):
+        shutil.copytree(ROOT / folder, tree / folder, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    for file in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / file, tree)
+    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--wheel-dir", str(tmp_path), str(tree)]
+    built = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "CC": compiler})
+    assert built.returncode == 0, built.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    libraries = {Path(name).name for name in zipfile.ZipFile(wheel).namelist() if name.endswith(".so")}
+    assert libraries == ({"attention_avx512.so", "attention_avx2.so"} if compiler == "cc" else set())
+    assert wheel.name.endswith("py3-none-any.whl") == (compiler != "cc")
+    assert "pipeline/encoder/attention.c" in zipfile.ZipFile(wheel).namelist()
