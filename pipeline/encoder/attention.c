@@ -22,6 +22,9 @@ INLINE vec load(const float *from) { return _mm512_loadu_ps(from); }
 INLINE void store(float *to, vec x) { _mm512_storeu_ps(to, x); }
 INLINE vec product_plus(vec a, vec b, vec c) { return _mm512_fmadd_ps(a, b, c); }
 INLINE vec larger(vec a, vec b) { return _mm512_max_ps(a, b); }
+INLINE vec where_less(vec a, vec b, vec then, vec otherwise) {
+    return _mm512_mask_mov_ps(otherwise, _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ), then);
+}
 INLINE vec rounded(vec x) { return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 INLINE vec times_2_to(vec x, vec whole) { return _mm512_scalef_ps(x, whole); }
 
@@ -42,6 +45,9 @@ INLINE vec load(const float *from) { return _mm256_loadu_ps(from); }
 INLINE void store(float *to, vec x) { _mm256_storeu_ps(to, x); }
 INLINE vec product_plus(vec a, vec b, vec c) { return _mm256_fmadd_ps(a, b, c); }
 INLINE vec larger(vec a, vec b) { return _mm256_max_ps(a, b); }
+INLINE vec where_less(vec a, vec b, vec then, vec otherwise) {
+    return _mm256_blendv_ps(otherwise, then, _mm256_cmp_ps(a, b, _CMP_LT_OQ));
+}
 INLINE vec rounded(vec x) { return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 
 /* In two factors, for the smallest normal number is 2 to the -126. */
@@ -60,6 +66,8 @@ INLINE vec interleave(vec a, vec b, int upper) {
 #else
 #error "neither AVX-512 nor AVX2 with FMA"
 #endif
+
+static const float COUNT[] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
 
 /* 2 to the x for x <= 0: 2 to the nearest whole number, times the Taylor series of 2 to the rest. */
 INLINE vec exp2_of(vec x) {
@@ -105,14 +113,25 @@ typedef struct {
     const float *q, *k, *v;
     float *out;
     int64_t q_step, k_step, v_step, out_step; /* from a token to the next */
-    int64_t tokens, dim;
+    int64_t tokens, dim, reach;
     float scale;
 } head;
 
-INLINE void keep(int rows, int wide, vec sums[ROWS][2], float *scores, vec *largest) {
+/* A score whose weight is 0; infinity less infinity would be no number. */
+#define OUT_OF_REACH -1e30f
+
+/* Store the scores of `rows` keys from `key` on against queries from `first` on; those out of reach count for nothing. */
+INLINE void keep(int rows, int wide, int64_t key, int64_t first, int64_t reach, vec sums[ROWS][2], float *scores,
+                 vec *largest) {
+    int all_near = key + rows - 1 <= first + reach && key >= first + wide * LANES - 1 - reach;
     UNROLL for (int i = 0; i < rows; i++) UNROLL for (int j = 0; j < wide; j++) {
-        store(scores + (i * wide + j) * LANES, sums[i][j]);
-        largest[j] = larger(largest[j], sums[i][j]);
+        vec score = sums[i][j];
+        if (!all_near) {
+            vec away = load(COUNT) + splat(first + j * LANES - key - i);
+            score = where_less(larger(away, -away), splat(reach + 1), score, splat(OUT_OF_REACH));
+        }
+        store(scores + (i * wide + j) * LANES, score);
+        largest[j] = larger(largest[j], score);
     }
 }
 
@@ -125,30 +144,35 @@ INLINE void attend_queries(const head *h, int64_t first, int wide, float *scratc
         UNROLL for (int i = 0; i < LANES; i++)
             square[i] = token + i < h->tokens ? load(h->q + (token + i) * h->q_step + d) : zero();
         transpose(square);
-        UNROLL for (int i = 0; i < LANES; i++) store(queries + ((d + i) * wide + j) * LANES, square[i] * splat(h->scale));
+        UNROLL for (int i = 0; i < LANES; i++)
+            store(queries + ((d + i) * wide + j) * LANES, square[i] * splat(h->scale));
     }
     UNROLL for (int j = 0; j < wide; j++) largest[j] = splat(-__builtin_inff()), total[j] = zero();
-    if (h->tokens >= ROWS) {
+    /* The keys that any of these queries reaches. */
+    int64_t begin = first > h->reach ? first - h->reach : 0, end = first + wide * LANES + h->reach;
+    int64_t keys = (end < h->tokens ? end : h->tokens) - begin;
+    const float *k = h->k + begin * h->k_step;
+    if (keys >= ROWS) {
         /* The last rows begin early enough to be ROWS: some scores are computed twice, and are the same. */
-        for (int64_t t = 0; t < h->tokens; t += ROWS) {
-            int64_t at = t + ROWS <= h->tokens ? t : h->tokens - ROWS;
-            multiply(ROWS, wide, h->dim, h->k + at * h->k_step, h->k_step, 1, queries, sums);
-            keep(ROWS, wide, sums, scores + at * wide * LANES, largest);
+        for (int64_t t = 0; t < keys; t += ROWS) {
+            int64_t at = t + ROWS <= keys ? t : keys - ROWS;
+            multiply(ROWS, wide, h->dim, k + at * h->k_step, h->k_step, 1, queries, sums);
+            keep(ROWS, wide, begin + at, first, h->reach, sums, scores + at * wide * LANES, largest);
         }
     } else {
-        for (int64_t t = 0; t < h->tokens; t++) {
-            multiply(1, wide, h->dim, h->k + t * h->k_step, h->k_step, 1, queries, sums);
-            keep(1, wide, sums, scores + t * wide * LANES, largest);
+        for (int64_t t = 0; t < keys; t++) {
+            multiply(1, wide, h->dim, k + t * h->k_step, h->k_step, 1, queries, sums);
+            keep(1, wide, begin + t, first, h->reach, sums, scores + t * wide * LANES, largest);
         }
     }
-    for (int64_t t = 0; t < h->tokens; t++) UNROLL for (int j = 0; j < wide; j++) {
+    for (int64_t t = 0; t < keys; t++) UNROLL for (int j = 0; j < wide; j++) {
         float *score = scores + (t * wide + j) * LANES;
         vec weight = exp2_of(load(score) - largest[j]);
         store(score, weight);
         total[j] = total[j] + weight;
     }
     for (int64_t d = 0; d < h->dim; d += ROWS) {
-        multiply(ROWS, wide, h->tokens, h->v + d, 1, h->v_step, scores, sums);
+        multiply(ROWS, wide, keys, h->v + begin * h->v_step + d, 1, h->v_step, scores, sums);
         UNROLL for (int i = 0; i < ROWS; i++) UNROLL for (int j = 0; j < wide; j++)
             store(outputs + ((d + i) * wide + j) * LANES, sums[i][j] / total[j]);
     }
@@ -161,21 +185,22 @@ INLINE void attend_queries(const head *h, int64_t first, int wide, float *scratc
     }
 }
 
-/* Attention of all windows: q, k, v and out are (tokens, heads, dim), dim a multiple of `lanes`, its elements side by side.
+/* Attention of all windows: q, k, v and out are (tokens, heads, dim), dim a multiple of 16, its elements side by side.
  *
  * steps: of q, k, v and out in turns, from a token to the next and from a head to the next, in elements.
  * offsets: (windows + 1) where each window starts; the longest has `longest` tokens.
+ * reach: tokens attend to those at most so far away.
  * Returns 0, or 1 where memory is out. */
 int attend(const float *q, const float *k, const float *v, float *out, const int64_t steps[8], const int32_t *offsets,
-           int64_t windows, int64_t longest, int64_t heads, int64_t dim, float scaling) {
+           int64_t windows, int64_t longest, int64_t heads, int64_t dim, int64_t reach, float scaling) {
     float *scratch = aligned_alloc(64, sizeof(float) * 2 * LANES * (2 * dim + longest));
     if (!scratch) return 1;
     for (int64_t w = 0; w < windows; w++) {
-        int64_t first = offsets[w];
+        int64_t first = offsets[w], tokens = offsets[w + 1] - first;
         for (int64_t i = 0; i < heads; i++) {
             head h = {q + first * steps[0] + i * steps[1], k + first * steps[2] + i * steps[3],
                       v + first * steps[4] + i * steps[5], out + first * steps[6] + i * steps[7],
-                      steps[0], steps[2], steps[4], steps[6], offsets[w + 1] - first, dim,
+                      steps[0], steps[2], steps[4], steps[6], tokens, dim, reach < tokens ? reach : tokens + 2 * LANES,
                       scaling * 1.44269504088896341f /* log2(e) */};
             int64_t at = 0;
             for (; at + LANES < h.tokens; at += 2 * LANES) attend_queries(&h, at, 2, scratch);

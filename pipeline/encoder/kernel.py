@@ -35,12 +35,19 @@ class Kernel:
             library = ctypes.CDLL(str(file))
         except OSError:
             return None
-        library.attend.argtypes = [c_void_p] * 4 + [POINTER(c_int64), c_void_p] + [c_int64] * 4 + [c_float]
+        library.attend.argtypes = [c_void_p] * 4 + [POINTER(c_int64), c_void_p] + [c_int64] * 5 + [c_float]
         library.attend.restype = library.runs_here.restype = c_int32
         return cls(instructions, library) if library.runs_here() else None
 
     def attend(
-        self, q_THD: Tensor, k_THD: Tensor, v_THD: Tensor, cu: Tensor, longest: int, scaling: float | None
+        self,
+        q_THD: Tensor,
+        k_THD: Tensor,
+        v_THD: Tensor,
+        cu: Tensor,
+        longest: int,
+        scaling: float | None,
+        reach: int | None = None,
     ) -> Tensor:
         """Softmax attention within each window: (T, heads, D).
 
@@ -51,6 +58,7 @@ class Kernel:
             cu: (W + 1,) int32 where each window starts.
             longest: tokens of the longest window.
             scaling: of the scores; 1 / sqrt(D) when None.
+            reach: tokens attend to those at most so far away, and no others are looked at; to all when None.
 
         Raises:
             MemoryError: there is none for one window's scores.
@@ -60,7 +68,8 @@ class Kernel:
         pointers = [tensor.data_ptr() for tensor in (q_THD, k_THD, v_THD, out)]
         steps = _STEPS(*(step for tensor in (q_THD, k_THD, v_THD, out) for step in tensor.stride()[:2]))
         scale = dim**-0.5 if scaling is None else scaling
-        if self.library.attend(*pointers, steps, cu.data_ptr(), len(cu) - 1, longest, heads, dim, scale):
+        far = longest if reach is None else reach
+        if self.library.attend(*pointers, steps, cu.data_ptr(), len(cu) - 1, longest, heads, dim, far, scale):
             msg = f"no memory for the attention of a window of {longest} tokens"
             raise MemoryError(msg)
         return out

@@ -29,15 +29,19 @@ def offsets(lengths):
     return torch.tensor([0, *torch.tensor(lengths).cumsum(0)], dtype=torch.int32)
 
 
-def attend(kernel, qkv, lengths, scaling=None):
+def attend(kernel, qkv, lengths, scaling=None, reach=None):
     assert takes(*qkv)
-    return kernel.attend(*qkv, offsets(lengths), max(lengths), scaling)
+    return kernel.attend(*qkv, offsets(lengths), max(lengths), scaling, reach)
 
 
-def in_double(qkv, lengths, scaling=None):
-    windows = zip(*(x.double().split(lengths) for x in qkv), strict=True)
-    whole = [F.scaled_dot_product_attention(*(x.transpose(0, 1) for x in w), scale=scaling) for w in windows]
-    return torch.cat([out.transpose(0, 1) for out in whole])
+def in_double(qkv, lengths, scaling=None, reach=None):
+    whole = []
+    for window in zip(*(x.double().split(lengths) for x in qkv), strict=True):
+        at = torch.arange(len(window[0]))
+        near = None if reach is None else (at[:, None] - at[None]).abs() <= reach
+        q, k, v = (x.transpose(0, 1) for x in window)
+        whole.append(F.scaled_dot_product_attention(q, k, v, attn_mask=near, scale=scaling).transpose(0, 1))
+    return torch.cat(whole)
 
 
 def draw(tokens, heads, dim, seed=0):
@@ -63,6 +67,26 @@ def test_windows_of_every_length_equal_attention_in_double(kernel, dim):
 def test_scores_are_scaled_as_the_model_says(kernel, scaling):
     qkv = draw(40, 3, 32)
     assert float((attend(kernel, qkv, [33, 7], scaling) - in_double(qkv, [33, 7], scaling)).abs().max()) <= TOLERANCE
+
+
+@each_kernel
+@pytest.mark.parametrize("reach", [0, 1, 3, 15, 16, 17, 64, 500])
+def test_tokens_out_of_reach_count_for_nothing(kernel, reach):
+    lengths = [1, 2, 7, 16, 17, 33, 64, 129, 300]
+    qkv = draw(sum(lengths), 2, 32)
+    want = in_double(qkv, lengths, reach=reach)
+    assert float((attend(kernel, qkv, lengths, reach=reach) - want).abs().max()) <= TOLERANCE
+
+
+@each_kernel
+def test_a_number_out_of_reach_that_is_not_finite_does_no_harm(kernel):
+    q, k, v = draw(200, 2, 32)
+    want = attend(kernel, (q, k, v), [200], reach=20)
+    for x in (k, v):
+        broken = x.clone()
+        broken[199] = float("nan")
+        got = attend(kernel, [broken if y is x else y for y in (q, k, v)], [200], reach=20)
+        assert torch.equal(got[:100], want[:100])
 
 
 @each_kernel
