@@ -54,9 +54,9 @@ def job_code(job: Job) -> list[Code]:
 
 
 def _no_code(folder: str, names: list[str]) -> list[str]:
-    return [
-        name for name in names if name == "__pycache__" or not (name.endswith(".py") or Path(folder, name).is_dir())
-    ]
+    """What stays here: all but Python files, the encoder's compiled attention, and the folders that hold them."""
+    kept = (".py", ".so")
+    return [name for name in names if name == "__pycache__" or not (name.endswith(kept) or Path(folder, name).is_dir())]
 
 
 def local_paths(job: Job) -> dict[str, str]:

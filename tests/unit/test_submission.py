@@ -12,6 +12,8 @@ from pipeline.submission.head import name_of
 from pipeline.submission.package import START_FILE, local_paths, packed
 from tests.patience import PATIENCE_S
 
+ROOT = Path(__file__).parents[2]
+
 
 def job(**changes) -> Job:
     content = {
@@ -39,6 +41,12 @@ def test_package_runs_from_its_folder_alone():
         done = start(folder)
     assert done.returncode == 0
     assert "usage: varve embed" in done.stdout
+
+
+def test_package_brings_along_what_was_compiled_here():
+    compiled = {path.relative_to(ROOT) for path in (ROOT / "pipeline").rglob("*.so")}
+    with packed(job(), with_code=True) as folder:
+        assert {path.relative_to(folder) for path in folder.rglob("*.so")} == compiled
 
 
 def test_package_of_an_installed_varve_holds_the_job_alone():
