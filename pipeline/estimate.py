@@ -116,7 +116,7 @@ def estimate(plan: Plan, device: str, threads: int) -> Estimate:
         rows_per_part=rows_per_part,
         row_bytes=per_row,
         output_bytes=num_rows * sum(per_row.values()),
-        flops=num_tokens * flops_per_token(plan, tokens_per_row),
+        flops=num_tokens * flops_per_token(plan, tokens_per_row, first_tokens=encoder.top_layer == "first tokens"),
         layers_run=layers,
         num_layers=plan.features.num_layers,
         tokens_per_s=tokens_per_s,
@@ -132,13 +132,17 @@ def estimate(plan: Plan, device: str, threads: int) -> Estimate:
     )
 
 
-def flops_per_token(plan: Plan, tokens_per_row: float) -> float:
-    """Multiply-adds counted as two, of the layers that run: layers * (8 h² + 4 h f + 4 L h), with f = 4 h.
+def flops_per_token(plan: Plan, tokens_per_row: float, *, first_tokens: bool) -> float:
+    """Multiply-adds counted as two, of the layers that run: 8 h² + 4 h f + 4 L h for each, with f = 4 h.
+
+    Where the highest layer runs for first tokens alone, only its queries, keys, values and attention (6 h² + 4 L h) are
+    made for every token, and the rest for one in L.
 
     Source: Kaplan et al. 2020, section 2.1, for the projections; attention scores and sums are the last term.
     """
-    hidden = plan.checkpoint.shape.hidden_size
-    return plan.features.top_layer * (24 * hidden**2 + 4 * tokens_per_row * hidden)
+    hidden, tokens = plan.checkpoint.shape.hidden_size, max(1.0, tokens_per_row)
+    whole = plan.features.top_layer * (24 * hidden**2 + 4 * tokens * hidden)
+    return whole - 18 * hidden**2 * (1 - 1 / tokens) if first_tokens else whole
 
 
 def histogram(lengths: NDArray[np.int32]) -> list[tuple[int, int, int]]:

@@ -223,6 +223,19 @@ def test_plan_counts_and_writes_nothing(arguments, tmp_path, capsys):
     assert "tokens/s of a replica, measured" in capsys.readouterr().out
 
 
+def test_plan_counts_the_highest_layer_once_for_a_text_where_only_cls_is_wanted(arguments, capsys):
+    figures = {}
+    for pool in ("mean", "cls"):
+        assert main(["plan", *arguments(), "--feature", f"e={pool}@2", "--json"]) == 0
+        figures[pool] = json.loads(capsys.readouterr().out)
+    # Of the layer's 24 h^2 for each token 18 h^2 are left out, but for one token in each text.
+    mean, cls = figures["mean"], figures["cls"]
+    hidden = cls["row_bytes"]["e"] / 4
+    left_out = (cls["num_tokens"] - cls["num_rows"]) * 18 * hidden**2
+    assert cls["encoder"]["top_layer"] == "first tokens"
+    assert mean["flops"] - cls["flops"] == pytest.approx(left_out, rel=0.02)
+
+
 def test_plan_estimates_rows_of_formats_that_do_not_count_them(arguments, tmp_path, capsys):
     (tmp_path / "lines").mkdir()
     (tmp_path / "lines/0.txt").write_text("".join(f"line number {row}\n" for row in range(20_000)))
