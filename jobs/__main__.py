@@ -1,6 +1,7 @@
 """`varve NAME ...` → the command of that name."""
 
 import atexit
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -51,6 +52,11 @@ def process() -> None:
         code = main()
         sys.stdout.flush()
     except BrokenPipeError:  # `varve status PATH | head -1`: who was reading has seen enough
+        code = 1
+    except OSError as e:
+        if e.errno != errno.ENOSPC or e.filename:
+            raise
+        sys.stderr.write(f"varve: the answer can't be written to stdout: {e.strerror}. Make room and ask again\n")
         code = 1
     codes.append(code)
     sys.exit(code)

@@ -52,3 +52,4 @@ def test_process_that_cannot_write_its_answer_fails():
         ended = subprocess.run([*VARVE, "--help"], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert ended.returncode == 1
     assert "No space left on device" in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1
