@@ -11,6 +11,7 @@ import os
 import sys
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 ROWS_PER_BATCH = 100  # of the pattern in Ray's documentation
@@ -50,10 +51,12 @@ def datasets_map(source: str, target: str, model: str) -> None:
     """`Dataset.map` over batches."""
     from datasets import load_dataset
 
-    rows = load_dataset("parquet", data_files=f"{source}/*.parquet", split="train", cache_dir=f"{target}-cache")
-    made = rows.map(_Encode(model), batched=True, remove_columns=["text"])
-    Path(target).mkdir()
-    made.to_parquet(f"{target}/part.parquet")
+    # A cache of its own for each run: the next one would find this one's vectors there.
+    with TemporaryDirectory() as cache:
+        rows = load_dataset("parquet", data_files=f"{source}/*.parquet", split="train", cache_dir=cache)
+        made = rows.map(_Encode(model), batched=True, remove_columns=["text"])
+        Path(target).mkdir()
+        made.to_parquet(f"{target}/part.parquet")
 
 
 def daft_embed_text(source: str, target: str, model: str) -> None:
