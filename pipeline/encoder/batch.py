@@ -7,6 +7,7 @@ device never waits for the host here: arrays go to a GPU from pinned memory, and
 
 import inspect
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -32,10 +33,17 @@ class Batch:
         return hidden[0] if self.real is None else hidden.flatten(0, 1)[self.real]
 
 
-def packed_batch(model: PreTrainedModel, pack: Pack) -> Batch:
-    """Lay a pack out as one packed row; the kwargs are transformers' own `FlashAttentionKwargs`, and the runs."""
+def packed_batch(model: PreTrainedModel, pack: Pack, start: int | None = None) -> Batch:
+    """Lay a pack out as one packed row; the kwargs are transformers' own `FlashAttentionKwargs`, and the runs.
+
+    Args:
+        model: that takes it.
+        pack: of windows.
+        start: position id of a window's first token; looked for in the model when None, which takes a millisecond.
+    """
+    start = first_position(model) if start is None else start
     offsets = pack.offsets
-    positions = np.arange(pack.num_tokens) - np.repeat(offsets[:-1], pack.lengths) + first_position(model)
+    positions = np.arange(pack.num_tokens) - np.repeat(offsets[:-1], pack.lengths) + start
     cu = _to(model.device, offsets)
     longest = int(pack.lengths[-1])
     inputs: dict[str, Any] = {
@@ -69,7 +77,12 @@ def dense_batch(model: PreTrainedModel, pack: Pack) -> Batch:
 
 def takes_token_types(model: PreTrainedModel) -> bool:
     """Whether the model's forward takes token_type_ids."""
-    return "token_type_ids" in inspect.signature(type(model).forward).parameters
+    return _takes_token_types(type(model))
+
+
+@cache
+def _takes_token_types(kind: type[PreTrainedModel]) -> bool:
+    return "token_type_ids" in inspect.signature(kind.forward).parameters
 
 
 def _runs(lengths: NDArray[np.int64]) -> list[Run]:

@@ -7,6 +7,7 @@ several threads at once do not disturb each other.
 
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from transformers import PreTrainedModel
 
 from pipeline.columns import FeaturePlan
 from pipeline.encoder import pooling
+from pipeline.encoder.attention import first_position
 from pipeline.encoder.batch import Batch, dense_batch, packed_batch
 from pipeline.encoder.first_tokens import FirstTokens
 from pipeline.encoder.heads import takes_mean
@@ -60,7 +62,7 @@ class Forward:
             first_tokens: on its last layer, if that is the plan's highest and runs for them alone.
         """
         self.model, self._taps, self._plan, self._first_tokens = model, taps, plan, first_tokens
-        self._lay_out = packed_batch if packed else dense_batch
+        self._lay_out = partial(packed_batch, start=first_position(model)) if packed else dense_batch
         self._pooled = pooled_vectors(plan, model)
         self._wanted = {layer for _, layer in self._pooled} | plan.token_layers
         self._runs_through = bool(plan.attention_layers) or plan.top_layer == plan.num_layers
