@@ -10,6 +10,7 @@ import shlex
 import subprocess
 import sys
 import sysconfig
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,9 @@ class AttentionHook(BuildHookInterface):
         Path(self.root, to).unlink(missing_ok=True)
         if platform.machine().lower() not in {"x86_64", "amd64"}:
             return None
+        stamp = f'-DSOURCE_SHA256="{sha256(Path(self.root, SOURCE).read_bytes()).hexdigest()}"'
         compiler = shlex.split(os.environ.get("CC", "cc"))
-        command = [*compiler, "-O3", "-std=gnu11", "-shared", "-fPIC", *INSTRUCTIONS[instructions]]
+        command = [*compiler, "-O3", "-std=gnu11", "-shared", "-fPIC", *INSTRUCTIONS[instructions], stamp]
         command += ["-o", str(to), str(SOURCE)]
         try:
             subprocess.run(command, cwd=self.root, check=True, capture_output=True)  # noqa: S603 (the builder's compiler)

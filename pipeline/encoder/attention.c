@@ -94,7 +94,7 @@ INLINE void transpose(vec x[LANES]) {
     }
 }
 
-/* to[row][wide] = sum over i of from[row * row_step + i * step] * by[i][wide], for `rows` rows and `wide` registers. */
+/* sums[row][wide] = sum over i of from[row * row_step + i * step] * by[i][wide], for `rows` rows, `wide` registers. */
 INLINE void multiply(int rows, int wide, int64_t depth, const float *from, int64_t row_step, int64_t step,
                      const float *by, vec sums[ROWS][2]) {
     UNROLL for (int i = 0; i < rows; i++) UNROLL for (int j = 0; j < wide; j++) sums[i][j] = zero();
@@ -135,10 +135,9 @@ INLINE void keep(int rows, int wide, int64_t key, int64_t first, int64_t reach, 
     }
 }
 
-/* `wide` registers of queries, the first of them `first`; scratch: dim x wide registers twice, tokens x wide once. */
-INLINE void attend_queries(const head *h, int64_t first, int wide, float *scratch) {
-    float *queries = scratch, *outputs = queries + h->dim * wide * LANES, *scores = outputs + h->dim * wide * LANES;
-    vec square[LANES], sums[ROWS][2], largest[2], total[2];
+/* queries[d][wide] = scale * q[first + lane][d]: dim x wide registers. */
+INLINE void gather_queries(const head *h, int64_t first, int wide, float *queries) {
+    vec square[LANES];
     UNROLL for (int j = 0; j < wide; j++) for (int64_t d = 0; d < h->dim; d += LANES) {
         int64_t token = first + j * LANES;
         UNROLL for (int i = 0; i < LANES; i++)
@@ -147,35 +146,43 @@ INLINE void attend_queries(const head *h, int64_t first, int wide, float *scratc
         UNROLL for (int i = 0; i < LANES; i++)
             store(queries + ((d + i) * wide + j) * LANES, square[i] * splat(h->scale));
     }
-    UNROLL for (int j = 0; j < wide; j++) largest[j] = splat(-__builtin_inff()), total[j] = zero();
-    /* The keys that any of these queries reaches. */
-    int64_t begin = first > h->reach ? first - h->reach : 0, end = first + wide * LANES + h->reach;
-    int64_t keys = (end < h->tokens ? end : h->tokens) - begin;
+}
+
+/* scores[key][wide] of `keys` keys from `begin` on, and the largest of each query. */
+INLINE void score_keys(const head *h, int64_t first, int wide, int64_t begin, int64_t keys, const float *queries,
+                       float *scores, vec largest[2]) {
     const float *k = h->k + begin * h->k_step;
-    if (keys >= ROWS) {
-        /* The last rows begin early enough to be ROWS: some scores are computed twice, and are the same. */
-        for (int64_t t = 0; t < keys; t += ROWS) {
-            int64_t at = t + ROWS <= keys ? t : keys - ROWS;
-            multiply(ROWS, wide, h->dim, k + at * h->k_step, h->k_step, 1, queries, sums);
-            keep(ROWS, wide, begin + at, first, h->reach, sums, scores + at * wide * LANES, largest);
+    vec sums[ROWS][2];
+    UNROLL for (int j = 0; j < wide; j++) largest[j] = splat(-__builtin_inff());
+    if (keys < ROWS) {
+        for (int64_t at = 0; at < keys; at++) {
+            multiply(1, wide, h->dim, k + at * h->k_step, h->k_step, 1, queries, sums);
+            keep(1, wide, begin + at, first, h->reach, sums, scores + at * wide * LANES, largest);
         }
-    } else {
-        for (int64_t t = 0; t < keys; t++) {
-            multiply(1, wide, h->dim, k + t * h->k_step, h->k_step, 1, queries, sums);
-            keep(1, wide, begin + t, first, h->reach, sums, scores + t * wide * LANES, largest);
-        }
+        return;
     }
+    /* The last rows begin early enough to be ROWS: some scores are computed twice, and are the same. */
+    for (int64_t t = 0; t < keys; t += ROWS) {
+        int64_t at = t + ROWS <= keys ? t : keys - ROWS;
+        multiply(ROWS, wide, h->dim, k + at * h->k_step, h->k_step, 1, queries, sums);
+        keep(ROWS, wide, begin + at, first, h->reach, sums, scores + at * wide * LANES, largest);
+    }
+}
+
+/* Scores to weights, in place, and the sum of each query's. */
+INLINE void soften(int wide, int64_t keys, float *scores, const vec largest[2], vec total[2]) {
+    UNROLL for (int j = 0; j < wide; j++) total[j] = zero();
     for (int64_t t = 0; t < keys; t++) UNROLL for (int j = 0; j < wide; j++) {
         float *score = scores + (t * wide + j) * LANES;
         vec weight = exp2_of(load(score) - largest[j]);
         store(score, weight);
         total[j] = total[j] + weight;
     }
-    for (int64_t d = 0; d < h->dim; d += ROWS) {
-        multiply(ROWS, wide, keys, h->v + begin * h->v_step + d, 1, h->v_step, scores, sums);
-        UNROLL for (int i = 0; i < ROWS; i++) UNROLL for (int j = 0; j < wide; j++)
-            store(outputs + ((d + i) * wide + j) * LANES, sums[i][j] / total[j]);
-    }
+}
+
+/* out[first + lane][d] = outputs[d][wide]. */
+INLINE void scatter_outputs(const head *h, int64_t first, int wide, const float *outputs) {
+    vec square[LANES];
     UNROLL for (int j = 0; j < wide; j++) for (int64_t d = 0; d < h->dim; d += LANES) {
         int64_t token = first + j * LANES;
         UNROLL for (int i = 0; i < LANES; i++) square[i] = load(outputs + ((d + i) * wide + j) * LANES);
@@ -183,6 +190,24 @@ INLINE void attend_queries(const head *h, int64_t first, int wide, float *scratc
         UNROLL for (int i = 0; i < LANES; i++)
             if (token + i < h->tokens) store(h->out + (token + i) * h->out_step + d, square[i]);
     }
+}
+
+/* `wide` registers of queries from `first` on; scratch: dim x wide registers twice, tokens x wide once. */
+INLINE void attend_queries(const head *h, int64_t first, int wide, float *scratch) {
+    float *queries = scratch, *outputs = queries + h->dim * wide * LANES, *scores = outputs + h->dim * wide * LANES;
+    /* The keys that any of these queries reaches. */
+    int64_t begin = first > h->reach ? first - h->reach : 0, end = first + wide * LANES + h->reach;
+    int64_t keys = (end < h->tokens ? end : h->tokens) - begin;
+    vec largest[2], total[2], sums[ROWS][2];
+    gather_queries(h, first, wide, queries);
+    score_keys(h, first, wide, begin, keys, queries, scores, largest);
+    soften(wide, keys, scores, largest, total);
+    for (int64_t d = 0; d < h->dim; d += ROWS) {
+        multiply(ROWS, wide, keys, h->v + begin * h->v_step + d, 1, h->v_step, scores, sums);
+        UNROLL for (int i = 0; i < ROWS; i++) UNROLL for (int j = 0; j < wide; j++)
+            store(outputs + ((d + i) * wide + j) * LANES, sums[i][j] / total[j]);
+    }
+    scatter_outputs(h, first, wide, outputs);
 }
 
 /* Attention of all windows: q, k, v and out are (tokens, heads, dim), dim a multiple of 16, its elements side by side.
@@ -210,6 +235,9 @@ int attend(const float *q, const float *k, const float *v, float *out, const int
     free(scratch);
     return 0;
 }
+
+/* What this was compiled from: infra/build.py defines it, kernel.py holds it against the file. */
+const char *source_sha256(void) { return SOURCE_SHA256; }
 
 /* Whether this CPU has what this file was built for. */
 int runs_here(void) {

@@ -124,11 +124,17 @@ def takes_packed_inputs(model: PreTrainedModel) -> bool:
 
 
 def attends_with(model: PreTrainedModel, head_dim: int) -> str:
-    """Who computes a loaded model's attention: the instructions of the compiled kernel, or "torch"."""
-    weight, kernel = next(model.parameters()), find_kernel()
-    packed = model.config._attn_implementation == PACKED  # noqa: SLF001 (has no other name)
+    """Who computes a loaded model's attention: the instructions of the compiled kernel, or "torch".
+
+    Args:
+        model: as its passes run it.
+        head_dim: of its heads, unless its config says another.
+    """
+    config, weight, kernel = model.config, next(model.parameters()), find_kernel()
+    packed = config._attn_implementation == PACKED  # noqa: SLF001 (has no other name)
     exact_on_cpu = weight.device.type == "cpu" and weight.dtype == torch.float32
-    return kernel.instructions if kernel and packed and exact_on_cpu and takes_dim(head_dim) else "torch"
+    fits = takes_dim(getattr(config, "head_dim", None) or head_dim)
+    return kernel.instructions if kernel and packed and exact_on_cpu and fits else "torch"
 
 
 def first_position(model: nn.Module) -> int:

@@ -3,13 +3,14 @@
 torch's own kernel takes one call for each run of windows of equal length, and reaches a sixth to six tenths of what a
 core can do at the head dimensions of small encoders (infra/decisions/0015). Knows nothing of models and packs.
 Invariants: float32 on the CPU alone; a window's bits do not depend on the windows beside it; where nothing was built
-for the machine there is no kernel, and torch's own attention runs.
+for the machine, or from another source, there is no kernel, and torch's own attention runs.
 """
 
 import ctypes
-from ctypes import POINTER, c_float, c_int32, c_int64, c_void_p
+from ctypes import POINTER, c_char_p, c_float, c_int32, c_int64, c_void_p
 from dataclasses import dataclass, field
 from functools import cache
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Self
 
@@ -29,11 +30,15 @@ class Kernel:
 
     @classmethod
     def load(cls, instructions: str) -> Self | None:
-        """The kernel that was built for these instructions; None if there is none or this CPU lacks them."""
-        file = Path(__file__).with_name(f"attention_{instructions}.so")
+        """The kernel built for these instructions from the source beside it; None if there is none that runs here."""
+        folder = Path(__file__).parent
         try:
-            library = ctypes.CDLL(str(file))
+            library = ctypes.CDLL(str(folder / f"attention_{instructions}.so"))
+            source = sha256((folder / "attention.c").read_bytes()).hexdigest()
         except OSError:
+            return None
+        library.source_sha256.restype = c_char_p
+        if library.source_sha256() != source.encode():  # a checkout that went on, and was not installed anew
             return None
         library.attend.argtypes = [c_void_p] * 4 + [POINTER(c_int64), c_void_p] + [c_int64] * 5 + [c_float]
         library.attend.restype = library.runs_here.restype = c_int32

@@ -154,6 +154,18 @@ def test_a_kernel_that_was_not_built_is_none(kernel, tmp_path, monkeypatch):
     assert Kernel.load(kernel.instructions) is None
 
 
+@each_kernel
+def test_a_kernel_of_an_older_source_is_not_called(kernel, tmp_path, monkeypatch):
+    built = ROOT / "pipeline/encoder"
+    for name in ("attention.c", f"attention_{kernel.instructions}.so"):
+        shutil.copy(built / name, tmp_path)
+    monkeypatch.setattr("pipeline.encoder.kernel.__file__", str(tmp_path / "kernel.py"))
+    assert Kernel.load(kernel.instructions) == kernel
+    with (tmp_path / "attention.c").open("a") as source:
+        source.write("/* another signature */\n")
+    assert Kernel.load(kernel.instructions) is None
+
+
 _ENCODE = """
 import sys
 import numpy as np
