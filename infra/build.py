@@ -33,7 +33,6 @@ class AttentionHook(BuildHookInterface):
     def _compile(self, instructions: str) -> Path | None:
         """The library for these instructions, beside its source; None, with the reason on stderr, where that fails."""
         to = SOURCE.with_name(f"attention_{instructions}.so")
-        Path(self.root, to).unlink(missing_ok=True)
         if platform.machine().lower() not in {"x86_64", "amd64"}:
             return None
         stamp = f'-DSOURCE_SHA256="{sha256(Path(self.root, SOURCE).read_bytes()).hexdigest()}"'
@@ -41,6 +40,7 @@ class AttentionHook(BuildHookInterface):
         command = [*compiler, "-O3", "-std=gnu11", "-shared", "-fPIC", *INSTRUCTIONS[instructions], stamp]
         command += ["-o", str(to), str(SOURCE)]
         try:
+            Path(self.root, to).unlink(missing_ok=True)
             subprocess.run(command, cwd=self.root, check=True, capture_output=True)  # noqa: S603 (the builder's compiler)
         except (OSError, subprocess.CalledProcessError) as e:
             said = getattr(e, "stderr", b"") or b""

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 
-from pipeline.encoder.kernel import find_kernel, takes, takes_dim
+from pipeline.encoder.kernel import find_kernel, takes
 
 PACKED = "packed"
 
@@ -130,11 +130,10 @@ def attends_with(model: PreTrainedModel, head_dim: int) -> str:
         model: as its passes run it.
         head_dim: of its heads, unless its config says another.
     """
-    config, weight, kernel = model.config, next(model.parameters()), find_kernel()
-    packed = config._attn_implementation == PACKED  # noqa: SLF001 (has no other name)
-    exact_on_cpu = weight.device.type == "cpu" and weight.dtype == torch.float32
-    fits = takes_dim(getattr(config, "head_dim", None) or head_dim)
-    return kernel.instructions if kernel and packed and exact_on_cpu and fits else "torch"
+    packed = model.config._attn_implementation == PACKED  # noqa: SLF001 (has no other name)
+    head = next(model.parameters()).new_empty(1, 1, getattr(model.config, "head_dim", None) or head_dim)
+    kernel = find_kernel() if packed and takes(head, head, head) else None
+    return kernel.instructions if kernel else "torch"
 
 
 def first_position(model: nn.Module) -> int:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 _STEPS = c_int64 * 8
-_DIM = 16  # head dimensions are whole registers
+_DIM = 16  # of which head dimensions are multiples: whole registers
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,15 +82,10 @@ class Kernel:
 
 def takes(q_THD: Tensor, k_THD: Tensor, v_THD: Tensor) -> bool:
     """Whether the kernel can read these queries, keys and values."""
-    return all(
+    return q_THD.shape[2] % _DIM == 0 and all(
         x.device.type == "cpu" and x.dtype == torch.float32 and x.stride(2) == 1 and x.shape == q_THD.shape
         for x in (q_THD, k_THD, v_THD)
-    ) and takes_dim(q_THD.shape[2])
-
-
-def takes_dim(dim: int) -> bool:
-    """Whether the kernel computes heads of this dimension."""
-    return dim % _DIM == 0
+    )
 
 
 def find_kernel() -> Kernel | None:

@@ -192,12 +192,14 @@ def test_a_model_gives_the_same_vectors_with_every_attention_and_the_manifest_sa
     assert np.abs(np.load(tmp_path / "got.npy") - here).max() <= TOLERANCE
 
 
-@pytest.mark.parametrize(("options", "expected"), [({}, "kernel"), ({"dtype": "bfloat16"}, "torch")])
-def test_half_precision_stays_with_torch(options, expected, tiny):
-    model = tiny("bert", hidden_size=32, num_attention_heads=2)
-    encoder = Encoder(Model(name=model, max_tokens=64, **options), device="cpu")
+@pytest.mark.parametrize(
+    ("dtype", "num_heads", "taken"), [("float32", 2, True), ("bfloat16", 2, False), ("float32", 4, False)]
+)
+def test_half_precision_and_narrow_heads_stay_with_torch(dtype, num_heads, taken, tiny):
+    model = tiny("bert", hidden_size=32, num_attention_heads=num_heads)
+    encoder = Encoder(Model(name=model, max_tokens=64, dtype=dtype), device="cpu")
     found = find_kernel()
-    assert describe(encoder)["attention"] == ("torch" if expected == "torch" or found is None else found.instructions)
+    assert describe(encoder)["attention"] == (found.instructions if taken and found else "torch")
 
 
 @pytest.mark.parametrize("compiler", ["cc", "no-such-compiler"])
