@@ -1,7 +1,7 @@
-"""Build hook of the wheel: compiles the encoder's attention (pipeline/encoder/attention.c) where it can be compiled.
+"""Build hook of the wheel: compiles the encoder's inner loops (pipeline/encoder/compiled/) where they can be compiled.
 
 pip calls it through hatchling (pyproject.toml), for editable installs too. Invariant: a machine without a C compiler,
-or with another processor than x86-64, gets a wheel that is whole without it: torch's attention runs there, slower.
+or with another processor than x86-64, gets a wheel that is whole without it: torch's own operations run there, slower.
 """
 
 import os
@@ -16,11 +16,11 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-SOURCE = Path("pipeline", "encoder", "attention.c")
+FOLDER = Path("pipeline", "encoder", "compiled")
 INSTRUCTIONS = {"avx512": ["-mavx512f"], "avx2": ["-mavx2", "-mfma"]}
 
 
-class AttentionHook(BuildHookInterface):
+class CompiledHook(BuildHookInterface):
     """Adds what could be compiled to the wheel, which is then one for this platform."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:  # noqa: ARG002 (the interface passes it)
@@ -31,19 +31,32 @@ class AttentionHook(BuildHookInterface):
             build_data["tag"] = "py3-none-" + sysconfig.get_platform().replace("-", "_").replace(".", "_")
 
     def _compile(self, instructions: str) -> Path | None:
-        """The library for these instructions, beside its source; None, with the reason on stderr, where that fails."""
-        to = SOURCE.with_name(f"attention_{instructions}.so")
+        """The library for these instructions, beside the sources; None, with the reason on stderr, where that fails."""
+        to = FOLDER / f"{instructions}.so"
         if platform.machine().lower() not in {"x86_64", "amd64"}:
             return None
-        stamp = f'-DSOURCE_SHA256="{sha256(Path(self.root, SOURCE).read_bytes()).hexdigest()}"'
+        sources = sorted(Path(self.root, FOLDER).glob("*.[ch]"))
+        stamp = f'-DSOURCE_SHA256="{sha256(b"".join(file.read_bytes() for file in sources)).hexdigest()}"'
         compiler = shlex.split(os.environ.get("CC", "cc"))
-        command = [*compiler, "-O3", "-std=gnu11", "-shared", "-fPIC", *INSTRUCTIONS[instructions], stamp]
-        command += ["-o", str(to), str(SOURCE)]
+        command = [
+            *compiler,
+            "-O3",
+            "-std=gnu11",
+            "-shared",
+            "-fPIC",
+            *INSTRUCTIONS[instructions],
+            stamp,
+            "-o",
+            str(to),
+        ]
+        command += [str(FOLDER / file.name) for file in sources if file.suffix == ".c"] + ["-lm"]
         try:
             Path(self.root, to).unlink(missing_ok=True)
             subprocess.run(command, cwd=self.root, check=True, capture_output=True)  # noqa: S603 (the builder's compiler)
         except (OSError, subprocess.CalledProcessError) as e:
             said = getattr(e, "stderr", b"") or b""
-            sys.stderr.write(f"{SOURCE} was not compiled, torch's attention runs: {e}\n{said.decode(errors='replace')}")
+            sys.stderr.write(
+                f"{FOLDER} was not compiled, torch's own operations run: {e}\n{said.decode(errors='replace')}"
+            )
             return None
         return to

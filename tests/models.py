@@ -1,5 +1,7 @@
 """Tiny models of every family, texts of ragged lengths, and every pooling with its plain definition."""
 
+import pytest
+
 from pipeline.spec.feature import Feature
 
 TOLERANCE = 2e-5  # float32, absolute: the promise of the README
@@ -9,7 +11,7 @@ BERT = {
     "hidden_size": 32,
     "num_hidden_layers": 3,
     "num_attention_heads": 4,
-    "intermediate_size": 48,
+    "intermediate_size": 64,
     "max_position_embeddings": 130,
 }
 ARCHITECTURES = {
@@ -22,7 +24,7 @@ ARCHITECTURES = {
         "dim": 32,
         "n_layers": 3,
         "n_heads": 4,
-        "hidden_dim": 48,
+        "hidden_dim": 64,
         "max_position_embeddings": 130,
     },
     "electra": BERT | {"embedding_size": 16},
@@ -67,3 +69,9 @@ POOLS = {
     "tokens": lambda hidden: hidden,
 }
 EVERYTHING = {pool: Feature(pool=pool, layers="all", special_tokens=pool == "tokens") for pool in POOLS}
+
+
+def leave_all_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a machine for which nothing was compiled."""
+    for user in ("encoder", "attention"):
+        monkeypatch.setattr(f"pipeline.encoder.{user}.find_kernel", lambda: None)

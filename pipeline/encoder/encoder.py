@@ -24,11 +24,12 @@ from pipeline.encoder.first_tokens import FirstTokens
 from pipeline.encoder.forward import Forward, pooled_vectors, takes_first_tokens_alone
 from pipeline.encoder.gate import can_narrow, check_head, choose_layout
 from pipeline.encoder.heads import run_head, run_pooler, takes_mean
+from pipeline.encoder.kernel import find_kernel
 from pipeline.encoder.lanes import Lanes, available_cores
 from pipeline.encoder.layers import Taps, compile_layers, drop_layers_above
-from pipeline.encoder.linear import onednn_is_faster
+from pipeline.encoder.linear import multiplies_with
 from pipeline.encoder.load import load_model
-from pipeline.encoder.memory import bound_onednn, most_tokens
+from pipeline.encoder.memory import most_tokens
 from pipeline.encoder.packing import Index, Pack, pack
 from pipeline.encoder.ragged import Columns
 from pipeline.encoder.resolve import (
@@ -100,19 +101,18 @@ class Encoder:
 
     def _load(self) -> None:
         """Load in float32, compare with eager transformers, then drop the upper layers and cast."""
-        bound_onednn()
         self._model, self._classifier = load_model(self.checkpoint, head=self.plan.wants("logits"), device=self.device)
         taps = Taps(self._model)
         if self._classifier is not None:
             check_head(self._classifier, self.checkpoint.max_positions)
-        onednn = self.device.type == "cpu" and self.dtype == "float32" and onednn_is_faster()
-        self.linear = "onednn" if onednn else "torch"
-        self.layout, self.layout_reason = choose_layout(self._model, taps, self.checkpoint.max_positions, onednn=onednn)
+        kernel = find_kernel() if self.device.type == "cpu" and self.dtype == "float32" else None
+        self.layout, self.layout_reason = choose_layout(self._model, taps, self.checkpoint.max_positions, kernel=kernel)
         if self.plan.attention_layers:
             self._model.set_attn_implementation("eager")
             self.layout, self.layout_reason = "dense", "attentions were asked for: windows of equal length, no padding"
         forward = self._make_forward(self._model, self._classifier, taps, self.dtype)
         shape = self.checkpoint.shape
+        self.linear = multiplies_with(self._model)
         self.attention = attends_with(self._model, shape.hidden_size // shape.num_heads)
         self.most_tokens = most_tokens(forward, self.device, self.max_tokens)
         self._lanes = Lanes.on(

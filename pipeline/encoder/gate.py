@@ -15,8 +15,9 @@ from pipeline.encoder.attention import PACKED, takes_packed_inputs
 from pipeline.encoder.batch import Batch, dense_batch, packed_batch
 from pipeline.encoder.first_tokens import FirstTokens
 from pipeline.encoder.heads import run_head, run_pooler, takes_mean
+from pipeline.encoder.kernel import Kernel
 from pipeline.encoder.layers import Taps
-from pipeline.encoder.linear import use_onednn
+from pipeline.encoder.linear import use_kernel
 from pipeline.encoder.mpnet import adapt_mpnet
 from pipeline.encoder.packing import Pack
 from pipeline.errors import JobError
@@ -27,7 +28,7 @@ _LENGTHS = (3, 9, 9, 150)  # two of equal length, and one beyond the usual slidi
 
 
 def choose_layout(
-    model: PreTrainedModel, taps: Taps, max_positions: int | None, *, onednn: bool = False
+    model: PreTrainedModel, taps: Taps, max_positions: int | None, *, kernel: Kernel | None = None
 ) -> tuple[str, str]:
     """Decide between the packed and the dense layout, and set the model's attention accordingly.
 
@@ -35,7 +36,7 @@ def choose_layout(
         model: in float32.
         taps: on its layers.
         max_positions: tokens that the model can take.
-        onednn: let oneDNN run its linear layers, before they are compared with what torch's own give.
+        kernel: that is to run its linear layers, before they are compared with what torch's own give.
 
     Returns:
         ("packed" or "dense", why).
@@ -46,8 +47,8 @@ def choose_layout(
     windows = _probe(model, max_positions)
     model.set_attn_implementation("eager")
     want = [_eager(model, window) for window in windows]
-    if onednn:
-        use_onednn(model)
+    if kernel:
+        use_kernel(model, kernel)
     reason = can_pack(model, taps, windows, want)
     if reason is None:
         return "packed", "equal to eager attention on every layer"

@@ -1,9 +1,9 @@
-"""Attention of all windows of a packed row in one call of compiled code (attention.c), on CPUs with AVX-512 or AVX2.
+"""Compiled code for the two things that a float32 pass on a CPU consists of: attention and linear layers (compiled/).
 
-torch's own kernel takes one call for each run of windows of equal length, and reaches a sixth to six tenths of what a
-core can do at the head dimensions of small encoders (infra/decisions/0015). Knows nothing of models and packs.
-Invariants: float32 on the CPU alone; a window's bits do not depend on the windows beside it; where nothing was built
-for the machine, or from another source, there is no kernel, and torch's own attention runs.
+torch's own attention takes one call for each run of windows of equal length (infra/decisions/0015), and its linear
+layers bring every result to memory before the next step takes it up (0016). Knows nothing of models and packs.
+Invariants: float32 on the CPU alone; a window's and a row's bits do not depend on those beside them; where nothing was
+built for the machine, or from another source, there is no kernel, and torch runs.
 """
 
 import ctypes
@@ -21,6 +21,32 @@ _STEPS = c_int64 * 8
 _DIM = 16  # of which head dimensions are multiples: whole registers
 
 
+class Weights(ctypes.Structure):
+    """`weights` of compiled/linear.c: addresses, and the numbers of inputs, outputs, and inputs in a panel."""
+
+    _fields_ = (
+        ("panels", c_void_p),
+        ("bias", c_void_p),
+        ("inputs", c_int64),
+        ("outputs", c_int64),
+        ("depth", c_int64),
+    )
+
+
+class Norm(ctypes.Structure):
+    """`norm` of compiled/linear.c: layer normalisation."""
+
+    _fields_ = (("scale", c_void_p), ("shift", c_void_p), ("epsilon", c_float))
+
+
+_SIGNATURES = {
+    "attend": [c_void_p] * 4 + [POINTER(c_int64), c_void_p] + [c_int64] * 5 + [c_float],
+    "linear": [c_void_p, c_int64, POINTER(Weights), c_int32, c_void_p],
+    "linear_norm": [c_void_p, c_void_p, c_int64, POINTER(Weights), POINTER(Norm), c_void_p],
+    "feed_forward": [c_void_p, c_void_p, c_int64, POINTER(Weights), POINTER(Weights), POINTER(Norm), c_void_p],
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Kernel:
     """The compiled code for one instruction set."""
@@ -31,18 +57,23 @@ class Kernel:
     @classmethod
     def load(cls, instructions: str) -> Self | None:
         """The kernel built for these instructions from the source beside it; None if there is none that runs here."""
-        folder = Path(__file__).parent
+        folder = Path(__file__).with_name("compiled")
         try:
-            library = ctypes.CDLL(str(folder / f"attention_{instructions}.so"))
-            source = sha256((folder / "attention.c").read_bytes()).hexdigest()
+            library = ctypes.CDLL(str(folder / f"{instructions}.so"))
         except OSError:
             return None
         library.source_sha256.restype = c_char_p
-        if library.source_sha256() != source.encode():  # a checkout that went on, and was not installed anew
+        if library.source_sha256() != source_sha256(folder).encode():  # a checkout that went on, not installed anew
             return None
-        library.attend.argtypes = [c_void_p] * 4 + [POINTER(c_int64), c_void_p] + [c_int64] * 5 + [c_float]
-        library.attend.restype = library.runs_here.restype = c_int32
+        for name, types in _SIGNATURES.items():
+            getattr(library, name).argtypes = types
+        library.panel_columns.restype = c_int64
         return cls(instructions, library) if library.runs_here() else None
+
+    @property
+    def columns(self) -> int:
+        """Columns of a panel of weights."""
+        return self.library.panel_columns()
 
     def attend(
         self,
@@ -74,10 +105,49 @@ class Kernel:
         steps = _STEPS(*(step for tensor in (q_THD, k_THD, v_THD, out) for step in tensor.stride()[:2]))
         scale = dim**-0.5 if scaling is None else scaling
         far = longest if reach is None else reach
-        if self.library.attend(*pointers, steps, cu.data_ptr(), len(cu) - 1, longest, heads, dim, far, scale):
-            msg = f"no memory for the attention of a window of {longest} tokens"
-            raise MemoryError(msg)
-        return out
+        failed = self.library.attend(*pointers, steps, cu.data_ptr(), len(cu) - 1, longest, heads, dim, far, scale)
+        return _unless(failed, out)
+
+    def linear(self, rows: Tensor, weights: Weights, *, gelu: bool = False) -> Tensor:
+        """A linear layer, and the exact GELU if wanted: (..., outputs) of (..., inputs).
+
+        As in all of these, tensors are contiguous, and each row is as long as the weights say.
+
+        Raises:
+            MemoryError: there is none for a block of rows.
+        """
+        out = torch.empty(*rows.shape[:-1], weights.outputs)
+        count = rows.numel() // weights.inputs
+        return _unless(self.library.linear(rows.data_ptr(), count, weights, gelu, out.data_ptr()), out)
+
+    def linear_norm(self, rows: Tensor, residual: Tensor, weights: Weights, norm: Norm) -> Tensor:
+        """The norm of a linear layer's output plus a residual, as large as the residual. See `linear`."""
+        out, pointers = torch.empty(residual.shape), (rows.data_ptr(), residual.data_ptr())
+        count = rows.numel() // weights.inputs
+        return _unless(self.library.linear_norm(*pointers, count, weights, norm, out.data_ptr()), out)
+
+    def feed_forward(
+        self, rows: Tensor, residual: Tensor, first: Weights, second: Weights, norm: Norm | None
+    ) -> Tensor:
+        """Two linear layers with the exact GELU between them, back to the rows' width; with a norm, that of the sum.
+
+        The sum is that with the residual, which nothing else looks at. See `linear`.
+        """
+        out, pointers = torch.empty(rows.shape), (rows.data_ptr(), residual.data_ptr())
+        count = rows.numel() // first.inputs
+        return _unless(self.library.feed_forward(*pointers, count, first, second, norm, out.data_ptr()), out)
+
+
+def _unless(failed: int, out: Tensor) -> Tensor:
+    if failed:
+        msg = f"no memory for a step of the pass that gives {' x '.join(map(str, out.shape))} numbers"
+        raise MemoryError(msg)
+    return out
+
+
+def source_sha256(folder: Path) -> str:
+    """Of what is compiled: all of the folder's C, in the order of the names."""
+    return sha256(b"".join(file.read_bytes() for file in sorted(folder.glob("*.[ch]")))).hexdigest()
 
 
 def takes(q_THD: Tensor, k_THD: Tensor, v_THD: Tensor) -> bool:

@@ -1,103 +1,160 @@
-"""Linear layers as a CPU with wide vectors runs them fastest: laid out once for oneDNN, GELU inside the product.
+"""Linear layers through compiled code (kernel.py), with the steps behind them: GELU, the residual sum, layer norm.
 
-torch's own linear layer asks MKL, which leaves a tenth of an AMD core with AVX-512 unused, and half of it when the rows
-are few (infra/decisions/0013). Knows nothing of packs and threads. Invariants: float32 alone; who multiplies is a
-property of the machine and is never timed, so that the same machine gives the same bits; a row's product does not
-depend on the rows beside it.
+Where a model's modules are written as BERT's are, a whole feed-forward block is one call, and so is the projection of
+attention's output with its norm; any other linear layer is one by itself. Knows nothing of packs and threads.
+Invariants: float32 on the CPU alone; a row's numbers do not depend on the rows beside it; gate.py compares the model
+with these layers against the one that it was.
 """
 
-import ctypes
-import mmap
-from collections.abc import Sequence
-from pathlib import Path
+import inspect
+from dataclasses import dataclass
+from typing import Any, TypeGuard
 
-import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.activations import GELUActivation
 
+from pipeline.encoder.kernel import Kernel, Norm
 from pipeline.encoder.layers import find_layers
+from pipeline.encoder.panels import Panels, Room, fits, mapped_files
 
-# (linear layer, activation) as transformers' feed-forward blocks name them: BERT's family, DistilBERT, ALBERT.
-_FEED_FORWARD = (("dense", "intermediate_act_fn"), ("lin1", "activation"), ("ffn", "activation"))
+# (layer, activation, second layer where it stands beside them) as transformers' feed-forward blocks name them: BERT's
+# family, DistilBERT, ALBERT.
+_INTERMEDIATE = ("dense", "intermediate_act_fn")
+_FEED_FORWARD = ((*_INTERMEDIATE, ""), ("lin1", "activation", "lin2"), ("ffn", "activation", "ffn_output"))
+# What BERT's two outputs are made of, and what they are called with.
+_NORMED, _TAKES = {"dense", "LayerNorm", "dropout"}, ["hidden_states", "input_tensor"]
+_MOST_DEPTH = 512  # of a block's inner numbers, so many are in memory at once
 
 
-def onednn_is_faster() -> bool:
-    """Whether this machine's linear layers in float32 are for oneDNN. With AVX2 alone MKL is faster."""
-    wide = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
-    return wide and torch.backends.mkldnn.is_available()
+def multiplies_with(model: nn.Module) -> str:
+    """Who computes a model's linear layers: the instructions of the compiled kernel, or "torch"."""
+    panels = (module for module in model.modules() if isinstance(module, Panels))
+    return next((module.kernel.instructions for module in panels), "torch")
 
 
-def use_onednn(model: PreTrainedModel) -> None:
-    """Replace every linear layer in the layers of a float32 model on the CPU; the old weights are let go one by one.
+def use_kernel(model: PreTrainedModel, kernel: Kernel) -> None:
+    """Replace every linear layer in the layers of a float32 model on the CPU that the kernel can take.
 
     Embeddings, pooler and head keep theirs: they see few rows, and other code looks at what they are made of.
     """
-    files = _mapped_files()
-
-    def replace(module: nn.Module, name: str, linear: nn.Linear, *, gelu: bool = False) -> None:
-        setattr(module, name, OneDnnLinear(linear, gelu=gelu))
-        _let_go_of_pages(linear.weight, files)
-
-    for module in list(find_layers(model).modules()):
-        for dense, activation in _FEED_FORWARD:
-            linear = getattr(module, dense, None)
-            if isinstance(linear, nn.Linear) and _is_exact_gelu(getattr(module, activation, None)):
-                replace(module, dense, linear, gelu=True)
-                setattr(module, activation, nn.Identity())
-        for name, linear in list(module.named_children()):
-            if type(linear) is nn.Linear:
-                replace(module, name, linear)
+    files = mapped_files()
+    for layer in find_layers(model):
+        floats = sum(module.weight.numel() for module in layer.modules() if fits(module, kernel))
+        _Layer(kernel, Room(floats, files)).replace(layer)
 
 
-class OneDnnLinear(nn.Module):
-    """`nn.Linear` in float32 through oneDNN, with the exact GELU after it if wanted."""
+class Linear(Panels):
+    """`nn.Linear`, with the exact GELU after it if wanted."""
 
-    def __init__(self, linear: nn.Linear, *, gelu: bool = False) -> None:
-        """Lay the weight out.
-
-        Args:
-            linear: in float32, on the CPU.
-            gelu: apply GELU by the error function, not its approximation by tanh.
-        """
-        super().__init__()
-        self.in_features, self.out_features = linear.in_features, linear.out_features
-        laid_out = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach())  # noqa: SLF001 (inductor's own)
-        self.laid_out = nn.Parameter(laid_out, requires_grad=False)
-        self.bias = linear.bias
-        self._then = ("gelu", [], "none") if gelu else ("none", [], "")
-
-    @property
-    def weight(self) -> Tensor:
-        """(out, in) as `nn.Linear` has it, for code that looks at it: made anew at each look."""
-        return self.laid_out.to_dense()
+    gelu = False
 
     def forward(self, hidden: Tensor) -> Tensor:
         """(..., in) → (..., out)."""
-        return torch.ops.mkldnn._linear_pointwise(hidden, self.laid_out, self.bias, *self._then)  # noqa: SLF001 (likewise)
-
-    def extra_repr(self) -> str:
-        """For printing, like `nn.Linear`."""
-        return f"in_features={self.in_features}, out_features={self.out_features}, then={self._then[0]}"
+        return self.kernel.linear(hidden.contiguous(), self.weights, gelu=self.gelu)
 
 
-def _mapped_files() -> list[range]:
-    """Addresses at which files are mapped into this process; none where the system does not tell."""
-    maps = Path("/proc/self/maps")
-    mapped = [line.split() for line in maps.read_text().splitlines()] if maps.exists() else []
-    spans = [fields[0].split("-") for fields in mapped if len(fields) > 5 and fields[5].startswith("/")]
-    return [range(int(first, 16), int(stop, 16)) for first, stop in spans]
+class LinearNorm(nn.Module):
+    """BERT's output of attention: a linear layer, the sum with the residual, and the norm of it."""
+
+    def __init__(self, dense: Panels, norm: nn.LayerNorm) -> None:
+        """Of what it was made of."""
+        super().__init__()
+        self.dense, self.LayerNorm = dense, norm
+
+    def forward(self, hidden_states: Tensor, input_tensor: Tensor) -> Tensor:
+        """(..., in) and the residual (..., out) → (..., out)."""
+        rows, residual = hidden_states.contiguous(), input_tensor.contiguous()
+        return self.dense.kernel.linear_norm(rows, residual, self.dense.weights, _norm(self.LayerNorm))
 
 
-def _let_go_of_pages(weight: Tensor, files: Sequence[range]) -> None:
-    """Let the pages go on which a weight is mapped from the checkpoint's file, which stays mapped for other weights.
+class FeedForward(nn.Module):
+    """Two linear layers with GELU between them; with a norm, that of the sum with a residual."""
 
-    Else they would count beside the laid-out copy. They stay in the system's cache, for the next process.
-    """
-    page = mmap.PAGESIZE
-    first, stop = -(-weight.data_ptr() // page) * page, (weight.data_ptr() + weight.nbytes) // page * page
-    if stop > first and any(first in file and stop - 1 in file for file in files):
-        ctypes.CDLL(None).madvise(ctypes.c_void_p(first), ctypes.c_size_t(stop - first), mmap.MADV_DONTNEED)
+    def __init__(self, first: Panels, second: Panels, norm: nn.LayerNorm | None) -> None:
+        """Of what it was made of."""
+        super().__init__()
+        self.first, self.second, self.norm = first, second, norm
+
+    def forward(self, hidden_states: Tensor, input_tensor: Tensor | None = None) -> Tensor:
+        """(..., H), and the residual where there is a norm, → (..., H)."""
+        rows = hidden_states.contiguous()
+        residual = rows if input_tensor is None else input_tensor.contiguous()
+        norm = None if self.norm is None else _norm(self.norm)
+        return self.first.kernel.feed_forward(rows, residual, self.first.weights, self.second.weights, norm)
+
+
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    """What the linear layers of one layer of a model are laid out with."""
+
+    kernel: Kernel
+    room: Room
+
+    def replace(self, module: nn.Module) -> None:
+        """All linear layers in a module, the largest blocks first."""
+        self._replace_outputs(module)
+        for names in _FEED_FORWARD:
+            self._replace_feed_forward(module, *names)
+        for name, child in list(module.named_children()):
+            if fits(child, self.kernel):
+                setattr(module, name, Linear(child, self.kernel, self.room))
+            elif not isinstance(child, Panels | LinearNorm | FeedForward):
+                self.replace(child)
+
+    def _replace_outputs(self, module: nn.Module) -> None:
+        """An output with its norm, as behind attention; where `intermediate` stands beside it, both are one block."""
+        output = getattr(module, "output", None)
+        if not self._is_normed(output):
+            return
+        block = self._block(
+            getattr(module, "intermediate", None), *_FEED_FORWARD[0][:2], output.dense, output.LayerNorm
+        )
+        if block is None:
+            block = LinearNorm(Panels(output.dense, self.kernel, self.room), output.LayerNorm)
+        else:
+            module.intermediate = nn.Identity()
+        module.output = block
+
+    def _replace_feed_forward(self, module: nn.Module, dense: str, activation: str, second: str) -> None:
+        """A linear layer with GELU behind it, and the second layer where it stands beside them."""
+        if block := self._block(module, dense, activation, getattr(module, second, None), None):
+            setattr(module, second, nn.Identity())
+        elif self._ends_in_gelu(module, dense, activation):
+            block = Linear(getattr(module, dense), self.kernel, self.room)
+            block.gelu = True
+        else:
+            return
+        setattr(module, dense, block)
+        setattr(module, activation, nn.Identity())
+
+    def _block(
+        self, module: nn.Module | None, dense: str, activation: str, second: Any, norm: nn.LayerNorm | None
+    ) -> FeedForward | None:
+        """A whole feed-forward block, if it is one that the kernel takes."""
+        if not (self._ends_in_gelu(module, dense, activation) and fits(second, self.kernel)):
+            return None
+        first, columns, inner = getattr(module, dense), self.kernel.columns, second.in_features
+        if (first.in_features, first.out_features) != (second.out_features, inner):
+            return None
+        depth = max(depth for depth in range(columns, _MOST_DEPTH + 1, columns) if inner % depth == 0)
+        laid_out = Panels(first, self.kernel, self.room)
+        return FeedForward(laid_out, Panels(second, self.kernel, self.room, depth=depth), norm)
+
+    def _ends_in_gelu(self, module: nn.Module | None, dense: str, activation: str) -> bool:
+        return fits(getattr(module, dense, None), self.kernel) and _is_exact_gelu(getattr(module, activation, None))
+
+    def _is_normed(self, output: nn.Module | None) -> TypeGuard[Any]:
+        """Whether a module is the norm of a linear layer's output plus a residual, as BERT writes it."""
+        if output is None or {name for name, _ in output.named_children()} != _NORMED:
+            return False
+        norm, takes = output.LayerNorm, list(inspect.signature(output.forward).parameters)
+        plain = type(norm) is nn.LayerNorm and norm.bias is not None and len(norm.normalized_shape) == 1
+        return plain and takes == _TAKES and fits(output.dense, self.kernel)
+
+
+def _norm(norm: nn.LayerNorm) -> Norm:
+    return Norm(norm.weight.data_ptr(), norm.bias.data_ptr(), norm.eps)
 
 
 def _is_exact_gelu(activation: object) -> bool:

@@ -1,10 +1,9 @@
-"""The device's memory: how large a pack it takes, how a CPU's is kept for the next pack, and what oneDNN may keep.
+"""The device's memory: how large a pack it takes, and how a CPU's is kept for the next pack.
 
 Packed attention's memory grows with the tokens of a pack and with nothing else, so one measurement gives its slope.
 """
 
 import ctypes
-import os
 import sys
 
 import numpy as np
@@ -21,9 +20,6 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
 _LARGE_BYTES = 32 << 20  # glibc refuses a larger threshold
 _NEVER_BYTES = (1 << 31) - 1
 _GROW_BYTES = 64 << 20
-
-# Programs that oneDNN keeps, and those that torch's layer around it keeps in each thread: a pack runs four.
-_ONEDNN_PROGRAMS = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "32", "LRU_CACHE_CAPACITY": "8"}
 
 
 def most_tokens(forward: Forward, device: torch.device, max_tokens: int) -> int | None:
@@ -55,13 +51,3 @@ def keep_freed_memory() -> None:
         mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)
         mallopt(_M_TRIM_THRESHOLD, _NEVER_BYTES)
         mallopt(_M_TOP_PAD, _GROW_BYTES)
-
-
-def bound_onednn() -> None:
-    """Let oneDNN keep few of the programs that it makes for each number of rows, before it makes the first.
-
-    Packs have hundreds of numbers of rows. A program takes 0.3 MB and more, and is made in 0.1 ms; by default 1,024 are
-    kept in all and 1,024 in each thread. What the user has set in the environment stays.
-    """
-    for variable, programs in _ONEDNN_PROGRAMS.items():
-        os.environ.setdefault(variable, programs)

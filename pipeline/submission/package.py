@@ -54,8 +54,8 @@ def job_code(job: Job) -> list[Code]:
 
 
 def _no_code(folder: str, names: list[str]) -> list[str]:
-    """What stays here: all but Python files, the encoder's attention and its source, and the folders that hold them."""
-    kept = (".py", ".so", ".c")
+    """What stays here: all but Python files, the compiled code and its source, and the folders that hold them."""
+    kept = (".py", ".so", ".c", ".h")
     return [name for name in names if name == "__pycache__" or not (name.endswith(kept) or Path(folder, name).is_dir())]
 
 

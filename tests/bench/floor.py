@@ -2,8 +2,8 @@
 
 The products are those of the unpadded tokens: four of hidden x hidden and two of hidden x intermediate for each token
 and layer, and attention's own two. On a CPU each core runs its own stream of products, without barriers between them;
-on CUDA one stream. The rate is that of the model's own shapes at the best number of tokens and the best of torch's
-ways to multiply: its linear layer, `addmm`, and on a CPU oneDNN with weights laid out for it.
+on CUDA one stream. The rate is that of the model's own shapes at the best number of tokens and the best of the
+ways to multiply: torch's linear layer, `addmm`, and on a CPU oneDNN and Varve's own code, with weights laid out for it.
 """
 
 import time
@@ -50,11 +50,14 @@ class Floor:
 
     def measure(self) -> dict[str, float]:
         """{"tokens, call": operations per second}, all streams together."""
+        from pipeline.encoder.kernel import find_kernel
+
         cuda = self._device == "cuda"
+        on_cpu = ["linear", "addmm", "onednn", *(["compiled"] if find_kernel() else [])]
         rates = {
             f"{tokens:,} tokens, {call}": self._rate(self._products(tokens, call))
             for tokens in (CUDA_TOKENS if cuda else CPU_TOKENS)
-            for call in (("linear", "addmm") if cuda else ("linear", "addmm", "onednn"))
+            for call in (["linear", "addmm"] if cuda else on_cpu)
         }
         return rates | ({f"{CUBE} cubed": self._rate(self._cube)} if cuda else {})
 
@@ -63,24 +66,18 @@ class Floor:
             import torch
             from torch import nn
 
-            from pipeline.encoder.linear import OneDnnLinear
-
             h, f = self._shape.hidden_size, self._shape.intermediate_size
             kind = {"device": self._device, "dtype": torch.float16 if self._device == "cuda" else torch.float32}
             layers = [nn.Linear(i, o, **kind) for i, o in [(h, h)] * 4 + [(h, f), (f, h)]]
             inputs = [torch.randn(tokens, layer.in_features, **kind) for layer in layers]
-            turned = [layer.weight.t() for layer in layers]
-            run = [OneDnnLinear(layer) for layer in layers] if call == "onednn" else layers
+            ways = {"linear": list, "addmm": _addmm, "onednn": _onednn, "compiled": _compiled}
+            products = list(zip(ways[call](layers), inputs, strict=True))
 
-            def linear() -> None:
-                for layer, hidden in zip(run, inputs, strict=True):
-                    layer(hidden)
+            def run() -> None:
+                for multiply, hidden in products:
+                    multiply(hidden)
 
-            def addmm() -> None:
-                for layer, weight, hidden in zip(layers, turned, inputs, strict=True):
-                    torch.addmm(layer.bias, hidden, weight)
-
-            return addmm if call == "addmm" else linear, (8 * h * h + 4 * h * f) * tokens
+            return run, (8 * h * h + 4 * h * f) * tokens
 
         return make
 
@@ -118,3 +115,30 @@ class Floor:
             import torch
 
             torch.cuda.synchronize()
+
+
+def _addmm(layers: Sequence[Any]) -> list[Callable[[Any], Any]]:
+    import torch
+
+    turned = [(layer.weight.t(), layer.bias) for layer in layers]
+    return [lambda x, w=w, b=b: torch.addmm(b, x, w) for w, b in turned]
+
+
+def _onednn(layers: Sequence[Any]) -> list[Callable[[Any], Any]]:
+    """As torch's own compiler puts them in; they have no public name."""
+    import torch
+
+    ops = torch.ops.mkldnn
+    laid_out = [(ops._reorder_linear_weight(layer.weight.detach()), layer.bias) for layer in layers]  # noqa: SLF001
+    return [lambda x, w=w, b=b: ops._linear_pointwise(x, w, b, "none", [], "") for w, b in laid_out]  # noqa: SLF001
+
+
+def _compiled(layers: Sequence[Any]) -> list[Callable[[Any], Any]]:
+    """As the encoder runs them."""
+    from pipeline.encoder.kernel import find_kernel
+    from pipeline.encoder.linear import Linear
+    from pipeline.encoder.panels import Room
+
+    kernel = find_kernel()
+    assert kernel is not None
+    return [Linear(layer, kernel, Room(layer.weight.numel(), [])) for layer in layers]

@@ -8,7 +8,7 @@ from pipeline.encoder.encoder import Encoder
 from pipeline.errors import JobError
 from pipeline.spec.feature import Feature
 from pipeline.spec.model import Model
-from tests.models import ARCHITECTURES, EVERYTHING, PACKED, POOLS, RAGGED, TOLERANCE
+from tests.models import ARCHITECTURES, EVERYTHING, PACKED, POOLS, RAGGED, TOLERANCE, leave_all_to_torch
 
 
 def worst_difference(columns, outputs) -> dict[str, float]:
@@ -22,10 +22,11 @@ def worst_difference(columns, outputs) -> dict[str, float]:
     return worst
 
 
-@pytest.mark.parametrize("onednn", [True, False])
+@pytest.mark.parametrize("compiled", [True, False])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_every_pooling_of_every_layer_equals_plain_transformers(architecture, onednn, tiny, plain, monkeypatch):
-    monkeypatch.setattr("pipeline.encoder.encoder.onednn_is_faster", lambda: onednn)
+def test_every_pooling_of_every_layer_equals_plain_transformers(architecture, compiled, tiny, plain, monkeypatch):
+    if not compiled:
+        leave_all_to_torch(monkeypatch)
     folder = tiny(architecture)
     encoder = Encoder(Model(name=folder, max_tokens=128), EVERYTHING, device="cpu")
     outputs = [plain(folder)(text) for text in RAGGED]
@@ -35,9 +36,10 @@ def test_every_pooling_of_every_layer_equals_plain_transformers(architecture, on
     assert (encoder.layout == "packed") == (architecture in PACKED)
 
 
-@pytest.mark.parametrize("onednn", [True, False])
-def test_every_pooling_of_every_layer_of_the_real_minilm_equals_plain_transformers(onednn, minilm, plain, monkeypatch):
-    monkeypatch.setattr("pipeline.encoder.encoder.onednn_is_faster", lambda: onednn)
+@pytest.mark.parametrize("compiled", [True, False])
+def test_every_pooling_of_the_real_minilm_equals_plain_transformers(compiled, minilm, plain, monkeypatch):
+    if not compiled:
+        leave_all_to_torch(monkeypatch)
     encoder = Encoder(Model(name=minilm, max_tokens=128), EVERYTHING, device="cpu")
     worst = worst_difference(encoder(RAGGED), [plain(minilm)(text) for text in RAGGED])
     assert max(worst.values()) <= TOLERANCE, worst

@@ -9,19 +9,20 @@ from pipeline.encoder.first_tokens import FirstTokens
 from pipeline.encoder.gate import can_narrow
 from pipeline.encoder.layers import find_layers
 from pipeline.spec.model import Model
-from tests.models import ARCHITECTURES, POOLS, RAGGED, TOLERANCE
+from tests.models import ARCHITECTURES, POOLS, RAGGED, TOLERANCE, leave_all_to_torch
 
 # Those whose last layer has a module of its own behind attention, or at its end (MPNet).
 NARROW = {"bert", "roberta", "xlm-roberta", "electra", "mpnet"}
 NEIGHBOURS = 2e-6  # see test_neighbours.py
 
 
-@pytest.mark.parametrize("onednn", [True, False])
+@pytest.mark.parametrize("compiled", [True, False])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_cls_alone_equals_plain_transformers_whether_the_layer_can_be_cut_or_not(
-    architecture, onednn, tiny, plain, monkeypatch
+    architecture, compiled, tiny, plain, monkeypatch
 ):
-    monkeypatch.setattr("pipeline.encoder.encoder.onednn_is_faster", lambda: onednn)
+    if not compiled:
+        leave_all_to_torch(monkeypatch)
     folder = tiny(architecture)
     encoder = Encoder(Model(name=folder, max_tokens=128), {"cls": "cls@-1"}, device="cpu")
     assert describe(encoder)["top_layer"] == ("first tokens" if architecture in NARROW else "all tokens")
@@ -63,9 +64,10 @@ def test_the_pooler_of_a_layer_cut_to_first_tokens_equals_plain_transformers(tin
     assert np.abs(encoder(RAGGED)["p"] - want).max() <= TOLERANCE
 
 
-@pytest.mark.parametrize("onednn", [True, False])
-def test_a_first_token_alone_and_in_any_pack_and_thread_differs_in_the_last_bits_at_most(onednn, tiny, monkeypatch):
-    monkeypatch.setattr("pipeline.encoder.encoder.onednn_is_faster", lambda: onednn)
+@pytest.mark.parametrize("compiled", [True, False])
+def test_a_first_token_alone_and_in_any_pack_and_thread_differs_in_the_last_bits_at_most(compiled, tiny, monkeypatch):
+    if not compiled:
+        leave_all_to_torch(monkeypatch)
     spec = Model(name=tiny("bert"), max_tokens=128)
     texts = [f"{text} {number}" for number in range(12) for text in RAGGED]
     one = Encoder(spec, {"e": "cls@-1"}, device="cpu", tokens_per_pack=64, threads=1)

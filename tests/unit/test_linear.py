@@ -1,6 +1,8 @@
-"""Linear layers through oneDNN, on any machine: which of the two multiplies is chosen by the machine alone."""
+"""Linear layers in compiled code, with what follows them: `make install` builds it where there is a C compiler."""
 
 import os
+import platform
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,73 +13,220 @@ from torch import nn
 from transformers import AutoModel
 
 from pipeline.encoder.encoder import Encoder, describe
-from pipeline.encoder.linear import OneDnnLinear, use_onednn
+from pipeline.encoder.kernel import Kernel
+from pipeline.encoder.linear import FeedForward, Linear, LinearNorm, multiplies_with, use_kernel
+from pipeline.encoder.panels import Panels, Room
 from pipeline.spec.model import Model
 from tests.models import ARCHITECTURES, TOLERANCE
 
 IDS = torch.tensor([[101, 2182, 2003, 2070, 3793, 102]])
+BUILT = [kernel for instructions in ("avx512", "avx2") if (kernel := Kernel.load(instructions))]
+CAN_BUILD = platform.machine() == "x86_64" and shutil.which("cc") is not None
+
+pytestmark = [
+    pytest.mark.skipif(not CAN_BUILD, reason="this machine has no C compiler, or is no x86-64"),
+    pytest.mark.usefixtures("seeded"),
+]
+each_kernel = pytest.mark.parametrize("kernel", BUILT, ids=lambda kernel: kernel.instructions)
+# Of each kind of step: (inputs, inner or outputs).
+WIDTHS = [(32, 64), (96, 32), (384, 1536), (512, 512), (1024, 1056)]
 
 
+@pytest.fixture
+def seeded():
+    torch.manual_seed(0)
+    with torch.inference_mode():
+        yield
+
+
+def laid_out(kernel, linear, kind=Panels, **more):
+    return kind(linear, kernel, Room(linear.weight.numel(), []), **more)
+
+
+def make_linear(kernel, inputs, outputs, *, gelu=False):
+    linear = nn.Linear(inputs, outputs)
+    made = laid_out(kernel, linear, Linear)
+    made.gelu = gelu
+    after = nn.GELU() if gelu else nn.Identity()
+    return made, lambda rows: after(linear.double()(rows.double()))
+
+
+def make_linear_norm(kernel, inputs, outputs):
+    linear, norm = nn.Linear(inputs, outputs), nn.LayerNorm(outputs, eps=1e-12)
+    nn.init.normal_(norm.weight)
+    nn.init.normal_(norm.bias)
+    made = LinearNorm(laid_out(kernel, linear), norm)
+    wide = nn.LayerNorm(outputs, eps=1e-12).double()
+    wide.load_state_dict(norm.state_dict())
+    return made, lambda rows, residual: wide(linear.double()(rows.double()) + residual.double())
+
+
+def make_feed_forward(kernel, width, inner, *, normed=True):
+    first, second, norm = nn.Linear(width, inner), nn.Linear(inner, width), nn.LayerNorm(width, eps=1e-12)
+    depth = max(depth for depth in range(kernel.columns, 513, kernel.columns) if inner % depth == 0)
+    made = FeedForward(laid_out(kernel, first), laid_out(kernel, second, depth=depth), norm if normed else None)
+
+    def plain(rows):
+        out = second.double()(nn.functional.gelu(first.double()(rows.double())))
+        return nn.LayerNorm(width, eps=1e-12).double()(out + rows.double()) if normed else out
+
+    return made, plain
+
+
+@each_kernel
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-@torch.inference_mode()
-def test_a_model_whose_layers_go_through_onednn_equals_itself(architecture, tiny):
+def test_a_model_whose_layers_go_through_the_kernel_equals_itself(kernel, architecture, tiny):
     model = AutoModel.from_pretrained(tiny(architecture), attn_implementation="eager").eval()
     num_parameters = sum(p.numel() for p in model.parameters())
     want = model(input_ids=IDS, output_hidden_states=True).hidden_states
-    use_onednn(model)
+    use_kernel(model, kernel)
     got = model(input_ids=IDS, output_hidden_states=True).hidden_states
     assert max(float((g - w).abs().max()) for g, w in zip(got, want, strict=True)) <= TOLERANCE
-    assert any(isinstance(module, OneDnnLinear) for module in model.modules())
+    assert multiplies_with(model) == kernel.instructions
     assert sum(p.numel() for p in model.parameters()) == num_parameters
 
 
+@each_kernel
+@pytest.mark.parametrize(
+    ("architecture", "blocks", "norms"),
+    [("bert", 3, 3), ("roberta", 3, 3), ("electra", 3, 3), ("mpnet", 3, 0), ("distilbert", 3, 0), ("albert", 1, 0)],
+)
+def test_whole_blocks_are_taken_where_a_layer_is_written_as_berts_is(kernel, architecture, blocks, norms, tiny):
+    exact = {"hidden_act": "gelu"} if architecture == "albert" else {}
+    model = AutoModel.from_pretrained(tiny(architecture, **exact)).eval()
+    use_kernel(model, kernel)
+    kinds = [type(module) for module in model.modules()]
+    assert (kinds.count(FeedForward), kinds.count(LinearNorm)) == (blocks, norms)
+
+
+@each_kernel
 @pytest.mark.parametrize(("activation", "taken"), [("gelu", True), ("gelu_new", False), ("relu", False)])
-@torch.inference_mode()
-def test_only_the_exact_gelu_is_taken_into_the_product(activation, taken, tiny):
+def test_only_the_exact_gelu_is_taken_into_the_block(kernel, activation, taken, tiny):
     model = AutoModel.from_pretrained(tiny("bert", hidden_act=activation), attn_implementation="eager").eval()
     # Values for which the approximations differ by more than the tolerance.
     for layer in model.encoder.layer:
         layer.intermediate.dense.weight *= 100
     want = model(input_ids=IDS).last_hidden_state
-    use_onednn(model)
-    assert isinstance(model.encoder.layer[0].intermediate.intermediate_act_fn, nn.Identity) == taken
+    use_kernel(model, kernel)
+    assert isinstance(model.encoder.layer[0].output, FeedForward) == taken
     assert float((model(input_ids=IDS).last_hidden_state - want).abs().max()) <= TOLERANCE
 
 
+@pytest.mark.parametrize(
+    ("changed", "taken"), [({"intermediate_size": 72}, {Linear, LinearNorm}), ({"hidden_size": 24}, set())]
+)
+def test_widths_that_do_not_fill_registers_stay_with_torch(changed, taken, tiny):
+    model = AutoModel.from_pretrained(tiny("bert", **changed), attn_implementation="eager").eval()
+    want = model(input_ids=IDS).last_hidden_state
+    use_kernel(model, BUILT[0])
+    assert {type(module) for module in model.modules()} & {Linear, LinearNorm, FeedForward} == taken
+    assert float((model(input_ids=IDS).last_hidden_state - want).abs().max()) <= TOLERANCE
+
+
+@each_kernel
+@pytest.mark.parametrize(("inputs", "outputs"), WIDTHS)
+@pytest.mark.parametrize("rows", [0, 1, 5, 12, 97, 200])
+def test_every_step_equals_itself_in_double(kernel, inputs, outputs, rows):
+    hidden, residual = torch.randn(rows, inputs), torch.randn(rows, outputs)
+    steps = [make_linear(kernel, inputs, outputs), make_linear(kernel, inputs, outputs, gelu=True)]
+    steps += [make_feed_forward(kernel, inputs, outputs, normed=normed) for normed in (True, False)]
+    for step, plain in steps:
+        torch.testing.assert_close(step(hidden), plain(hidden).float(), atol=5e-6, rtol=5e-6)
+    step, plain = make_linear_norm(kernel, inputs, outputs)
+    torch.testing.assert_close(step(hidden, residual), plain(hidden, residual).float(), atol=5e-6, rtol=5e-6)
+
+
+@each_kernel
 @pytest.mark.parametrize("bias", [True, False])
-@torch.inference_mode()
-def test_a_layer_keeps_its_weight_and_takes_any_number_of_rows(bias):
-    torch.manual_seed(0)
-    linear = nn.Linear(48, 32, bias=bias)
-    through_onednn = OneDnnLinear(linear)
-    assert torch.equal(through_onednn.weight, linear.weight)
-    for shape in ((48,), (0, 48), (1, 48), (1, 1000, 48), (3, 5, 48)):
+def test_a_layer_keeps_its_weight_and_takes_rows_of_any_shape(kernel, bias):
+    linear = nn.Linear(96, 64, bias=bias)
+    weight = linear.weight.clone()
+    for depth in (None, 32):
+        assert torch.equal(laid_out(kernel, linear, depth=depth).weight, weight)
+    through_kernel = laid_out(kernel, linear, Linear)
+    for shape in ((96,), (0, 96), (1, 96), (1, 1000, 96), (3, 5, 96)):
         hidden = torch.randn(shape)
-        assert through_onednn(hidden).shape == (*shape[:-1], 32)
-        torch.testing.assert_close(through_onednn(hidden), linear(hidden), atol=1e-6, rtol=1e-5)
+        assert through_kernel(hidden).shape == (*shape[:-1], 64)
+        torch.testing.assert_close(through_kernel(hidden), linear(hidden), atol=1e-6, rtol=1e-5)
+    turned = torch.randn(96, 7).T  # not contiguous
+    torch.testing.assert_close(through_kernel(turned), linear(turned), atol=1e-6, rtol=1e-5)
 
 
-@torch.inference_mode()
-def test_a_rows_product_has_the_same_bits_whatever_rows_are_beside_it():
-    torch.manual_seed(0)
-    through_onednn = OneDnnLinear(nn.Linear(384, 1536), gelu=True)
-    hidden = torch.randn(1000, 384)
-    together = through_onednn(hidden)
-    for rows in (1, 2, 3, 17, 64, 333, 999):
-        assert torch.equal(through_onednn(hidden[:rows].clone()), together[:rows]), rows
+@each_kernel
+@pytest.mark.parametrize("width", [384, 1024])
+def test_a_row_has_the_same_bits_whatever_rows_are_beside_it(kernel, width):
+    hidden, residual = torch.randn(500, width), torch.randn(500, width)
+    linear, _ = make_linear(kernel, width, 4 * width, gelu=True)
+    normed, _ = make_linear_norm(kernel, width, width)
+    block, _ = make_feed_forward(kernel, width, 4 * width)
+    together = [linear(hidden), normed(hidden, residual), block(hidden)]
+    for rows in (1, 2, 11, 12, 13, 97, 333, 499):
+        some, beside = hidden[-rows:].clone(), residual[-rows:].clone()
+        for got, want in zip([linear(some), normed(some, beside), block(some)], together, strict=True):
+            assert torch.equal(got, want[-rows:]), rows
 
 
-@pytest.mark.parametrize(("capability", "chosen"), [("AVX512", "onednn"), ("AVX2", "torch"), ("DEFAULT", "torch")])
-def test_the_machine_alone_decides_who_multiplies_and_the_manifest_says_who(capability, chosen, tiny, monkeypatch):
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
-    encoder = Encoder(Model(name=tiny("bert"), max_tokens=128), device="cpu")
-    assert describe(encoder)["linear"] == chosen
+def test_cpus_of_both_kinds_give_the_same_bits():
+    first, second, norm = nn.Linear(384, 1536), nn.Linear(1536, 384), nn.LayerNorm(384)
+    hidden, residual = torch.randn(100, 384), torch.randn(100, 384)
+    given = []
+    for kernel in BUILT:
+        block = FeedForward(laid_out(kernel, first), laid_out(kernel, second, depth=512), norm)
+        given.append(block(hidden, residual))
+    assert all(torch.equal(given[0], other) for other in given[1:])
 
 
-def test_half_precision_stays_with_torch(tiny, monkeypatch):
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
-    encoder = Encoder(Model(name=tiny("bert"), max_tokens=128, dtype="bfloat16"), device="cpu")
-    assert describe(encoder)["linear"] == "torch"
+@each_kernel
+def test_gelu_is_that_of_the_error_function_from_end_to_end(kernel):
+    linear = nn.Linear(32, 32)
+    linear.weight.copy_(torch.eye(32))
+    linear.bias.zero_()
+    step = laid_out(kernel, linear, Linear)
+    step.gelu = True
+    values = torch.cat([torch.linspace(-12, 12, 320_000), torch.tensor([-1e30, -1e4, -0.0, 1e4, 1e30, 1e-40])])
+    values = nn.functional.pad(values, (0, -len(values) % 32)).view(-1, 32)
+    got, want = step(values), nn.functional.gelu(values.double()).float()
+    torch.testing.assert_close(got, want, atol=1e-6, rtol=2e-7)
+    assert (got[values < -5.6] == 0).all()
+    assert torch.equal(got[values > 5.6], values[values > 5.6])
+
+
+@each_kernel
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+def test_a_number_that_is_not_finite_stays_in_its_row(kernel, bad):
+    hidden = torch.randn(30, 64)
+    block, _ = make_feed_forward(kernel, 64, 128)
+    want = block(hidden)
+    broken = hidden.clone()
+    broken[17, 3] = bad
+    got = block(broken)
+    others = torch.arange(30) != 17
+    assert torch.equal(got[others], want[others])
+    assert not torch.isfinite(got[17]).any()
+
+
+@each_kernel
+@pytest.mark.parametrize("rows", [1, 13, 96, 100])
+def test_nothing_is_written_beyond_the_last_row(kernel, rows):
+    linear = laid_out(kernel, nn.Linear(64, 96))
+    hidden, out = torch.randn(rows, 64), torch.full((rows + 2, 96), 7.0)
+    assert kernel.library.linear(hidden.data_ptr(), rows, linear.weights, 1, out[1:].data_ptr()) == 0
+    assert (out[[0, -1]] == 7).all()
+    assert (out[1:-1] != 7).all()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_half_precision_stays_with_torch_and_the_manifest_says_so(dtype, tiny):
+    encoder = Encoder(Model(name=tiny("bert"), max_tokens=128, dtype=dtype), device="cpu")
+    assert (describe(encoder)["linear"] == "torch") == (dtype != "float32")
+
+
+def wide_bert(tiny, folder):
+    """A model whose layers are most of it, on a disk."""
+    config = AutoModel.from_pretrained(tiny("bert")).config
+    config.update({"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 4})
+    AutoModel.from_config(config).save_pretrained(folder)
+    return AutoModel.from_pretrained(folder, attn_implementation="eager").eval()
 
 
 def resident_bytes(file: Path) -> int:
@@ -92,47 +241,40 @@ def resident_bytes(file: Path) -> int:
 
 
 @pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="reads Linux's account of a process's memory")
-@torch.inference_mode()
 def test_weights_that_were_laid_out_do_not_count_a_second_time_in_the_checkpoints_file(tiny, tmp_path):
-    config = AutoModel.from_pretrained(tiny("bert")).config
-    config.update({"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 4})
-    AutoModel.from_config(config).save_pretrained(tmp_path)
+    model = wide_bert(tiny, tmp_path)
     file = (tmp_path / "model.safetensors").resolve()
-    model = AutoModel.from_pretrained(tmp_path, attn_implementation="eager").eval()
     want = model(input_ids=IDS).last_hidden_state
     laid_out_bytes = sum(m.weight.nbytes for m in model.encoder.modules() if isinstance(m, nn.Linear))
     before_bytes = resident_bytes(file)
     assert before_bytes >= laid_out_bytes
-    use_onednn(model)
+    use_kernel(model, BUILT[0])
     assert resident_bytes(file) <= before_bytes - 0.9 * laid_out_bytes  # pages at their edges hold other weights too
     assert float((model(input_ids=IDS).last_hidden_state - want).abs().max()) <= TOLERANCE
 
 
-_MANY_SIZES = """
+_DROP = """
 import re, sys
 from pathlib import Path
-from pipeline.encoder import encoder
+from pipeline.encoder.encoder import Encoder
 
-def anonymous_mb():
-    return int(re.search(r"RssAnon:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024
+def anonymous_bytes():
+    return int(re.search(r"RssAnon:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
 
-encoder.onednn_is_faster = lambda: True
-encode = encoder.Encoder(sys.argv[1], {"e": "mean@1"}, device="cpu", threads=1)
-
-def run(tokens):
-    encode(["word " * (tokens - 2)] if tokens <= 256 else ["word " * 254, "word " * (tokens - 258)])
-
-run(500)
-before = anonymous_mb()
-for tokens in range(500, 100, -1):
-    run(tokens)
-print(anonymous_mb() - before)
+layer = sys.argv[2]
+Encoder(sys.argv[1], {"e": f"mean@{layer}"}, device="cpu", threads=1)
+before = anonymous_bytes()
+held = Encoder(sys.argv[1], {"e": f"mean@{layer}"}, device="cpu", threads=1)
+print(anonymous_bytes() - before)
 """
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's account of a process's memory")
-def test_packs_of_many_sizes_leave_no_memory_behind(minilm):
-    env = {name: value for name, value in os.environ.items() if "CACHE_CAPACITY" not in name}
-    command = [sys.executable, "-c", _MANY_SIZES, minilm]
-    told = subprocess.run(command, capture_output=True, text=True, check=True, env=env)
-    assert float(told.stdout) < 90  # 400 sizes times three programs that are all kept: 570 MB
+def test_layers_that_no_feature_needs_give_their_memory_back(minilm):
+    def held_bytes(layer: int) -> int:
+        command = [sys.executable, "-c", _DROP, minilm, str(layer)]
+        told = subprocess.run(command, capture_output=True, text=True, check=True, env=dict(os.environ))
+        return int(told.stdout)
+
+    weights_bytes = 12 * 384 * 384 * 4  # of a layer
+    assert held_bytes(6) - held_bytes(1) >= 4 * weights_bytes

@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 
 from pipeline.encoder.encoder import Encoder
+from pipeline.encoder.kernel import find_kernel
 from pipeline.spec.feature import Feature
 from pipeline.spec.model import Model
 from tests.models import EVERYTHING, RAGGED
 
-# A row's neighbours may change its last bits: the BLAS library chooses its kernels, and with them the order of sums, by
-# the number of rows in a matrix. In one job a row always has the same neighbours.
+# A row's neighbours may change its last bits where torch multiplies: the BLAS library chooses its kernels, and with
+# them the order of sums, by the number of rows in a matrix. In one job a row always has the same neighbours.
 NEIGHBOURS = 2e-6
 
 
@@ -26,6 +27,20 @@ def test_a_text_alone_and_in_any_pack_differs_in_the_last_bits_at_most(architect
             for name, values in alone[row].items():
                 got, want = np.asarray(together[name][row]), np.asarray(values[0])
                 assert np.abs(got.astype(np.float64) - want).max(initial=0) <= NEIGHBOURS, (name, row)
+
+
+@pytest.mark.skipif(find_kernel() is None, reason="nothing was compiled for this machine")
+@pytest.mark.parametrize("architecture", ["bert", "roberta", "modernbert"])
+def test_a_text_alone_and_in_any_pack_has_the_same_bits_where_all_of_a_layer_is_compiled(architecture, tiny):
+    folder = tiny(architecture, hidden_size=64)  # heads of 16
+    texts = [*RAGGED, *(f"{text} more" for text in RAGGED)]
+    spec, features = Model(name=folder, max_tokens=128), {"e": "mean@0,1,2,3", "c": "cls@3", "t": "tokens@2"}
+    alone = [Encoder(spec, features, device="cpu")([text]) for text in texts]
+    for tokens_per_pack, threads in ((16, 1), (64, 2), (1024, 3)):
+        together = Encoder(spec, features, device="cpu", tokens_per_pack=tokens_per_pack, threads=threads)(texts)
+        for row in range(len(texts)):
+            for name, values in alone[row].items():
+                assert np.array_equal(together[name][row], values[0]), (name, row)
 
 
 @pytest.mark.parametrize("architecture", ["bert", "modernbert", "mpnet", "deberta-v2"])
