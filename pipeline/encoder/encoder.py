@@ -27,7 +27,7 @@ from pipeline.encoder.heads import run_head, run_pooler, takes_mean
 from pipeline.encoder.kernel import find_kernel
 from pipeline.encoder.lanes import Lanes, available_cores
 from pipeline.encoder.layers import Taps, compile_layers, drop_layers_above
-from pipeline.encoder.linear import multiplies_with
+from pipeline.encoder.linear import multiplies_alone, multiplies_with
 from pipeline.encoder.load import load_model
 from pipeline.encoder.memory import most_tokens
 from pipeline.encoder.packing import Index, Pack, pack
@@ -121,6 +121,7 @@ class Encoder:
             self.threads,
             rescue=self._make_rescue if self.dtype == "float16" else None,
             most_tokens=self.most_tokens,
+            cut_last=self.attention != "torch" and multiplies_alone(self._model),
         )
 
     def _make_forward(
@@ -185,8 +186,8 @@ class Encoder:
         packs = list(pack(lengths, self.tokens_per_pack, padded=dense, equal=equal))
         results.count(repeats=len(kind) - len(distinct), packs=len(packs), packed_tokens=int(lengths.sum()))
         # The longest windows first: what is left for the end is small, and no thread waits long for another.
-        for windows in reversed(packs):
-            self._lanes.submit(Pack.of(tokens, distinct[windows], windows), results)
+        laid_out = [Pack.of(tokens, distinct[windows], windows) for windows in reversed(packs)]
+        self._lanes.submit(laid_out, results)
         return Call(self, tokens, kind, results)
 
     @torch.inference_mode()

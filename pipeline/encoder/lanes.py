@@ -1,16 +1,17 @@
 """Packs on a device: how many run at once, who waits for whom, and what happens to one that does not fit.
 
 A lane is a thread that runs packs one after the other. A CPU has a lane for each core, each with one pack at a time:
-nothing has to meet at a barrier inside a layer. A GPU has one lane, which launches a pack before it reads the results
-of the one before, so that the device never waits for the host. Knows nothing of poolings and texts. Invariants: every
-window of a pack is kept or told why it is not; a pack is cut only when memory runs out, and that is counted.
+nothing has to meet at a barrier inside a layer, and the last packs of a queue are cut, so that all lanes end together.
+A GPU has one lane, which launches a pack before it reads the results of the one before, so that the device never waits
+for the host. Knows nothing of poolings and texts. Invariants: every window of a pack is kept or told why it is not; a
+pack is cut where memory runs out, which is counted, and at the end of a queue, where a row has the same bits in any.
 """
 
 import gc
 import os
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from threading import Barrier, Lock
@@ -24,6 +25,8 @@ from pipeline.encoder.forward import Forward, Vectors
 from pipeline.encoder.memory import keep_freed_memory
 from pipeline.encoder.packing import Pack
 from pipeline.encoder.results import Results
+
+_LEAST_TOKENS = 256  # of a pack that was cut for another lane: smaller ones wait for their weights
 
 
 def available_cores() -> int:
@@ -58,6 +61,7 @@ class Lanes:
         to_host: ToHost,
         rescue: Callable[[], Callable[[Pack], Vectors]] | None = None,
         most_tokens: int | None = None,
+        cut_last: bool = False,
     ) -> None:
         """Start the lanes.
 
@@ -68,10 +72,12 @@ class Lanes:
             to_host: brings what `forward` gives to the host.
             rescue: gives the pass for windows whose numbers overflow in half precision; None in float32.
             most_tokens: that fit into the device's memory at once.
+            cut_last: share the last packs of a queue among the lanes, for a row has the same bits in any pack.
         """
         self._forward, self._to_host = forward, to_host
         self._rescue, self._rescuer = rescue, None
         self._most_tokens = most_tokens
+        self._lanes, self._cut_last = lanes, cut_last
         self._late_packs = late_packs
         self._late: deque[_Launched] = deque()
         self._waiting = 0
@@ -88,11 +94,12 @@ class Lanes:
         keep_freed_memory()
         return cls(forward, lanes=threads, late_packs=0, to_host=_here, **more)
 
-    def submit(self, pack: Pack, results: Results) -> None:
-        """Queue a pack; what it gives arrives in `results`."""
+    def submit(self, packs: Sequence[Pack], results: Results) -> None:
+        """Queue packs; what they give arrives in `results`."""
         with self._lock:
-            self._waiting += 1
-        self._pool.submit(self._take, pack, results)
+            self._waiting += len(packs)
+        for pack in packs:
+            self._pool.submit(self._take, pack, results)
 
     def _give_each_a_core(self, lanes: int) -> None:
         """One core to a lane for torch's own work; torch's number for all other threads stays what it was."""
@@ -114,11 +121,20 @@ class Lanes:
         """Run a pack, then read what is late: all of it when no pack waits to be launched."""
         with self._lock:
             self._waiting -= 1
+            among_last = self._cut_last and self._waiting < self._lanes
         try:
-            self._run(pack, results)
+            self._run(self._share(pack, results) if among_last else pack, results)
         except BaseException as e:  # noqa: BLE001 (it belongs to the caller's thread)
             results.abort(e)
         self._read_late(self._late_packs if self._waiting else 0)
+
+    def _share(self, pack: Pack, results: Results) -> Pack:
+        """Half of a pack, the other half queued for whichever lane is free first; all of it where it is small."""
+        if len(pack.windows) < 2 or pack.num_tokens < 2 * _LEAST_TOKENS:
+            return pack
+        pack, rest = pack.halves()
+        self.submit([rest], results)
+        return pack
 
     def _run(self, pack: Pack, results: Results) -> None:
         """Launch a pack, in halves where memory is short."""

@@ -33,6 +33,12 @@ def multiplies_with(model: nn.Module) -> str:
     return next((module.kernel.instructions for module in panels), "torch")
 
 
+def multiplies_alone(model: nn.Module) -> bool:
+    """Whether no linear layer of a model's passes is left to torch, so that a row's bits do not depend on its pack."""
+    left = (name for name, module in model.named_modules() if type(module) is nn.Linear)
+    return multiplies_with(model) != "torch" and all(name.startswith("pooler.") for name in left)
+
+
 def use_kernel(model: PreTrainedModel, kernel: Kernel) -> None:
     """Replace every linear layer in the layers of a float32 model on the CPU that the kernel can take.
 

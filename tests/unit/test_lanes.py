@@ -39,8 +39,7 @@ def run(pack: Pack, forward, *, packs: int = 1, **options) -> Results:
     lanes = Lanes(forward, **{"lanes": 1, "late_packs": 0, "to_host": at_once, **options})
     results = Results(PLAN, PLAN.pooled, pack.lengths, 2, 1)
     cuts = np.array_split(np.arange(len(pack.windows)), packs)
-    for some in cuts:
-        lanes.submit(pack.select(some), results)
+    lanes.submit([pack.select(some) for some in cuts], results)
     results.wait()
     return results
 
@@ -55,6 +54,24 @@ def test_packs_in_any_number_of_lanes_bring_each_window_its_own_vectors(lanes, l
     pack = windows(1, 1, 2, 3, 5, 8, 13)
     results = run(pack, first_ids, packs=7, lanes=lanes, late_packs=late_packs)
     assert_every_window_has_its_own(results, pack)
+
+
+def test_the_last_packs_of_a_queue_are_shared_so_that_no_lane_idles_long():
+    ran = []
+    begun = threading.Barrier(2)
+
+    def forward(pack):
+        if not ran:
+            begun.wait(10)  # the other lane has the other half
+        ran.append(pack.num_tokens)
+        return first_ids(pack)
+
+    pack = windows(*[128] * 32)
+    results = run(pack, forward, packs=4, lanes=2, cut_last=True)
+    assert_every_window_has_its_own(results, pack)
+    assert sum(ran) == pack.num_tokens
+    assert ran.count(1024) == 2  # while as many packs wait as there are lanes, they stay whole
+    assert min(ran) >= 256
 
 
 def test_a_late_lane_launches_the_next_pack_before_it_waits_for_the_last():
@@ -73,8 +90,7 @@ def test_a_late_lane_launches_the_next_pack_before_it_waits_for_the_last():
     pack = windows(1, 1, 1)
     lanes = Lanes(forward, lanes=1, late_packs=1, to_host=to_host)
     results = Results(PLAN, PLAN.pooled, pack.lengths, 2, 1)
-    for window in range(3):
-        lanes.submit(pack.select(np.array([window])), results)
+    lanes.submit([pack.select(np.array([window])) for window in range(3)], results)
     both_queued.set()
     results.wait()
     assert told == [("launched", 0), ("launched", 1), ("waited", 0), ("launched", 2), ("waited", 1), ("waited", 2)]
