@@ -1,5 +1,5 @@
 # `make demo` and `make test` are all that a new machine needs: Python 3.11 or newer with pip, make and git. With a C
-# compiler (`cc`) on an x86-64 CPU the encoder is a sixth faster.
+# compiler (`cc`) on an x86-64 CPU the encoder is a fifth faster.
 
 PYTHON ?= python3
 VENV := .venv
