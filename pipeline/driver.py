@@ -17,6 +17,7 @@ from pipeline import manifest, stages
 from pipeline.cluster.connection import start_ray
 from pipeline.cluster.layout import Layout, settle
 from pipeline.errors import JobError, RunError
+from pipeline.imports import collected_afterwards, uncollected
 from pipeline.manifest import Manifest
 from pipeline.parts import Parts
 from pipeline.quiet import quiet_datasets, quiet_transformers
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 OnStart = Callable[["Plan", int, Storage], None]
 
 
+@collected_afterwards()
 def embed(
     job: Job,
     *,
@@ -83,7 +85,7 @@ def embed(
     on_start(plan, done_rows, storage)
     clock.lap("plan")
     # Beside the start of replicas, which it would hold up if it came before.
-    Thread(target=import_module, args=("pipeline.canary",), daemon=True).start()
+    Thread(target=_import, args=("pipeline.canary",), daemon=True).start()
     ran = run_graph(plan, storage, lacking, done_rows, layout) if lacking else None
     clock.lap("graph")
     found = manifest.committed(storage, splits)
@@ -135,13 +137,19 @@ class _Clock:
 def _start(job: Job, clock: _Clock) -> Layout:
     """Start Ray, which mostly waits, while torch and transformers are imported, which mostly computes."""
     with ThreadPoolExecutor(1) as imports:
-        imported = imports.submit(import_module, "pipeline.recall")
+        imported = imports.submit(_import, "pipeline.recall")
         start_ray(job.compute)
         _, layout = settle(job.compute)
         clock.lap("ray")
         imported.result()
     clock.lap("imports")
     return layout
+
+
+def _import(name: str) -> None:
+    """Import a module for its users, who come later."""
+    with uncollected():
+        import_module(name)
 
 
 def _remains(found: Mapping[int, Mapping[Range, int]], plan: "Plan") -> str:

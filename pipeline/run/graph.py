@@ -28,6 +28,7 @@ from pipeline.cluster.layout import IO_CPUS, WRITE_CPUS, Layout, diagnose
 from pipeline.cluster.nodes import look
 from pipeline.envelope import Sealed, seal, unseal
 from pipeline.errors import VarveError
+from pipeline.imports import uncollected
 from pipeline.metrics import MeteredTally
 from pipeline.parts import Parts
 from pipeline.progress import Line
@@ -88,7 +89,8 @@ class _Shards(Datasource):
         held, rows_per_part, tell = self._dataset, self._rows_per_part, self._tell
 
         def read() -> Iterator[pa.Table]:
-            from pipeline.source.dataset import streams_without_torch  # noqa: PLC0415 (writers do without)
+            with uncollected():
+                from pipeline.source.dataset import streams_without_torch  # noqa: PLC0415 (writers do without)
 
             if tell.stopped():
                 return

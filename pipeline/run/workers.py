@@ -3,10 +3,13 @@
 The driver would wait for that code before the first replica is even asked for.
 """
 
-from typing import TYPE_CHECKING
+from functools import cache
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from pipeline.imports import uncollected
 from pipeline.run.reports import Reports
 
 if TYPE_CHECKING:
@@ -18,9 +21,7 @@ class Replica:
 
     def __init__(self, work: "Work", tell: Reports) -> None:
         """Load the model and report; see pipeline/replica.py."""
-        from pipeline import replica  # noqa: PLC0415 (see the top)
-
-        self._replica = replica.Replica(work, tell)
+        self._replica = _code().Replica(work, tell)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Bring a part's texts to its features."""
@@ -29,6 +30,10 @@ class Replica:
 
 def tokenize_part(batch: pa.Table, work: "Work", tell: Reports) -> pa.Table:
     """Add the tokens of its blocks to a part on its way to a replica."""
-    from pipeline import replica  # noqa: PLC0415 (see the top)
+    return _code().tokenize_part(batch, work, tell)
 
-    return replica.tokenize_part(batch, work, tell)
+
+@cache
+def _code() -> Any:
+    with uncollected():
+        return import_module("pipeline.replica")

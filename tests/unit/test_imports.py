@@ -61,10 +61,11 @@ def test_encoder_needs_only_torch_and_transformers(package):
 
 def test_imports_follow_the_flow():
     order = [
-        "errors", "quiet", "spec", "columns", "ranges", "storage", "source", "tokenizer", "code", "computed", "texts",
-        "encoder", "schema", "size", "sink", "parts", "trial", "plan", "recall", "manifest", "recomputed", "reference",
-        "canary", "envelope", "tally", "featurize", "estimate", "metrics", "progress", "stages", "quarantine", "work",
-        "replica", "cluster", "forecast", "watch", "run", "check", "verify", "driver", "submission", "probe",
+        "errors", "quiet", "imports", "spec", "columns", "ranges", "storage", "source", "tokenizer", "code",
+        "computed", "texts", "encoder", "schema", "size", "sink", "parts", "trial", "plan", "recall", "manifest",
+        "recomputed", "reference", "canary", "envelope", "tally", "featurize", "estimate", "metrics", "progress",
+        "stages", "quarantine", "work", "replica", "cluster", "forecast", "watch", "run", "check", "verify", "driver",
+        "submission", "probe",
     ]  # fmt: skip
     stages = {path.stem if path.parent == ROOT / "pipeline" else path.parent.name for path in PIPELINE} - {"__init__"}
     assert stages == set(order)
