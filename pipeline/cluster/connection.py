@@ -9,7 +9,7 @@ import logging
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from threading import current_thread, main_thread
 from typing import Any
 
@@ -40,7 +40,7 @@ def start_ray(compute: Compute) -> None:
             else:
                 _start_own(_size(compute) | quiet)
             # Before Ray's own, which first waits half a second for what workers print: nothing of it is shown.
-            atexit.register(ray.shutdown)
+            atexit.register(leave_ray)
         except Exception as e:  # a node that does not come up in time raises no narrower one
             where = os.environ.get("RAY_ADDRESS", "this machine")
             msg = f"Ray at {where} could not be joined: {' '.join(str(e).split())[:300]}"
@@ -49,6 +49,20 @@ def start_ray(compute: Compute) -> None:
             # Ray puts its own in place, which ends the process with the signal's number for an exit code.
             if current_thread() is main_thread():
                 signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+
+
+def leave_ray() -> None:
+    """Part from Ray, and end what this process has started of it.
+
+    Ray ends the monitor of its autoscaler after the server that this one asks, so that it hears of no signal and is
+    given up after a second. It goes first here: nothing is scaled any more.
+    """
+    with suppress(ImportError, AttributeError):  # Ray has no public place for it
+        from ray._private.worker import _global_node  # noqa: PLC0415 (as it is now)
+
+        if _global_node is not None:
+            _global_node.kill_monitor(check_alive=False)
+    ray.shutdown()
 
 
 def _start_own(options: dict[str, Any]) -> None:
