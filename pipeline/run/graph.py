@@ -11,30 +11,28 @@ import json
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import pyarrow as pa
 import ray
-from ray.data import ActorPoolStrategy, DataContext, Datasource, ReadTask, TaskPoolStrategy
-from ray.data.block import BlockMetadata
+from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
 from ray.exceptions import RayError, UserCodeException
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline import sink
 from pipeline.cluster.layout import IO_CPUS, WRITE_CPUS, Layout, diagnose
 from pipeline.cluster.nodes import look
-from pipeline.envelope import Sealed, seal, unseal
+from pipeline.envelope import unseal
 from pipeline.errors import VarveError
-from pipeline.imports import uncollected
 from pipeline.metrics import MeteredTally
 from pipeline.parts import Parts
 from pipeline.progress import Line
-from pipeline.quiet import quiet_datasets
-from pipeline.ranges import Missing, Range
+from pipeline.ranges import Missing
 from pipeline.run.reports import Reports
+from pipeline.run.shards import Shards
 from pipeline.run.tasks import MAX_RETRIES, model_files, told
 from pipeline.run.workers import Replica, tokenize_part
 from pipeline.sink import Part
@@ -45,7 +43,6 @@ from pipeline.watch import Watch
 
 if TYPE_CHECKING:
     from pipeline.plan import Plan
-    from pipeline.source.dataset import Dataset
 
 # Of one that tokenizes: `tokenizers` spreads a batch over cores, and other tasks fill its pauses.
 _TOKENIZER_CPUS = 1.0
@@ -60,52 +57,6 @@ TOGETHER_BYTES = 16 << 10
 _PARTS_A_TRIM = 4000
 _READ: dict[str, Any] = {"num_cpus": IO_CPUS, "max_retries": MAX_RETRIES}
 _PART_BY_PART: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow", "zero_copy_batch": True}
-
-
-class _Shards(Datasource):
-    """One read task for each shard that lacks rows."""
-
-    def __init__(self, dataset: "Dataset", lacking: Mapping[int, Missing], rows_per_part: int, tell: Reports) -> None:
-        super().__init__()
-        self._tell = tell
-        # Held once in the object store: a closure over it would be pickled for every shard.
-        self._dataset = ray.put(dataset)
-        self._lacking = dict(lacking)
-        self._rows_per_part = rows_per_part
-
-    def estimate_inmemory_data_size(self) -> int | None:
-        return None
-
-    def get_read_tasks(
-        self,
-        parallelism: int,  # noqa: ARG002 (one task per shard, always)
-        per_task_row_limit: int | None = None,  # noqa: ARG002
-        data_context: DataContext | None = None,  # noqa: ARG002
-    ) -> list[ReadTask]:
-        unknown = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
-        return [ReadTask(self._reader(shard, lacks), unknown) for shard, lacks in self._lacking.items()]
-
-    def _reader(self, shard: int, lacks: Missing) -> Callable[[], Iterator[pa.Table]]:
-        held, rows_per_part, tell = self._dataset, self._rows_per_part, self._tell
-
-        def read() -> Iterator[pa.Table]:
-            with uncollected():
-                from pipeline.source.dataset import streams_without_torch  # noqa: PLC0415 (writers do without)
-
-            if tell.stopped():
-                return
-            quiet_datasets()
-            with streams_without_torch():
-                began = time.perf_counter()
-                for start, table in ray.get(held).read_parts(shard, rows_per_part, lacks):
-                    seconds = time.perf_counter() - began
-                    if tell.stopped():
-                        return
-                    tell.spend("read", seconds)
-                    yield seal(Sealed(Range(shard, start, start + len(table)), table))
-                    began = time.perf_counter()
-
-        return read
 
 
 def _commit(batch: pa.Table, storage: Storage, fingerprint: str, tell: Reports) -> pa.Table:
@@ -171,7 +122,7 @@ def _flow(
 
     work = Work.of(plan, layout.device, layout.threads, model_files(plan, layout))
     flow = ray.data.read_datasource(
-        _Shards(plan.dataset, lacking, plan.resolved.rows_per_part, tell),
+        Shards(plan.dataset, lacking, plan.resolved.rows_per_part, tell),
         override_num_blocks=len(lacking),
         ray_remote_args=_READ,
     )

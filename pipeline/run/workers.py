@@ -35,5 +35,6 @@ def tokenize_part(batch: pa.Table, work: "Work", tell: Reports) -> pa.Table:
 
 @cache
 def _code() -> Any:
+    """What they do, imported once in a process."""
     with uncollected():
         return import_module("pipeline.replica")
