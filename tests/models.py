@@ -48,6 +48,17 @@ ARCHITECTURES = {
         "bos_token_id": 101,
         "eos_token_id": 102,
     },
+    "nomic_bert": BERT,
+    "eurobert": BERT
+    | {
+        "pad_token_id": 0,
+        "bos_token_id": 101,
+        "eos_token_id": 102,
+        "mask_token_id": 103,
+        "classifier_pooling": "bos",
+    },
+    "gte": BERT | {"pad_token_id": 0},
+    "jina_embeddings_v3": BERT | {"pad_token_id": 1, "bos_token_id": 101, "eos_token_id": 102},
 }
 PACKED = set(ARCHITECTURES) - {"deberta-v2"}
 

@@ -10,27 +10,26 @@ order of the texts, and depend on nothing but the texts given in one call.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from transformers import PreTrainedModel
 
 from pipeline.encoder.attention import attends_with
+from pipeline.encoder.call import Call
 from pipeline.encoder.checkpoint import Checkpoint, look_at
 from pipeline.encoder.distinct import find_distinct
 from pipeline.encoder.first_tokens import FirstTokens
 from pipeline.encoder.forward import Forward, pooled_vectors, takes_first_tokens_alone
 from pipeline.encoder.gate import can_narrow, check_head, choose_layout
 from pipeline.encoder.heads import run_head, run_pooler, takes_mean
-from pipeline.encoder.kernel import find_kernel
+from pipeline.encoder.kernel import Kernel, find_kernel
 from pipeline.encoder.lanes import Lanes, available_cores
 from pipeline.encoder.layers import Taps, compile_layers, drop_layers_above
 from pipeline.encoder.linear import multiplies_alone, multiplies_with
 from pipeline.encoder.load import load_model
 from pipeline.encoder.memory import most_tokens
-from pipeline.encoder.packing import Index, Pack, pack
+from pipeline.encoder.packing import Pack, pack
 from pipeline.encoder.ragged import Columns
 from pipeline.encoder.resolve import (
     default_tokens_per_pack,
@@ -39,21 +38,12 @@ from pipeline.encoder.resolve import (
     resolve_dtype,
     resolve_max_tokens,
 )
-from pipeline.encoder.results import Counts, Kept, Results, make_columns
-from pipeline.errors import RunError
+from pipeline.encoder.results import Kept, Results
+from pipeline.errors import JobError, RunError
 from pipeline.spec.feature import Feature
 from pipeline.spec.model import Model
 from pipeline.spec.short import parse_features
 from pipeline.tokenizer import Tokens
-
-
-@dataclass(frozen=True, slots=True)
-class Encoded:
-    """What a call gives."""
-
-    columns: Columns
-    counts: Counts
-    reasons: dict[int, str]  # text → why it could not be encoded; its features are NaN
 
 
 class Encoder:
@@ -101,12 +91,13 @@ class Encoder:
 
     def _load(self) -> None:
         """Load in float32, compare with eager transformers, then drop the upper layers and cast."""
-        self._model, self._classifier = load_model(self.checkpoint, head=self.plan.wants("logits"), device=self.device)
-        taps = Taps(self._model)
-        if self._classifier is not None:
-            check_head(self._classifier, self.checkpoint.max_positions)
         kernel = find_kernel() if self.device.type == "cpu" and self.dtype == "float32" else None
-        self.layout, self.layout_reason = choose_layout(self._model, taps, self.checkpoint.max_positions, kernel=kernel)
+        try:
+            taps = self._load_checked(kernel)
+        except JobError:
+            if kernel is None:
+                raise
+            taps = self._load_checked(None)  # its code reads like what the kernel takes, and does something else
         if self.plan.attention_layers:
             self._model.set_attn_implementation("eager")
             self.layout, self.layout_reason = "dense", "attentions were asked for: windows of equal length, no padding"
@@ -123,6 +114,15 @@ class Encoder:
             most_tokens=self.most_tokens,
             cut_last=self.attention != "torch" and multiplies_alone(self._model),
         )
+
+    def _load_checked(self, kernel: Kernel | None) -> Taps:
+        """The model, its classifier and layout, with its linear layers in the kernel if there is one."""
+        self._model, self._classifier = load_model(self.checkpoint, head=self.plan.wants("logits"), device=self.device)
+        taps, positions = Taps(self._model), self.checkpoint.max_positions
+        if self._classifier is not None:
+            check_head(self._classifier, positions)
+        self.layout, self.layout_reason = choose_layout(self._model, taps, positions, kernel=kernel)
+        return taps
 
     def _make_forward(
         self, model: PreTrainedModel, classifier: PreTrainedModel | None, taps: Taps, dtype: str
@@ -174,7 +174,7 @@ class Encoder:
             raise RunError(msg)
         return encoded.columns
 
-    def start(self, tokens: Tokens) -> "Call":
+    def start(self, tokens: Tokens) -> Call:
         """Queue the texts' packs and return at once, so that the device finds the next call's packs behind them."""
         distinct, kind = find_distinct(tokens)
         lengths = tokens.lengths[distinct]
@@ -197,8 +197,10 @@ class Encoder:
         if not (self.plan.wants("pooler") or self._classifier is not None):
             return
         cls_WH = self._on_device(kept, "cls")
-        has_pooler = getattr(self._model, "pooler", None) is not None and self.checkpoint.shape.has_pooler
-        pooled = run_pooler(self._model, cls_WH) if has_pooler else None
+        # Some architectures have a pooler under a head alone (Nomic, GTE); without a head its weights may be missing.
+        has_pooler = self.checkpoint.shape.has_pooler or self._classifier is not None
+        pooler = getattr(self._model, "pooler", None) if has_pooler else None
+        pooled = None if pooler is None else run_pooler(self._model, cls_WH)
         if self.plan.wants("pooler") and pooled is not None:
             kept.pooled["pooler", last] = pooled.numpy(force=True)
         if self._classifier is not None:
@@ -209,30 +211,6 @@ class Encoder:
     def _on_device(self, kept: Kept, pool: str) -> torch.Tensor:
         vectors = torch.from_numpy(kept.pooled[pool, self.plan.num_layers])
         return vectors.to(self.device, getattr(torch, self.dtype))
-
-
-class Call:
-    """Texts that are being encoded."""
-
-    def __init__(self, encoder: Encoder, tokens: Tokens, kind: Index, results: Results) -> None:
-        """Made by `Encoder.start`."""
-        self._encoder, self._tokens, self._kind, self._results = encoder, tokens, kind, results
-
-    def result(self) -> Encoded:
-        """Wait for the packs; all feature columns of the texts, in their order."""
-        self._results.wait()
-        kept = self._results.kept
-        if len(kept.offsets) > 1:
-            self._encoder.run_heads(kept)
-        columns = make_columns(self._encoder.plan, self._tokens, kept.spread(self._kind))
-        return Encoded(columns, self._results.counts, self._reasons())
-
-    def _reasons(self) -> dict[int, str]:
-        """text → reason, from those of the windows that were encoded."""
-        failed = self._results.reasons
-        windows = np.flatnonzero(np.isin(self._kind, list(failed))) if failed else ()
-        rows = np.searchsorted(self._tokens.rows, windows, side="right") - 1
-        return {int(row): failed[int(self._kind[window])] for row, window in zip(rows, windows, strict=True)}
 
 
 def describe(encoder: Encoder) -> dict[str, Any]:

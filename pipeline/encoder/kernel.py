@@ -9,6 +9,7 @@ built for the machine, or from another source, there is no kernel, and torch run
 import ctypes
 from ctypes import POINTER, c_char_p, c_float, c_int32, c_int64, c_void_p
 from dataclasses import dataclass, field
+from enum import IntEnum
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
@@ -33,6 +34,12 @@ class Weights(ctypes.Structure):
     )
 
 
+class Activation(IntEnum):
+    """What becomes of a layer's outputs, as compiled/linear.c numbers it."""
+
+    NONE, GELU, SILU = range(3)
+
+
 class Norm(ctypes.Structure):
     """`norm` of compiled/linear.c: layer normalisation."""
 
@@ -43,7 +50,10 @@ _SIGNATURES = {
     "attend": [c_void_p] * 4 + [POINTER(c_int64), c_void_p] + [c_int64] * 5 + [c_float],
     "linear": [c_void_p, c_int64, POINTER(Weights), c_int32, c_void_p],
     "linear_norm": [c_void_p, c_void_p, c_int64, POINTER(Weights), POINTER(Norm), c_void_p],
-    "feed_forward": [c_void_p, c_void_p, c_int64, POINTER(Weights), POINTER(Weights), POINTER(Norm), c_void_p],
+    "feed_forward": [c_void_p] * 2
+    + [c_int64, POINTER(Weights), c_int32]
+    + [POINTER(Weights)] * 2
+    + [POINTER(Norm), c_void_p],
 }
 
 
@@ -108,8 +118,8 @@ class Kernel:
         failed = self.library.attend(*pointers, steps, cu.data_ptr(), len(cu) - 1, longest, heads, dim, far, scale)
         return _unless(failed, out)
 
-    def linear(self, rows: Tensor, weights: Weights, *, gelu: bool = False) -> Tensor:
-        """A linear layer, and the exact GELU if wanted: (..., outputs) of (..., inputs).
+    def linear(self, rows: Tensor, weights: Weights, become: Activation = Activation.NONE) -> Tensor:
+        """A linear layer and its activation: (..., outputs) of (..., inputs).
 
         As in all of these, tensors are contiguous, and each row is as long as the weights say.
 
@@ -118,7 +128,7 @@ class Kernel:
         """
         out = torch.empty(*rows.shape[:-1], weights.outputs)
         count = rows.numel() // weights.inputs
-        return _unless(self.library.linear(rows.data_ptr(), count, weights, gelu, out.data_ptr()), out)
+        return _unless(self.library.linear(rows.data_ptr(), count, weights, become, out.data_ptr()), out)
 
     def linear_norm(self, rows: Tensor, residual: Tensor, weights: Weights, norm: Norm) -> Tensor:
         """The norm of a linear layer's output plus a residual, as large as the residual. See `linear`."""
@@ -127,15 +137,29 @@ class Kernel:
         return _unless(self.library.linear_norm(*pointers, count, weights, norm, out.data_ptr()), out)
 
     def feed_forward(
-        self, rows: Tensor, residual: Tensor, first: Weights, second: Weights, norm: Norm | None
+        self,
+        rows: Tensor,
+        residual: Tensor,
+        first: Weights,
+        become: Activation,
+        factors: Weights | None,
+        second: Weights,
+        norm: Norm | None,
     ) -> Tensor:
-        """Two linear layers with the exact GELU between them, back to the rows' width; with a norm, that of the sum.
+        """Two linear layers with an activation between them, back to the rows' width. See `linear`.
 
-        The sum is that with the residual, which nothing else looks at. See `linear`.
+        Args:
+            rows: what goes in.
+            residual: what the output is added to before the norm; nothing looks at it where there is none.
+            first: the layer whose outputs are activated.
+            become: their activation.
+            factors: the layer whose outputs they are then multiplied with, in a gated block.
+            second: the layer that these go through.
+            norm: of the sum with the residual.
         """
         out, pointers = torch.empty(rows.shape), (rows.data_ptr(), residual.data_ptr())
-        count = rows.numel() // first.inputs
-        return _unless(self.library.feed_forward(*pointers, count, first, second, norm, out.data_ptr()), out)
+        count, steps = rows.numel() // first.inputs, (first, become, factors, second, norm)
+        return _unless(self.library.feed_forward(*pointers, count, *steps, out.data_ptr()), out)
 
 
 def _unless(failed: int, out: Tensor) -> Tensor:

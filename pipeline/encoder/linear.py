@@ -1,7 +1,8 @@
-"""Linear layers through compiled code (kernel.py), with the steps behind them: GELU, the residual sum, layer norm.
+"""Linear layers through compiled code (kernel.py), with the steps behind them: activation, gate, residual sum, norm.
 
 Where a model's modules are written as BERT's are, a whole feed-forward block is one call, and so is the projection of
-attention's output with its norm; any other linear layer is one by itself. Knows nothing of packs and threads.
+attention's output with its norm; so is a gated block as ModernBERT or Llama's kin write it; any other linear layer is
+one by itself. Knows nothing of packs and threads.
 Invariants: float32 on the CPU alone; a row's numbers do not depend on the rows beside it; gate.py compares the model
 with these layers against the one that it was.
 """
@@ -12,16 +13,25 @@ from typing import Any, TypeGuard
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.activations import GELUActivation
+from transformers.activations import GELUActivation, SiLUActivation
 
-from pipeline.encoder.kernel import Kernel, Norm
+from pipeline.encoder.kernel import Activation, Kernel, Norm
 from pipeline.encoder.layers import find_layers
 from pipeline.encoder.panels import Panels, Room, fits, mapped_files
 
 # (layer, activation, second layer where it stands beside them) as transformers' feed-forward blocks name them: BERT's
-# family, DistilBERT, ALBERT.
+# family, DistilBERT, ALBERT, Jina v3.
 _INTERMEDIATE = ("dense", "intermediate_act_fn")
-_FEED_FORWARD = ((*_INTERMEDIATE, ""), ("lin1", "activation", "lin2"), ("ffn", "activation", "ffn_output"))
+_FEED_FORWARD = (
+    (*_INTERMEDIATE, ""),
+    ("lin1", "activation", "lin2"),
+    ("ffn", "activation", "ffn_output"),
+    ("fc1", "activation_fn", "fc2"),
+)
+# (layer, activation, layer of the factors or "" where the upper half of the first gives them, second layer): Nomic,
+# EuroBERT, GTE; ModernBERT. Nothing but dropout may stand beside them.
+_GATED = (("gate_proj", "act_fn", "up_proj", "down_proj"), ("Wi", "act", "", "Wo"))
+_DROPOUT = {"drop", "dropout"}
 # What BERT's two outputs are made of, and what they are called with.
 _NORMED, _TAKES = {"dense", "LayerNorm", "dropout"}, ["hidden_states", "input_tensor"]
 _MOST_DEPTH = 512  # of a block's inner numbers, so many are in memory at once
@@ -51,13 +61,13 @@ def use_kernel(model: PreTrainedModel, kernel: Kernel) -> None:
 
 
 class Linear(Panels):
-    """`nn.Linear`, with the exact GELU after it if wanted."""
+    """`nn.Linear`, with the activation after it if there is one."""
 
-    gelu = False
+    become = Activation.NONE
 
     def forward(self, hidden: Tensor) -> Tensor:
         """(..., in) → (..., out)."""
-        return self.kernel.linear(hidden.contiguous(), self.weights, gelu=self.gelu)
+        return self.kernel.linear(hidden.contiguous(), self.weights, self.become)
 
 
 class LinearNorm(nn.Module):
@@ -75,19 +85,38 @@ class LinearNorm(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Two linear layers with GELU between them; with a norm, that of the sum with a residual."""
+    """Two linear layers with an activation between them; with a norm, that of the sum with a residual."""
 
-    def __init__(self, first: Panels, second: Panels, norm: nn.LayerNorm | None) -> None:
+    def __init__(self, first: Panels, become: Activation, second: Panels, norm: nn.LayerNorm | None) -> None:
         """Of what it was made of."""
         super().__init__()
-        self.first, self.second, self.norm = first, second, norm
+        self.first, self.become, self.second, self.norm = first, become, second, norm
 
     def forward(self, hidden_states: Tensor, input_tensor: Tensor | None = None) -> Tensor:
         """(..., H), and the residual where there is a norm, → (..., H)."""
         rows = hidden_states.contiguous()
         residual = rows if input_tensor is None else input_tensor.contiguous()
-        norm = None if self.norm is None else _norm(self.norm)
-        return self.first.kernel.feed_forward(rows, residual, self.first.weights, self.second.weights, norm)
+        norm, call = None if self.norm is None else _norm(self.norm), self.first.kernel.feed_forward
+        return call(rows, residual, self.first.weights, self.become, None, self.second.weights, norm)
+
+
+class Gated(nn.Module):
+    """A feed-forward block whose activated numbers are multiplied with those of a layer beside them.
+
+    Source: GLU Variants Improve Transformer, Shazeer 2020, equation 6.
+    """
+
+    def __init__(self, first: Panels, become: Activation, factors: Panels | None, second: Panels) -> None:
+        """Of what it was made of; the factors come out of the first layer's upper half where they have none."""
+        super().__init__()
+        self.first, self.become, self.factors, self.second = first, become, factors, second
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """(..., H) → (..., H)."""
+        rows, inner = hidden_states.contiguous(), self.second.in_features
+        factors = self.first.some(inner, 2 * inner) if self.factors is None else self.factors.weights
+        call = self.first.kernel.feed_forward
+        return call(rows, rows, self.first.some(0, inner), self.become, factors, self.second.weights, None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +134,8 @@ class _Layer:
         for name, child in list(module.named_children()):
             if fits(child, self.kernel):
                 setattr(module, name, Linear(child, self.kernel, self.room))
+            elif gated := next(filter(None, (self._gated(child, *names) for names in _GATED)), None):
+                setattr(module, name, gated)
             elif not isinstance(child, Panels | LinearNorm | FeedForward):
                 self.replace(child)
 
@@ -113,9 +144,7 @@ class _Layer:
         output = getattr(module, "output", None)
         if not self._is_normed(output):
             return
-        block = self._block(
-            getattr(module, "intermediate", None), *_FEED_FORWARD[0][:2], output.dense, output.LayerNorm
-        )
+        block = self._block(getattr(module, "intermediate", None), *_INTERMEDIATE, output.dense, output.LayerNorm)
         if block is None:
             block = LinearNorm(Panels(output.dense, self.kernel, self.room), output.LayerNorm)
         else:
@@ -123,12 +152,12 @@ class _Layer:
         module.output = block
 
     def _replace_feed_forward(self, module: nn.Module, dense: str, activation: str, second: str) -> None:
-        """A linear layer with GELU behind it, and the second layer where it stands beside them."""
+        """A linear layer with its activation, and the second layer where it stands beside them."""
         if block := self._block(module, dense, activation, getattr(module, second, None), None):
             setattr(module, second, nn.Identity())
-        elif self._ends_in_gelu(module, dense, activation):
+        elif become := self._activated(module, dense, activation):
             block = Linear(getattr(module, dense), self.kernel, self.room)
-            block.gelu = True
+            block.become = become
         else:
             return
         setattr(module, dense, block)
@@ -138,17 +167,41 @@ class _Layer:
         self, module: nn.Module | None, dense: str, activation: str, second: Any, norm: nn.LayerNorm | None
     ) -> FeedForward | None:
         """A whole feed-forward block, if it is one that the kernel takes."""
-        if not (self._ends_in_gelu(module, dense, activation) and fits(second, self.kernel)):
+        become = self._activated(module, dense, activation)
+        if not (become and fits(second, self.kernel)):
             return None
-        first, columns, inner = getattr(module, dense), self.kernel.columns, second.in_features
-        if (first.in_features, first.out_features) != (second.out_features, inner):
+        first = getattr(module, dense)
+        if (first.in_features, first.out_features) != (second.out_features, second.in_features):
             return None
-        depth = max(depth for depth in range(columns, _MOST_DEPTH + 1, columns) if inner % depth == 0)
-        laid_out = Panels(first, self.kernel, self.room)
-        return FeedForward(laid_out, Panels(second, self.kernel, self.room, depth=depth), norm)
+        return FeedForward(self._panels(first), become, self._second(second), norm)
 
-    def _ends_in_gelu(self, module: nn.Module | None, dense: str, activation: str) -> bool:
-        return fits(getattr(module, dense, None), self.kernel) and _is_exact_gelu(getattr(module, activation, None))
+    def _gated(self, module: nn.Module, dense: str, activation: str, factors: str, second: str) -> Gated | None:
+        """A whole gated block, if it is one that the kernel takes."""
+        beside = {name for name, _ in module.named_children()} - {dense, activation, factors, second}
+        become, last = self._activated(module, dense, activation), getattr(module, second, None)
+        if beside - _DROPOUT or not (become and fits(last, self.kernel)):
+            return None
+        layers: list[Any] = [getattr(module, name, None) for name in (dense, factors) if name]
+        shape = last.out_features, last.in_features if factors else 2 * last.in_features
+        if not all(fits(layer, self.kernel) and (layer.in_features, layer.out_features) == shape for layer in layers):
+            return None
+        first, *beside_it = map(self._panels, layers)
+        return Gated(first, become, beside_it[0] if factors else None, self._second(last))
+
+    def _panels(self, linear: nn.Linear) -> Panels:
+        return Panels(linear, self.kernel, self.room)
+
+    def _second(self, linear: nn.Linear) -> Panels:
+        """In as few depths as the numbers that are in memory at once allow."""
+        columns, inner = self.kernel.columns, linear.in_features
+        depth = max(depth for depth in range(columns, _MOST_DEPTH + 1, columns) if inner % depth == 0)
+        return Panels(linear, self.kernel, self.room, depth=depth)
+
+    def _activated(self, module: nn.Module | None, dense: str, activation: str) -> Activation | None:
+        """What becomes of a layer's outputs, if the kernel takes both."""
+        if not fits(getattr(module, dense, None), self.kernel):
+            return None
+        return _activation(getattr(module, activation, None))
 
     def _is_normed(self, output: nn.Module | None) -> TypeGuard[Any]:
         """Whether a module is the norm of a linear layer's output plus a residual, as BERT writes it."""
@@ -163,7 +216,10 @@ def _norm(norm: nn.LayerNorm) -> Norm:
     return Norm(norm.weight.data_ptr(), norm.bias.data_ptr(), norm.eps)
 
 
-def _is_exact_gelu(activation: object) -> bool:
-    if isinstance(activation, nn.GELU):
-        return activation.approximate == "none"
-    return type(activation) is GELUActivation and activation.act is nn.functional.gelu
+def _activation(module: object) -> Activation | None:
+    """The activation that a module is, if the kernel has it."""
+    if isinstance(module, nn.SiLU | SiLUActivation):
+        return Activation.SILU
+    exact = isinstance(module, nn.GELU) and module.approximate == "none"
+    exact |= type(module) is GELUActivation and module.act is nn.functional.gelu
+    return Activation.GELU if exact else None

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from pipeline.encoder.kernel import Kernel, Weights
 
+_FLOAT_BYTES = 4
+
 
 class Room:
     """Memory for the weights of one layer of a model, on huge pages where the system has them.
@@ -31,7 +33,7 @@ class Room:
             floats: all that it is to hold.
             files: what `mapped_files` gave.
         """
-        stretch = mmap.mmap(-1, max(floats, 1) * 4, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        stretch = mmap.mmap(-1, max(floats, 1) * _FLOAT_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         with suppress(OSError, AttributeError):  # a system without huge pages
             stretch.madvise(mmap.MADV_HUGEPAGE)
         self._left, self._files = torch.frombuffer(stretch, dtype=torch.float32), files
@@ -76,8 +78,13 @@ class Panels(nn.Module):
     @property
     def weights(self) -> Weights:
         """Where they lie, for a call that ends while this module lives."""
-        bias = None if self.bias is None else self.bias.data_ptr()
-        return Weights(self.laid_out.data_ptr(), bias, self.in_features, self.out_features, self.depth)
+        return self.some(0, self.out_features)
+
+    def some(self, first: int, stop: int) -> Weights:
+        """The same of some outputs: whole panels of a single depth."""
+        panels = self.laid_out.data_ptr() + first * self.in_features * _FLOAT_BYTES
+        bias = None if self.bias is None else self.bias.data_ptr() + first * _FLOAT_BYTES
+        return Weights(panels, bias, self.in_features, stop - first, self.depth)
 
     def extra_repr(self) -> str:
         """For printing, like `nn.Linear`."""

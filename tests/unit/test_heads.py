@@ -1,7 +1,10 @@
 """Pooler output and logits: the vectors on top of a checkpoint."""
 
+import shutil
+
 import numpy as np
 import pytest
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification
 
 from pipeline.encoder.encoder import Encoder
@@ -39,6 +42,21 @@ def test_head_on_the_mean_of_tokens_equals_plain_transformers(tiny, plain):
     ]
     reference = plain(folder, AutoModelForSequenceClassification)
     assert np.abs(got - np.stack([reference(text).logits[0].numpy() for text in RAGGED])).max() <= TOLERANCE
+
+
+def test_head_on_every_token_is_refused(tiny):
+    folder = tiny("eurobert", labels=2, classifier_pooling="late")
+    with pytest.raises(JobError, match=r"head of EuroBertForSequenceClassification looks at more than one vector"):
+        Encoder(folder, {"logits": Feature(pool="logits")}, device="cpu")
+
+
+@pytest.mark.parametrize("architecture", ["bert", "nomic_bert"])
+def test_head_whose_pooler_has_no_weights_is_refused(architecture, tiny, tmp_path):
+    folder = shutil.copytree(tiny(architecture, labels=2), tmp_path / "model")
+    weights = load_file(folder / "model.safetensors")
+    save_file({key: w for key, w in weights.items() if "pooler." not in key}, folder / "model.safetensors")
+    with pytest.raises(JobError, match=r"lacks 2 weights of .*\.pooler\.dense.*; they would be random"):
+        Encoder(str(folder), {"logits": Feature(pool="logits")}, device="cpu")
 
 
 def test_base_weights_of_a_fine_tuned_checkpoint_are_its_own(tiny):

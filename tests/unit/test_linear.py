@@ -13,8 +13,8 @@ from torch import nn
 from transformers import AutoModel
 
 from pipeline.encoder.encoder import Encoder, describe
-from pipeline.encoder.kernel import Kernel
-from pipeline.encoder.linear import FeedForward, Linear, LinearNorm, multiplies_with, use_kernel
+from pipeline.encoder.kernel import Activation, Kernel
+from pipeline.encoder.linear import FeedForward, Gated, Linear, LinearNorm, multiplies_with, use_kernel
 from pipeline.encoder.panels import Panels, Room
 from pipeline.spec.model import Model
 from tests.models import ARCHITECTURES, TOLERANCE
@@ -28,6 +28,7 @@ pytestmark = [
     pytest.mark.usefixtures("seeded"),
 ]
 each_kernel = pytest.mark.parametrize("kernel", BUILT, ids=lambda kernel: kernel.instructions)
+AFTER = {Activation.NONE: nn.Identity(), Activation.GELU: nn.GELU(), Activation.SILU: nn.SiLU()}
 # Of each kind of step: (inputs, inner or outputs).
 WIDTHS = [(32, 64), (96, 32), (384, 1536), (512, 512), (1024, 1056)]
 
@@ -43,12 +44,11 @@ def laid_out(kernel, linear, kind=Panels, **more):
     return kind(linear, kernel, Room(linear.weight.numel(), []), **more)
 
 
-def make_linear(kernel, inputs, outputs, *, gelu=False):
+def make_linear(kernel, inputs, outputs, become=Activation.NONE):
     linear = nn.Linear(inputs, outputs)
     made = laid_out(kernel, linear, Linear)
-    made.gelu = gelu
-    after = nn.GELU() if gelu else nn.Identity()
-    return made, lambda rows: after(linear.double()(rows.double()))
+    made.become = become
+    return made, lambda rows: AFTER[become](linear.double()(rows.double()))
 
 
 def make_linear_norm(kernel, inputs, outputs):
@@ -63,14 +63,33 @@ def make_linear_norm(kernel, inputs, outputs):
 
 def make_feed_forward(kernel, width, inner, *, normed=True):
     first, second, norm = nn.Linear(width, inner), nn.Linear(inner, width), nn.LayerNorm(width, eps=1e-12)
-    depth = max(depth for depth in range(kernel.columns, 513, kernel.columns) if inner % depth == 0)
-    made = FeedForward(laid_out(kernel, first), laid_out(kernel, second, depth=depth), norm if normed else None)
+    last = laid_out(kernel, second, depth=depth_of(kernel, inner))
+    made = FeedForward(laid_out(kernel, first), Activation.GELU, last, norm if normed else None)
 
     def plain(rows):
         out = second.double()(nn.functional.gelu(first.double()(rows.double())))
         return nn.LayerNorm(width, eps=1e-12).double()(out + rows.double()) if normed else out
 
     return made, plain
+
+
+def make_gated(kernel, width, inner, become, *, halves):
+    """With the factors out of a layer of their own, or out of the first layer's upper half."""
+    first = nn.Linear(width, 2 * inner if halves else inner, bias=halves)
+    second, factors = nn.Linear(inner, width), None if halves else nn.Linear(width, inner)
+    panels = None if factors is None else laid_out(kernel, factors)
+    made = Gated(laid_out(kernel, first), become, panels, laid_out(kernel, second, depth=depth_of(kernel, inner)))
+
+    def plain(rows):
+        rows = rows.double()
+        both = first.double()(rows).chunk(2, -1) if factors is None else (first.double()(rows), factors.double()(rows))
+        return second.double()(AFTER[become](both[0]) * both[1])
+
+    return made, plain
+
+
+def depth_of(kernel, inner):
+    return max(depth for depth in range(kernel.columns, 513, kernel.columns) if inner % depth == 0)
 
 
 @each_kernel
@@ -88,15 +107,29 @@ def test_a_model_whose_layers_go_through_the_kernel_equals_itself(kernel, archit
 
 @each_kernel
 @pytest.mark.parametrize(
-    ("architecture", "blocks", "norms"),
-    [("bert", 3, 3), ("roberta", 3, 3), ("electra", 3, 3), ("mpnet", 3, 0), ("distilbert", 3, 0), ("albert", 1, 0)],
+    ("architecture", "blocks", "gated", "norms"),
+    [
+        ("bert", 3, 0, 3),
+        ("roberta", 3, 0, 3),
+        ("electra", 3, 0, 3),
+        ("mpnet", 3, 0, 0),
+        ("distilbert", 3, 0, 0),
+        ("albert", 1, 0, 0),
+        ("jina_embeddings_v3", 3, 0, 0),
+        ("modernbert", 0, 3, 0),
+        ("nomic_bert", 0, 3, 0),
+        ("eurobert", 0, 3, 0),
+        ("gte", 0, 3, 0),
+    ],
 )
-def test_whole_blocks_are_taken_where_a_layer_is_written_as_berts_is(kernel, architecture, blocks, norms, tiny):
+def test_whole_blocks_are_taken_where_a_layer_is_written_as_they_are(kernel, architecture, blocks, gated, norms, tiny):
     exact = {"hidden_act": "gelu"} if architecture == "albert" else {}
-    model = AutoModel.from_pretrained(tiny(architecture, **exact)).eval()
+    model = AutoModel.from_pretrained(tiny(architecture, **exact), attn_implementation="eager").eval()
+    want = model(input_ids=IDS).last_hidden_state
     use_kernel(model, kernel)
     kinds = [type(module) for module in model.modules()]
-    assert (kinds.count(FeedForward), kinds.count(LinearNorm)) == (blocks, norms)
+    assert (kinds.count(FeedForward), kinds.count(Gated), kinds.count(LinearNorm)) == (blocks, gated, norms)
+    assert float((model(input_ids=IDS).last_hidden_state - want).abs().max()) <= TOLERANCE
 
 
 @each_kernel
@@ -110,6 +143,20 @@ def test_only_the_exact_gelu_is_taken_into_the_block(kernel, activation, taken, 
     use_kernel(model, kernel)
     assert isinstance(model.encoder.layer[0].output, FeedForward) == taken
     assert float((model(input_ids=IDS).last_hidden_state - want).abs().max()) <= TOLERANCE
+
+
+def test_block_that_only_looks_like_one_that_is_taken_stays_with_torch(tiny, monkeypatch):
+    """As a model with code of its own may be: named like a gated block, and gated the other way round."""
+    gated = type(AutoModel.from_pretrained(tiny("nomic_bert")).layers[0].mlp)
+    monkeypatch.setattr(
+        gated, "forward", lambda self, x: self.down_proj(self.gate_proj(x) * self.act_fn(self.up_proj(x)))
+    )
+    plain = AutoModel.from_pretrained(tiny("nomic_bert"), attn_implementation="eager").eval()
+    encoder = Encoder(Model(name=tiny("nomic_bert"), max_tokens=64), {"e": "mean@-1"}, device="cpu")
+    tokens = encoder.tokenizer(["some text"])
+    want = plain(input_ids=torch.from_numpy(tokens.input_ids.astype("int64"))[None]).last_hidden_state[0].mean(0)
+    assert describe(encoder)["linear"] == "torch"
+    assert float((torch.from_numpy(encoder.encode(tokens)["e"][0]) - want).abs().max()) <= TOLERANCE
 
 
 @pytest.mark.parametrize(
@@ -128,7 +175,9 @@ def test_widths_that_do_not_fill_registers_stay_with_torch(changed, taken, tiny)
 @pytest.mark.parametrize("rows", [0, 1, 5, 12, 97, 200])
 def test_every_step_equals_itself_in_double(kernel, inputs, outputs, rows):
     hidden, residual = torch.randn(rows, inputs), torch.randn(rows, outputs)
-    steps = [make_linear(kernel, inputs, outputs), make_linear(kernel, inputs, outputs, gelu=True)]
+    steps = [make_linear(kernel, inputs, outputs, become) for become in Activation]
+    steps += [make_gated(kernel, inputs, outputs, Activation.GELU, halves=True)]
+    steps += [make_gated(kernel, inputs, outputs, Activation.SILU, halves=False)]
     steps += [make_feed_forward(kernel, inputs, outputs, normed=normed) for normed in (True, False)]
     for step, plain in steps:
         torch.testing.assert_close(step(hidden), plain(hidden).float(), atol=5e-6, rtol=5e-6)
@@ -156,13 +205,14 @@ def test_a_layer_keeps_its_weight_and_takes_rows_of_any_shape(kernel, bias):
 @pytest.mark.parametrize("width", [384, 1024])
 def test_a_row_has_the_same_bits_whatever_rows_are_beside_it(kernel, width):
     hidden, residual = torch.randn(500, width), torch.randn(500, width)
-    linear, _ = make_linear(kernel, width, 4 * width, gelu=True)
+    linear, _ = make_linear(kernel, width, 4 * width, Activation.SILU)
     normed, _ = make_linear_norm(kernel, width, width)
     block, _ = make_feed_forward(kernel, width, 4 * width)
-    together = [linear(hidden), normed(hidden, residual), block(hidden)]
+    gated, _ = make_gated(kernel, width, 3 * width, Activation.GELU, halves=True)
+    together = [linear(hidden), normed(hidden, residual), block(hidden), gated(hidden)]
     for rows in (1, 2, 11, 12, 13, 97, 333, 499):
         some, beside = hidden[-rows:].clone(), residual[-rows:].clone()
-        for got, want in zip([linear(some), normed(some, beside), block(some)], together, strict=True):
+        for got, want in zip([linear(some), normed(some, beside), block(some), gated(some)], together, strict=True):
             assert torch.equal(got, want[-rows:]), rows
 
 
@@ -171,22 +221,35 @@ def test_cpus_of_both_kinds_give_the_same_bits():
     hidden, residual = torch.randn(100, 384), torch.randn(100, 384)
     given = []
     for kernel in BUILT:
-        block = FeedForward(laid_out(kernel, first), laid_out(kernel, second, depth=512), norm)
-        given.append(block(hidden, residual))
+        panels, last = laid_out(kernel, first), laid_out(kernel, second, depth=512)
+        blocks = [FeedForward(panels, become, last, norm) for become in (Activation.GELU, Activation.SILU)]
+        given.append(torch.stack([block(hidden, residual) for block in blocks]))
     assert all(torch.equal(given[0], other) for other in given[1:])
 
 
-@each_kernel
-def test_gelu_is_that_of_the_error_function_from_end_to_end(kernel):
+def activated(kernel, become, reach):
+    """(values from one end to the other, what they become)."""
     linear = nn.Linear(32, 32)
     linear.weight.copy_(torch.eye(32))
     linear.bias.zero_()
     step = laid_out(kernel, linear, Linear)
-    step.gelu = True
-    values = torch.cat([torch.linspace(-12, 12, 320_000), torch.tensor([-1e30, -1e4, -0.0, 1e4, 1e30, 1e-40])])
+    step.become = become
+    values = torch.cat([torch.linspace(-reach, reach, 320_000), torch.tensor([-1e30, -1e4, -0.0, 1e4, 1e30, 1e-40])])
     values = nn.functional.pad(values, (0, -len(values) % 32)).view(-1, 32)
-    got, want = step(values), nn.functional.gelu(values.double()).float()
-    torch.testing.assert_close(got, want, atol=1e-6, rtol=2e-7)
+    return values, step(values)
+
+
+@each_kernel
+def test_silu_is_that_of_the_logistic_function_from_end_to_end(kernel):
+    values, got = activated(kernel, Activation.SILU, 120)
+    torch.testing.assert_close(got, nn.functional.silu(values.double()).float(), atol=1e-9, rtol=1e-6)
+    assert torch.equal(got[values > 20], values[values > 20])
+
+
+@each_kernel
+def test_gelu_is_that_of_the_error_function_from_end_to_end(kernel):
+    values, got = activated(kernel, Activation.GELU, 12)
+    torch.testing.assert_close(got, nn.functional.gelu(values.double()).float(), atol=1e-6, rtol=2e-7)
     assert (got[values < -5.6] == 0).all()
     assert torch.equal(got[values > 5.6], values[values > 5.6])
 

@@ -13,19 +13,6 @@ enum { ROWS = LANES / 2 };
 
 static const float COUNT[] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
 
-/* 2 to the x for x <= 0: 2 to the nearest whole number, times the Taylor series of 2 to the rest. */
-INLINE vec exp2_of(vec x) {
-    vec whole = rounded(x), rest = x - whole;
-    vec sum = splat(1.535336188319500e-4f);
-    sum = product_plus(sum, rest, splat(1.339887440266574e-3f));
-    sum = product_plus(sum, rest, splat(9.618437357674640e-3f));
-    sum = product_plus(sum, rest, splat(5.550332471162809e-2f));
-    sum = product_plus(sum, rest, splat(2.402264791363012e-1f));
-    sum = product_plus(sum, rest, splat(6.931472028550421e-1f));
-    sum = product_plus(sum, rest, splat(1.0f));
-    return times_2_to(sum, whole);
-}
-
 /* LANES registers as the columns of what they were as rows. */
 INLINE void transpose(vec x[LANES]) {
     UNROLL for (int stage = 1; stage < LANES; stage *= 2) {

@@ -1,4 +1,5 @@
-/* Linear layers in float32 with what follows them in a transformer: GELU, the residual sum, layer normalisation.
+/* Linear layers in float32 with what follows them in a transformer: GELU or SiLU, a second layer's outputs as factors, the
+ * residual sum, layer normalisation.
  *
  * Rows of tokens are taken in blocks that stay in a core's second cache from the first product to the last sum; a
  * block's products run over panels of the weights, each as wide as two registers, which panels.py lays out. A tile of
@@ -36,6 +37,9 @@ typedef struct {
     float epsilon;
 } norm;
 
+/* What becomes of a layer's outputs; kernel.py numbers them alike. */
+enum { PLAIN, GELU, SILU, TIMES /* what is there already */ };
+
 /* How many columns a panel has: panels.py lays weights out by it. */
 int64_t panel_columns(void) { return COLUMNS; }
 
@@ -45,6 +49,8 @@ INLINE int64_t block_rows(int64_t floats_a_row) {
     int64_t rows = CACHE_FLOATS / floats_a_row / ROWS * ROWS;
     return rows > MOST_ROWS ? MOST_ROWS : rows < LEAST_ROWS ? LEAST_ROWS : rows;
 }
+
+INLINE const float *some(const float *bias, int64_t at) { return bias ? bias + at : NULL; }
 
 INLINE int64_t whole_tiles(int64_t rows) { return (rows + ROWS - 1) / ROWS * ROWS; }
 
@@ -64,6 +70,12 @@ INLINE vec gelu(vec x) {
     p = product_plus(p, square, splat(3.98942232131958e-1f));
     q = product_plus(q, square, splat(1.0f));
     return x * (splat(0.5f) + near * p / q);
+}
+
+/* x / (1 + e^-x), by way of a power that is 1 at most. */
+INLINE vec silu(vec x) {
+    vec power = exp2_of(smaller(x, -x) * splat(1.44269504088896341f /* log2(e) */));
+    return x * where_less(x, zero(), power, splat(1.0f)) / (splat(1.0f) + power);
 }
 
 /* What is fetched into the second cache while a tile is computed: a quarter of the next panel for each of the first four
@@ -95,10 +107,10 @@ static __attribute__((noinline)) void multiply(int64_t depth, const float *from,
         store(to + i * to_step + j * LANES, sums[i][j]);
 }
 
-/* Columns of `out`: products, bias, and GELU if wanted, for rows that are there. Their lines are fetched for writing
+/* Columns of `out`: products, bias and what `become` says, for rows that are there. Their lines are fetched for writing
  * before they are computed. */
-static void finish(int64_t rows, const float *from, int64_t from_step, int64_t depth, const float *panels,
-                   int64_t columns, const float *bias, int with_gelu, float *out, int64_t out_step) {
+INLINE void finish_as(int become, int64_t rows, const float *from, int64_t from_step, int64_t depth,
+                      const float *panels, int64_t columns, const float *bias, float *out, int64_t out_step) {
     _Alignas(64) float sums[ROWS * COLUMNS];
     for (int64_t column = 0; column < columns; column += COLUMNS) for (int64_t row = 0; row < rows; row += ROWS) {
         const float *panel = panels + column * depth;
@@ -110,9 +122,21 @@ static void finish(int64_t rows, const float *from, int64_t from_step, int64_t d
         for (int64_t i = 0; i < there; i++) UNROLL for (int j = 0; j < WIDE; j++) {
             vec x = load(sums + i * COLUMNS + j * LANES);
             if (bias) x = x + load(bias + column + j * LANES);
-            store(to + i * out_step + j * LANES, with_gelu ? gelu(x) : x);
+            if (become == GELU) x = gelu(x);
+            if (become == SILU) x = silu(x);
+            if (become == TIMES) x = x * load(to + i * out_step + j * LANES);
+            store(to + i * out_step + j * LANES, x);
         }
     }
+}
+
+/* One loop for each, for a choice inside of it costs a percent of a pass. */
+static void finish(int64_t rows, const float *from, int64_t from_step, int64_t depth, const float *panels,
+                   int64_t columns, const float *bias, int become, float *out, int64_t out_step) {
+    if (become == GELU) finish_as(GELU, rows, from, from_step, depth, panels, columns, bias, out, out_step);
+    else if (become == SILU) finish_as(SILU, rows, from, from_step, depth, panels, columns, bias, out, out_step);
+    else if (become == TIMES) finish_as(TIMES, rows, from, from_step, depth, panels, columns, bias, out, out_step);
+    else finish_as(PLAIN, rows, from, from_step, depth, panels, columns, bias, out, out_step);
 }
 
 /* Add the products of one depth to `to`, in whole tiles. */
@@ -166,17 +190,17 @@ static void settle(float *sums, const float *bias, const float *residual, const 
         store(out + at, product_plus((load(sums + at) - mean) * scale, load(n->scale + at), load(n->shift + at)));
 }
 
-/* out (rows, outputs) = x (rows, inputs) through one layer of a single depth, and GELU if wanted.
+/* out (rows, outputs) = x (rows, inputs) through one layer of a single depth, and what `become` says of it.
  *
  * Returns 0, or 1 where memory is out; so do the others. */
-int linear(const float *x, int64_t rows, const weights *w, int with_gelu, float *out) {
+int linear(const float *x, int64_t rows, const weights *w, int become, float *out) {
     int64_t width = w->inputs, block = block_rows(width), step;
     float *room = aligned_alloc(64, sizeof(float) * block * (width + PAD));
     if (!room) return 1;
     for (int64_t row = 0; row < rows; row += block) {
         int64_t there = least(block, rows - row);
         const float *from = whole(x + row * width, there, width, room, &step);
-        finish(there, from, step, width, w->panels, w->outputs, w->bias, with_gelu, out + row * w->outputs, w->outputs);
+        finish(there, from, step, width, w->panels, w->outputs, w->bias, become, out + row * w->outputs, w->outputs);
     }
     free(room);
     return 0;
@@ -198,23 +222,26 @@ int linear_norm(const float *x, const float *residual, int64_t rows, const weigh
     return 0;
 }
 
-/* out (rows, width) = x (rows, width) through a layer, GELU and a second layer; with a norm, that of the sum with a
- * residual (rows, width).
+/* out (rows, width) = x (rows, width) through a layer, what `become` says, the outputs of `factors` as factors if there are
+ * any, and a second layer; with a norm, that of the sum with a residual (rows, width).
  *
- * The first has a single depth; the second's depth is how many of the first's outputs are in memory at once. */
-int feed_forward(const float *x, const float *residual, int64_t rows, const weights *first, const weights *second,
-                 const norm *n, float *out) {
+ * The first and the factors have a single depth; the second's depth is how many of their outputs are in memory at once. */
+int feed_forward(const float *x, const float *residual, int64_t rows, const weights *first, int become,
+                 const weights *factors, const weights *second, const norm *n, float *out) {
     int64_t width = first->inputs, depth = second->depth, sums_step = width + PAD, inner_step = depth + PAD, step;
     int64_t block = block_rows(2 * width + depth);
     float *sums = aligned_alloc(64, sizeof(float) * block * (2 * sums_step + inner_step));
     float *inner = sums + block * sums_step, *room = inner + block * inner_step;
     if (!sums) return 1;
     for (int64_t row = 0; row < rows; row += block) {
-        int64_t there = least(block, rows - row);
+        int64_t there = least(block, rows - row), tiles = whole_tiles(there);
         const float *from = whole(x + row * width, there, width, room, &step);
         for (int64_t at = 0; at < second->inputs; at += depth) {
-            finish(whole_tiles(there), from, step, width, first->panels + at * width, depth,
-                   first->bias ? first->bias + at : NULL, 1, inner, inner_step);
+            finish(tiles, from, step, width, first->panels + at * width, depth, some(first->bias, at), become, inner,
+                   inner_step);
+            if (factors)
+                finish(tiles, from, step, width, factors->panels + at * width, depth, some(factors->bias, at), TIMES,
+                       inner, inner_step);
             add(there, inner, inner_step, depth, second->panels + at * width, width, sums, sums_step, at == 0);
         }
         for (int64_t i = 0, at = row * width; i < there; i++, at += width)

@@ -66,3 +66,16 @@ INLINE vec interleave(vec a, vec b, int upper) {
 #else
 #error "neither AVX-512 nor AVX2 with FMA"
 #endif
+
+/* 2 to the x for x <= 0: 2 to the nearest whole number, times the Taylor series of 2 to the rest. */
+INLINE vec exp2_of(vec x) {
+    vec whole = rounded(x), rest = x - whole;
+    vec sum = splat(1.535336188319500e-4f);
+    sum = product_plus(sum, rest, splat(1.339887440266574e-3f));
+    sum = product_plus(sum, rest, splat(9.618437357674640e-3f));
+    sum = product_plus(sum, rest, splat(5.550332471162809e-2f));
+    sum = product_plus(sum, rest, splat(2.402264791363012e-1f));
+    sum = product_plus(sum, rest, splat(6.931472028550421e-1f));
+    sum = product_plus(sum, rest, splat(1.0f));
+    return times_2_to(sum, whole);
+}

@@ -1,0 +1,50 @@
+"""Texts that are being encoded, and what they give.
+
+Knows nothing of packs and lanes, which fill the results. Invariant: every text has its columns or a reason why not.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pipeline.encoder.packing import Index
+from pipeline.encoder.ragged import Columns
+from pipeline.encoder.results import Counts, Results, make_columns
+from pipeline.tokenizer import Tokens
+
+if TYPE_CHECKING:
+    from pipeline.encoder.encoder import Encoder
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """What a call gives."""
+
+    columns: Columns
+    counts: Counts
+    reasons: dict[int, str]  # text → why it could not be encoded; its features are NaN
+
+
+class Call:
+    """Texts that are being encoded."""
+
+    def __init__(self, encoder: "Encoder", tokens: Tokens, kind: Index, results: Results) -> None:
+        """Made by `Encoder.start`."""
+        self._encoder, self._tokens, self._kind, self._results = encoder, tokens, kind, results
+
+    def result(self) -> Encoded:
+        """Wait for the packs; all feature columns of the texts, in their order."""
+        self._results.wait()
+        kept = self._results.kept
+        if len(kept.offsets) > 1:
+            self._encoder.run_heads(kept)
+        columns = make_columns(self._encoder.plan, self._tokens, kept.spread(self._kind))
+        return Encoded(columns, self._results.counts, self._reasons())
+
+    def _reasons(self) -> dict[int, str]:
+        """text → reason, from those of the windows that were encoded."""
+        failed = self._results.reasons
+        windows = np.flatnonzero(np.isin(self._kind, list(failed))) if failed else ()
+        rows = np.searchsorted(self._tokens.rows, windows, side="right") - 1
+        return {int(row): failed[int(self._kind[window])] for row, window in zip(rows, windows, strict=True)}
