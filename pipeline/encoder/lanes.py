@@ -26,7 +26,7 @@ from pipeline.encoder.memory import keep_freed_memory
 from pipeline.encoder.packing import Pack
 from pipeline.encoder.results import Results
 
-_LEAST_TOKENS = 256  # of a pack that was cut for another lane: smaller ones wait for their weights
+_LEAST_TOKENS = 128  # of a pack that was cut for another lane: smaller ones wait for their weights
 
 
 def available_cores() -> int:
