@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from jobs.__main__ import main
 from pipeline.manifest import read_manifest
 from pipeline.storage.objects import Storage
 from tests.patience import PATIENCE_S, wait_until
+from tests.servers.processes import ray_folder
 from tests.servers.stores import SECRET_KEY, empty_container
 
 ROWS = 90
@@ -111,7 +111,7 @@ class Finished:
 def between_stores(servers, docs, tiny, tmp_path_factory):
     """One run of a job file, from a source that only its storage_options find to the store of the environment."""
     job = tmp_path_factory.mktemp("job") / "job.yaml"
-    with pytest.MonkeyPatch.context() as environment, tempfile.TemporaryDirectory(dir="/tmp") as ray:
+    with pytest.MonkeyPatch.context() as environment, ray_folder() as ray:
         source = upload(docs, empty_container(servers, environment, "moto"))
         address = empty_container(servers, environment, "radosgw")
         options = {"endpoint_url": servers("moto")}
@@ -121,7 +121,7 @@ def between_stores(servers, docs, tiny, tmp_path_factory):
             "output": {"path": f"{address}/out", "rows_per_part": 10},
         }
         job.write_text(json.dumps(content))
-        environment.setenv("RAY_TMPDIR", ray)  # short, for the sake of its sockets' names
+        environment.setenv("RAY_TMPDIR", ray)
         done = finish([sys.executable, "-m", "jobs.embed", str(job), "--json"])
         assert done.returncode == 0, done.stderr
         storage = Storage(f"{address}/out")

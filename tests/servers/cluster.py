@@ -6,10 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from tests.patience import wait_until
-from tests.servers.processes import answers, end, free_ports, start
+from tests.servers.processes import answers, end, free_ports, ray_folder, start
 
 TOKEN = "a-token-of-the-tests-0123456789"
 
@@ -27,7 +26,7 @@ def ray_head(**environment: str) -> Iterator[RayHead]:
     names = ("port", "dashboard-port", "dashboard-agent-listen-port", "ray-client-server-port")
     ports = dict(zip(names, free_ports(len(names)), strict=True))
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    with TemporaryDirectory(prefix="ray-") as folder:  # a short name: sockets lie below it
+    with ray_folder() as folder:
         clean = {"HOME": folder, "PATH": path, "HF_HUB_OFFLINE": "1", "RAY_BACKEND_LOG_LEVEL": "fatal"}
         token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
         command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--num-cpus=2"]

@@ -13,11 +13,10 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from tests.patience import wait_until
 from tests.servers.cluster import TOKEN
-from tests.servers.processes import answers, end, free_ports, start
+from tests.servers.processes import answers, end, free_ports, ray_folder, start
 
 _NET = "10.231.77"
 _PORT, _DASHBOARD = 6379, 8265
@@ -155,7 +154,7 @@ class Hosts:
 @contextmanager
 def hosts(count: int) -> Iterator[Hosts]:
     """A cluster of hosts, the first of them its head."""
-    with TemporaryDirectory(prefix="ray-") as folder:
+    with ray_folder() as folder:
         made = Hosts(Path(folder), separate=namespaces_missing() is None)
         try:
             made.plug_in(count)

@@ -2,14 +2,18 @@
 
 import ctypes
 import os
+import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+
+from tests.patience import wait_until
 
 _PR_SET_PDEATHSIG = 1
 
@@ -47,6 +51,21 @@ def end(processes: Sequence[subprocess.Popen]) -> None:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+@contextmanager
+def ray_folder() -> Iterator[str]:
+    """A folder for a Ray's sockets, hence its short name; its last processes write there a moment after its end."""
+    folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
+
+    def removed() -> bool:
+        shutil.rmtree(folder, ignore_errors=True)
+        return not Path(folder).exists()
+
+    try:
+        yield folder
+    finally:
+        wait_until(removed, f"the end of Ray's processes in {folder}")
 
 
 def descendants() -> dict[int, bytes]:
