@@ -1,5 +1,6 @@
 """Tiny models of every family, texts of ragged lengths, and every pooling with its plain definition."""
 
+import numpy as np
 import pytest
 
 from pipeline.spec.feature import Feature
@@ -80,6 +81,18 @@ POOLS = {
     "tokens": lambda hidden: hidden,
 }
 EVERYTHING = {pool: Feature(pool=pool, layers="all", special_tokens=pool == "tokens") for pool in POOLS}
+
+
+def worst_difference(columns, outputs) -> dict[str, float]:
+    """Of the columns of `EVERYTHING`, from the outputs of plain transformers for the same texts: of each pooling."""
+    worst = dict.fromkeys(POOLS, 0.0)
+    for row, output in enumerate(outputs):
+        for layer, hidden in enumerate(output.hidden_states):
+            for pool, by in POOLS.items():
+                got, want = columns[f"{pool}_{layer:02d}"][row], by(hidden[0]).numpy()
+                assert got.shape == want.shape
+                worst[pool] = max(worst[pool], float(np.abs(got - want).max()))
+    return worst
 
 
 def leave_all_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:

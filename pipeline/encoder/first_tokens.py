@@ -15,6 +15,7 @@ from typing import Any, Self
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from pipeline.encoder.bert import part_steps
 from pipeline.encoder.layers import find_layers
 
 # How the module after attention is called throughout BERT's family: what was attended to, and what it is added to.
@@ -41,7 +42,10 @@ class FirstTokens:
             return None
         found = (module for module in layers[-1].modules() if _parameters(module) == _AFTER_ATTENTION)
         after_attention = next(found, None)
-        return None if after_attention is None else cls(after_attention)
+        if after_attention is None:
+            return None
+        part_steps(model, last=True)
+        return cls(after_attention)
 
     @contextmanager
     def only(self, first_W: Tensor) -> Iterator[None]:

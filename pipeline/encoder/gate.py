@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from pipeline.encoder.attention import PACKED, takes_packed_inputs
 from pipeline.encoder.batch import Batch, dense_batch, packed_batch
+from pipeline.encoder.bert import join_steps, part_steps
 from pipeline.encoder.first_tokens import FirstTokens
 from pipeline.encoder.heads import run_head, run_pooler, takes_mean
 from pipeline.encoder.kernel import Kernel
@@ -51,6 +52,8 @@ def choose_layout(
         use_kernel(model, kernel)
     reason = can_pack(model, taps, windows, want)
     if reason is None:
+        if kernel and join_steps(model) and _packed_fault(model, taps, windows, want):
+            part_steps(model)  # written like BERT's, and something else
         return "packed", "equal to eager attention on every layer"
     for attention in ("sdpa", "eager"):
         if attention == "sdpa" and not getattr(model, "_supports_sdpa", False):
@@ -68,11 +71,21 @@ def choose_layout(
 
 def can_pack(model: PreTrainedModel, taps: Taps, windows: list[np.ndarray], want: list[list[Tensor]]) -> str | None:
     """Whether packed rows are exact for this model: None, or the reason why not. Leaves packed attention set."""
-    if not (adapted := adapt_mpnet(model)) and not takes_packed_inputs(model):
-        return "its attention can't be replaced"
-    try:
-        if not adapted:
+    if not adapt_mpnet(model):
+        if not takes_packed_inputs(model):
+            return "its attention can't be replaced"
+        try:
             model.set_attn_implementation(PACKED)
+        except (RuntimeError, ValueError, TypeError, KeyError) as e:
+            return f"packed attention is refused: {type(e).__name__}"
+    return _packed_fault(model, taps, windows, want)
+
+
+def _packed_fault(
+    model: PreTrainedModel, taps: Taps, windows: list[np.ndarray], want: list[list[Tensor]]
+) -> str | None:
+    """What is wrong with packed rows as the model stands; None where nothing is."""
+    try:
         difference = _difference(model, taps, packed_batch(model, Pack.of_windows(windows)), want)
     except (RuntimeError, ValueError, TypeError, IndexError, KeyError) as e:
         return f"packed rows fail: {type(e).__name__}"

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 _STEPS = c_int64 * 8
-_DIM = 16  # of which head dimensions are multiples: whole registers
+DIM = 16  # of which head dimensions are multiples: whole registers
 
 
 class Weights(ctypes.Structure):
@@ -46,6 +46,17 @@ class Norm(ctypes.Structure):
     _fields_ = (("scale", c_void_p), ("shift", c_void_p), ("epsilon", c_float))
 
 
+class Parts(ctypes.Structure):
+    """`parts` of compiled/layer.c: what a whole layer is made of."""
+
+    _fields_ = (
+        *((name, POINTER(Weights)) for name in ("query", "key", "value", "output", "first", "second")),
+        *((name, POINTER(Norm)) for name in ("after_attention", "after_feed_forward")),
+        *((name, c_int64) for name in ("become", "heads", "dim")),
+        ("scaling", c_float),
+    )
+
+
 _SIGNATURES = {
     "attend": [c_void_p] * 4 + [POINTER(c_int64), c_void_p] + [c_int64] * 5 + [c_float],
     "linear": [c_void_p, c_int64, POINTER(Weights), c_int32, c_void_p],
@@ -54,6 +65,7 @@ _SIGNATURES = {
     + [c_int64, POINTER(Weights), c_int32]
     + [POINTER(Weights)] * 2
     + [POINTER(Norm), c_void_p],
+    "layer": [c_void_p, c_int64, POINTER(Parts), c_void_p, c_int64, c_int64, c_void_p],
 }
 
 
@@ -161,6 +173,12 @@ class Kernel:
         count, steps = rows.numel() // first.inputs, (first, become, factors, second, norm)
         return _unless(self.library.feed_forward(*pointers, count, *steps, out.data_ptr()), out)
 
+    def layer(self, rows: Tensor, parts: Parts, cu: Tensor, longest: int) -> Tensor:
+        """A whole layer over one packed row (1, T, H). See `linear`, and `attend` for windows."""
+        out = torch.empty(rows.shape)
+        windows = cu.data_ptr(), len(cu) - 1, longest
+        return _unless(self.library.layer(rows.data_ptr(), rows.shape[1], parts, *windows, out.data_ptr()), out)
+
 
 def _unless(failed: int, out: Tensor) -> Tensor:
     if failed:
@@ -176,7 +194,7 @@ def source_sha256(folder: Path) -> str:
 
 def takes(q_THD: Tensor, k_THD: Tensor, v_THD: Tensor) -> bool:
     """Whether the kernel can read these queries, keys and values."""
-    return q_THD.shape[2] % _DIM == 0 and all(
+    return q_THD.shape[2] % DIM == 0 and all(
         x.device.type == "cpu" and x.dtype == torch.float32 and x.stride(2) == 1 and x.shape == q_THD.shape
         for x in (q_THD, k_THD, v_THD)
     )

@@ -81,7 +81,7 @@ class LinearNorm(nn.Module):
     def forward(self, hidden_states: Tensor, input_tensor: Tensor) -> Tensor:
         """(..., in) and the residual (..., out) → (..., out)."""
         rows, residual = hidden_states.contiguous(), input_tensor.contiguous()
-        return self.dense.kernel.linear_norm(rows, residual, self.dense.weights, _norm(self.LayerNorm))
+        return self.dense.kernel.linear_norm(rows, residual, self.dense.weights, norm_of(self.LayerNorm))
 
 
 class FeedForward(nn.Module):
@@ -96,7 +96,7 @@ class FeedForward(nn.Module):
         """(..., H), and the residual where there is a norm, → (..., H)."""
         rows = hidden_states.contiguous()
         residual = rows if input_tensor is None else input_tensor.contiguous()
-        norm, call = None if self.norm is None else _norm(self.norm), self.first.kernel.feed_forward
+        norm, call = None if self.norm is None else norm_of(self.norm), self.first.kernel.feed_forward
         return call(rows, residual, self.first.weights, self.become, None, self.second.weights, norm)
 
 
@@ -212,7 +212,8 @@ class _Layer:
         return plain and takes == _TAKES and fits(output.dense, self.kernel)
 
 
-def _norm(norm: nn.LayerNorm) -> Norm:
+def norm_of(norm: nn.LayerNorm) -> Norm:
+    """Where its numbers lie, for a call that ends while it lives."""
     return Norm(norm.weight.data_ptr(), norm.bias.data_ptr(), norm.eps)
 
 

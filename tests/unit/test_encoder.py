@@ -8,18 +8,15 @@ from pipeline.encoder.encoder import Encoder
 from pipeline.errors import JobError
 from pipeline.spec.feature import Feature
 from pipeline.spec.model import Model
-from tests.models import ARCHITECTURES, EVERYTHING, PACKED, POOLS, RAGGED, TOLERANCE, leave_all_to_torch
-
-
-def worst_difference(columns, outputs) -> dict[str, float]:
-    worst = dict.fromkeys(POOLS, 0.0)
-    for row, output in enumerate(outputs):
-        for layer, hidden in enumerate(output.hidden_states):
-            for pool, by in POOLS.items():
-                got, want = columns[f"{pool}_{layer:02d}"][row], by(hidden[0]).numpy()
-                assert got.shape == want.shape
-                worst[pool] = max(worst[pool], float(np.abs(got - want).max()))
-    return worst
+from tests.models import (
+    ARCHITECTURES,
+    EVERYTHING,
+    PACKED,
+    RAGGED,
+    TOLERANCE,
+    leave_all_to_torch,
+    worst_difference,
+)
 
 
 @pytest.mark.parametrize("compiled", [True, False])

@@ -156,7 +156,7 @@ def test_a_kernel_that_was_not_built_is_none(kernel, tmp_path, monkeypatch):
 
 
 @each_kernel
-@pytest.mark.parametrize("file", ["attention.c", "linear.c", "registers.h"])
+@pytest.mark.parametrize("file", ["attention.c", "layer.c", "linear.c", "registers.h", "steps.h"])
 def test_a_kernel_of_an_older_source_is_not_called(kernel, file, tmp_path, monkeypatch):
     shutil.copytree(ROOT / "pipeline/encoder/compiled", tmp_path / "compiled")
     monkeypatch.setattr("pipeline.encoder.kernel.__file__", str(tmp_path / "kernel.py"))

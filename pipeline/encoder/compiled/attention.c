@@ -8,6 +8,7 @@
 #include <stdlib.h>
 
 #include "registers.h"
+#include "steps.h"
 
 enum { ROWS = LANES / 2 };
 
@@ -141,12 +142,6 @@ INLINE void attend_queries(const head *h, int64_t first, int wide, float *scratc
     scatter_outputs(h, first, wide, outputs);
 }
 
-/* Attention of all windows: q, k, v and out are (tokens, heads, dim), dim a multiple of 16, its elements side by side.
- *
- * steps: of q, k, v and out in turns, from a token to the next and from a head to the next, in elements.
- * offsets: (windows + 1) where each window starts; the longest has `longest` tokens.
- * reach: tokens attend to those at most so far away.
- * Returns 0, or 1 where memory is out. */
 int attend(const float *q, const float *k, const float *v, float *out, const int64_t steps[8], const int32_t *offsets,
            int64_t windows, int64_t longest, int64_t heads, int64_t dim, int64_t reach, float scaling) {
     float *scratch = aligned_alloc(64, sizeof(float) * 2 * LANES * (2 * dim + longest));

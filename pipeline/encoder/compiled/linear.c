@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "registers.h"
+#include "steps.h"
 
 enum {
     ROWS = LANES * 3 / 4,
@@ -23,22 +24,6 @@ enum {
     LEAST_ROWS = 24,
     CACHE_FLOATS = 512 * 1024 / sizeof(float), /* of the second cache, for a block's numbers */
 };
-
-/* One layer's weights. */
-typedef struct {
-    const float *panels; /* (inputs / depth, outputs / COLUMNS, depth, COLUMNS) */
-    const float *bias;   /* (outputs), or NULL */
-    int64_t inputs, outputs, depth;
-} weights;
-
-/* Layer normalisation of the sum with a residual. */
-typedef struct {
-    const float *scale, *shift;
-    float epsilon;
-} norm;
-
-/* What becomes of a layer's outputs; kernel.py numbers them alike. */
-enum { PLAIN, GELU, SILU, TIMES /* what is there already */ };
 
 /* How many columns a panel has: panels.py lays weights out by it. */
 int64_t panel_columns(void) { return COLUMNS; }
@@ -190,9 +175,6 @@ static void settle(float *sums, const float *bias, const float *residual, const 
         store(out + at, product_plus((load(sums + at) - mean) * scale, load(n->scale + at), load(n->shift + at)));
 }
 
-/* out (rows, outputs) = x (rows, inputs) through one layer of a single depth, and what `become` says of it.
- *
- * Returns 0, or 1 where memory is out; so do the others. */
 int linear(const float *x, int64_t rows, const weights *w, int become, float *out) {
     int64_t width = w->inputs, block = block_rows(width), step;
     float *room = aligned_alloc(64, sizeof(float) * block * (width + PAD));
@@ -206,7 +188,6 @@ int linear(const float *x, int64_t rows, const weights *w, int become, float *ou
     return 0;
 }
 
-/* out (rows, outputs) = the norm of x through one layer of a single depth plus a residual (rows, outputs). */
 int linear_norm(const float *x, const float *residual, int64_t rows, const weights *w, const norm *n, float *out) {
     int64_t width = w->inputs, sums_step = w->outputs + PAD, block = block_rows(width + sums_step), step;
     float *sums = aligned_alloc(64, sizeof(float) * block * (width + PAD + sums_step)), *room = sums + block * sums_step;
@@ -222,10 +203,6 @@ int linear_norm(const float *x, const float *residual, int64_t rows, const weigh
     return 0;
 }
 
-/* out (rows, width) = x (rows, width) through a layer, what `become` says, the outputs of `factors` as factors if there are
- * any, and a second layer; with a norm, that of the sum with a residual (rows, width).
- *
- * The first and the factors have a single depth; the second's depth is how many of their outputs are in memory at once. */
 int feed_forward(const float *x, const float *residual, int64_t rows, const weights *first, int become,
                  const weights *factors, const weights *second, const norm *n, float *out) {
     int64_t width = first->inputs, depth = second->depth, sums_step = width + PAD, inner_step = depth + PAD, step;

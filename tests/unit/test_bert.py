@@ -1,0 +1,114 @@
+"""Layers written as BERT's, each one call of compiled code, against the same layers step by step."""
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModel
+
+from pipeline.encoder.attention import PACKED
+from pipeline.encoder.batch import packed_batch
+from pipeline.encoder.bert import OneCall, join_steps, part_steps
+from pipeline.encoder.encoder import Encoder
+from pipeline.encoder.kernel import Kernel, find_kernel
+from pipeline.encoder.layers import find_layers
+from pipeline.encoder.linear import use_kernel
+from pipeline.encoder.packing import Pack
+from pipeline.spec.model import Model
+from tests.models import EVERYTHING, RAGGED, TOLERANCE, worst_difference
+
+BUILT = [kernel for instructions in ("avx512", "avx2") if (kernel := Kernel.load(instructions))]
+HEADS = {"num_attention_heads": 2}  # of 16, which fill registers
+# A window of one token, and windows that fill no tile of rows.
+LENGTHS = (1, 3, 5, 5, 40, 129)
+
+pytestmark = pytest.mark.skipif(find_kernel() is None, reason="nothing was compiled for this machine")
+
+
+def load(folder, kernel=None):
+    model = AutoModel.from_pretrained(folder, attn_implementation=PACKED).eval()
+    use_kernel(model, kernel or BUILT[0])
+    return model
+
+
+def packed(model):
+    draw = np.random.default_rng(0)
+    return packed_batch(model, Pack.of_windows([draw.integers(999, 2999, n).astype(np.int32) for n in LENGTHS])).inputs
+
+
+def joined(model):
+    return [isinstance(layer.forward, OneCall) for layer in find_layers(model)]
+
+
+@torch.inference_mode()
+def run(model):
+    return model(**packed(model), output_hidden_states=True).hidden_states
+
+
+@pytest.mark.parametrize("kernel", BUILT, ids=lambda kernel: kernel.instructions)
+@pytest.mark.parametrize("shape", [{}, {"hidden_size": 96, "intermediate_size": 1056}, {"hidden_act": "silu"}])
+def test_a_layer_in_one_call_has_the_bits_of_its_steps(kernel, shape, tiny, monkeypatch):
+    monkeypatch.setattr("pipeline.encoder.attention.find_kernel", lambda: kernel)
+    model = load(tiny("bert", **HEADS, **shape), kernel)
+    steps = run(model)
+    assert join_steps(model)
+    assert joined(model) == [True] * 3
+    for got, want in zip(run(model), steps, strict=True):
+        assert torch.equal(got, want)
+    part_steps(model, last=True)
+    assert joined(model) == [True, True, False]
+    part_steps(model)
+    assert joined(model) == [False] * 3
+
+
+@pytest.mark.parametrize("architecture", ["bert", "roberta", "xlm-roberta", "electra"])
+def test_the_layers_of_berts_family_are_joined_and_equal_plain_transformers(architecture, tiny, plain):
+    folder = tiny(architecture, **HEADS)
+    assert join_steps(load(folder))
+    encoder = Encoder(Model(name=folder, max_tokens=128), EVERYTHING, device="cpu")
+    worst = worst_difference(encoder(RAGGED), [plain(folder)(text) for text in RAGGED])
+    assert max(worst.values()) <= TOLERANCE, worst
+
+
+@pytest.mark.parametrize("architecture", ["albert", "distilbert", "mpnet", "modernbert", "nomic_bert"])
+def test_layers_written_in_another_way_go_step_by_step(architecture, tiny):
+    model = AutoModel.from_pretrained(tiny(architecture, **({} if architecture == "distilbert" else HEADS))).eval()
+    use_kernel(model, BUILT[0])
+    assert not join_steps(model)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"num_attention_heads": 4}, {"hidden_act": "relu"}, {"is_decoder": True, "add_cross_attention": True}],
+    ids=["heads of 8", "relu", "cross-attention"],
+)
+def test_layers_that_the_kernel_can_not_take_whole_go_step_by_step(changed, tiny):
+    assert not join_steps(load(tiny("bert", **HEADS | changed)))
+
+
+def test_layer_that_only_looks_like_berts_goes_step_by_step(tiny, plain, monkeypatch):
+    """As a model with code of its own may be: the same modules, and one step more between them."""
+    folder = tiny("bert", **HEADS)
+    kind = type(AutoModel.from_pretrained(folder).encoder.layer[0])
+    whole = kind.forward
+    monkeypatch.setattr(kind, "forward", lambda self, *args, **kwargs: whole(self, *args, **kwargs) * 1.5)
+    got = Encoder(Model(name=folder, max_tokens=128), {"e": "mean@-1"}, device="cpu")(RAGGED)["e"]
+    want = np.stack([plain(folder)(text).hidden_states[-1][0].mean(0).numpy() for text in RAGGED])
+    assert np.abs(got - want).max() <= TOLERANCE
+
+
+def test_joined_layers_give_way_where_attentions_are_asked_for(tiny, plain):
+    folder = tiny("bert", **HEADS)
+    columns = Encoder(Model(name=folder, max_tokens=128), {"a": "attentions@2", "e": "mean@-1"}, device="cpu")(RAGGED)
+    for row, text in enumerate(RAGGED):
+        hidden = plain(folder)(text).hidden_states[-1][0]
+        assert np.abs(columns["e"][row] - hidden.mean(0).numpy()).max() <= TOLERANCE
+        assert len(columns["a"][row]) == 2 * len(hidden) ** 2
+
+
+def test_first_tokens_are_cut_out_of_the_last_layer_where_those_below_are_joined(tiny, plain):
+    folder = tiny("bert", **HEADS)
+    encoder = Encoder(Model(name=folder, max_tokens=128), {"c": "cls@-1", "m": "mean@1"}, device="cpu")
+    assert encoder.top_layer == "first tokens"
+    got, outputs = encoder(RAGGED), [plain(folder)(text).hidden_states for text in RAGGED]
+    assert np.abs(got["c"] - np.stack([hidden[-1][0, 0].numpy() for hidden in outputs])).max() <= TOLERANCE
+    assert np.abs(got["m"] - np.stack([hidden[1][0].mean(0).numpy() for hidden in outputs])).max() <= TOLERANCE
