@@ -25,8 +25,13 @@ def uncollected() -> Iterator[None]:
 
 @contextmanager
 def collected_afterwards() -> Iterator[None]:
-    """Give back to the collector, in the end, what was kept from it inside: the process may be somebody's program."""
+    """Give back to the collector, in the end, what was kept from it inside: the process may be somebody's program.
+
+    It collects at once, for among that may be what holds a cluster's CPUs: Ray Data's handles of a run's replicas are
+    freed with what refers to itself, and what was given back waits for a full collection, which may never come.
+    """
     try:
         yield
     finally:
         gc.unfreeze()
+        gc.collect()

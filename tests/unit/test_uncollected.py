@@ -43,6 +43,12 @@ def test_program_of_somebody_gets_its_collector_back():
     assert is_freed(ring)
 
 
+def test_what_a_run_has_left_is_freed_when_it_ends_not_some_time_later():
+    with collected_afterwards(), uncollected():
+        ring = weakref.ref(Ring())
+    assert ring() is None
+
+
 def test_import_that_fails_leaves_the_collector_on():
     with pytest.raises(ModuleNotFoundError), uncollected():
         import a_module_that_is_not_there  # noqa: F401 # pyright: ignore[reportMissingImports]
