@@ -57,7 +57,7 @@ def _embed(arguments: argparse.Namespace) -> int:
 
 def embed_with_progress(job: Job) -> tuple[Manifest, bool]:
     """Run a job and tell on stderr what it does; returns (manifest, whether it was finished already)."""
-    from pipeline.driver import embed
+    from pipeline import driver
 
     started: list[int] = []
 
@@ -70,7 +70,7 @@ def embed_with_progress(job: Job) -> tuple[Manifest, bool]:
         if not storage.conditional:
             sys.stderr.write(_WEAK_STORE)
 
-    manifest = embed(job, on_start=on_start, on_note=_tell)
+    manifest = driver.run(job, on_start, _tell)
     return manifest, not started
 
 

@@ -32,14 +32,14 @@ if TYPE_CHECKING:
     from pipeline.plan import Plan
 
 OnStart = Callable[["Plan", int, Storage], None]
+OnNote = Callable[[str], None]
 
 
-@collected_afterwards()
 def embed(
     job: Job,
     *,
     on_start: OnStart = lambda _plan, _rows, _storage: None,
-    on_note: Callable[[str], None] = lambda _note: None,
+    on_note: OnNote = lambda _note: None,
 ) -> Manifest:
     """Run a job to its proved, published output, or go on with it where an earlier run stopped.
 
@@ -56,6 +56,12 @@ def embed(
         JobError: the job can't be run as it is.
         RunError: the run failed; what was committed stays.
     """
+    with collected_afterwards():
+        return run(job, on_start, on_note)
+
+
+def run(job: Job, on_start: OnStart, on_note: OnNote) -> Manifest:
+    """`embed` in a process that ends with it: to collect what a run has left there takes half a second, for nobody."""
     storage = Storage(job.output.path, patient=False)
     started_at = datetime.now(UTC).isoformat(timespec="seconds")
     clock = _Clock()
