@@ -21,7 +21,8 @@ from pipeline.tally import Snapshot
 
 # Spot instances give 30 s or more between the notice and the end; what is left pays for the goodbye.
 GRACE_S = 20.0
-_LOOK_EVERY_S = 0.5
+# A look costs the driver and the tally a millisecond each; a signal is heeded at once.
+_LOOK_EVERY_S = 2.0
 # For the main thread to leave what it was in.
 _LAST_WORDS_S = 5.0
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -57,6 +58,7 @@ class Watch:
         self.reason: str | None = None  # why the run ends early; None while it does not
         self._over = False  # the grace has passed
         self._left = Event()
+        self._called = Event()  # by a signal, or since the run is left
         self._thread = Thread(target=self._run, daemon=True)
         self._ears = Thread(target=self._hear, daemon=True)
         self._before: dict[signal.Signals, Any] = {}
@@ -78,6 +80,7 @@ class Watch:
     ) -> bool:
         """End; an interruption of our own stops here."""
         self._left.set()
+        self._called.set()
         if self._before:
             signal.set_wakeup_fd(self._mouth_before)
             for number, handler in self._before.items():
@@ -112,13 +115,11 @@ class Watch:
             f"\n{name}: finishing the blocks under way, {self._grace_s:.0f} s at most; once more ends at once\n"
         )
         sys.stderr.flush()
+        self._called.set()
 
     def _run(self) -> None:
         moved_at, seen = time.monotonic(), None
-        while not self._left.wait(_LOOK_EVERY_S):
-            if self.reason is not None:
-                self._end()
-                return
+        while not self._called.wait(min(_LOOK_EVERY_S, self._stall_s / 4)):
             now = self._try_to_look()
             if now is not None and now != seen:
                 moved_at, seen = time.monotonic(), now
@@ -126,6 +127,9 @@ class Watch:
                 told = self._diagnose(seen or Snapshot())
                 self.reason = f"nothing has moved for {self._stall_s:.0f} s: {told}"
                 self._grace_s = 0.0
+                break
+        if not self._left.is_set():
+            self._end()
 
     def _try_to_look(self) -> Snapshot | None:
         try:
