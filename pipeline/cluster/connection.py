@@ -57,11 +57,7 @@ def leave_ray() -> None:
     Ray ends the monitor of its autoscaler after the server that this one asks, so that it hears of no signal and is
     given up after a second. It goes first here: nothing is scaled any more.
     """
-    with suppress(ImportError, AttributeError):  # Ray has no public place for it
-        from ray._private.worker import _global_node  # noqa: PLC0415 (as it is now)
-
-        if _global_node is not None:
-            _global_node.kill_monitor(check_alive=False)
+    _end("monitor")
     ray.shutdown()
 
 
@@ -71,6 +67,17 @@ def _start_own(options: dict[str, Any]) -> None:
     Retrying(stop=stop_after_attempt(_STARTS), reraise=True)(
         ray.init, address="local", include_dashboard=False, **options
     )
+    # It reads what workers print, all the time, for drivers to show: nothing of it is shown.
+    _end("log_monitor")
+
+
+def _end(process: str) -> None:
+    """End one of the processes that this one has started for Ray; one that joined a Ray has started none."""
+    with suppress(ImportError, AttributeError):  # Ray has no public place for it
+        from ray._private.worker import _global_node  # noqa: PLC0415 (as it is now)
+
+        if _global_node is not None:
+            getattr(_global_node, f"kill_{process}")(check_alive=False)
 
 
 def _size(compute: Compute) -> dict[str, Any]:

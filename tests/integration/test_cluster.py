@@ -17,6 +17,7 @@ from pipeline.errors import RunError
 from pipeline.spec.compute import Compute
 from tests.patience import PATIENCE_S
 from tests.servers.cluster import TOKEN, ray_head
+from tests.servers.processes import descendants
 
 
 @contextmanager
@@ -58,6 +59,13 @@ def test_starting_ray_leaves_the_handler_of_sigterm_as_it_was():
         "assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=PATIENCE_S)
+
+
+def test_ray_of_our_own_has_no_reader_of_logs_that_nobody_shows():
+    start_ray(Compute())
+    titles = descendants().values()
+    assert any(b"raylet" in title for title in titles)
+    assert not any(b"log_monitor" in title for title in titles)
 
 
 def test_ray_that_does_not_come_up_is_told_in_one_message(monkeypatch):
