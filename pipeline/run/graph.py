@@ -202,6 +202,8 @@ def context() -> DataContext:
     options.raise_original_map_exception = True
     with suppress(ImportError):  # another Ray may have moved what it needs
         from pipeline.run.bounds import bound  # noqa: PLC0415
+        from pipeline.run.pace import pace  # noqa: PLC0415
 
         bound(options)
+        pace(options)
     return options

@@ -37,7 +37,7 @@ def importers(package: str) -> set[str]:
 
 def test_only_run_imports_ray_data():
     cluster = {f"pipeline/cluster/{name}.py" for name in ("connection", "model_files", "nodes")}
-    run = {f"pipeline/run/{name}.py" for name in ("bounds", "graph", "program", "reports", "shards", "tasks")}
+    run = {f"pipeline/run/{name}.py" for name in ("bounds", "graph", "pace", "program", "reports", "shards", "tasks")}
     assert importers("ray") == {*cluster, *run, "pipeline/metrics.py", "pipeline/submission/head.py"}
     assert importers("ray.data") == run - {"pipeline/run/reports.py"}
 
