@@ -124,15 +124,14 @@ def takes_packed_inputs(model: PreTrainedModel) -> bool:
 
 
 def attends_with(model: PreTrainedModel, head_dim: int) -> str:
-    """Who computes a loaded model's attention: the instructions of the compiled kernel, or "torch".
+    """Who computes the attention of a model that takes packed rows: the compiled kernel's instructions, or "torch".
 
     Args:
         model: as its passes run it.
         head_dim: of its heads, unless its config says another.
     """
-    packed = model.config._attn_implementation == PACKED  # noqa: SLF001 (has no other name)
     head = next(model.parameters()).new_empty(1, 1, getattr(model.config, "head_dim", None) or head_dim)
-    kernel = find_kernel() if packed and takes(head, head, head) else None
+    kernel = find_kernel() if takes(head, head, head) else None
     return kernel.instructions if kernel else "torch"
 
 

@@ -1,4 +1,4 @@
-"""BERT's layers over packed rows, each as one call of compiled code.
+"""Layers as BERT's family writes them over packed rows, each as one call of compiled code.
 
 What the library does between the steps of a layer is three percent of a small model's pass, for the kernel leaves
 nothing of it in a core's caches. Knows nothing of packs. Invariants: a layer does as it did wherever a pass is not
@@ -6,6 +6,7 @@ packed; gate.py compares the model with these layers against the one that it was
 """
 
 from ctypes import pointer
+from operator import attrgetter
 from typing import Any, Self
 from weakref import WeakMethod
 
@@ -14,10 +15,28 @@ from transformers import PreTrainedModel
 
 from pipeline.encoder.kernel import DIM, Activation, Parts
 from pipeline.encoder.layers import find_layers
-from pipeline.encoder.linear import FeedForward, Linear, LinearNorm, norm_of
+from pipeline.encoder.linear import FeedForward, Linear, Panels, norm_of
+from pipeline.encoder.mpnet import PackedBias
 
-# What a layer of BERT's family, its attention, and what attends in it are made of: nothing else may stand beside it.
-_LAYER, _ATTENTION, _ATTENDS = {"attention", "intermediate", "output"}, {"self", "output"}, {"query", "key", "value"}
+# Where a layer's parts stand in it: queries, keys, values, output and norm of attention, the feed-forward block (where
+# linear.py puts it) and its norm, and how wide a head is. BERT's kin, DistilBERT, MPNet.
+_WRITTEN = (
+    (
+        *(f"attention.self.{name}" for name in ("query", "key", "value")),
+        *("attention.output.dense", "attention.output.LayerNorm", "output", "output.norm"),
+        "attention.self.attention_head_size",
+    ),
+    (
+        *(f"attention.{name}_lin" for name in ("q", "k", "v", "out")),
+        *("sa_layer_norm", "ffn.lin1", "output_layer_norm"),
+        "attention.attention_head_size",
+    ),
+    (
+        *(f"attention.attn.{name}" for name in ("q", "k", "v", "o")),
+        *("attention.LayerNorm", "output", "output.norm"),
+        "attention.attn.attention_head_size",
+    ),
+)
 
 
 def join_steps(model: PreTrainedModel) -> bool:
@@ -38,46 +57,58 @@ def part_steps(model: PreTrainedModel, *, last: bool = False) -> None:
 class OneCall:
     """The forward of one layer."""
 
-    def __init__(self, layer: Any) -> None:
-        """Of a layer that `of` takes."""
-        attends, after, block = layer.attention.self, layer.attention.output, layer.output
-        panels = (attends.query, attends.key, attends.value, after.dense, block.first, block.second)
-        heads, dim = attends.num_attention_heads, attends.attention_head_size
+    def __init__(self, layer: Any, *parts: Any) -> None:
+        """Of a layer that `of` takes, and its parts in the order of their names."""
+        *panels, after_attention, block, after_block, head_dim = parts
         # Weak, for the layer holds this: a cycle would keep dropped layers in memory.
-        self._steps, self._kernel = WeakMethod(layer.forward), attends.query.kernel
+        self._steps, self._kernel = WeakMethod(layer.forward), block.first.kernel
         self._parts = Parts(
-            *(pointer(each.weights) for each in panels),
-            *(pointer(norm_of(each)) for each in (after.LayerNorm, block.norm)),
-            *(block.become, heads, dim, attends.scaling),
+            *(pointer(each.weights) for each in (*panels, block.first, block.second)),
+            *(pointer(norm_of(each)) for each in (after_attention, after_block)),
+            *(block.become, block.first.in_features // head_dim, head_dim, head_dim**-0.5),
         )
 
     @classmethod
-    def of(cls, layer: Any) -> Self | None:
+    def of(cls, layer: nn.Module) -> Self | None:
         """For a layer whose modules are BERT's and are in the kernel as far as they can be; None for any other."""
-        if _names(layer) != _LAYER or not isinstance(layer.output, FeedForward) or layer.output.norm is None:
-            return None
-        attention = layer.attention
-        if _names(attention) != _ATTENTION or not isinstance(attention.output, LinearNorm):
-            return None
-        attends, width = attention.self, layer.output.first.in_features
-        if _names(attends) - {"dropout"} != _ATTENDS or not hasattr(attends, "scaling"):
-            return None
-        panels = [attends.query, attends.key, attends.value, attention.output.dense]
-        square = all(isinstance(each, Linear) and each.become is Activation.NONE for each in panels[:3])
-        square &= all((each.in_features, each.out_features) == (width, width) for each in panels)
-        dim = attends.attention_head_size
-        fills = dim % DIM == 0 and dim * attends.num_attention_heads == width
-        return cls(layer) if square and fills else None
+        found = filter(None, (_parts(layer, names) for names in _WRITTEN))
+        return next((cls(layer, *parts) for parts in found if _fit(*parts)), None)
 
     def __call__(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
         """(1, T, H) of a packed row → the same; anything else goes by the layer's own steps."""
-        if kwargs.get("runs") is None:
-            steps = self._steps()
-            assert steps is not None
-            return steps(hidden_states, *args, **kwargs)
-        windows = kwargs["cu_seq_lens_q"], kwargs["max_length_q"]
-        return self._kernel.layer(hidden_states.contiguous(), self._parts, *windows)
+        rows = hidden_states.contiguous()
+        if kwargs.get("runs") is not None:
+            return self._kernel.layer(rows, self._parts, kwargs["cu_seq_lens_q"], kwargs["max_length_q"])
+        if len(args) > 1 and isinstance(bias := args[1], PackedBias):
+            return (self._kernel.layer(rows, self._parts, bias.cu, bias.longest, bias.by_distance),)
+        steps = self._steps()
+        assert steps is not None
+        return steps(hidden_states, *args, **kwargs)
 
 
-def _names(module: nn.Module) -> set[str]:
-    return {name for name, _ in module.named_children()}
+def _parts(layer: nn.Module, names: tuple[str, ...]) -> tuple[Any, ...] | None:
+    """What stands under the names; None where one is lacking, or where a module stands beside them."""
+    beside = (name for name, module in layer.named_modules() if _computes(module) and not name.startswith(names))
+    if next(beside, None) is not None:
+        return None
+    try:
+        return attrgetter(*names)(layer)
+    except AttributeError:
+        return None
+
+
+def _computes(module: nn.Module) -> bool:
+    """Whether a module is one that changes what goes through it while nothing is trained."""
+    return not (list(module.children()) or isinstance(module, nn.Dropout | nn.Identity))
+
+
+def _fit(*parts: Any) -> bool:
+    """Whether the kernel takes a layer of these parts."""
+    *panels, after_attention, block, after_block, head_dim = parts
+    if not (isinstance(block, FeedForward) and all(isinstance(each, Panels) for each in panels)):
+        return False
+    width = block.first.in_features
+    plain = all(isinstance(each, nn.LayerNorm) and each.bias is not None for each in (after_attention, after_block))
+    plain &= all(each.become is Activation.NONE for each in panels if isinstance(each, Linear))
+    square = all((each.in_features, each.out_features) == (width, width) for each in panels)
+    return plain and square and head_dim % DIM == 0 and width % head_dim == 0

@@ -104,7 +104,8 @@ class Encoder:
         forward = self._make_forward(self._model, self._classifier, taps, self.dtype)
         shape = self.checkpoint.shape
         self.linear = multiplies_with(self._model)
-        self.attention = attends_with(self._model, shape.hidden_size // shape.num_heads)
+        head_dim = shape.hidden_size // shape.num_heads
+        self.attention = attends_with(self._model, head_dim) if self.layout == "packed" else "torch"
         self.most_tokens = most_tokens(forward, self.device, self.max_tokens)
         self._lanes = Lanes.on(
             self.device,

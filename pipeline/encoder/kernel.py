@@ -20,6 +20,7 @@ from torch import Tensor
 
 _STEPS = c_int64 * 8
 DIM = 16  # of which head dimensions are multiples: whole registers
+BEYOND = 15  # queries that a register may have behind the last of a window
 
 
 class Weights(ctypes.Structure):
@@ -58,14 +59,14 @@ class Parts(ctypes.Structure):
 
 
 _SIGNATURES = {
-    "attend": [c_void_p] * 4 + [POINTER(c_int64), c_void_p] + [c_int64] * 5 + [c_float],
+    "attend": [c_void_p] * 4 + [POINTER(c_int64), c_void_p] + [c_int64] * 5 + [c_void_p, c_int64, c_float],
     "linear": [c_void_p, c_int64, POINTER(Weights), c_int32, c_void_p],
     "linear_norm": [c_void_p, c_void_p, c_int64, POINTER(Weights), POINTER(Norm), c_void_p],
     "feed_forward": [c_void_p] * 2
     + [c_int64, POINTER(Weights), c_int32]
     + [POINTER(Weights)] * 2
     + [POINTER(Norm), c_void_p],
-    "layer": [c_void_p, c_int64, POINTER(Parts), c_void_p, c_int64, c_int64, c_void_p],
+    "layer": [c_void_p, c_int64, POINTER(Parts), c_void_p, c_int64, c_int64, c_void_p, c_int64, c_void_p],
 }
 
 
@@ -106,6 +107,7 @@ class Kernel:
         longest: int,
         scaling: float | None,
         reach: int | None = None,
+        bias: Tensor | None = None,
     ) -> Tensor:
         """Softmax attention within each window: (T, heads, D).
 
@@ -117,6 +119,8 @@ class Kernel:
             longest: tokens of the longest window.
             scaling: of the scores; 1 / sqrt(D) when None.
             reach: tokens attend to those at most so far away, and no others are looked at; to all when None.
+            bias: (heads, 2 longest + BEYOND - 1) what is added to a scaled score, by how far the query stands behind
+                the key, from -(longest - 1) on.
 
         Raises:
             MemoryError: there is none for one window's scores.
@@ -127,7 +131,8 @@ class Kernel:
         steps = _STEPS(*(step for tensor in (q_THD, k_THD, v_THD, out) for step in tensor.stride()[:2]))
         scale = dim**-0.5 if scaling is None else scaling
         far = longest if reach is None else reach
-        failed = self.library.attend(*pointers, steps, cu.data_ptr(), len(cu) - 1, longest, heads, dim, far, scale)
+        windows = cu.data_ptr(), len(cu) - 1, longest
+        failed = self.library.attend(*pointers, steps, *windows, heads, dim, far, *_bias(bias, longest), scale)
         return _unless(failed, out)
 
     def linear(self, rows: Tensor, weights: Weights, become: Activation = Activation.NONE) -> Tensor:
@@ -173,11 +178,22 @@ class Kernel:
         count, steps = rows.numel() // first.inputs, (first, become, factors, second, norm)
         return _unless(self.library.feed_forward(*pointers, count, *steps, out.data_ptr()), out)
 
-    def layer(self, rows: Tensor, parts: Parts, cu: Tensor, longest: int) -> Tensor:
-        """A whole layer over one packed row (1, T, H). See `linear`, and `attend` for windows."""
-        out = torch.empty(rows.shape)
-        windows = cu.data_ptr(), len(cu) - 1, longest
-        return _unless(self.library.layer(rows.data_ptr(), rows.shape[1], parts, *windows, out.data_ptr()), out)
+    def layer(self, rows: Tensor, parts: Parts, cu: Tensor, longest: int, bias: Tensor | None = None) -> Tensor:
+        """A whole layer over one packed row (1, T, H). See `linear`, and `attend` for windows and bias."""
+        out, windows = torch.empty(rows.shape), (cu.data_ptr(), len(cu) - 1, longest)
+        failed = self.library.layer(
+            rows.data_ptr(), rows.shape[1], parts, *windows, *_bias(bias, longest), out.data_ptr()
+        )
+        return _unless(failed, out)
+
+
+def _bias(bias: Tensor | None, longest: int) -> tuple[int | None, int]:
+    """Its address and the step from a head to the next."""
+    if bias is None:
+        return None, 0
+    assert bias.is_contiguous()
+    assert bias.shape[1] >= 2 * longest + BEYOND - 1
+    return bias.data_ptr(), bias.shape[1]
 
 
 def _unless(failed: int, out: Tensor) -> Tensor:

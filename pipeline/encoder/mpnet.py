@@ -1,18 +1,39 @@
 """Packed attention for MPNet, whose layers add a learned bias by relative position in code of their own.
 
-Within one window the bias depends on the distance of two tokens alone, so one square as large as the pack's longest
-window serves all its windows, cut to their length. The model's own code runs whenever a pass brings no runs.
+Within one window the bias depends on the distance of two tokens alone, so what is said of all distances in the pack's
+longest window serves all its windows. It goes where the library passes its own bias from the model to each layer. The
+model's own code runs whenever a pass brings no runs.
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.models.mpnet.modeling_mpnet import MPNetModel, MPNetSelfAttention
 
-from pipeline.encoder.attention import attend_runs
+from pipeline.encoder.attention import Run, attend_runs
+from pipeline.encoder.kernel import BEYOND, find_kernel, takes
+
+
+@dataclass(frozen=True, slots=True)
+class PackedBias:
+    """What the layers get in place of the bias where a row is packed: its windows, and the bias within them."""
+
+    cu: Tensor  # (W + 1,) int32 where each starts
+    longest: int
+    runs: Sequence[Run]
+    # (heads, 2 longest + BEYOND - 1) by how far the query stands behind the key, from -(longest - 1) on.
+    by_distance: Tensor
+
+    def square(self, length: int) -> Tensor:
+        """(heads, L, L) for windows of one length: (query, key)."""
+        first = self.longest - length
+        falling = self.by_distance[:, first : first + 2 * length - 1].flip(1)
+        return falling.unfold(1, length, 1).flip(1)
 
 
 def adapt_mpnet(model: PreTrainedModel) -> bool:
@@ -24,38 +45,41 @@ def adapt_mpnet(model: PreTrainedModel) -> bool:
         return False
     current = threading.local()
 
-    def remember(_module: nn.Module, _args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        current.runs = kwargs.get("runs")
+    def remember(_module: nn.Module, _args: tuple[Any, ...], inputs: dict[str, Any]) -> None:
+        packed = inputs.get("runs") is not None
+        current.windows = (inputs["cu_seq_lens_q"], inputs["max_length_q"], inputs["runs"]) if packed else None
 
     model.register_forward_pre_hook(remember, with_kwargs=True)
     encoder: Any = model.encoder
-    encoder.compute_position_bias = _bias_of_longest(encoder.compute_position_bias, current)
+    encoder.compute_position_bias = _by_distance(encoder, encoder.compute_position_bias, current)
     for module in model.modules():
         if isinstance(module, MPNetSelfAttention):
-            module.forward = _by_runs(module, module.forward, current)
+            module.forward = _within(module, module.forward)
     return True
 
 
-def _bias_of_longest(whole: Callable[..., Tensor], current: threading.local) -> Callable[..., Tensor]:
-    def compute_position_bias(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        if current.runs is not None:
-            x = x[:, : max(length for _, _, length in current.runs)]
-        return whole(x, *args, **kwargs)
+def _by_distance(encoder: Any, own: Callable[..., Tensor], current: threading.local) -> Callable[..., Any]:
+    def compute_position_bias(x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        if current.windows is None:
+            return own(x, *args, **kwargs)
+        cu, longest, runs = current.windows
+        behind = torch.arange(1 - longest, longest + BEYOND, device=x.device)
+        by_distance = encoder.relative_attention_bias(encoder.relative_position_bucket(-behind)).T.contiguous()
+        return PackedBias(cu, longest, runs, by_distance)
 
     return compute_position_bias
 
 
-def _by_runs(attention: Any, own: Callable[..., Any], current: threading.local) -> Callable[..., Any]:
-    def forward(hidden: Tensor, mask: Tensor | None = None, bias: Tensor | None = None, **kwargs: Any) -> Any:
-        if current.runs is None or bias is None:
+def _within(attention: Any, own: Callable[..., Any]) -> Callable[..., Any]:
+    def forward(hidden: Tensor, mask: Tensor | None = None, bias: Any = None, **kwargs: Any) -> Any:
+        if not isinstance(bias, PackedBias):
             return own(hidden, mask, bias, **kwargs)
-        q, k, v = (project(hidden)[0].unflatten(-1, (bias.shape[1], -1)) for project in _projections(attention))
-        near = bias.to(q.dtype)
-        out = attend_runs(q, k, v, current.runs, None, lambda length: near[..., :length, :length])
+        heads = len(bias.by_distance), -1
+        q, k, v = (of(hidden)[0].unflatten(-1, heads) for of in (attention.q, attention.k, attention.v))
+        if (kernel := find_kernel()) and takes(q, k, v):
+            out = kernel.attend(q, k, v, bias.cu, bias.longest, None, bias=bias.by_distance)
+        else:
+            out = attend_runs(q, k, v, bias.runs, None, lambda length: bias.square(length).to(q.dtype)[None])
         return (attention.o(out.flatten(1)[None]),)
 
     return forward
-
-
-def _projections(attention: Any) -> tuple[nn.Module, nn.Module, nn.Module]:
-    return attention.q, attention.k, attention.v

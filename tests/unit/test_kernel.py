@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from pipeline.encoder.encoder import Encoder, describe
-from pipeline.encoder.kernel import Kernel, find_kernel, takes
+from pipeline.encoder.kernel import BEYOND, Kernel, find_kernel, takes
 from pipeline.spec.model import Model
 
 ROOT = Path(__file__).parents[2]
@@ -29,16 +29,20 @@ def offsets(lengths):
     return torch.tensor([0, *torch.tensor(lengths).cumsum(0)], dtype=torch.int32)
 
 
-def attend(kernel, qkv, lengths, scaling=None, reach=None):
+def attend(kernel, qkv, lengths, scaling=None, reach=None, bias=None):
     assert takes(*qkv)
-    return kernel.attend(*qkv, offsets(lengths), max(lengths), scaling, reach)
+    return kernel.attend(*qkv, offsets(lengths), max(lengths), scaling, reach, bias)
 
 
-def in_double(qkv, lengths, scaling=None, reach=None):
+def in_double(qkv, lengths, scaling=None, reach=None, bias=None):
     whole = []
     for window in zip(*(x.double().split(lengths) for x in qkv), strict=True):
         at = torch.arange(len(window[0]))
-        near = None if reach is None else (at[:, None] - at[None]).abs() <= reach
+        behind = at[:, None] - at[None]
+        near = None if reach is None else behind.abs() <= reach
+        if bias is not None:
+            added = bias.double()[:, behind + max(lengths) - 1]
+            near = added if near is None else added.masked_fill(~near, float("-inf"))
         q, k, v = (x.transpose(0, 1) for x in window)
         whole.append(F.scaled_dot_product_attention(q, k, v, attn_mask=near, scale=scaling).transpose(0, 1))
     return torch.cat(whole)
@@ -76,6 +80,17 @@ def test_tokens_out_of_reach_count_for_nothing(kernel, reach):
     qkv = draw(sum(lengths), 2, 32)
     want = in_double(qkv, lengths, reach=reach)
     assert float((attend(kernel, qkv, lengths, reach=reach) - want).abs().max()) <= TOLERANCE
+
+
+@each_kernel
+@pytest.mark.parametrize("reach", [None, 20])
+def test_a_bias_by_distance_is_added_to_the_scores_of_each_head(kernel, reach):
+    lengths = [1, 2, 7, 15, 16, 17, 33, 48, 64, 129, 300]
+    qkv = draw(sum(lengths), 3, 32)
+    bias = torch.randn(3, 2 * max(lengths) + BEYOND - 1, generator=torch.Generator().manual_seed(1))
+    want = in_double(qkv, lengths, reach=reach, bias=bias)
+    assert float((attend(kernel, qkv, lengths, reach=reach, bias=bias) - want).abs().max()) <= TOLERANCE
+    assert float((attend(kernel, qkv, lengths, reach=reach) - want).abs().max()) > 0.1
 
 
 @each_kernel

@@ -30,7 +30,7 @@ def test_a_text_alone_and_in_any_pack_differs_in_the_last_bits_at_most(architect
 
 
 @pytest.mark.skipif(find_kernel() is None, reason="nothing was compiled for this machine")
-@pytest.mark.parametrize("architecture", ["bert", "roberta", "modernbert"])
+@pytest.mark.parametrize("architecture", ["bert", "roberta", "modernbert", "mpnet"])
 def test_a_text_alone_and_in_any_pack_has_the_same_bits_where_all_of_a_layer_is_compiled(architecture, tiny):
     folder = tiny(architecture, hidden_size=64)  # heads of 16
     texts = [*RAGGED, *(f"{text} more" for text in RAGGED)]

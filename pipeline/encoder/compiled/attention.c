@@ -44,23 +44,28 @@ INLINE void multiply(int rows, int wide, int64_t depth, const float *from, int64
 typedef struct {
     const float *q, *k, *v;
     float *out;
+    const float *bias; /* of a query upon itself; before it those upon later keys, or NULL */
     int64_t q_step, k_step, v_step, out_step; /* from a token to the next */
     int64_t tokens, dim, reach;
     float scale;
 } head;
 
+#define LOG2_E 1.44269504088896341f /* weights are powers of 2 */
+
 /* A score whose weight is 0; infinity less infinity would be no number. */
 #define OUT_OF_REACH -1e30f
 
 /* Store the scores of `rows` keys from `key` on against queries from `first` on; those out of reach count for nothing. */
-INLINE void keep(int rows, int wide, int64_t key, int64_t first, int64_t reach, vec sums[ROWS][2], float *scores,
-                 vec *largest) {
-    int all_near = key + rows - 1 <= first + reach && key >= first + wide * LANES - 1 - reach;
+INLINE void keep(int rows, int wide, int biased, int64_t key, int64_t first, const head *h, vec sums[ROWS][2],
+                 float *scores, vec *largest) {
+    int all_near = key + rows - 1 <= first + h->reach && key >= first + wide * LANES - 1 - h->reach;
     UNROLL for (int i = 0; i < rows; i++) UNROLL for (int j = 0; j < wide; j++) {
         vec score = sums[i][j];
+        int64_t away = first + j * LANES - key - i;
+        if (biased) score = product_plus(load(h->bias + away), splat(LOG2_E), score);
         if (!all_near) {
-            vec away = load(COUNT) + splat(first + j * LANES - key - i);
-            score = where_less(larger(away, -away), splat(reach + 1), score, splat(OUT_OF_REACH));
+            vec distance = load(COUNT) + splat(away);
+            score = where_less(larger(distance, -distance), splat(h->reach + 1), score, splat(OUT_OF_REACH));
         }
         store(scores + (i * wide + j) * LANES, score);
         largest[j] = larger(largest[j], score);
@@ -81,15 +86,15 @@ INLINE void gather_queries(const head *h, int64_t first, int wide, float *querie
 }
 
 /* scores[key][wide] of `keys` keys from `begin` on, and the largest of each query. */
-INLINE void score_keys(const head *h, int64_t first, int wide, int64_t begin, int64_t keys, const float *queries,
-                       float *scores, vec largest[2]) {
+INLINE void score_keys(const head *h, int64_t first, int wide, int biased, int64_t begin, int64_t keys,
+                       const float *queries, float *scores, vec largest[2]) {
     const float *k = h->k + begin * h->k_step;
     vec sums[ROWS][2];
     UNROLL for (int j = 0; j < wide; j++) largest[j] = splat(-__builtin_inff());
     if (keys < ROWS) {
         for (int64_t at = 0; at < keys; at++) {
             multiply(1, wide, h->dim, k + at * h->k_step, h->k_step, 1, queries, sums);
-            keep(1, wide, begin + at, first, h->reach, sums, scores + at * wide * LANES, largest);
+            keep(1, wide, biased, begin + at, first, h, sums, scores + at * wide * LANES, largest);
         }
         return;
     }
@@ -97,7 +102,7 @@ INLINE void score_keys(const head *h, int64_t first, int wide, int64_t begin, in
     for (int64_t t = 0; t < keys; t += ROWS) {
         int64_t at = t + ROWS <= keys ? t : keys - ROWS;
         multiply(ROWS, wide, h->dim, k + at * h->k_step, h->k_step, 1, queries, sums);
-        keep(ROWS, wide, begin + at, first, h->reach, sums, scores + at * wide * LANES, largest);
+        keep(ROWS, wide, biased, begin + at, first, h, sums, scores + at * wide * LANES, largest);
     }
 }
 
@@ -125,14 +130,14 @@ INLINE void scatter_outputs(const head *h, int64_t first, int wide, const float 
 }
 
 /* `wide` registers of queries from `first` on; scratch: dim x wide registers twice, tokens x wide once. */
-INLINE void attend_queries(const head *h, int64_t first, int wide, float *scratch) {
+INLINE void attend_queries(const head *h, int64_t first, int wide, int biased, float *scratch) {
     float *queries = scratch, *outputs = queries + h->dim * wide * LANES, *scores = outputs + h->dim * wide * LANES;
     /* The keys that any of these queries reaches. */
     int64_t begin = first > h->reach ? first - h->reach : 0, end = first + wide * LANES + h->reach;
     int64_t keys = (end < h->tokens ? end : h->tokens) - begin;
     vec largest[2], total[2], sums[ROWS][2];
     gather_queries(h, first, wide, queries);
-    score_keys(h, first, wide, begin, keys, queries, scores, largest);
+    score_keys(h, first, wide, biased, begin, keys, queries, scores, largest);
     soften(wide, keys, scores, largest, total);
     for (int64_t d = 0; d < h->dim; d += ROWS) {
         multiply(ROWS, wide, keys, h->v + begin * h->v_step + d, 1, h->v_step, scores, sums);
@@ -142,8 +147,20 @@ INLINE void attend_queries(const head *h, int64_t first, int wide, float *scratc
     scatter_outputs(h, first, wide, outputs);
 }
 
+/* All queries of a head. */
+INLINE void attend_head(const head *h, int biased, float *scratch) {
+    int64_t at = 0;
+    for (; at + LANES < h->tokens; at += 2 * LANES) attend_queries(h, at, 2, biased, scratch);
+    if (at < h->tokens) attend_queries(h, at, 1, biased, scratch);
+}
+
+/* Not in one function: its registers would not last for both, and attention without a bias takes a tenth longer. */
+static __attribute__((noinline)) void attend_plain(const head *h, float *scratch) { attend_head(h, 0, scratch); }
+static __attribute__((noinline)) void attend_biased(const head *h, float *scratch) { attend_head(h, 1, scratch); }
+
 int attend(const float *q, const float *k, const float *v, float *out, const int64_t steps[8], const int32_t *offsets,
-           int64_t windows, int64_t longest, int64_t heads, int64_t dim, int64_t reach, float scaling) {
+           int64_t windows, int64_t longest, int64_t heads, int64_t dim, int64_t reach, const float *bias,
+           int64_t bias_step, float scaling) {
     float *scratch = aligned_alloc(64, sizeof(float) * 2 * LANES * (2 * dim + longest));
     if (!scratch) return 1;
     for (int64_t w = 0; w < windows; w++) {
@@ -151,11 +168,10 @@ int attend(const float *q, const float *k, const float *v, float *out, const int
         for (int64_t i = 0; i < heads; i++) {
             head h = {q + first * steps[0] + i * steps[1], k + first * steps[2] + i * steps[3],
                       v + first * steps[4] + i * steps[5], out + first * steps[6] + i * steps[7],
-                      steps[0], steps[2], steps[4], steps[6], tokens, dim, reach < tokens ? reach : tokens + 2 * LANES,
-                      scaling * 1.44269504088896341f /* log2(e) */};
-            int64_t at = 0;
-            for (; at + LANES < h.tokens; at += 2 * LANES) attend_queries(&h, at, 2, scratch);
-            if (at < h.tokens) attend_queries(&h, at, 1, scratch);
+                      bias ? bias + i * bias_step + longest - 1 : NULL, steps[0], steps[2], steps[4], steps[6], tokens,
+                      dim, reach < tokens ? reach : tokens + 2 * LANES, scaling * LOG2_E};
+            if (bias) attend_biased(&h, scratch);
+            else attend_plain(&h, scratch);
         }
     }
     free(scratch);

@@ -14,9 +14,9 @@ typedef struct {
     float scaling;
 } parts;
 
-/* out (tokens, heads x dim) = x of the same shape through the layer; windows as `attend` takes them. */
+/* out (tokens, heads x dim) = x of the same shape through the layer; windows and bias as `attend` takes them. */
 int layer(const float *x, int64_t tokens, const parts *p, const int32_t *offsets, int64_t windows, int64_t longest,
-          float *out) {
+          const float *bias, int64_t bias_step, float *out) {
     int64_t width = p->heads * p->dim, numbers = tokens * width;
     const int64_t steps[8] = {width, p->dim, width, p->dim, width, p->dim, width, p->dim};
     float *q = aligned_alloc(64, sizeof(float) * 3 * numbers), *k = q + numbers, *v = k + numbers;
@@ -24,7 +24,8 @@ int layer(const float *x, int64_t tokens, const parts *p, const int32_t *offsets
     /* Where queries were stands what was attended to; where keys were, its norm. */
     int failed = linear(x, tokens, p->query, PLAIN, q) || linear(x, tokens, p->key, PLAIN, k) ||
                  linear(x, tokens, p->value, PLAIN, v) ||
-                 attend(q, k, v, q, steps, offsets, windows, longest, p->heads, p->dim, longest, p->scaling) ||
+                 attend(q, k, v, q, steps, offsets, windows, longest, p->heads, p->dim, longest, bias, bias_step,
+                        p->scaling) ||
                  linear_norm(q, x, tokens, p->output, p->after_attention, k) ||
                  feed_forward(k, k, tokens, p->first, p->become, NULL, p->second, p->after_feed_forward, out);
     free(q);

@@ -26,9 +26,12 @@ enum { PLAIN, GELU, SILU, TIMES /* what is there already */ };
  *
  * steps: of q, k, v and out in turns, from a token to the next and from a head to the next, in elements.
  * offsets: (windows + 1) where each window starts; the longest has `longest` tokens.
- * reach: tokens attend to those at most so far away. */
+ * reach: tokens attend to those at most so far away.
+ * bias: (heads, bias_step) what is added to a score, by how far the query stands behind the key, from -(longest - 1) to
+ *       longest + 14; or NULL. */
 int attend(const float *q, const float *k, const float *v, float *out, const int64_t steps[8], const int32_t *offsets,
-           int64_t windows, int64_t longest, int64_t heads, int64_t dim, int64_t reach, float scaling);
+           int64_t windows, int64_t longest, int64_t heads, int64_t dim, int64_t reach, const float *bias,
+           int64_t bias_step, float scaling);
 
 /* out (rows, outputs) = x (rows, inputs) through one layer of a single depth, and what `become` says of it. */
 int linear(const float *x, int64_t rows, const weights *w, int become, float *out);
