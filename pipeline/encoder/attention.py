@@ -59,7 +59,7 @@ def packed_attention(
     q_THD, k_THD, v_THD = (x[0].transpose(0, 1) for x in (query, key, value))
     if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) and query.shape[-1] % 8 == 0:
         out = _varlen(q_THD, k_THD, v_THD, cu_seq_lens_q, max_length_q, scaling, reach)
-    elif (kernel := find_kernel()) and takes(q_THD, k_THD, v_THD):
+    elif takes(q_THD, k_THD, v_THD) and (kernel := find_kernel()):
         out = kernel.attend(q_THD, k_THD, v_THD, cu_seq_lens_q, max_length_q, scaling, reach)
     else:
         out = attend_runs(q_THD, k_THD, v_THD, runs, scaling, lambda length: _band(length, reach, query.device))

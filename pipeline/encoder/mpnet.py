@@ -76,7 +76,7 @@ def _within(attention: Any, own: Callable[..., Any]) -> Callable[..., Any]:
             return own(hidden, mask, bias, **kwargs)
         heads = len(bias.by_distance), -1
         q, k, v = (of(hidden)[0].unflatten(-1, heads) for of in (attention.q, attention.k, attention.v))
-        if (kernel := find_kernel()) and takes(q, k, v):
+        if takes(q, k, v) and (kernel := find_kernel()):
             out = kernel.attend(q, k, v, bias.cu, bias.longest, None, bias=bias.by_distance)
         else:
             out = attend_runs(q, k, v, bias.runs, None, lambda length: bias.square(length).to(q.dtype)[None])

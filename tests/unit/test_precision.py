@@ -5,8 +5,12 @@ import pytest
 import torch
 from transformers import AutoModel
 
+from pipeline.encoder.attention import PACKED
+from pipeline.encoder.batch import packed_batch
 from pipeline.encoder.encoder import Encoder
-from pipeline.encoder.layers import compile_layers
+from pipeline.encoder.layers import compile_layers, find_layers
+from pipeline.encoder.mpnet import adapt_mpnet
+from pipeline.encoder.packing import Pack
 from pipeline.spec.feature import Feature
 from pipeline.spec.model import Model
 from tests.models import EVERYTHING, RAGGED, TOLERANCE
@@ -56,3 +60,19 @@ def test_compiled_layers_give_the_numbers_of_plain_ones(tiny):
         compile_layers(model)
         for ids, expected in zip(windows, want, strict=True):
             assert (model(input_ids=ids).last_hidden_state - expected).abs().max() <= TOLERANCE
+
+
+@pytest.mark.parametrize("architecture", ["bert", "mpnet"])
+def test_layers_over_packed_rows_are_compiled_as_one_graph(architecture, tiny):
+    """On a GPU; here with heads of 8, which are torch's on a CPU as well."""
+    model = AutoModel.from_pretrained(tiny(architecture, num_hidden_layers=1)).eval()
+    if not adapt_mpnet(model):
+        model.set_attn_implementation(PACKED)
+    packs = [[np.arange(1000, 1000 + length, dtype=np.int32) for length in of] for of in ((3, 5, 5, 40), (9, 9, 77))]
+    batches = [packed_batch(model, Pack.of_windows(windows)).inputs for windows in packs]
+    with torch.inference_mode():
+        want = [model(**batch).last_hidden_state for batch in batches]
+        for layer in find_layers(model):
+            layer.forward = torch.compile(layer.forward, dynamic=True, fullgraph=True)
+        for batch, expected in zip(batches, want, strict=True):
+            assert (model(**batch).last_hidden_state - expected).abs().max() <= TOLERANCE
