@@ -1,9 +1,9 @@
 """How often Ray Data looks whether something has happened: less often, the less happens.
 
-It looks ten times a second at all stages, which takes two milliseconds each time from what encodes beside it, and as
-much again from its caches; a part takes a CPU seconds. Like bounds.py this stands on modules of Ray's own and knows
-nothing of what flows. Invariant: what has happened is seen later by at most a tenth of the time since something
-happened before, which the next part that waits at a replica covers, and by half a hundredth of the run's time.
+It looks ten times a second at all stages, which takes two milliseconds each time from what encodes beside it; a part
+takes a CPU seconds (infra/decisions/0005). Like bounds.py this stands on modules of Ray's own and knows nothing of what
+flows. Invariant: what has happened is seen later by at most a tenth of the time since something was last seen, which
+the next part that waits at a replica covers, and by half a hundredth of the run's time.
 """
 
 import time
