@@ -17,7 +17,11 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 FOLDER = Path("pipeline", "encoder", "compiled")
-INSTRUCTIONS = {"avx512": ["-mavx512f"], "avx2": ["-mavx2", "-mfma"]}
+INSTRUCTIONS = {
+    "amx": ["-mavx512f", "-mavx512bf16", "-mamx-tile", "-mamx-bf16"],
+    "avx512": ["-mavx512f"],
+    "avx2": ["-mavx2", "-mfma"],
+}
 
 
 class CompiledHook(BuildHookInterface):
@@ -56,7 +60,7 @@ class CompiledHook(BuildHookInterface):
         except (OSError, subprocess.CalledProcessError) as e:
             said = getattr(e, "stderr", b"") or b""
             sys.stderr.write(
-                f"{FOLDER} was not compiled, torch's own operations run: {e}\n{said.decode(errors='replace')}"
+                f"{to} was not compiled, slower operations run in its place: {e}\n{said.decode(errors='replace')}"
             )
             return None
         return to

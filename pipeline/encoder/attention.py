@@ -132,7 +132,7 @@ def attends_with(model: PreTrainedModel, head_dim: int) -> str:
     """
     head = next(model.parameters()).new_empty(1, 1, getattr(model.config, "head_dim", None) or head_dim)
     kernel = find_kernel() if takes(head, head, head) else None
-    return kernel.instructions if kernel else "torch"
+    return kernel.registers if kernel else "torch"
 
 
 def first_position(model: nn.Module) -> int:

@@ -7,6 +7,7 @@ built for the machine, or from another source, there is no kernel, and torch run
 """
 
 import ctypes
+import os
 from ctypes import POINTER, c_char_p, c_float, c_int32, c_int64, c_void_p
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -72,9 +73,13 @@ _SIGNATURES = {
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """The compiled code for one instruction set."""
+    """The compiled code for one instruction set.
 
-    instructions: str  # "avx512" or "avx2"
+    With AMX a product is that of three bfloat16 numbers for each float32 (compiled/tiles.h), as exact as one in float32
+    (infra/decisions/0017); attention and all else is computed in registers of floats.
+    """
+
+    instructions: str  # of its products: "amx", "avx512" or "avx2"
     library: Any = field(repr=False, compare=False)
 
     @classmethod
@@ -85,18 +90,28 @@ class Kernel:
             library = ctypes.CDLL(str(folder / f"{instructions}.so"))
         except OSError:
             return None
-        library.source_sha256.restype = c_char_p
+        library.source_sha256.restype = library.registers.restype = c_char_p
         if library.source_sha256() != source_sha256(folder).encode():  # a checkout that went on, not installed anew
             return None
         for name, types in _SIGNATURES.items():
             getattr(library, name).argtypes = types
-        library.panel_columns.restype = c_int64
+        library.panel_columns.restype = library.panel_in_pairs.restype = c_int64
         return cls(instructions, library) if library.runs_here() else None
+
+    @property
+    def registers(self) -> str:
+        """The instructions of attention and all but products: "avx512" or "avx2"."""
+        return self.library.registers().decode()
 
     @property
     def columns(self) -> int:
         """Columns of a panel of weights."""
         return self.library.panel_columns()
+
+    @property
+    def in_pairs(self) -> bool:
+        """Whether each two inputs of a column lie side by side in a panel, tile by tile, as AMX takes them."""
+        return bool(self.library.panel_in_pairs())
 
     def attend(
         self,
@@ -217,9 +232,16 @@ def takes(q_THD: Tensor, k_THD: Tensor, v_THD: Tensor) -> bool:
 
 
 def find_kernel() -> Kernel | None:
-    """The kernel for the instructions that torch itself uses on this machine; ATEN_CPU_CAPABILITY bounds both."""
+    """The fastest kernel here for what torch may use: ATEN_CPU_CAPABILITY and ONEDNN_MAX_CPU_ISA bound both."""
     capability = torch.backends.cpu.get_cpu_capability()
-    return _load("avx512" if capability.startswith("AVX512") else capability.lower())
+    if not capability.startswith("AVX512"):
+        return _load(capability.lower())
+    return (_load("amx") if _may_use_tiles() else None) or _load("avx512")
+
+
+def _may_use_tiles() -> bool:
+    most = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper()
+    return most in {"", "ALL", "DEFAULT"} or "AMX" in most
 
 
 _load = cache(Kernel.load)

@@ -66,14 +66,28 @@ class Panels(nn.Module):
         super().__init__()
         self.kernel, self.in_features, self.out_features = kernel, linear.in_features, linear.out_features
         self.depth = depth or linear.in_features
-        panels = linear.weight.detach().view(-1, kernel.columns, self.in_features // self.depth, self.depth)
-        self.laid_out = nn.Parameter(room.move_in(linear.weight, panels.permute(2, 0, 3, 1)), requires_grad=False)
+        order, parts = self._order
+        panels = linear.weight.detach().view(parts).permute(order)
+        self.laid_out = nn.Parameter(room.move_in(linear.weight, panels), requires_grad=False)
         self.bias = linear.bias
 
     @property
     def weight(self) -> Tensor:
         """(out, in) as `nn.Linear` has it, for code that looks at it: made anew at each look."""
-        return self.laid_out.permute(1, 3, 0, 2).reshape(self.out_features, self.in_features)
+        order, _ = self._order
+        back = [order.index(part) for part in range(len(order))]
+        return self.laid_out.permute(back).reshape(self.out_features, self.in_features)
+
+    @property
+    def _order(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The order of the parts of a weight as it is laid out, depth by depth and panel by panel, and their sizes.
+
+        A panel is (depth, columns), or with tiles (depth / 32, 2 tiles, 16, 16 columns, 2 inputs).
+        """
+        panels, depths = self.out_features // self.kernel.columns, self.in_features // self.depth
+        if self.kernel.in_pairs:
+            return (3, 0, 4, 1, 5, 2, 6), (panels, 2, 16, depths, self.depth // 32, 16, 2)
+        return (2, 0, 3, 1), (panels, self.kernel.columns, depths, self.depth)
 
     @property
     def weights(self) -> Weights:

@@ -17,7 +17,7 @@ from pipeline.encoder.packing import Pack
 from pipeline.spec.model import Model
 from tests.models import EVERYTHING, RAGGED, TOLERANCE, worst_difference
 
-BUILT = [kernel for instructions in ("avx512", "avx2") if (kernel := Kernel.load(instructions))]
+BUILT = [kernel for instructions in ("amx", "avx512", "avx2") if (kernel := Kernel.load(instructions))]
 HEADS = {"num_attention_heads": 2}  # of 16, which fill registers
 # The same settings under the names of another config.
 OTHER_NAMES = {

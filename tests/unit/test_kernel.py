@@ -18,7 +18,7 @@ from pipeline.spec.model import Model
 
 ROOT = Path(__file__).parents[2]
 TOLERANCE = 3e-6  # of values of about 1, as torch's own kernel
-BUILT = [kernel for instructions in ("avx512", "avx2") if (kernel := Kernel.load(instructions))]
+BUILT = [kernel for instructions in ("amx", "avx512", "avx2") if (kernel := Kernel.load(instructions))]
 CAN_BUILD = platform.machine() == "x86_64" and shutil.which("cc") is not None
 
 pytestmark = pytest.mark.skipif(not CAN_BUILD, reason="this machine has no C compiler, or is no x86-64")
@@ -122,7 +122,7 @@ def test_a_window_has_the_same_bits_alone_and_among_others(kernel):
         assert torch.equal(attend(kernel, [x.clone() for x in alone], [lengths[at]]), together[at]), lengths[at]
 
 
-def test_cpus_of_both_kinds_give_the_same_bits():
+def test_cpus_of_every_kind_give_the_same_bits():
     lengths = [1, 7, 30, 65]
     qkv = draw(sum(lengths), 2, 64)
     first, *others = [attend(kernel, qkv, lengths) for kernel in BUILT]
@@ -171,7 +171,9 @@ def test_a_kernel_that_was_not_built_is_none(kernel, tmp_path, monkeypatch):
 
 
 @each_kernel
-@pytest.mark.parametrize("file", ["attention.c", "layer.c", "linear.c", "registers.h", "steps.h"])
+@pytest.mark.parametrize(
+    "file", ["attention.c", "layer.c", "linear.c", "product.h", "registers.h", "steps.h", "tiles.h"]
+)
 def test_a_kernel_of_an_older_source_is_not_called(kernel, file, tmp_path, monkeypatch):
     shutil.copytree(ROOT / "pipeline/encoder/compiled", tmp_path / "compiled")
     monkeypatch.setattr("pipeline.encoder.kernel.__file__", str(tmp_path / "kernel.py"))
@@ -191,15 +193,24 @@ print(describe(encode)["attention"], describe(encode)["linear"])
 """
 
 
-@pytest.mark.parametrize("capability", ["default", "avx2", "avx512"])
-def test_a_model_gives_the_same_vectors_on_every_cpu_and_the_manifest_says_which(capability, minilm, tmp_path):
-    wanted = {"default": "torch"}.get(capability, capability)
-    if wanted not in {"torch", *(kernel.instructions for kernel in BUILT)}:
-        pytest.skip(f"this CPU has no {capability}")
+# What bounds the instructions that are used: torch's setting for its own, and oneDNN's, which knows of tiles.
+BOUNDS = {
+    "torch": {"ATEN_CPU_CAPABILITY": "default"},
+    "avx2": {"ATEN_CPU_CAPABILITY": "avx2"},
+    "avx512": {"ATEN_CPU_CAPABILITY": "avx512", "ONEDNN_MAX_CPU_ISA": "AVX512_CORE_BF16"},
+    "amx": {"ATEN_CPU_CAPABILITY": "avx512", "ONEDNN_MAX_CPU_ISA": "AVX512_CORE_AMX"},
+}
+
+
+@pytest.mark.parametrize("multiplies", BOUNDS)
+def test_a_model_gives_the_same_vectors_on_every_cpu_and_the_manifest_says_which(multiplies, minilm, tmp_path):
+    if multiplies not in {"torch", *(kernel.instructions for kernel in BUILT)}:
+        pytest.skip(f"this CPU has no {multiplies}")
     command = [sys.executable, "-c", _ENCODE, minilm, str(tmp_path / "got.npy")]
-    env = {**os.environ, "ATEN_CPU_CAPABILITY": capability}
-    told = subprocess.run(command, capture_output=True, text=True, check=True, env=env, cwd=ROOT)
-    assert told.stdout.split() == [wanted, wanted]
+    told = subprocess.run(
+        command, capture_output=True, text=True, check=True, env={**os.environ, **BOUNDS[multiplies]}, cwd=ROOT
+    )
+    assert told.stdout.split() == ["avx512" if multiplies == "amx" else multiplies, multiplies]
     import numpy as np
 
     encode = Encoder(minilm, {"e": "mean@-1"}, device="cpu")
@@ -214,7 +225,7 @@ def test_attention_in_half_precision_and_of_narrow_heads_stays_with_torch(dtype,
     model = tiny("bert", hidden_size=32, num_attention_heads=num_heads)
     encoder = Encoder(Model(name=model, max_tokens=64, dtype=dtype), device="cpu")
     found = find_kernel()
-    assert describe(encoder)["attention"] == (found.instructions if taken and found else "torch")
+    assert describe(encoder)["attention"] == (found.registers if taken and found else "torch")
 
 
 @pytest.mark.parametrize("compiler", ["cc", "no-such-compiler"])
@@ -229,6 +240,6 @@ def test_a_wheel_is_whole_with_a_compiler_and_without(compiler, tmp_path):
     assert built.returncode == 0, built.stderr
     (wheel,) = tmp_path.glob("*.whl")
     libraries = {Path(name).name for name in zipfile.ZipFile(wheel).namelist() if name.endswith(".so")}
-    assert libraries == ({"avx512.so", "avx2.so"} if compiler == "cc" else set())
+    assert libraries == ({"amx.so", "avx512.so", "avx2.so"} if compiler == "cc" else set())
     assert wheel.name.endswith("py3-none-any.whl") == (compiler != "cc")
     assert "pipeline/encoder/compiled/attention.c" in zipfile.ZipFile(wheel).namelist()

@@ -20,7 +20,7 @@ from pipeline.spec.model import Model
 from tests.models import ARCHITECTURES, TOLERANCE
 
 IDS = torch.tensor([[101, 2182, 2003, 2070, 3793, 102]])
-BUILT = [kernel for instructions in ("avx512", "avx2") if (kernel := Kernel.load(instructions))]
+BUILT = [kernel for instructions in ("amx", "avx512", "avx2") if (kernel := Kernel.load(instructions))]
 CAN_BUILD = platform.machine() == "x86_64" and shutil.which("cc") is not None
 
 pytestmark = [
@@ -216,15 +216,29 @@ def test_a_row_has_the_same_bits_whatever_rows_are_beside_it(kernel, width):
             assert torch.equal(got, want[-rows:]), rows
 
 
-def test_cpus_of_both_kinds_give_the_same_bits():
+def test_cpus_with_registers_of_either_width_give_the_same_bits():
     first, second, norm = nn.Linear(384, 1536), nn.Linear(1536, 384), nn.LayerNorm(384)
     hidden, residual = torch.randn(100, 384), torch.randn(100, 384)
     given = []
     for kernel in BUILT:
+        if kernel.in_pairs:
+            continue
         panels, last = laid_out(kernel, first), laid_out(kernel, second, depth=512)
         blocks = [FeedForward(panels, become, last, norm) for become in (Activation.GELU, Activation.SILU)]
         given.append(torch.stack([block(hidden, residual) for block in blocks]))
     assert all(torch.equal(given[0], other) for other in given[1:])
+
+
+@pytest.mark.skipif(not any(kernel.in_pairs for kernel in BUILT), reason="this CPU has no tiles")
+@pytest.mark.parametrize(("inputs", "outputs"), [(384, 1536), (1536, 384), (1024, 1024)])
+@pytest.mark.parametrize("spread", [0.0, 3.0], ids=["alike", "from small to large"])
+def test_products_by_tiles_are_as_near_to_double_as_those_in_float32(inputs, outputs, spread):
+    linear = nn.Linear(inputs, outputs)
+    hidden = torch.randn(200, inputs) * torch.exp(spread * torch.randn(inputs))
+    want = nn.functional.linear(hidden.double(), linear.weight.double(), linear.bias.double())
+    off = {kernel.instructions: laid_out(kernel, linear, Linear)(hidden) - want for kernel in BUILT}
+    assert float(off["amx"].square().mean()) <= float(off["avx512"].square().mean())
+    assert float(off["amx"].abs().max()) <= 1.5 * float(off["avx512"].abs().max())
 
 
 def activated(kernel, become, reach):

@@ -22,8 +22,8 @@ int layer(const float *x, int64_t tokens, const parts *p, const int32_t *offsets
     float *q = aligned_alloc(64, sizeof(float) * 3 * numbers), *k = q + numbers, *v = k + numbers;
     if (!q) return 1;
     /* Where queries were stands what was attended to; where keys were, its norm. */
-    int failed = linear(x, tokens, p->query, PLAIN, q) || linear(x, tokens, p->key, PLAIN, k) ||
-                 linear(x, tokens, p->value, PLAIN, v) ||
+    int failed = linears(x, tokens, 3, (const weights *const[]){p->query, p->key, p->value}, PLAIN,
+                         (float *const[]){q, k, v}) ||
                  attend(q, k, v, q, steps, offsets, windows, longest, p->heads, p->dim, longest, bias, bias_step,
                         p->scaling) ||
                  linear_norm(q, x, tokens, p->output, p->after_attention, k) ||

@@ -1,4 +1,4 @@
-/* Registers of floats for CPUs with AVX-512 or with AVX2 and FMA: the one place that names instructions.
+/* Registers of floats for CPUs with AVX-512 or with AVX2 and FMA: the one place that names their instructions.
  *
  * Invariant: both kinds of CPU give the same bits for the same operations; they differ in how many floats a register has.
  */

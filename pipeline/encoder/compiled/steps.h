@@ -7,7 +7,8 @@
 
 /* One linear layer's weights. */
 typedef struct {
-    const float *panels; /* (inputs / depth, outputs / columns of a panel, depth, columns of a panel) */
+    const float *panels; /* (inputs / depth, outputs / columns of a panel, depth, columns of a panel), in the order of
+                          * panels.py */
     const float *bias;   /* (outputs), or NULL */
     int64_t inputs, outputs, depth;
 } weights;
@@ -19,7 +20,7 @@ typedef struct {
 } norm;
 
 /* What becomes of a layer's outputs; kernel.py numbers them alike. */
-enum { PLAIN, GELU, SILU, TIMES /* what is there already */ };
+enum { PLAIN, GELU, SILU };
 
 /* Attention of all windows: q, k, v and out are (tokens, heads, dim), dim a multiple of 16, its elements side by side.
  * out may be q.
@@ -35,6 +36,9 @@ int attend(const float *q, const float *k, const float *v, float *out, const int
 
 /* out (rows, outputs) = x (rows, inputs) through one layer of a single depth, and what `become` says of it. */
 int linear(const float *x, int64_t rows, const weights *w, int become, float *out);
+
+/* Some layers of the same x, whose widths and depths are the same. */
+int linears(const float *x, int64_t rows, int count, const weights *const *w, int become, float *const *out);
 
 /* out (rows, outputs) = the norm of x through one layer of a single depth plus a residual (rows, outputs). */
 int linear_norm(const float *x, const float *residual, int64_t rows, const weights *w, const norm *n, float *out);
