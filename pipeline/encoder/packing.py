@@ -4,6 +4,7 @@ Invariants: the packs are a permutation of the windows; no pack exceeds the budg
 result depends on the lengths and the budget alone, so a block is cut into the same packs in every run.
 """
 
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Self
@@ -78,18 +79,19 @@ def pack(lengths: Index, budget_tokens: int, *, padded: bool = False, equal: boo
         (w,) indices into `lengths`.
     """
     order = np.argsort(lengths, kind="stable")
+    ordered = lengths[order]
+    starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(ordered)])
     first = 0
-    total = 0
-    for at, window in enumerate(order):
-        length = int(lengths[window])
-        count = at - first + 1
-        total += length
-        size = length * count if padded else total
-        if at > first and (size > budget_tokens or (equal and length != lengths[order[first]])):
-            yield order[first:at]
-            first, total = at, length
-    if first < len(order):
-        yield order[first:]
+    while first < len(order):
+        stop = len(order) if not equal else int(np.searchsorted(ordered, ordered[first], side="right"))
+
+        def size(last: int, first: int = first) -> int:
+            tokens = ordered[last] * (last - first + 1) if padded else starts[last + 1] - starts[first]
+            return int(tokens)
+
+        stop = max(first + 1, bisect_right(range(stop), budget_tokens, lo=first, key=size))
+        yield order[first:stop]
+        first = stop
 
 
 def token_index(offsets: Index, windows: Index) -> Index:
