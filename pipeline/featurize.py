@@ -144,7 +144,7 @@ def _drop_failed(columns: Columns, block: Tokenized, reasons: dict[int, str]) ->
     """Turn texts that the encoder gave up, and those with NaN or infinite features, into error rows."""
     finite = np.ones(len(columns["num_tokens"]), np.bool_)
     for values in columns.values():
-        if isinstance(values, np.ndarray) and values.dtype.kind == "f" and len(values):
+        if isinstance(values, np.ndarray) and values.dtype.kind == "f" and len(values) and not _sum_is_finite(values):
             finite &= np.isfinite(values).reshape(len(values), -1).all(axis=1)
     finite[list(reasons)] = False
     if finite.all():
@@ -153,6 +153,12 @@ def _drop_failed(columns: Columns, block: Tokenized, reasons: dict[int, str]) ->
     for text in np.flatnonzero(~finite):
         block.reasons[rows[text]] = reasons.get(int(text), "the features are not finite")
     return {name: _take(values, finite) for name, values in columns.items()}
+
+
+def _sum_is_finite(values: NDArray) -> bool:
+    """Whether the sum of all is finite, so that each is: told ten times as fast as by looking at each."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return bool(np.isfinite(values.sum(dtype=np.float32)))
 
 
 def _take(values: NDArray | Ragged, rows: NDArray[np.bool_]) -> NDArray | Ragged:

@@ -89,9 +89,9 @@ class Lanes:
     @classmethod
     def on(cls, device: torch.device, forward: Forward, threads: int, **more: Any) -> Self:
         """The lanes of a device: a CPU's threads, or a GPU's one with its results a pack late."""
+        keep_freed_memory()
         if device.type == "cuda":
             return cls(forward, lanes=1, late_packs=1, to_host=_copy_to_host, **more)
-        keep_freed_memory()
         return cls(forward, lanes=threads, late_packs=0, to_host=_here, **more)
 
     def submit(self, packs: Sequence[Pack], results: Results) -> None:
@@ -228,7 +228,15 @@ def _overflown(pack: Pack, vectors: Vectors) -> NDArray[np.int64]:
     """Places of the windows that hold a number which is not finite."""
     finite = np.ones(len(pack.windows), np.bool_)
     for pooled in vectors.pooled.values():
-        finite &= torch.isfinite(pooled).all(1).numpy()
+        finite &= _are_finite(pooled)
     for hidden in vectors.tokens.values():
-        finite &= np.logical_and.reduceat(torch.isfinite(hidden).all(1).numpy(), pack.offsets[:-1])
+        finite &= np.logical_and.reduceat(_are_finite(hidden), pack.offsets[:-1])
     return np.flatnonzero(~finite)
+
+
+def _are_finite(vectors_NH: torch.Tensor) -> NDArray[np.bool_]:
+    """(N,) whether all numbers of a vector are finite: their sum tells, since that of half precision's can't overflow.
+
+    Thirty times as fast as looking at each number, which would take longer than a GPU's pass over all layers.
+    """
+    return torch.isfinite(vectors_NH.sum(1, dtype=torch.float32)).numpy()

@@ -144,16 +144,17 @@ def test_a_window_that_does_not_fit_alone_is_told_and_costs_no_other():
 
 @pytest.mark.parametrize("where", ["pooled", "tokens"])
 @pytest.mark.parametrize("late_packs", [0, 1])
-def test_only_windows_that_overflow_are_run_again_and_counted(where, late_packs):
+@pytest.mark.parametrize("bad", [[float("inf")] * 2, [float("inf"), -float("inf")], [float("nan"), 1.0]], ids=str)
+def test_only_windows_that_overflow_are_run_again_and_counted(where, late_packs, bad):
     again = []
 
     def half(pack):
         vectors = first_ids(pack)
         over = torch.from_numpy(np.isin(pack.windows, [1, 3]))
         if where == "pooled":
-            vectors.pooled["mean", 1][over] = float("inf")
+            vectors.pooled["mean", 1][over] = torch.tensor(bad)
         else:
-            vectors.tokens[1][torch.from_numpy(pack.offsets[:-1])[over]] = float("nan")
+            vectors.tokens[1][torch.from_numpy(pack.offsets[:-1])[over]] = torch.tensor(bad)
         return vectors
 
     def wide(pack):
