@@ -21,7 +21,7 @@ from pipeline import size
 from pipeline.columns import ROW_COLUMNS, FeaturePlan
 from pipeline.computed import ComputedColumn, find_computed
 from pipeline.encoder.checkpoint import Checkpoint, load_tokenizer, look_at
-from pipeline.encoder.resolve import default_tokens_per_pack, resolve_dtype, resolve_max_tokens
+from pipeline.encoder.resolve import default_block_rows, default_tokens_per_pack, resolve_dtype, resolve_max_tokens
 from pipeline.encoder.resolve import make_plan as feature_plan
 from pipeline.errors import JobError
 from pipeline.schema import output_schema
@@ -166,8 +166,8 @@ def make_plan(job: Job, *, device: str) -> Plan:
         tokenizer_sha256=checkpoint.tokenizer_sha256,
         max_tokens=max_tokens,
         dtype=resolve_dtype(job.model.dtype, device),
-        tokens_per_pack=default_tokens_per_pack(device) if packs == "auto" else packs,
-        block_rows=min(size.BLOCK_ROWS, rows),
+        tokens_per_pack=default_tokens_per_pack(device, checkpoint) if packs == "auto" else packs,
+        block_rows=min(default_block_rows(device), rows),
         rows_per_part=rows,
     )
     return Plan(job, resolved, dataset, checkpoint, computed, datetime.now(UTC).isoformat(timespec="seconds"))

@@ -13,8 +13,14 @@ from pipeline.spec.model import Model, Windows
 from pipeline.tokenizer import Tokenizer
 
 # Larger packs on a CPU are no faster beyond noise and hold more memory; on a GPU packs keep it busy.
-CPU_TOKENS_PER_PACK = 1024
-CUDA_TOKENS_PER_PACK = 32_768
+_CPU_TOKENS_PER_PACK = 1024
+# A GPU works on a token for a time that grows with the square of the hidden size, its host on a pack for one that does
+# not: tokens x hidden size^2 of a pack, so that the device works the longer.
+_CUDA_WORK_PER_PACK = 262_144 * 384**2
+_CUDA_TOKENS_PER_PACK = (16_384, 262_144)  # least and most
+# Rows that are encoded together: enough to sort by length, few enough to be held with all their features. A GPU has a
+# pack or several of them even where texts are short.
+_BLOCK_ROWS = {"cpu": 1024, "cuda": 8192}
 
 
 def make_plan(model: Model, features: Mapping[str, Feature], checkpoint: Checkpoint, output_dtype: str) -> FeaturePlan:
@@ -64,6 +70,15 @@ def resolve_dtype(dtype: str, device: str) -> str:
     return "float16" if device == "cuda" else "float32"
 
 
-def default_tokens_per_pack(device: str) -> int:
-    """Tokens of one forward pass on a device."""
-    return CUDA_TOKENS_PER_PACK if device == "cuda" else CPU_TOKENS_PER_PACK
+def default_tokens_per_pack(device: str, checkpoint: Checkpoint) -> int:
+    """Tokens of one forward pass of a checkpoint on a device."""
+    if device != "cuda":
+        return _CPU_TOKENS_PER_PACK
+    least, most = _CUDA_TOKENS_PER_PACK
+    tokens = _CUDA_WORK_PER_PACK // checkpoint.shape.hidden_size**2
+    return max(least, min(most, tokens // 1024 * 1024))
+
+
+def default_block_rows(device: str) -> int:
+    """Rows that are encoded together on a device."""
+    return _BLOCK_ROWS[device]

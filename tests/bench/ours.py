@@ -8,8 +8,6 @@ from numpy.typing import NDArray
 
 from tests.bench.peers import Setup
 
-BLOCK_ROWS = 1024  # texts of a call, as in a run
-
 
 class Varve:
     """The mean of some layers: "last", "all", or those up to a share of the model's; or the last layer's CLS vector."""
@@ -21,6 +19,7 @@ class Varve:
         from transformers import AutoConfig
 
         from pipeline.encoder.encoder import Encoder
+        from pipeline.encoder.resolve import default_block_rows
         from pipeline.spec.feature import Feature
         from pipeline.spec.model import Model
 
@@ -30,12 +29,14 @@ class Varve:
         feature = Feature(pool="cls" if wanted == "cls" else "mean", layers=tuple(layers))
         model = Model(name=setup.folder, max_tokens=setup.max_tokens)
         self._encoder = Encoder(model, {"e": feature}, device=setup.device, **options)
+        self._block_rows = default_block_rows(setup.device)
         # Another machine, or a checkout that was not installed, may run other code.
         self.ways = {way: getattr(self._encoder, way, "torch") for way in ("attention", "linear")}
         self._names = [column.name for column in self._encoder.plan.columns]
 
     def tokenize(self, texts: Sequence[str]) -> list:
-        return [self._encoder.tokenizer(texts[at : at + BLOCK_ROWS]) for at in range(0, len(texts), BLOCK_ROWS)]
+        rows = self._block_rows
+        return [self._encoder.tokenizer(texts[at : at + rows]) for at in range(0, len(texts), rows)]
 
     def encode(self, tokens: list) -> NDArray[np.float32]:
         return np.vstack([np.hstack([columns[name] for name in self._names]) for columns in self._columns(tokens)])
