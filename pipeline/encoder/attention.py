@@ -8,17 +8,42 @@ the dense layout where they differ.
 
 import inspect
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 
+from pipeline.encoder.gpu import find_triton_code, has_flash_attention
 from pipeline.encoder.kernel import find_kernel, takes
 
 PACKED = "packed"
+# Tokens of the longest window up to which a GPU attends to several windows at once, half precision.
+SHORT_TOKENS = 64
+_SHORT_HEADS = (16, 32, 64, 128)  # head dimensions that Triton's matrix products take
 
 Run = tuple[int, int, int]  # first token, windows, length of a run of windows of equal length
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Runs:
+    """The runs of windows of equal length, from the first to the last token.
+
+    An object of its own, which torch.compile does not look into: it would compile anew for each number of runs.
+    """
+
+    each: Sequence[Run]
+
+
+@dataclass(frozen=True, slots=True)
+class Windows:
+    """Where the windows of a packed row are."""
+
+    cu: Tensor  # (W + 1,) int32 on the device: where each starts
+    longest: int
+    runs: Runs
+    spans: Tensor | None = None  # (2, T) int32 on the device: where each token's window starts, and where it ends
 
 
 def packed_attention(
@@ -32,7 +57,8 @@ def packed_attention(
     sliding_window: int | None = None,
     cu_seq_lens_q: Tensor | None = None,
     max_length_q: int | None = None,
-    runs: Sequence[Run] | None = None,
+    runs: Runs | None = None,
+    spans: Tensor | None = None,
     **_: object,
 ) -> tuple[Tensor, None]:
     """Attention within each window of one packed row.
@@ -48,6 +74,7 @@ def packed_attention(
         cu_seq_lens_q: (W + 1,) int32 on the device.
         max_length_q: tokens of the longest window.
         runs: of windows of equal length, from the first to the last token.
+        spans: (2, T) int32, where each token's window starts and ends; on a GPU, where all windows are short.
 
     Returns:
         (1, T, heads, D), and no weights.
@@ -57,13 +84,38 @@ def packed_attention(
         raise ValueError(msg)
     reach = None if sliding_window is None else sliding_window - 1
     q_THD, k_THD, v_THD = (x[0].transpose(0, 1) for x in (query, key, value))
-    if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) and query.shape[-1] % 8 == 0:
-        out = _varlen(q_THD, k_THD, v_THD, cu_seq_lens_q, max_length_q, scaling, reach)
+    windows = Windows(cu_seq_lens_q, max_length_q, runs, spans)
+    return attend(q_THD, k_THD, v_THD, windows, scaling, reach).unsqueeze(0), None
+
+
+@torch.compiler.disable(reason="its ways differ by device and windows, and none of them is the compiler's to fuse")
+def attend(
+    q_THD: Tensor, k_THD: Tensor, v_THD: Tensor, windows: Windows, scaling: float | None, reach: int | None = None
+) -> Tensor:
+    """Attention within windows by the fastest way there is: (T, heads, D).
+
+    Args:
+        q_THD: queries; keys and values alike.
+        k_THD: see q_THD.
+        v_THD: see q_THD.
+        windows: of the packed row.
+        scaling: of the scores; 1 / sqrt(D) when None.
+        reach: how far apart two tokens may be; None: any distance.
+    """
+    cu, longest, head_dim = windows.cu, windows.longest, q_THD.shape[-1]
+    if reach is not None and longest <= reach + 1:
+        reach = None
+    if q_THD.is_cuda and q_THD.dtype in (torch.float16, torch.bfloat16):
+        short = windows.spans is not None and reach is None and head_dim in _SHORT_HEADS
+        if short and (code := find_triton_code()):
+            scaling = head_dim**-0.5 if scaling is None else scaling
+            return code.attend_windows(q_THD, k_THD, v_THD, windows.spans, longest, scaling)
+        equal = reach is None and longest * (len(cu) - 1) == len(q_THD)
+        if head_dim % 8 == 0 and has_flash_attention() and not equal:  # for equal lengths torch has what is faster
+            return _varlen(q_THD, k_THD, v_THD, cu, longest, scaling, reach)
     elif takes(q_THD, k_THD, v_THD) and (kernel := find_kernel()):
-        out = kernel.attend(q_THD, k_THD, v_THD, cu_seq_lens_q, max_length_q, scaling, reach)
-    else:
-        out = attend_runs(q_THD, k_THD, v_THD, runs, scaling, lambda length: _band(length, reach, query.device))
-    return out.unsqueeze(0), None
+        return kernel.attend(q_THD, k_THD, v_THD, cu, longest, scaling, reach)
+    return attend_runs(q_THD, k_THD, v_THD, windows.runs, scaling, lambda length: _band(length, reach, q_THD.device))
 
 
 def _varlen(
@@ -82,7 +134,7 @@ def attend_runs(
     q_THD: Tensor,
     k_THD: Tensor,
     v_THD: Tensor,
-    runs: Sequence[Run],
+    runs: Runs,
     scaling: float | None,
     bias: Callable[[int], Tensor | None],
 ) -> Tensor:
@@ -97,7 +149,7 @@ def attend_runs(
         bias: length → what is added to the scores of such windows, or where they may look (bool); None: nothing.
     """
     attended = []
-    for first, count, length in runs:
+    for first, count, length in runs.each:
         part = slice(first, first + count * length)
         q_BHLD, k_BHLD, v_BHLD = (x[part].unflatten(0, (count, length)).transpose(1, 2) for x in (q_THD, k_THD, v_THD))
         out = F.scaled_dot_product_attention(q_BHLD, k_BHLD, v_BHLD, attn_mask=bias(length), scale=scaling)

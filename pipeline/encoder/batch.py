@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from pipeline.encoder.attention import Run, first_position
+from pipeline.encoder.attention import SHORT_TOKENS, Runs, first_position
 from pipeline.encoder.packing import Pack
 
 
@@ -43,7 +43,8 @@ def packed_batch(model: PreTrainedModel, pack: Pack, start: int | None = None) -
     """
     start = first_position(model) if start is None else start
     offsets = pack.offsets
-    positions = np.arange(pack.num_tokens) - np.repeat(offsets[:-1], pack.lengths) + start
+    starts = np.repeat(offsets[:-1], pack.lengths)
+    positions = np.arange(pack.num_tokens) - starts + start
     cu = _to(model.device, offsets)
     longest = int(pack.lengths[-1])
     inputs: dict[str, Any] = {
@@ -55,6 +56,9 @@ def packed_batch(model: PreTrainedModel, pack: Pack, start: int | None = None) -
         "max_length_k": longest,
         "runs": _runs(pack.lengths),
     }
+    if model.device.type == "cuda" and longest <= SHORT_TOKENS:
+        spans = np.stack([starts, np.repeat(offsets[1:], pack.lengths)])
+        inputs["spans"] = _to(model.device, spans.astype(np.int32))
     if takes_token_types(model):
         # Models fill in absent types from a buffer as long as their positions, which a packed row outgrows.
         types = np.zeros(pack.num_tokens, np.int64) if pack.token_type_ids is None else pack.token_type_ids
@@ -85,14 +89,15 @@ def _takes_token_types(kind: type[PreTrainedModel]) -> bool:
     return "token_type_ids" in inspect.signature(kind.forward).parameters
 
 
-def _runs(lengths: NDArray[np.int64]) -> list[Run]:
-    """The runs of equal lengths."""
+def _runs(lengths: NDArray[np.int64]) -> Runs:
     edges = np.flatnonzero(np.diff(lengths, prepend=0, append=0))
     firsts = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])[edges]
-    return [
-        (int(first), int(stop - start), int(lengths[start]))
-        for first, start, stop in zip(firsts[:-1], edges[:-1], edges[1:], strict=True)
-    ]
+    return Runs(
+        [
+            (int(first), int(stop - start), int(lengths[start]))
+            for first, start, stop in zip(firsts[:-1], edges[:-1], edges[1:], strict=True)
+        ]
+    )
 
 
 def _padded(values: NDArray[np.int32], mask: NDArray[np.bool_], fill: int) -> NDArray[np.int64]:
@@ -101,7 +106,7 @@ def _padded(values: NDArray[np.int32], mask: NDArray[np.bool_], fill: int) -> ND
     return padded
 
 
-def _to(device: torch.device, array: NDArray[np.int64]) -> Tensor:
+def _to(device: torch.device, array: NDArray[np.integer]) -> Tensor:
     """To the device without making either side wait for the other."""
     tensor = torch.from_numpy(array)
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor

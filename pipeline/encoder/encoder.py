@@ -22,6 +22,7 @@ from pipeline.encoder.distinct import find_distinct
 from pipeline.encoder.first_tokens import FirstTokens
 from pipeline.encoder.forward import Forward, pooled_vectors, takes_first_tokens_alone
 from pipeline.encoder.gate import can_narrow, check_head, choose_layout
+from pipeline.encoder.gpu import find_triton_code
 from pipeline.encoder.heads import run_head, run_pooler, takes_mean
 from pipeline.encoder.kernel import Kernel, find_kernel
 from pipeline.encoder.lanes import Lanes, available_cores
@@ -83,7 +84,7 @@ class Encoder:
         self.plan = make_plan(spec, parse_features(features), self.checkpoint, output_dtype)
         self.max_tokens = resolve_max_tokens(spec, self.checkpoint)
         self.dtype = resolve_dtype(spec.dtype, self.device.type)
-        self.tokens_per_pack = tokens_per_pack or default_tokens_per_pack(self.device.type)
+        self.tokens_per_pack = tokens_per_pack or default_tokens_per_pack(self.device.type, self.checkpoint)
         self.threads = threads or available_cores()
         self.compiled = compiled and self.device.type == "cuda"
         self.tokenizer = make_tokenizer(spec, self.checkpoint, self.plan)
@@ -131,8 +132,7 @@ class Encoder:
         drop_layers_above(model, self.plan.top_layer)
         first_tokens = self._find_first_tokens(model)
         (classifier or model).to(getattr(torch, dtype))
-        if self.compiled:
-            compile_layers(model)
+        self.compiled = self.compiled and compile_layers(model)
         self.top_layer = "all tokens" if first_tokens is None else "first tokens"
         return Forward(model, taps, self.plan, packed=self.layout == "packed", first_tokens=first_tokens)
 
@@ -226,6 +226,10 @@ def describe(encoder: Encoder) -> dict[str, Any]:
         "linear": encoder.linear,
         "top_layer": encoder.top_layer,
         "tokens_per_pack": encoder.tokens_per_pack,
-        **({"threads": encoder.threads} if on_cpu else {"most_tokens": encoder.most_tokens}),
+        **({"threads": encoder.threads} if on_cpu else _on_gpu(encoder)),
         "compiled": encoder.compiled,
     }
+
+
+def _on_gpu(encoder: Encoder) -> dict[str, Any]:
+    return {"most_tokens": encoder.most_tokens, "kernels": "triton" if find_triton_code() else "torch"}

@@ -88,13 +88,13 @@ class Forward:
         return vectors
 
     def _keep(self, layer: int, hidden: Tensor, batch: Batch, vectors: Vectors) -> None:
-        """Keep of a layer what the plan wants; it is brought to float32 once for all its poolings."""
+        """Keep of a layer what the plan wants; it is brought to float32 once for all poolings that count in it."""
         if self._first_tokens is not None and layer == self._plan.top_layer:
             vectors.pooled["cls", layer] = hidden[0].float()
             return
         ragged = batch.ragged(hidden)
         pools = [pool for pool, of_layer in self._pooled if of_layer == layer]
-        exact = ragged.float() if {"mean", "max"} & set(pools) else ragged
+        exact = ragged.float() if {"mean", "max"} <= set(pools) else ragged
         for pool in pools:
             vectors.pooled[pool, layer] = _POOLS[pool](exact, batch.cu)
         if layer in self._plan.token_layers:

@@ -52,7 +52,7 @@ def choose_layout(
         use_kernel(model, kernel)
     reason = can_pack(model, taps, windows, want)
     if reason is None:
-        if kernel and join_steps(model) and _packed_fault(model, taps, windows, want):
+        if (kernel or model.device.type == "cuda") and join_steps(model) and _packed_fault(model, taps, windows, want):
             part_steps(model)  # written like BERT's, and something else
         return "packed", "equal to eager attention on every layer"
     for attention in ("sdpa", "eager"):

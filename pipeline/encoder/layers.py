@@ -48,10 +48,18 @@ def drop_layers_above(model: PreTrainedModel, top_layer: int) -> None:
     model.config.num_hidden_layers = min(kept, model.config.num_hidden_layers)
 
 
-def compile_layers(model: PreTrainedModel) -> None:
-    """Run each layer through torch.compile, with sizes left open; hooks stay outside of what is compiled."""
-    for layer in find_layers(model):
+def compile_layers(model: PreTrainedModel) -> bool:
+    """Run each layer through torch.compile, with sizes left open; hooks stay outside of what is compiled.
+
+    Layers whose forward was replaced stay as they are: that is faster than what the compiler makes of them.
+
+    Returns:
+        Whether any layer was compiled.
+    """
+    as_written = [layer for layer in find_layers(model) if "forward" not in vars(layer)]
+    for layer in as_written:
         layer.forward = torch.compile(layer.forward, dynamic=True)
+    return bool(as_written)
 
 
 class Taps:

@@ -6,7 +6,7 @@ model's own code runs whenever a pass brings no runs.
 """
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.models.mpnet.modeling_mpnet import MPNetModel, MPNetSelfAttention
 
-from pipeline.encoder.attention import Run, attend_runs
+from pipeline.encoder.attention import Runs, attend_runs
 from pipeline.encoder.kernel import BEYOND, find_kernel, takes
 
 
@@ -25,7 +25,7 @@ class PackedBias:
 
     cu: Tensor  # (W + 1,) int32 where each starts
     longest: int
-    runs: Sequence[Run]
+    runs: Runs
     # (heads, 2 longest + BEYOND - 1) by how far the query stands behind the key, from -(longest - 1) on.
     by_distance: Tensor
 
@@ -71,6 +71,7 @@ def _by_distance(encoder: Any, own: Callable[..., Tensor], current: threading.lo
 
 
 def _within(attention: Any, own: Callable[..., Any]) -> Callable[..., Any]:
+    @torch.compiler.disable(reason="a bias for each run of windows is not the compiler's to fuse")
     def forward(hidden: Tensor, mask: Tensor | None = None, bias: Any = None, **kwargs: Any) -> Any:
         if not isinstance(bias, PackedBias):
             return own(hidden, mask, bias, **kwargs)

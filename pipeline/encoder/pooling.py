@@ -10,6 +10,8 @@ form first, so there is one definition of each pooling.
 import torch
 from torch import Tensor
 
+from pipeline.encoder.gpu import find_triton_code
+
 
 def cls(hidden_TH: Tensor, cu: Tensor) -> Tensor:
     """The first token's vector of each window: (W, H) float32."""
@@ -27,6 +29,8 @@ def mean(hidden_TH: Tensor, cu: Tensor) -> Tensor:
     Sums in float32 whatever the input's dtype: half precision accumulation drifts with length.
     Source: Sentence-BERT, Reimers & Gurevych 2019, section 3 (MEAN strategy).
     """
+    if hidden_TH.is_cuda and (code := find_triton_code()):
+        return code.mean_of_windows(hidden_TH, cu)
     return _reduce(hidden_TH, "mean", cu)
 
 

@@ -111,7 +111,10 @@ def set_floor(comparison: Comparison, folder: Path, lengths: Sequence[int]) -> N
 
     rates = [rate for shape, rate in comparison.floor.items() if "tokens" in shape]
     if rates:
-        comparison.floor_seconds = flops(AutoConfig.from_pretrained(folder), lengths) / max(rates)
+        operations = flops(AutoConfig.from_pretrained(folder), lengths)
+        comparison.floor_seconds = operations / max(rates)
+        cube = [rate for shape, rate in comparison.floor.items() if "cubed" in shape]
+        comparison.peak_seconds = operations / cube[0] if cube else None
 
 
 def load(

@@ -80,6 +80,7 @@ class Comparison:
     rows: list[Row]
     unit: str = "tokens"  # of the rate: tokens or texts
     floor_seconds: float | None = None
+    peak_seconds: float | None = None  # the same at the rate of the device's best product, whatever its shape
     floor: dict[str, float] = field(default_factory=dict)  # operations per second, by what was measured
     left_out: dict[str, str] = field(default_factory=dict)  # variant → why
 
@@ -120,6 +121,9 @@ def table(comparison: Comparison) -> str:
         lines.append(_line(cells))
     if comparison.floor_seconds:
         lines += ["", f"floor: {comparison.floor_seconds:.3f} s; " + _rates(comparison.floor)]
+    if mine and comparison.peak_seconds and (encode := mine.median_of("of it encoding")):
+        rate, share = comparison.tokens / encode, comparison.peak_seconds / encode
+        lines += ["", f"{mine.name}, encoding alone: {rate:,.0f} tokens/s, {share:.0%} of the device's dense peak"]
     if mine and (peer := comparison.fastest_peer()):
         lines += ["", f"fastest exact peer: {peer.name}, {peer.median / mine.median:.2f} times ours"]
     lines += [f"left out: {name}: {why}" for name, why in comparison.left_out.items()]

@@ -1,0 +1,88 @@
+"""Triton's kernels against torch in float64. Skipped without a GPU, where they can't run."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import scaled_dot_product_attention
+
+from pipeline.encoder.gpu import find_triton_code
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+# One token, windows that fill no tile, one tile to the last token, and one beyond the longest short window.
+LENGTHS = [[1], [1] * 70, [3, 9, 9, 20, 31], [20] * 13 + [32], [64] * 3, [2, 7, 7, 33, 63], [40, 129, 600]]
+HALF = {torch.float16: 2e-3, torch.bfloat16: 2e-2}
+
+
+@pytest.fixture(scope="module")
+def code():
+    found = find_triton_code()
+    assert found is not None
+    return found
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
+def offsets(lengths):
+    return torch.tensor([0, *lengths], device="cuda").cumsum(0)
+
+
+def spans_of(cu):
+    return torch.stack([torch.repeat_interleave(ends, cu.diff()) for ends in (cu[:-1], cu[1:])]).int()
+
+
+def relative(got, want):
+    return float((got.double() - want).norm() / want.norm())
+
+
+@pytest.mark.parametrize("lengths", LENGTHS, ids=str)
+@pytest.mark.parametrize("width", [384, 1000])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_means_of_windows_are_those_of_float64(lengths, width, dtype, code):
+    cu = offsets(lengths)
+    hidden = torch.randn(sum(lengths), width, device="cuda").to(dtype)
+    want = torch.segment_reduce(hidden.double(), "mean", offsets=cu)
+    assert float((code.mean_of_windows(hidden, cu) - want).abs().max()) <= 1e-6
+
+
+@pytest.mark.parametrize("tokens", [1, 3, 257])
+@pytest.mark.parametrize("width", [32, 768, 1000])
+@pytest.mark.parametrize("dtype", [*HALF, torch.float32])
+def test_norms_of_sums_are_those_of_float64(tokens, width, dtype, code):
+    norm = nn.LayerNorm(width, eps=1e-12).cuda()
+    norm.weight.data.normal_()
+    norm.bias.data.normal_()
+    norm.to(dtype)
+    hidden, residual = (torch.randn(tokens, width, device="cuda").to(dtype) for _ in range(2))
+    weights = norm.weight.double(), norm.bias.double()
+    want = nn.functional.layer_norm(hidden.double() + residual.double(), (width,), *weights, norm.eps)
+    assert relative(code.norm_of_sum(hidden, residual, norm), want) <= HALF.get(dtype, 1e-6)
+
+
+@pytest.mark.parametrize("lengths", LENGTHS, ids=str)
+@pytest.mark.parametrize("head_dim", [16, 64, 128])
+@pytest.mark.parametrize("dtype", HALF)
+def test_attention_of_short_windows_is_that_of_float64(lengths, head_dim, dtype, code):
+    cu = offsets(lengths)
+    q, k, v = torch.randn(sum(lengths), 3, 2, head_dim, device="cuda").to(dtype).unbind(1)
+    spans = spans_of(cu)
+    together = spans[0][:, None] == spans[0][None]
+    wide = (each.double().transpose(0, 1) for each in (q, k, v))
+    want = scaled_dot_product_attention(*wide, attn_mask=together, scale=0.3).transpose(0, 1)
+    assert relative(code.attend_windows(q, k, v, spans, max(lengths), 0.3), want) <= HALF[dtype]
+
+
+@pytest.mark.parametrize("bad", [float("inf"), float("-inf"), float("nan")])
+@pytest.mark.parametrize("part", [0, 1, 2], ids=["query", "key", "value"])
+def test_a_window_that_is_not_finite_spoils_itself_alone(bad, part, code):
+    cu = offsets([20, 20, 20, 30])
+    qkv = torch.randn(90, 3, 2, 32, device="cuda").half()
+    want = code.attend_windows(*qkv.unbind(1), spans_of(cu), 30, 0.2)
+    qkv[45, part, 1, 3] = bad
+    got = code.attend_windows(*qkv.unbind(1), spans_of(cu), 30, 0.2)
+    assert torch.equal(got[:40], want[:40])
+    assert torch.equal(got[60:], want[60:])
+    assert not torch.isfinite(got[40:60, 1]).all()

@@ -1,0 +1,80 @@
+"""Layers written as BERT's in few calls, as a GPU runs them, against the same layers step by step. On a CPU here."""
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModel
+
+from pipeline.encoder.attention import PACKED
+from pipeline.encoder.batch import dense_batch, packed_batch
+from pipeline.encoder.bert import FewCalls, part_steps
+from pipeline.encoder.layers import compile_layers, find_layers
+from pipeline.encoder.packing import Pack
+from tests.models import TOLERANCE
+
+LENGTHS = (1, 3, 5, 5, 40, 127)
+
+
+@pytest.fixture
+def load(tiny):
+    def load(architecture, **settings):
+        model = AutoModel.from_pretrained(tiny(architecture, **settings)).eval()
+        model.set_attn_implementation(PACKED)
+        return model
+
+    return load
+
+
+def join(model):
+    forwards = [FewCalls.of(layer) for layer in find_layers(model)]
+    for layer, forward in zip(find_layers(model), forwards, strict=True):
+        if forward:
+            layer.forward = forward
+    return [forward is not None for forward in forwards]
+
+
+@torch.inference_mode()
+def run(model, lay_out=packed_batch):
+    draw = np.random.default_rng(0)
+    windows = [draw.integers(999, 2999, n).astype(np.int32) for n in LENGTHS]
+    return model(**lay_out(model, Pack.of_windows(windows)).inputs).last_hidden_state
+
+
+@pytest.mark.parametrize("architecture", ["bert", "roberta", "xlm-roberta", "electra", "distilbert"])
+def test_a_layer_in_few_calls_equals_its_steps(architecture, load):
+    model = load(architecture)
+    steps = run(model)
+    assert join(model) == [True] * 3
+    assert float((run(model) - steps).abs().max()) <= TOLERANCE
+    part_steps(model)
+    assert torch.equal(run(model), steps)
+
+
+def test_a_layer_in_few_calls_goes_with_a_model_that_is_cast(load):
+    model = load("bert")
+    join(model)
+    want = run(model)
+    model.to(torch.bfloat16)
+    got = run(model)
+    assert got.dtype == torch.bfloat16
+    assert float((got.float() - want).norm() / want.norm()) <= 3e-2
+
+
+def test_a_padded_batch_goes_by_the_layers_own_steps(load):
+    model = load("bert")
+    model.set_attn_implementation("eager")
+    want = run(model, dense_batch)
+    join(model)
+    assert torch.equal(run(model, dense_batch), want)
+
+
+@pytest.mark.parametrize("architecture", ["albert", "modernbert", "mpnet", "nomic_bert"])
+def test_layers_written_in_another_way_are_not_taken(architecture, tiny):
+    model = AutoModel.from_pretrained(tiny(architecture))
+    assert not any(FewCalls.of(layer) for layer in find_layers(model))
+
+
+def test_layers_in_few_calls_are_not_compiled(load):
+    model = load("bert")
+    join(model)
+    assert not compile_layers(model)
