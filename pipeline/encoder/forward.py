@@ -62,6 +62,8 @@ class Forward:
             first_tokens: on its last layer, if that is the plan's highest and runs for them alone.
         """
         self.model, self._taps, self._plan, self._first_tokens = model, taps, plan, first_tokens
+        # A thread has a device of its own, which kernels that are not torch's run on, whatever their tensors' is.
+        self._where = partial(torch.cuda.device, model.device) if model.device.type == "cuda" else nullcontext
         self._lay_out = partial(packed_batch, start=first_position(model)) if packed else dense_batch
         self._pooled = pooled_vectors(plan, model)
         self._wanted = {layer for _, layer in self._pooled} | plan.token_layers
@@ -79,7 +81,7 @@ class Forward:
 
         stop_at = None if self._runs_through else plan.top_layer
         narrow = nullcontext() if self._first_tokens is None else self._first_tokens.only(batch.cu[:-1])
-        with narrow, self._taps.open(self._wanted - {last}, tap, stop_at=stop_at):
+        with self._where(), narrow, self._taps.open(self._wanted - {last}, tap, stop_at=stop_at):
             output = self.model(**batch.inputs, **({"output_attentions": True} if plan.attention_layers else {}))
             if plan.top_layer == last:
                 tap(last, output.last_hidden_state)
