@@ -1,9 +1,9 @@
-"""Compiled code for the two things that a float32 pass on a CPU consists of: attention and linear layers (compiled/).
+"""Compiled code for what a float32 pass on a CPU consists of: attention, linear layers, and the means of windows.
 
-torch's own attention takes one call for each run of windows of equal length (infra/decisions/0015), and its linear
-layers bring every result to memory before the next step takes it up (0016). Knows nothing of models and packs.
-Invariants: float32 on the CPU alone; a window's and a row's bits do not depend on those beside them; where nothing was
-built for the machine, or from another source, there is no kernel, and torch runs.
+torch's own attention takes one call for each run of windows of equal length (infra/decisions/0015), its linear layers
+bring every result to memory before the next step takes it up (0016), and its means add number by number. Knows nothing
+of models and packs. Invariants: float32 on the CPU alone; a window's and a row's bits do not depend on those beside
+them; where nothing was built for the machine, or from another source, there is no kernel, and torch runs.
 """
 
 import ctypes
@@ -68,6 +68,7 @@ _SIGNATURES = {
     + [POINTER(Weights)] * 2
     + [POINTER(Norm), c_void_p],
     "layer": [c_void_p, c_int64, POINTER(Parts), c_void_p, c_int64, c_int64, c_void_p, c_int64, c_void_p],
+    "means": [c_void_p, c_void_p, c_int64, c_int64, c_void_p],
 }
 
 
@@ -95,6 +96,7 @@ class Kernel:
             return None
         for name, types in _SIGNATURES.items():
             getattr(library, name).argtypes = types
+        library.means.restype = None
         library.panel_columns.restype = library.panel_in_pairs.restype = c_int64
         return cls(instructions, library) if library.runs_here() else None
 
@@ -200,6 +202,13 @@ class Kernel:
             rows.data_ptr(), rows.shape[1], parts, *windows, *_bias(bias, longest), out.data_ptr()
         )
         return _unless(failed, out)
+
+    def means(self, hidden_TH: Tensor, cu: Tensor) -> Tensor:
+        """The mean of the token vectors of each window: (W, H). The vectors are contiguous; cu: (W + 1,) int64."""
+        windows, width = len(cu) - 1, hidden_TH.shape[1]
+        out = torch.empty(windows, width)
+        self.library.means(hidden_TH.data_ptr(), cu.data_ptr(), windows, width, out.data_ptr())
+        return out
 
 
 def _bias(bias: Tensor | None, longest: int) -> tuple[int | None, int]:

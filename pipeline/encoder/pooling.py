@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pipeline.encoder.gpu import find_triton_code
+from pipeline.encoder.kernel import find_kernel
 
 
 def cls(hidden_TH: Tensor, cu: Tensor) -> Tensor:
@@ -31,6 +32,8 @@ def mean(hidden_TH: Tensor, cu: Tensor) -> Tensor:
     """
     if hidden_TH.is_cuda and (code := find_triton_code()):
         return code.mean_of_windows(hidden_TH, cu)
+    if hidden_TH.device.type == "cpu" and hidden_TH.dtype == torch.float32 and (kernel := find_kernel()):
+        return kernel.means(hidden_TH.contiguous(), cu)
     return _reduce(hidden_TH, "mean", cu)
 
 

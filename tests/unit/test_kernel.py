@@ -154,6 +154,27 @@ def test_a_number_that_is_not_finite_stays_in_its_window(kernel, bad):
         assert not torch.isfinite(got[20:40]).all()
 
 
+@each_kernel
+@pytest.mark.parametrize("width", [3, 16, 100, 384, 768])
+def test_means_of_windows_are_those_of_double(kernel, width):
+    lengths = [1, 2, 7, 7, 130]
+    hidden = torch.randn(sum(lengths), width, generator=torch.Generator().manual_seed(0))
+    means = kernel.means(hidden, offsets(lengths).long())
+    want = torch.stack([window.mean(0) for window in hidden.double().split(lengths)])
+    assert float((means - want).abs().max()) <= 1e-6
+
+
+@each_kernel
+def test_a_mean_has_the_same_bits_alone_and_among_others_and_nan_stays_in_its_window(kernel):
+    lengths = [3, 9, 40]
+    hidden = torch.randn(52, 384, generator=torch.Generator().manual_seed(0))
+    alone = kernel.means(hidden[12:], offsets([40]).long())
+    hidden[5, 7] = float("nan")
+    among = kernel.means(hidden, offsets(lengths).long())
+    assert torch.equal(among[2:], alone)
+    assert torch.isnan(among).nonzero().tolist() == [[1, 7]]
+
+
 def test_what_the_kernel_can_not_read_is_left_to_torch():
     whole = torch.zeros(8, 2, 32)
     assert takes(whole, whole, whole)

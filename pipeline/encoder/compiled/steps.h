@@ -1,6 +1,6 @@
-/* The steps of a layer, each of which can be called by itself: kernel.py describes the same to Python.
+/* The steps of a pass, each of which can be called by itself: kernel.py describes the same to Python.
  *
- * All return 0, or 1 where memory is out.
+ * Those that return a number return 0, or 1 where memory is out.
  */
 #pragma once
 #include <stdint.h>
@@ -49,3 +49,6 @@ int linear_norm(const float *x, const float *residual, int64_t rows, const weigh
  * The first and the factors have a single depth; the second's depth is how many of their outputs are in memory at once. */
 int feed_forward(const float *x, const float *residual, int64_t rows, const weights *first, int become,
                  const weights *factors, const weights *second, const norm *n, float *out);
+
+/* out (windows, width) = the mean of each window's rows of x (tokens, width). offsets: (windows + 1) where each starts. */
+void means(const float *x, const int64_t *offsets, int64_t windows, int64_t width, float *out);
