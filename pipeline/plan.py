@@ -6,7 +6,7 @@ Knows nothing of Ray or the output. A plan pins what the job leaves open: commit
 import base64
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -21,7 +21,13 @@ from pipeline import size
 from pipeline.columns import ROW_COLUMNS, FeaturePlan
 from pipeline.computed import ComputedColumn, find_computed
 from pipeline.encoder.checkpoint import Checkpoint, load_tokenizer, look_at
-from pipeline.encoder.resolve import default_block_rows, default_tokens_per_pack, resolve_dtype, resolve_max_tokens
+from pipeline.encoder.resolve import (
+    default_block_rows,
+    default_tokens_per_pack,
+    make_tokenizer,
+    resolve_dtype,
+    resolve_max_tokens,
+)
 from pipeline.encoder.resolve import make_plan as feature_plan
 from pipeline.errors import JobError
 from pipeline.schema import output_schema
@@ -29,7 +35,6 @@ from pipeline.source.dataset import Dataset
 from pipeline.source.opening import open_dataset
 from pipeline.spec.job import Job
 from pipeline.spec.model import Model, Windows
-from pipeline.tokenizer import Tokenizer
 from pipeline.trial import TRIAL_ROWS, try_functions
 
 SAMPLE_ROWS = 512
@@ -150,12 +155,7 @@ def make_plan(job: Job, *, device: str) -> Plan:
     dataset = open_dataset(job.source)
     _check_names(job, features)
     computed_bytes = try_functions(computed, _sample(dataset, TRIAL_ROWS), job.source.text_columns)
-    packs, rows = job.compute.tokens_per_pack, job.output.rows_per_part
-    if rows == "auto":
-        tokenizer = Tokenizer(load_tokenizer(checkpoint), max_tokens)
-        sample, whole_rows = _sample(dataset, SAMPLE_ROWS), sum(dataset.shard_rows or ())
-        text = job.source.text_columns[0]
-        rows = size.rows_per_part(sample, text, tokenizer, features, computed_bytes, whole_rows)
+    pack_tokens, block_rows, part_rows = _sizes(job, dataset, checkpoint, features, computed_bytes, device)
     resolved = Resolved(
         source_commit=dataset.commit,
         source_identity=dataset.identity,
@@ -166,11 +166,32 @@ def make_plan(job: Job, *, device: str) -> Plan:
         tokenizer_sha256=checkpoint.tokenizer_sha256,
         max_tokens=max_tokens,
         dtype=resolve_dtype(job.model.dtype, device),
-        tokens_per_pack=default_tokens_per_pack(device, checkpoint) if packs == "auto" else packs,
-        block_rows=min(default_block_rows(device), rows),
-        rows_per_part=rows,
+        tokens_per_pack=pack_tokens,
+        block_rows=block_rows,
+        rows_per_part=part_rows,
     )
     return Plan(job, resolved, dataset, checkpoint, computed, datetime.now(UTC).isoformat(timespec="seconds"))
+
+
+def _sizes(
+    job: Job,
+    dataset: Dataset,
+    checkpoint: Checkpoint,
+    features: FeaturePlan,
+    computed_bytes: Mapping[str, float],
+    device: str,
+) -> tuple[int, int, int]:
+    """Tokens of a pack, rows of a block and rows of a part, which the first rows of the source decide."""
+    pack_tokens, part_rows = job.compute.tokens_per_pack, job.output.rows_per_part
+    sample = _sample(dataset, SAMPLE_ROWS)
+    tokens = size.tokens_per_row(sample, job.source.text_columns, make_tokenizer(job.model, checkpoint, features))
+    if pack_tokens == "auto":
+        pack_tokens = default_tokens_per_pack(device, checkpoint)
+    block_rows = default_block_rows(device, checkpoint, pack_tokens, tokens)
+    if part_rows == "auto":
+        whole_rows = sum(dataset.shard_rows or ())
+        part_rows = size.rows_per_part(sample, tokens, features, computed_bytes, whole_rows, block_rows)
+    return pack_tokens, min(block_rows, part_rows), part_rows
 
 
 def versions() -> dict[str, str]:

@@ -1,9 +1,10 @@
-"""How many bytes a row takes, and so how many rows make a part.
+"""How many tokens and bytes a row takes, and so how many rows make a part.
 
 Knows nothing of jobs or stores. Both what is read and what is written count: a part is held in memory once.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import chain
 
 import pyarrow as pa
 
@@ -11,12 +12,12 @@ from pipeline.columns import Column, FeaturePlan
 from pipeline.schema import vector_length
 from pipeline.tokenizer import Tokenizer
 
-# Rows that are encoded together: enough to sort by length, few enough to be held with all their features.
-BLOCK_ROWS = 1024
 PART_BYTES = 64 * 1024 * 1024
 LARGEST_PART_BYTES = 8 * PART_BYTES
 MANY_PARTS = 100_000
-MAX_ROWS_PER_PART = 64 * BLOCK_ROWS
+MAX_ROWS_PER_PART = 65_536
+# Read of a text that is cut into windows: it may be a book.
+_BEGINNING_CHARACTERS = 16_384
 _VALUE_BYTES = {"float32": 4, "float16": 2, "int8": 1, "binary": 1}
 
 
@@ -36,38 +37,51 @@ def _column_bytes(column: Column, tokens: float) -> float:
             return vector
 
 
+def tokens_per_row(sample: pa.Table, text_columns: Sequence[str], tokenizer: Tokenizer) -> float:
+    """Mean tokens of a row over its windows; of long texts that are cut into windows the rest counts as the beginning.
+
+    Args:
+        sample: rows of the source.
+        text_columns: one, or two for sentence pairs.
+        tokenizer: of the model.
+    """
+    columns = [column.cast(pa.large_binary()) for column in sample.select(list(text_columns)).drop_null().columns]
+    # A sample, not the hot path: tokenizers takes Python strings only.
+    texts = [[text.decode(errors="replace") for text in column.to_pylist()] for column in columns]
+    if not texts[0]:
+        return 1.0
+    if not tokenizer.cuts_windows:
+        return float(tokenizer(*texts).num_tokens.mean())
+    beginnings = [[text[:_BEGINNING_CHARACTERS] for text in column] for column in texts]
+    share = sum(map(len, chain(*beginnings))) / max(1, sum(map(len, chain(*texts))))
+    return float(tokenizer(*beginnings).num_tokens.mean()) / (share or 1.0)
+
+
 def rows_per_part(
     sample: pa.Table,
-    text: str,
-    tokenizer: Tokenizer,
+    tokens: float,
     features: FeaturePlan,
     computed_bytes: Mapping[str, float],
     whole_rows: int,
+    block_rows: int,
 ) -> int:
     """Rows of a part of about `PART_BYTES`, or of more in a large run; whole blocks where a block fits.
 
     Args:
         sample: first rows of the source.
-        text: its column of texts, of which the tokens are counted.
-        tokenizer: of the model.
+        tokens: of a row.
         features: what the encoder brings.
         computed_bytes: computed column → bytes of a row.
         whole_rows: of the source; 0 where it does not say how many.
+        block_rows: of a block.
     """
     if not len(sample):
-        return BLOCK_ROWS
-    written = sum(row_bytes(features, _tokens_per_row(sample[text], tokenizer)).values())
+        return block_rows
+    written = sum(row_bytes(features, tokens).values())
     each = max(written + sum(computed_bytes.values()), sample.nbytes / len(sample))
     size = part_bytes(each * whole_rows)
     rows = int(min(size / each, MAX_ROWS_PER_PART * size / PART_BYTES))
-    return max(rows, 1) if rows < BLOCK_ROWS else rows // BLOCK_ROWS * BLOCK_ROWS
-
-
-def _tokens_per_row(column: pa.ChunkedArray, tokenizer: Tokenizer) -> float:
-    texts = column.cast(pa.large_binary()).drop_null()
-    # A sample, not the hot path: tokenizers takes Python strings only.
-    decoded = [text.decode(errors="replace") for text in texts.to_pylist()]
-    return float(tokenizer(decoded).num_tokens.mean()) if decoded else 1.0
+    return max(rows, 1) if rows < block_rows else rows // block_rows * block_rows
 
 
 def part_bytes(whole_bytes: float) -> float:

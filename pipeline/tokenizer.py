@@ -81,7 +81,7 @@ class Tokenizer:
         self._raw.no_padding()
         self._raw.enable_truncation(max_tokens, stride=stride)
         self._encode = self._raw.encode_batch if spans else self._raw.encode_batch_fast
-        self._windows = windows
+        self.cuts_windows = windows
         self._spans = spans
         self._type_ids = "token_type_ids" in pretrained.model_input_names
         self._first_cut = CHARACTERS_PER_TOKEN * max_tokens if not windows and _can_cut(self._raw) else None
@@ -115,8 +115,8 @@ class Tokenizer:
     def _collect(self, encodings: list[Any]) -> Tokens:
         # `tokenizers` hands ids out as Python lists only; they are turned into buffers here, once.
         overflow = [encoding.overflowing for encoding in encodings]
-        windows = list(_windows_of(encodings, overflow)) if self._windows else encodings
-        counts = [1 + len(more) for more in overflow] if self._windows else np.ones(len(encodings), np.int64)
+        windows = list(_windows_of(encodings, overflow)) if self.cuts_windows else encodings
+        counts = [1 + len(more) for more in overflow] if self.cuts_windows else np.ones(len(encodings), np.int64)
         lengths = np.fromiter((len(window) for window in windows), np.int64, len(windows))
         total = int(lengths.sum())
         return Tokens(
@@ -124,7 +124,7 @@ class Tokenizer:
             offsets=_offsets(lengths),
             rows=_offsets(np.asarray(counts, np.int64)),
             truncated=np.zeros(len(encodings), np.bool_)
-            if self._windows
+            if self.cuts_windows
             else np.fromiter(map(bool, overflow), np.bool_),
             token_type_ids=_flat((w.type_ids for w in windows), np.int32, total) if self._type_ids else None,
             spans=_spans(windows, total) if self._spans else None,

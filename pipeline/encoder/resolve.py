@@ -20,7 +20,11 @@ _CUDA_WORK_PER_PACK = 262_144 * 384**2
 _CUDA_TOKENS_PER_PACK = (16_384, 262_144)  # least and most
 # Rows that are encoded together: enough to sort by length, few enough to be held with all their features. A GPU has a
 # pack or several of them even where texts are short.
-_BLOCK_ROWS = {"cpu": 1024, "cuda": 8192}
+_MOST_BLOCK_ROWS = {"cpu": 1024, "cuda": 8192}
+# A run counts by blocks: its line, its watch and its goodbye wait for one. A block of long texts or of a large model
+# has fewer rows, but packs enough to keep lanes busy; on a CPU, where packs are small, as many as take some seconds.
+_LEAST_BLOCK_PACKS = 16
+_CPU_WORK_PER_BLOCK = 131_072 * 384**2  # tokens x hidden size^2
 
 
 def make_plan(model: Model, features: Mapping[str, Feature], checkpoint: Checkpoint, output_dtype: str) -> FeaturePlan:
@@ -79,6 +83,10 @@ def default_tokens_per_pack(device: str, checkpoint: Checkpoint) -> int:
     return max(least, min(most, tokens // 1024 * 1024))
 
 
-def default_block_rows(device: str) -> int:
-    """Rows that are encoded together on a device."""
-    return _BLOCK_ROWS[device]
+def default_block_rows(device: str, checkpoint: Checkpoint, tokens_per_pack: int, tokens_per_row: float) -> int:
+    """Rows that are encoded together on a device, a power of two."""
+    tokens = _LEAST_BLOCK_PACKS * tokens_per_pack
+    if device == "cpu":
+        tokens = max(tokens, _CPU_WORK_PER_BLOCK // checkpoint.shape.hidden_size**2)
+    rows = max(1, int(tokens / max(1.0, tokens_per_row)))
+    return min(_MOST_BLOCK_ROWS[device], 1 << rows.bit_length() - 1)

@@ -19,7 +19,6 @@ class Varve:
         from transformers import AutoConfig
 
         from pipeline.encoder.encoder import Encoder
-        from pipeline.encoder.resolve import default_block_rows
         from pipeline.spec.feature import Feature
         from pipeline.spec.model import Model
 
@@ -29,14 +28,21 @@ class Varve:
         feature = Feature(pool="cls" if wanted == "cls" else "mean", layers=tuple(layers))
         model = Model(name=setup.folder, max_tokens=setup.max_tokens)
         self._encoder = Encoder(model, {"e": feature}, device=setup.device, **options)
-        self._block_rows = default_block_rows(setup.device)
         # Another machine, or a checkout that was not installed, may run other code.
         self.ways = {way: getattr(self._encoder, way, "torch") for way in ("attention", "linear")}
         self._names = [column.name for column in self._encoder.plan.columns]
 
     def tokenize(self, texts: Sequence[str]) -> list:
-        rows = self._block_rows
+        rows = self._rows_of_blocks(texts)
         return [self._encoder.tokenizer(texts[at : at + rows]) for at in range(0, len(texts), rows)]
+
+    def _rows_of_blocks(self, texts: Sequence[str]) -> int:
+        """About as a run settles it from the tokens of its first rows: here four characters are one."""
+        from pipeline.encoder.resolve import default_block_rows
+
+        encoder = self._encoder
+        tokens = sum(min(len(text) // 4, encoder.max_tokens) for text in texts) / len(texts)
+        return default_block_rows(encoder.device.type, encoder.checkpoint, encoder.tokens_per_pack, tokens)
 
     def encode(self, tokens: list) -> NDArray[np.float32]:
         return np.vstack([np.hstack([columns[name] for name in self._names]) for columns in self._columns(tokens)])

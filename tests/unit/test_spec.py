@@ -4,7 +4,6 @@ import json
 import pytest
 
 from pipeline.errors import JobError
-from pipeline.size import LARGEST_PART_BYTES, PART_BYTES, part_bytes
 from pipeline.spec.feature import Computed, Feature
 from pipeline.spec.job import Job, json_schema
 from pipeline.spec.section import flatten
@@ -191,10 +190,3 @@ def test_credentials_in_the_job_file_are_refused_without_showing_them(name):
     with pytest.raises(JobError, match="set it in the environment") as raised:
         Job.parse({**BASE, "source": {**BASE["source"], "storage_options": options}})
     assert "SKTEST" not in str(raised.value)
-
-
-@pytest.mark.parametrize(
-    ("whole_bytes", "expected"), [(0, PART_BYTES), (1e12, PART_BYTES), (2e13, 2e8), (3e14, LARGEST_PART_BYTES)]
-)
-def test_parts_of_a_run_that_would_have_very_many_grow_up_to_a_bound(whole_bytes, expected):
-    assert part_bytes(whole_bytes) == expected

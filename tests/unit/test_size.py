@@ -1,0 +1,110 @@
+"""How many tokens a row has, and what that makes of blocks and parts."""
+
+from dataclasses import replace
+
+import pyarrow as pa
+import pytest
+
+from pipeline.columns import plan_features
+from pipeline.encoder.checkpoint import look_at
+from pipeline.encoder.resolve import default_block_rows, default_tokens_per_pack, make_tokenizer
+from pipeline.size import LARGEST_PART_BYTES, PART_BYTES, part_bytes, rows_per_part, tokens_per_row
+from pipeline.spec.feature import Feature
+from pipeline.spec.model import Model, Windows
+from tests.models import RAGGED
+
+WIDTHS = {"minilm": 384, "base": 768, "large": 1024, "xxl": 2560}
+MEAN = {"mean": Feature(pool="mean")}
+
+
+@pytest.fixture
+def checkpoint(tiny):
+    return look_at(tiny("bert"))
+
+
+@pytest.fixture
+def widths(tiny, checkpoint):
+    """Width → checkpoint facts of a model as wide."""
+    return {
+        name: replace(checkpoint, shape=replace(checkpoint.shape, hidden_size=width)) for name, width in WIDTHS.items()
+    }
+
+
+def tokenizer_of(checkpoint, model, features=MEAN):
+    return make_tokenizer(model, checkpoint, plan_features(features, checkpoint.shape, dtype="float32"))
+
+
+@pytest.mark.parametrize(
+    ("device", "width", "tokens", "rows"),
+    [
+        ("cpu", "minilm", 20, 1024),
+        ("cpu", "minilm", 112, 1024),
+        ("cpu", "minilm", 512, 256),
+        ("cpu", "base", 112, 256),
+        ("cpu", "large", 512, 32),
+        ("cpu", "xxl", 512, 32),
+        ("cuda", "minilm", 512, 8192),
+        ("cuda", "base", 20, 8192),
+        ("cuda", "base", 512, 2048),
+        ("cuda", "large", 512, 1024),
+    ],
+)
+def test_block_of_long_texts_or_of_a_large_model_has_fewer_rows(widths, device, width, tokens, rows):
+    pack_tokens = default_tokens_per_pack(device, widths[width])
+    assert default_block_rows(device, widths[width], pack_tokens, tokens) == rows
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("tokens", [0, 0.5, 1, 7.5, 100, 8192, 1e9])
+def test_block_is_never_empty_and_holds_packs_enough_for_lanes(widths, device, tokens):
+    for checkpoint in widths.values():
+        pack_tokens = default_tokens_per_pack(device, checkpoint)
+        rows, most = (default_block_rows(device, checkpoint, pack_tokens, count) for count in (tokens, 1))
+        assert rows * tokens >= 8 * pack_tokens or rows == most
+        assert 1 <= rows <= most
+
+
+def test_tokens_of_a_row_are_those_that_are_kept(checkpoint):
+    texts = [*RAGGED, "word " * 500]
+    tokenizer = tokenizer_of(checkpoint, Model(name="tiny", max_tokens=32))
+    told = tokens_per_row(pa.table({"text": texts}), ["text"], tokenizer)
+    assert told == tokenizer(texts).num_tokens.mean()
+
+
+def test_tokens_of_pairs_are_those_of_both_texts(checkpoint):
+    tokenizer = tokenizer_of(checkpoint, Model(name="tiny", max_tokens=64))
+    sample = pa.table({"a": ["one two", None, "three"], "b": ["four five six", "left out", "seven"]})
+    assert tokens_per_row(sample, ["a", "b"], tokenizer) == (2 + 3 + 3 + 1 + 1 + 3) / 2
+
+
+def test_tokens_of_windows_are_those_of_the_whole_text(checkpoint):
+    book = "word " * 100_000
+    model = Model(name="tiny", long_text=Windows(window=32, stride=8))
+    tokenizer = tokenizer_of(checkpoint, model)
+    told = tokens_per_row(pa.table({"text": [book, "short"]}), ["text"], tokenizer)
+    assert told == pytest.approx(tokenizer([book, "short"]).num_tokens.mean(), rel=0.05)
+
+
+@pytest.mark.parametrize("texts", [[], [None], [""]])
+def test_tokens_of_rows_without_a_text_are_told_all_the_same(checkpoint, texts):
+    for long_text in ("truncate", Windows(window=32, stride=8)):
+        tokenizer = tokenizer_of(checkpoint, Model(name="tiny", long_text=long_text))
+        assert tokens_per_row(pa.table({"text": pa.array(texts, pa.string())}), ["text"], tokenizer) in {1.0, 2.0}
+
+
+@pytest.mark.parametrize(
+    ("whole_bytes", "expected"), [(0, PART_BYTES), (1e12, PART_BYTES), (2e13, 2e8), (3e14, LARGEST_PART_BYTES)]
+)
+def test_parts_of_a_run_that_would_have_very_many_grow_up_to_a_bound(whole_bytes, expected):
+    assert part_bytes(whole_bytes) == expected
+
+
+@pytest.mark.parametrize("block_rows", [64, 1024, 8192])
+def test_parts_are_whole_blocks_where_a_block_fits(checkpoint, block_rows):
+    sample = pa.table({"text": ["some words"] * 8})
+    plan = plan_features(MEAN, checkpoint.shape, dtype="float32")
+    rows = rows_per_part(sample, 4.0, plan, {}, 0, block_rows)
+    assert rows % block_rows == 0
+    heavy = rows_per_part(sample, 4.0, plan, {"image": PART_BYTES / 3}, 0, block_rows)
+    assert heavy == 2
+    assert rows_per_part(sample.slice(0, 0), 4.0, plan, {}, 0, block_rows) == block_rows
