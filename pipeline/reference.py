@@ -1,11 +1,12 @@
 """A checkpoint as plain transformers runs it: what a row's vectors should be.
 
 Independent on purpose: it shares no code with the encoder. Texts are tokenized by the checkpoint's own tokenizer call
-and run one at a time through the eager fp32 model, every hidden state kept. Knows nothing of parts or stores.
+and run one at a time through the eager fp32 model. Knows nothing of parts or stores.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,13 +20,11 @@ from pipeline.spec.model import Windows
 
 
 @dataclass(frozen=True, slots=True)
-class Hidden:
-    """What plain transformers gives for one window."""
+class _Window:
+    """What a row's columns take of one window: one vector (1, H), its tokens' (T, H), attentions (1, heads x T x T)."""
 
-    states: list[NDArray[np.float32]]  # n + 1 arrays (T, H)
-    attentions: list[NDArray[np.float32]]  # n arrays (heads, T, T); empty unless asked for
-    pooler: NDArray[np.float32] | None  # (H,)
-    logits: NDArray[np.float32] | None  # (labels,)
+    num_tokens: int
+    taken: dict[tuple[str, int], NDArray[np.float32]]  # (pool, layer) → that
 
 
 class Reference:
@@ -42,8 +41,13 @@ class Reference:
         ).eval()
 
     @torch.inference_mode()
-    def windows(self, texts: Sequence[str]) -> Iterator[tuple[Hidden, NDArray[np.bool_]]]:
-        """(hidden states, which tokens are special) of each window of one row."""
+    def vectors(self, texts: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+        """What each column should hold for the row of these texts: (N, width) float32; attentions flat, (1, N)."""
+        windows = [self._run(inputs, special) for inputs, special in self._tokenize(texts)]
+        return {column.name: self._combine(column, windows) for column in self._plan.features.columns}
+
+    def _tokenize(self, texts: Sequence[str]) -> Iterator[tuple[dict[str, torch.Tensor], NDArray[np.bool_]]]:
+        """(the model's inputs, which tokens are special) of each window."""
         windows = self._plan.job.model.long_text
         stride = windows.stride if isinstance(windows, Windows) else 0
         # As a list of one: alone, an empty second text counts as none, and the pair would lose its last special token.
@@ -57,26 +61,21 @@ class Reference:
         )
         for at, special in enumerate(encoded["special_tokens_mask"]):
             inputs = {n: torch.tensor(encoded[n][at])[None] for n in self._tokenizer.model_input_names if n in encoded}
-            yield self._run(inputs), np.array(special, np.bool_)
+            yield inputs, np.array(special, np.bool_)
 
-    def _run(self, inputs: dict[str, torch.Tensor]) -> Hidden:
-        wants = self._plan.features.wants
-        output = self._model(**inputs, output_hidden_states=True, output_attentions=wants("attentions"))
-        pooler = getattr(output, "pooler_output", None)
-        if wants("logits") and wants("pooler"):
-            pooler = self._model.base_model(**inputs).pooler_output
-        return Hidden(
-            states=[state[0].numpy() for state in output.hidden_states],
-            attentions=[weights[0].numpy() for weights in output.attentions or ()],
-            pooler=pooler[0].numpy() if pooler is not None else None,
-            logits=output.logits[0].numpy() if wants("logits") else None,
-        )
+    def _run(self, inputs: dict[str, torch.Tensor], special: NDArray[np.bool_]) -> _Window:
+        """A window, of which no more is kept than is asked for: a book has thousands."""
+        features = self._plan.features
+        attentions = features.wants("attentions")
+        output = dict(self._model(**inputs, output_hidden_states=True, output_attentions=attentions))
+        if features.wants("logits") and features.wants("pooler"):
+            output["pooler_output"] = self._model.base_model(**inputs).pooler_output
+        kept = torch.from_numpy(~special | features.special_tokens)
+        wanted = {(column.pool, layer) for column in features.columns for layer in column.layers}
+        return _Window(len(special), {(pool, at): _take(pool, output, at, kept) for pool, at in wanted})
 
-    def vectors(self, column: Column, windows: list[tuple[Hidden, NDArray[np.bool_]]]) -> NDArray[np.float32]:
-        """What a column should hold for a row of these windows: (N, width) float32; attentions flat, (1, N)."""
-        if column.form == "attentions":
-            return windows[0][0].attentions[column.layers[0] - 1].reshape(1, -1)
-        layers = [self._layer(column, layer, windows) for layer in column.layers]
+    def _combine(self, column: Column, windows: Sequence[_Window]) -> NDArray[np.float32]:
+        layers = [_over_windows(column, layer, windows) for layer in column.layers]
         match column.combine:
             case "concat":
                 vectors = np.concatenate(layers, axis=1)
@@ -86,40 +85,42 @@ class Reference:
                 vectors = np.mean(layers, axis=0)
             case _:
                 vectors = layers[0]
+        if column.form == "attentions":
+            return vectors
         vectors = vectors[:, : column.width]
         if column.normalize:
             vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
         return vectors
 
-    def _layer(
-        self, column: Column, layer: int, windows: list[tuple[Hidden, NDArray[np.bool_]]]
-    ) -> NDArray[np.float32]:
-        if column.form == "tokens":
-            keep_special = self._plan.features.special_tokens
-            return np.concatenate([hidden.states[layer][keep_special | ~special] for hidden, special in windows])
-        pooled = np.stack([_pool(column.pool, hidden, layer) for hidden, _ in windows])
-        if column.form == "windows":
-            return pooled
-        if column.pool == "max":
-            return pooled.max(axis=0, keepdims=True)
-        weights = [len(special) for _, special in windows]
-        return np.average(pooled.astype(np.float64), axis=0, weights=weights)[None].astype(np.float32)
+
+def _over_windows(column: Column, layer: int, windows: Sequence[_Window]) -> NDArray[np.float32]:
+    taken = np.concatenate([window.taken[column.pool, layer] for window in windows])
+    if column.form != "vector":
+        return taken
+    if column.pool == "max":
+        return taken.max(axis=0, keepdims=True)
+    weights = [window.num_tokens for window in windows]
+    return np.average(taken.astype(np.float64), axis=0, weights=weights)[None].astype(np.float32)
 
 
-def _pool(pool: str, hidden: Hidden, layer: int) -> NDArray[np.float32]:
-    state = hidden.states[layer]
+def _take(pool: str, output: Mapping[str, Any], layer: int, kept: torch.Tensor) -> NDArray[np.float32]:
+    """What a pooling takes of plain transformers' output for one window; kept: (T,) tokens that token columns hold."""
+    state_TH = output["hidden_states"][layer][0]
     match pool:
-        case "cls":
-            return state[0]
-        case "last":
-            return state[-1]
-        case "mean":
-            return state.mean(axis=0)
-        case "max":
-            return state.max(axis=0)
+        case "attentions":
+            taken = output["attentions"][layer - 1].reshape(1, -1)
         case "pooler":
-            assert hidden.pooler is not None
-            return hidden.pooler
+            taken = output["pooler_output"]
+        case "logits":
+            taken = output["logits"]
+        case "tokens":
+            taken = state_TH[kept]
+        case "cls":
+            taken = state_TH[:1].clone()
+        case "last":
+            taken = state_TH[-1:].clone()
+        case "mean":
+            taken = state_TH.mean(0, keepdim=True)
         case _:
-            assert hidden.logits is not None
-            return hidden.logits
+            taken = state_TH.max(0, keepdim=True).values
+    return taken.numpy()

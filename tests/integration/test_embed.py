@@ -153,6 +153,14 @@ def test_windows_of_long_documents_pass_the_canary(job, run, write_shards, tmp_p
     assert run(job(folder, model={"long_text": vectors, "max_tokens": "auto"}, output=other)).canary["passed"]
 
 
+def test_canary_of_long_documents_reads_no_more_of_them_than_it_must(job, run, write_shards, tmp_path):
+    texts = [f"sentence {row} " + "word " * 8000 for row in range(30)]
+    folder = write_shards(tmp_path / "docs", [pa.table({"text": texts})])
+    manifest = run(job(folder, model={"long_text": {"window": 64, "stride": 0}, "max_tokens": "auto"}))
+    assert manifest.canary["passed"]
+    assert 4 <= manifest.canary["rows"] <= 8
+
+
 def test_int8_vectors_with_outlying_dimensions_pass_the_canary(job, run, write_shards, tmp_path, minilm):
     texts = [f"text {row}" for row in range(150)]
     docs = write_shards(tmp_path / "docs", [pa.table({"text": texts})])
