@@ -114,6 +114,19 @@ def test_queries_keys_and_values_may_lie_in_one_product_or_head_by_head(kernel):
 
 
 @each_kernel
+@pytest.mark.parametrize("reach", [None, 64])
+def test_a_long_window_has_the_same_bits_wherever_its_keys_lie(kernel, reach):
+    lengths = [511, 30, 700]
+    fused = draw(1, sum(lengths), 3 * 2 * 32)[0][0].unflatten(1, (3, 2, 32)).unbind(1)
+    by_head = [x.transpose(0, 1).contiguous().transpose(0, 1) for x in fused]
+    bias = torch.randn(2, 2 * max(lengths) + BEYOND - 1, generator=torch.Generator().manual_seed(1))
+    for added in (None, bias):
+        got = attend(kernel, fused, lengths, reach=reach, bias=added)
+        assert torch.equal(attend(kernel, by_head, lengths, reach=reach, bias=added), got)
+        assert float((got - in_double(fused, lengths, reach=reach, bias=added)).abs().max()) <= TOLERANCE
+
+
+@each_kernel
 def test_a_window_has_the_same_bits_alone_and_among_others(kernel):
     lengths = [1, 5, 8, 19, 33, 64, 100]
     qkv = draw(sum(lengths), 2, 32)

@@ -6,6 +6,7 @@
  */
 #include <stdint.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "registers.h"
 #include "steps.h"
@@ -154,6 +155,16 @@ INLINE void attend_head(const head *h, int biased, float *scratch) {
     if (at < h->tokens) attend_queries(h, at, 1, biased, scratch);
 }
 
+/* Numbers of a window's keys from which on they and the values are copied for each head. Where they lie each token may be on
+ * a page of its own, and all of them in a few sets of the first cache; shorter windows lose more by the copy. */
+enum { MANY_NUMBERS = 16384 };
+
+/* Vectors of a head side by side, from wherever they lie. */
+static const float *lay_together(const float *from, int64_t step, int64_t tokens, int64_t dim, float *to) {
+    for (int64_t i = 0; i < tokens; i++) memcpy(to + i * dim, from + i * step, sizeof(float) * dim);
+    return to;
+}
+
 /* Not in one function: its registers would not last for both, and attention without a bias takes a tenth longer. */
 static __attribute__((noinline)) void attend_plain(const head *h, float *scratch) { attend_head(h, 0, scratch); }
 static __attribute__((noinline)) void attend_biased(const head *h, float *scratch) { attend_head(h, 1, scratch); }
@@ -161,7 +172,8 @@ static __attribute__((noinline)) void attend_biased(const head *h, float *scratc
 int attend(const float *q, const float *k, const float *v, float *out, const int64_t steps[8], const int32_t *offsets,
            int64_t windows, int64_t longest, int64_t heads, int64_t dim, int64_t reach, const float *bias,
            int64_t bias_step, float scaling) {
-    float *scratch = aligned_alloc(64, sizeof(float) * 2 * LANES * (2 * dim + longest));
+    int64_t for_queries = 2 * LANES * (2 * dim + longest), copied = longest * dim < MANY_NUMBERS ? 0 : longest * dim;
+    float *scratch = aligned_alloc(64, sizeof(float) * (for_queries + 2 * copied));
     if (!scratch) return 1;
     for (int64_t w = 0; w < windows; w++) {
         int64_t first = offsets[w], tokens = offsets[w + 1] - first;
@@ -170,6 +182,11 @@ int attend(const float *q, const float *k, const float *v, float *out, const int
                       v + first * steps[4] + i * steps[5], out + first * steps[6] + i * steps[7],
                       bias ? bias + i * bias_step + longest - 1 : NULL, steps[0], steps[2], steps[4], steps[6], tokens,
                       dim, reach < tokens ? reach : tokens + 2 * LANES, scaling * LOG2_E};
+            if (tokens * dim >= MANY_NUMBERS) {
+                h.k = lay_together(h.k, h.k_step, tokens, dim, scratch + for_queries);
+                h.v = lay_together(h.v, h.v_step, tokens, dim, scratch + for_queries + copied);
+                h.k_step = h.v_step = dim;
+            }
             if (bias) attend_biased(&h, scratch);
             else attend_plain(&h, scratch);
         }
