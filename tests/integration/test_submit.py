@@ -13,10 +13,12 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from pipeline import Job
 from tests.patience import PATIENCE_S, wait_until
 from tests.servers.cluster import ray_head
 from tests.servers.processes import free_port
 from tests.servers.tls import behind_tls
+from tests.undisturbed import rows_of
 
 SECRET = "a-value-that-must-stay-where-it-is"
 
@@ -61,9 +63,7 @@ def rows(path) -> pa.Table:
     return ds.dataset(path / "data").to_table().sort_by([("shard", "ascending"), ("row", "ascending")])
 
 
-def test_submitted_twice_attaches_then_does_nothing_and_rows_are_those_of_a_local_run(head, job_file, tmp_path, run):
-    from pipeline import Job
-
+def test_submitted_twice_attaches_then_does_nothing_and_rows_are_the_right_ones(head, job_file, tmp_path):
     path = job_file("there", compute={"env": ["LAKE_PASSWORD"]})
     left = submit(path, head, "--no-wait", "--json")
     assert left.returncode == 0, left.stderr
@@ -84,9 +84,7 @@ def test_submitted_twice_attaches_then_does_nothing_and_rows_are_those_of_a_loca
     assert again.returncode == 0, again.stderr
     assert json.loads(again.stdout)["finished_before"]
 
-    run(Job.load(str(job_file("here"))))
-    there, here = rows(tmp_path / "there-out"), rows(tmp_path / "here-out")
-    assert there.equals(here)
+    assert rows(tmp_path / "there-out").equals(rows_of(Job.load(str(path))))
 
     logs = submit(path, head, "--logs")
     assert logs.returncode == 0

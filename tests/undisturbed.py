@@ -1,0 +1,23 @@
+"""The rows of a job that nothing disturbs: one process, one encoder, no Ray, no parts."""
+
+import pyarrow as pa
+
+from pipeline import Job
+from pipeline.encoder.encoder import Encoder
+from pipeline.featurize import featurize, tokenize_blocks
+from pipeline.plan import make_plan
+from pipeline.ranges import missing
+
+
+def rows_of(job: Job) -> pa.Table:
+    """What a run of it must lay down, in the order of shards and rows, bit for bit."""
+    plan = make_plan(job, device="cpu")
+    encoder = Encoder(plan.pinned_model, job.pooled, output_dtype=job.output.dtype, device="cpu")
+    columns, block_rows = job.source.text_columns, plan.resolved.block_rows
+    done = []
+    for shard in range(plan.resolved.num_shards):
+        for start, rows in plan.dataset.read_parts(shard, plan.resolved.rows_per_part, missing((), 1)):
+            blocks = tokenize_blocks(encoder.tokenizer, rows, columns, block_rows, plan.computed)
+            where = {"schema": plan.schema, "shard": shard, "start": start, "pairs": plan.pairs}
+            done.append(featurize(encoder, rows, blocks, **where)[0])
+    return pa.concat_tables(done)
