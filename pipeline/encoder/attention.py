@@ -37,7 +37,7 @@ class Runs:
 
 
 @dataclass(frozen=True, slots=True)
-class Windows:
+class Bounds:
     """Where the windows of a packed row are."""
 
     cu: Tensor  # (W + 1,) int32 on the device: where each starts
@@ -84,13 +84,13 @@ def packed_attention(
         raise ValueError(msg)
     reach = None if sliding_window is None else sliding_window - 1
     q_THD, k_THD, v_THD = (x[0].transpose(0, 1) for x in (query, key, value))
-    windows = Windows(cu_seq_lens_q, max_length_q, runs, spans)
+    windows = Bounds(cu_seq_lens_q, max_length_q, runs, spans)
     return attend(q_THD, k_THD, v_THD, windows, scaling, reach).unsqueeze(0), None
 
 
 @torch.compiler.disable(reason="its ways differ by device and windows, and none of them is the compiler's to fuse")
 def attend(
-    q_THD: Tensor, k_THD: Tensor, v_THD: Tensor, windows: Windows, scaling: float | None, reach: int | None = None
+    q_THD: Tensor, k_THD: Tensor, v_THD: Tensor, windows: Bounds, scaling: float | None, reach: int | None = None
 ) -> Tensor:
     """Attention within windows by the fastest way there is: (T, heads, D).
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 from transformers import PreTrainedModel
 
-from pipeline.encoder.attention import Windows, attend
+from pipeline.encoder.attention import Bounds, attend
 from pipeline.encoder.gpu import find_triton_code
 from pipeline.encoder.kernel import DIM, Activation, Parts
 from pipeline.encoder.layers import find_layers
@@ -129,7 +129,7 @@ class FewCalls:
             steps = self._steps()
             assert steps is not None
             return steps(hidden_states, *args, **kwargs)
-        windows = Windows(kwargs["cu_seq_lens_q"], kwargs["max_length_q"], runs, kwargs.get("spans"))
+        windows = Bounds(kwargs["cu_seq_lens_q"], kwargs["max_length_q"], runs, kwargs.get("spans"))
         rows = hidden_states[0].contiguous()
         if self._joined[0].dtype != rows.dtype:
             self._joined = self._join()
