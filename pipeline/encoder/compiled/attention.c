@@ -130,34 +130,72 @@ INLINE void scatter_outputs(const head *h, int64_t first, int wide, const float 
     }
 }
 
-/* `wide` registers of queries from `first` on; scratch: dim x wide registers twice, tokens x wide once. */
-INLINE void attend_queries(const head *h, int64_t first, int wide, int biased, float *scratch) {
+/* What a head's queries have seen of its keys, where these come in parts: sums of values (dim for each query), the largest
+ * score, and the sum of weights against it. */
+typedef struct {
+    float *sums, *largest, *total;
+} seen;
+
+/* `wide` registers of queries from `first` on against the keys from `begin` to `end`; `s` is NULL where these are all.
+ * scratch: dim x wide registers twice, keys x wide once. */
+INLINE void attend_queries(const head *h, int64_t first, int wide, int biased, int64_t begin, int64_t end, const seen *s,
+                           float *scratch) {
+    int before = s && begin > 0, after = s && end < h->tokens;
     float *queries = scratch, *outputs = queries + h->dim * wide * LANES, *scores = outputs + h->dim * wide * LANES;
-    /* The keys that any of these queries reaches. */
-    int64_t begin = first > h->reach ? first - h->reach : 0, end = first + wide * LANES + h->reach;
-    int64_t keys = (end < h->tokens ? end : h->tokens) - begin;
-    vec largest[2], total[2], sums[ROWS][2];
+    if (s) outputs = s->sums + first * h->dim;
+    /* Of these, the keys that any of the queries reaches. */
+    int64_t nearest = first - h->reach, farthest = first + wide * LANES + h->reach;
+    if (begin < nearest) begin = nearest;
+    if (end > farthest) end = farthest;
+    vec largest[2], total[2], faded[2] = {zero(), zero()}, sums[ROWS][2];
     gather_queries(h, first, wide, queries);
-    score_keys(h, first, wide, biased, begin, keys, queries, scores, largest);
-    soften(wide, keys, scores, largest, total);
-    for (int64_t d = 0; d < h->dim; d += ROWS) {
-        multiply(ROWS, wide, keys, h->v + begin * h->v_step + d, 1, h->v_step, scores, sums);
-        UNROLL for (int i = 0; i < ROWS; i++) UNROLL for (int j = 0; j < wide; j++)
-            store(outputs + ((d + i) * wide + j) * LANES, sums[i][j] / total[j]);
+    score_keys(h, first, wide, biased, begin, end - begin, queries, scores, largest);
+    if (before) UNROLL for (int j = 0; j < wide; j++) {
+        vec was = load(s->largest + first + j * LANES);
+        largest[j] = larger(largest[j], was);
+        faded[j] = exp2_of(was - largest[j]);
     }
-    scatter_outputs(h, first, wide, outputs);
+    soften(wide, end - begin, scores, largest, total);
+    if (before) UNROLL for (int j = 0; j < wide; j++)
+        total[j] = product_plus(load(s->total + first + j * LANES), faded[j], total[j]);
+    for (int64_t d = 0; d < h->dim; d += ROWS) {
+        multiply(ROWS, wide, end - begin, h->v + begin * h->v_step + d, 1, h->v_step, scores, sums);
+        UNROLL for (int i = 0; i < ROWS; i++) UNROLL for (int j = 0; j < wide; j++) {
+            float *to = outputs + ((d + i) * wide + j) * LANES;
+            vec sum = sums[i][j];
+            if (before) sum = product_plus(load(to), faded[j], sum);
+            if (!after) sum = sum / total[j];
+            store(to, sum);
+        }
+    }
+    if (!after) scatter_outputs(h, first, wide, outputs);
+    else UNROLL for (int j = 0; j < wide; j++)
+        store(s->largest + first + j * LANES, largest[j]), store(s->total + first + j * LANES, total[j]);
 }
 
-/* All queries of a head. */
-INLINE void attend_head(const head *h, int biased, float *scratch) {
-    int64_t at = 0;
-    for (; at + LANES < h->tokens; at += 2 * LANES) attend_queries(h, at, 2, biased, scratch);
-    if (at < h->tokens) attend_queries(h, at, 1, biased, scratch);
+/* Numbers of a window's keys from which on they and the values are copied for each head (where they lie each token may be
+ * on a page of its own, and all of them in a few sets of the first cache; shorter windows lose more by the copy), and those
+ * that a second cache holds, with as many of values and what becomes of them. */
+enum { MANY_NUMBERS = 16384, CACHED_NUMBERS = 65536 };
+
+/* All queries of a head, some keys after the other where there are more than a cache holds. */
+INLINE void attend_head(const head *h, int biased, const seen *s, float *scratch) {
+    int64_t parts = h->reach < h->tokens ? 1 : (h->tokens * h->dim + CACHED_NUMBERS - 1) / CACHED_NUMBERS;
+    for (int64_t part = 0; part < parts; part++) {
+        int64_t begin = h->tokens * part / parts, end = h->tokens * (part + 1) / parts, at = 0;
+        const seen *so_far = parts > 1 ? s : NULL;
+        for (; at + LANES < h->tokens; at += 2 * LANES) attend_queries(h, at, 2, biased, begin, end, so_far, scratch);
+        if (at < h->tokens) attend_queries(h, at, 1, biased, begin, end, so_far, scratch);
+    }
 }
 
-/* Numbers of a window's keys from which on they and the values are copied for each head. Where they lie each token may be on
- * a page of its own, and all of them in a few sets of the first cache; shorter windows lose more by the copy. */
-enum { MANY_NUMBERS = 16384 };
+/* Not in one function: its registers would not last for both, and attention without a bias takes a tenth longer. */
+static __attribute__((noinline)) void attend_plain(const head *h, const seen *s, float *scratch) {
+    attend_head(h, 0, s, scratch);
+}
+static __attribute__((noinline)) void attend_biased(const head *h, const seen *s, float *scratch) {
+    attend_head(h, 1, s, scratch);
+}
 
 /* Vectors of a head side by side, from wherever they lie. */
 static const float *lay_together(const float *from, int64_t step, int64_t tokens, int64_t dim, float *to) {
@@ -165,15 +203,14 @@ static const float *lay_together(const float *from, int64_t step, int64_t tokens
     return to;
 }
 
-/* Not in one function: its registers would not last for both, and attention without a bias takes a tenth longer. */
-static __attribute__((noinline)) void attend_plain(const head *h, float *scratch) { attend_head(h, 0, scratch); }
-static __attribute__((noinline)) void attend_biased(const head *h, float *scratch) { attend_head(h, 1, scratch); }
-
 int attend(const float *q, const float *k, const float *v, float *out, const int64_t steps[8], const int32_t *offsets,
            int64_t windows, int64_t longest, int64_t heads, int64_t dim, int64_t reach, const float *bias,
            int64_t bias_step, float scaling) {
     int64_t for_queries = 2 * LANES * (2 * dim + longest), copied = longest * dim < MANY_NUMBERS ? 0 : longest * dim;
-    float *scratch = aligned_alloc(64, sizeof(float) * (for_queries + 2 * copied));
+    int64_t whole = longest * dim < CACHED_NUMBERS ? 0 : longest + 2 * LANES; /* queries in whole registers */
+    float *scratch = aligned_alloc(64, sizeof(float) * (for_queries + 2 * copied + whole * (dim + 2)));
+    float *keys = scratch + for_queries, *values = keys + copied, *sums = values + copied;
+    seen s = {sums, sums + whole * dim, sums + whole * (dim + 1)};
     if (!scratch) return 1;
     for (int64_t w = 0; w < windows; w++) {
         int64_t first = offsets[w], tokens = offsets[w + 1] - first;
@@ -183,12 +220,12 @@ int attend(const float *q, const float *k, const float *v, float *out, const int
                       bias ? bias + i * bias_step + longest - 1 : NULL, steps[0], steps[2], steps[4], steps[6], tokens,
                       dim, reach < tokens ? reach : tokens + 2 * LANES, scaling * LOG2_E};
             if (tokens * dim >= MANY_NUMBERS) {
-                h.k = lay_together(h.k, h.k_step, tokens, dim, scratch + for_queries);
-                h.v = lay_together(h.v, h.v_step, tokens, dim, scratch + for_queries + copied);
+                h.k = lay_together(h.k, h.k_step, tokens, dim, keys);
+                h.v = lay_together(h.v, h.v_step, tokens, dim, values);
                 h.k_step = h.v_step = dim;
             }
-            if (bias) attend_biased(&h, scratch);
-            else attend_plain(&h, scratch);
+            if (bias) attend_biased(&h, &s, scratch);
+            else attend_plain(&h, &s, scratch);
         }
     }
     free(scratch);
