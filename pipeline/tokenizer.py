@@ -40,7 +40,7 @@ class Tokens:
     offsets: NDArray[np.int64]  # (W + 1,) where each window starts in input_ids: cu_seqlens
     rows: NDArray[np.int64]  # (R + 1,) where the windows of each text start
     truncated: NDArray[np.bool_]  # (R,) tokens of the text were left out
-    token_type_ids: NDArray[np.int32] | None = None  # (T,) for sentence pairs
+    token_type_ids: NDArray[np.int32] | None = None  # (T,); None where all are 0
     spans: NDArray[np.int32] | None = None  # (T, 2) characters [start, stop) of each token in its text
     sequence_ids: NDArray[np.int8] | None = None  # (T,) 0 first text, 1 second, -1 special token
 
@@ -79,18 +79,21 @@ class Tokenizer:
         """
         self._raw = type(pretrained.backend_tokenizer).from_str(pretrained.backend_tokenizer.to_str())
         self._raw.no_padding()
+        self._pair_types = "token_type_ids" in pretrained.model_input_names
+        # Models take 0 where none are given, and a single text has others with few tokenizers.
+        self._single_types = self._pair_types and any(self._raw.encode("a").type_ids)
         self._raw.enable_truncation(max_tokens, stride=stride)
         self._encode = self._raw.encode_batch if spans else self._raw.encode_batch_fast
         self.cuts_windows = windows
         self._spans = spans
-        self._type_ids = "token_type_ids" in pretrained.model_input_names
         self._first_cut = CHARACTERS_PER_TOKEN * max_tokens if not windows and _can_cut(self._raw) else None
 
     def __call__(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> Tokens:
         """Tokenize texts, or pairs of texts."""
         if pairs is not None:
-            return self._collect(self._encode(list(zip(texts, pairs, strict=True))))
-        return self._collect(self._encode_cut(texts) if self._first_cut else self._encode(list(texts)))
+            return self._collect(self._encode(list(zip(texts, pairs, strict=True))), types=self._pair_types)
+        encodings = self._encode_cut(texts) if self._first_cut else self._encode(list(texts))
+        return self._collect(encodings, types=self._single_types)
 
     def _encode_cut(self, texts: Sequence[str]) -> list[Any]:
         """Encode only as many characters of long texts as can matter.
@@ -112,7 +115,7 @@ class Tokenizer:
             short = [at for at in short if len(texts[at]) > cut and not encodings[at].overflowing]
         return encodings
 
-    def _collect(self, encodings: list[Any]) -> Tokens:
+    def _collect(self, encodings: list[Any], *, types: bool) -> Tokens:
         # `tokenizers` hands ids out as Python lists only; they are turned into buffers here, once.
         overflow = [encoding.overflowing for encoding in encodings]
         windows = list(_windows_of(encodings, overflow)) if self.cuts_windows else encodings
@@ -126,7 +129,7 @@ class Tokenizer:
             truncated=np.zeros(len(encodings), np.bool_)
             if self.cuts_windows
             else np.fromiter(map(bool, overflow), np.bool_),
-            token_type_ids=_flat((w.type_ids for w in windows), np.int32, total) if self._type_ids else None,
+            token_type_ids=_flat((w.type_ids for w in windows), np.int32, total) if types else None,
             spans=_spans(windows, total) if self._spans else None,
             sequence_ids=_sequence_ids(windows, total) if self._spans else None,
         )

@@ -61,8 +61,8 @@ def packed_batch(model: PreTrainedModel, pack: Pack, start: int | None = None) -
         inputs["spans"] = _to(model.device, spans.astype(np.int32))
     if takes_token_types(model):
         # Models fill in absent types from a buffer as long as their positions, which a packed row outgrows.
-        types = np.zeros(pack.num_tokens, np.int64) if pack.token_type_ids is None else pack.token_type_ids
-        inputs["token_type_ids"] = _to(model.device, types.astype(np.int64))[None]
+        types = None if pack.token_type_ids is None else _to(model.device, pack.token_type_ids.astype(np.int64))[None]
+        inputs["token_type_ids"] = torch.zeros_like(inputs["input_ids"]) if types is None else types
     return Batch(inputs, cu, None)
 
 

@@ -24,7 +24,7 @@ class Pack:
     windows: Index  # (w,) where their results belong
     lengths: Index  # (w,) tokens of each, ascending
     input_ids: NDArray[np.int32]  # (t,)
-    token_type_ids: NDArray[np.int32] | None = None  # (t,) for sentence pairs
+    token_type_ids: NDArray[np.int32] | None = None  # (t,); None where all are 0
 
     @classmethod
     def of(cls, tokens: Tokens, sources: Index, windows: Index) -> Self:

@@ -2,6 +2,7 @@ from itertools import chain
 
 import numpy as np
 import pytest
+from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer
 
 from pipeline.tokenizer import Tokenizer
@@ -26,6 +27,15 @@ def test_pairs_carry_token_types_of_transformers(pretrained):
     assert tokens.input_ids.tolist() == list(chain.from_iterable(want["input_ids"]))
     assert tokens.token_type_ids.tolist() == list(chain.from_iterable(want["token_type_ids"]))
     assert tokens.truncated.tolist() == [False, True]
+
+
+def test_single_text_carries_token_types_only_where_some_are_not_0(pretrained):
+    assert Tokenizer(pretrained, 32)(["a text"]).token_type_ids is None
+    odd = AutoTokenizer.from_pretrained(pretrained.name_or_path)
+    odd.backend_tokenizer.post_processor = TemplateProcessing(
+        "[CLS]:1 $A:0 [SEP]:2", special_tokens=[("[CLS]", 101), ("[SEP]", 102)]
+    )
+    assert Tokenizer(odd, 32)(["a text"]).token_type_ids.tolist() == [1, 0, 0, 2]
 
 
 def test_empty_text_is_its_special_tokens(pretrained):
