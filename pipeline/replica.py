@@ -7,7 +7,9 @@ them whom to report to. Nothing of the source or the plan is imported here, sinc
 import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from functools import partial
+from threading import Lock
 from typing import Any, Protocol
 
 import pyarrow as pa
@@ -111,24 +113,34 @@ class Replica:
         _check_device(work.device)
         self._work, self._tell = work.here(), tell
         self._encoder = _load(self._work)
+        self._turn = Lock()
         tell.join(describe(self._encoder))
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """Bring a part's texts, or the tokens that came along, to its features; nothing once the run is to end."""
+        """Bring a part's texts, or the tokens that came along, to its features; nothing once the run is to end.
+
+        Two threads may call it: the next part's turn comes when the last block of the one before is on its way.
+        """
         part = unseal(batch)
-        if self._tell.stopped():
-            return batch.slice(0, 0)
-        deaths = self._tell.begin("encode", part.rows)
-        try:
-            sealed = self._encode(part) if deaths < MAX_DEATHS else self._encode_apart(part, deaths)
-        except _StoppedError:
-            return batch.slice(0, 0)
-        finally:
-            self._tell.end("encode", part.rows)
+        with ExitStack() as turn:
+            turn.enter_context(self._turn)
+            if self._tell.stopped():
+                return batch.slice(0, 0)
+            deaths = self._tell.begin("encode", part.rows)
+            try:
+                sealed = self._encode(part, turn) if deaths < MAX_DEATHS else self._encode_apart(part, deaths)
+            except _StoppedError:
+                return batch.slice(0, 0)
+            finally:
+                self._tell.end("encode", part.rows)
         return seal(sealed)
 
-    def _encode(self, part: Sealed) -> Sealed:
+    def _encode(self, part: Sealed, turn: ExitStack) -> Sealed:
         done = 0
+
+        def blocks() -> Iterator[Tokenized]:
+            yield from self._blocks(part)
+            turn.close()
 
         def report(block: Block) -> None:
             nonlocal done
@@ -139,7 +151,7 @@ class Replica:
         result, _, counts = featurize(
             self._encoder,
             part.table,
-            self._blocks(part),
+            blocks(),
             schema=self._work.schema,
             shard=part.rows.shard,
             start=part.rows.start,

@@ -1,5 +1,7 @@
 """What a replica does with a part, told by nobody but itself: no Ray stands around it."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -52,6 +54,18 @@ def test_rows_that_kill_are_named_when_no_error_is_allowed(part, killer):
     replica, sealed = part(["good", "good too", KILLING_TEXT], model=killer, output={"max_errors": 0})
     with pytest.raises(RunError, match=r"Rows that killed their worker: 2\."):
         replica(seal(sealed))
+
+
+def test_parts_that_come_two_at_a_time_have_the_rows_of_parts_one_by_one(part, tiny):
+    texts = [f"text {row} " * (row % 9) for row in range(90)]
+    replica, whole = part(texts, model={"name": tiny("bert"), "max_tokens": 64})
+    parts = [seal(Sealed(Range(0, at, at + 10), whole.table.slice(at, 10))) for at in range(0, 90, 10)]
+    one_by_one = [unseal(replica(sealed)) for sealed in parts]
+    with ThreadPoolExecutor(2) as calls:
+        two_at_a_time = [unseal(done) for done in calls.map(replica, parts)]
+    for got, want in zip(two_at_a_time, one_by_one, strict=True):
+        assert got.rows == want.rows
+        assert got.table.equals(want.table)
 
 
 KILL = """
