@@ -1,8 +1,9 @@
 /* Softmax attention in float32 within each window of a packed row, for CPUs with AVX-512 or AVX2 and FMA.
  *
  * Queries stand in the lanes of a register: scores are kept as (key, query), so the softmax runs down a column without
- * ever folding a register, and keys and values are broadcast from where they lie. Built once for each instruction set;
- * kernel.py chooses. Invariants: a window's numbers depend on that window alone; nothing is read or written beyond it.
+ * ever folding a register, and keys and values are broadcast from where they lie, those of long windows from a copy. Built
+ * once for each instruction set; kernel.py chooses. Invariants: a window's numbers depend on that window alone; nothing is
+ * read or written beyond it.
  */
 #include <stdint.h>
 #include <stdlib.h>
