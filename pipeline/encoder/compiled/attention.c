@@ -1,9 +1,9 @@
 /* Softmax attention in float32 within each window of a packed row, for CPUs with AVX-512 or AVX2 and FMA.
  *
  * Queries stand in the lanes of a register: scores are kept as (key, query), so the softmax runs down a column without
- * ever folding a register, and keys and values are broadcast from where they lie, those of long windows from a copy. Built
- * once for each instruction set; kernel.py chooses. Invariants: a window's numbers depend on that window alone; nothing is
- * read or written beyond it.
+ * ever folding a register. Then the numbers of values stand in them, and weights are broadcast. Keys and values are read
+ * where they lie, those of long windows from a copy. Built once for each instruction set; kernel.py chooses. Invariants: a
+ * window's numbers depend on that window alone; nothing is read or written beyond it.
  */
 #include <stdint.h>
 #include <stdlib.h>
@@ -28,13 +28,14 @@ INLINE void transpose(vec x[LANES]) {
     }
 }
 
-/* sums[row][wide] = sum over i of from[row * row_step + i * step] * by[i][wide], for `rows` rows, `wide` registers. */
+/* sums[row][wide] = sum over i of from[row * row_step + i * step] * by[i * by_step][wide], for `rows` rows, `wide`
+ * registers. */
 INLINE void multiply(int rows, int wide, int64_t depth, const float *from, int64_t row_step, int64_t step,
-                     const float *by, vec sums[ROWS][2]) {
+                     const float *by, int64_t by_step, vec sums[ROWS][2]) {
     UNROLL for (int i = 0; i < rows; i++) UNROLL for (int j = 0; j < wide; j++) sums[i][j] = zero();
     for (int64_t at = 0; at < depth; at++) {
         vec right[2];
-        UNROLL for (int j = 0; j < wide; j++) right[j] = load(by + (at * wide + j) * LANES);
+        UNROLL for (int j = 0; j < wide; j++) right[j] = load(by + at * by_step + j * LANES);
         UNROLL for (int i = 0; i < rows; i++) {
             vec left = splat(from[i * row_step + at * step]);
             UNROLL for (int j = 0; j < wide; j++) sums[i][j] = product_plus(left, right[j], sums[i][j]);
@@ -95,7 +96,7 @@ INLINE void score_keys(const head *h, int64_t first, int wide, int biased, int64
     UNROLL for (int j = 0; j < wide; j++) largest[j] = splat(-__builtin_inff());
     if (keys < ROWS) {
         for (int64_t at = 0; at < keys; at++) {
-            multiply(1, wide, h->dim, k + at * h->k_step, h->k_step, 1, queries, sums);
+            multiply(1, wide, h->dim, k + at * h->k_step, h->k_step, 1, queries, wide * LANES, sums);
             keep(1, wide, biased, begin + at, first, h, sums, scores + at * wide * LANES, largest);
         }
         return;
@@ -103,7 +104,7 @@ INLINE void score_keys(const head *h, int64_t first, int wide, int biased, int64
     /* The last rows begin early enough to be ROWS: some scores are computed twice, and are the same. */
     for (int64_t t = 0; t < keys; t += ROWS) {
         int64_t at = t + ROWS <= keys ? t : keys - ROWS;
-        multiply(ROWS, wide, h->dim, k + at * h->k_step, h->k_step, 1, queries, sums);
+        multiply(ROWS, wide, h->dim, k + at * h->k_step, h->k_step, 1, queries, wide * LANES, sums);
         keep(ROWS, wide, biased, begin + at, first, h, sums, scores + at * wide * LANES, largest);
     }
 }
@@ -119,59 +120,71 @@ INLINE void soften(int wide, int64_t keys, float *scores, const vec largest[2], 
     }
 }
 
-/* out[first + lane][d] = outputs[d][wide]. */
-INLINE void scatter_outputs(const head *h, int64_t first, int wide, const float *outputs) {
-    vec square[LANES];
-    UNROLL for (int j = 0; j < wide; j++) for (int64_t d = 0; d < h->dim; d += LANES) {
-        int64_t token = first + j * LANES;
-        UNROLL for (int i = 0; i < LANES; i++) square[i] = load(outputs + ((d + i) * wide + j) * LANES);
-        transpose(square);
-        UNROLL for (int i = 0; i < LANES; i++)
-            if (token + i < h->tokens) store(h->out + (token + i) * h->out_step + d, square[i]);
-    }
-}
-
 /* What a head's queries have seen of its keys, where these come in parts: sums of values (dim for each query), the largest
  * score, and the sum of weights against it. */
 typedef struct {
     float *sums, *largest, *total;
 } seen;
 
+/* What becomes of sums over values: they come on top of those over the keys before, each `faded`, and where no keys follow
+ * go into the output times `inverse`, one through the sum of weights. NULL where no keys were before, or some follow. */
+typedef struct {
+    const float *faded, *inverse;
+    float *sums;
+} turn;
+
+/* The sums over keys of scores[key][i] * v[key][d] for the queries of `wide` registers, and `dims` registers of numbers
+ * from d on. */
+INLINE void weigh_values(const head *h, int64_t first, int wide, int dims, int64_t d, int64_t begin, int64_t keys,
+                         const float *scores, const turn *t) {
+    int64_t there = h->tokens - first < wide * LANES ? h->tokens - first : wide * LANES;
+    for (int64_t at = 0; at < there; at += ROWS) {
+        vec sums[ROWS][2];
+        multiply(ROWS, dims, keys, scores + at, 1, wide * LANES, h->v + begin * h->v_step + d, h->v_step, sums);
+        UNROLL for (int i = 0; i < ROWS; i++) {
+            int64_t query = first + at + i;
+            if (at + i >= there) return;
+            UNROLL for (int j = 0; j < dims; j++) {
+                float *kept = t->sums + query * h->dim + d + j * LANES;
+                vec sum = sums[i][j];
+                if (t->faded) sum = product_plus(load(kept), splat(t->faded[at + i]), sum);
+                if (!t->inverse) store(kept, sum);
+                else store(h->out + query * h->out_step + d + j * LANES, sum * splat(t->inverse[at + i]));
+            }
+        }
+    }
+}
+
 /* `wide` registers of queries from `first` on against the keys from `begin` to `end`; `s` is NULL where these are all.
- * scratch: dim x wide registers twice, keys x wide once. */
+ * scratch: dim + keys times `wide` registers. */
 INLINE void attend_queries(const head *h, int64_t first, int wide, int biased, int64_t begin, int64_t end, const seen *s,
                            float *scratch) {
     int before = s && begin > 0, after = s && end < h->tokens;
-    float *queries = scratch, *outputs = queries + h->dim * wide * LANES, *scores = outputs + h->dim * wide * LANES;
-    if (s) outputs = s->sums + first * h->dim;
+    float *queries = scratch, *scores = queries + h->dim * wide * LANES;
+    float faded[2 * LANES], inverse[2 * LANES];
     /* Of these, the keys that any of the queries reaches. */
     int64_t nearest = first - h->reach, farthest = first + wide * LANES + h->reach;
     if (begin < nearest) begin = nearest;
     if (end > farthest) end = farthest;
-    vec largest[2], total[2], faded[2] = {zero(), zero()}, sums[ROWS][2];
+    vec largest[2], total[2];
     gather_queries(h, first, wide, queries);
     score_keys(h, first, wide, biased, begin, end - begin, queries, scores, largest);
     if (before) UNROLL for (int j = 0; j < wide; j++) {
         vec was = load(s->largest + first + j * LANES);
         largest[j] = larger(largest[j], was);
-        faded[j] = exp2_of(was - largest[j]);
+        store(faded + j * LANES, exp2_of(was - largest[j]));
     }
     soften(wide, end - begin, scores, largest, total);
-    if (before) UNROLL for (int j = 0; j < wide; j++)
-        total[j] = product_plus(load(s->total + first + j * LANES), faded[j], total[j]);
-    for (int64_t d = 0; d < h->dim; d += ROWS) {
-        multiply(ROWS, wide, end - begin, h->v + begin * h->v_step + d, 1, h->v_step, scores, sums);
-        UNROLL for (int i = 0; i < ROWS; i++) UNROLL for (int j = 0; j < wide; j++) {
-            float *to = outputs + ((d + i) * wide + j) * LANES;
-            vec sum = sums[i][j];
-            if (before) sum = product_plus(load(to), faded[j], sum);
-            if (!after) sum = sum / total[j];
-            store(to, sum);
-        }
+    UNROLL for (int j = 0; j < wide; j++) {
+        int64_t at = first + j * LANES;
+        if (before) total[j] = product_plus(load(s->total + at), load(faded + j * LANES), total[j]);
+        if (after) store(s->largest + at, largest[j]), store(s->total + at, total[j]);
+        store(inverse + j * LANES, splat(1) / total[j]);
     }
-    if (!after) scatter_outputs(h, first, wide, outputs);
-    else UNROLL for (int j = 0; j < wide; j++)
-        store(s->largest + first + j * LANES, largest[j]), store(s->total + first + j * LANES, total[j]);
+    turn t = {before ? faded : NULL, after ? NULL : inverse, s ? s->sums : NULL};
+    int64_t d = 0;
+    for (; d + LANES < h->dim; d += 2 * LANES) weigh_values(h, first, wide, 2, d, begin, end - begin, scores, &t);
+    if (d < h->dim) weigh_values(h, first, wide, 1, d, begin, end - begin, scores, &t);
 }
 
 /* Numbers of a window's keys from which on they and the values are copied for each head (where they lie each token may be
@@ -207,7 +220,7 @@ static const float *lay_together(const float *from, int64_t step, int64_t tokens
 int attend(const float *q, const float *k, const float *v, float *out, const int64_t steps[8], const int32_t *offsets,
            int64_t windows, int64_t longest, int64_t heads, int64_t dim, int64_t reach, const float *bias,
            int64_t bias_step, float scaling) {
-    int64_t for_queries = 2 * LANES * (2 * dim + longest), copied = longest * dim < MANY_NUMBERS ? 0 : longest * dim;
+    int64_t for_queries = 2 * LANES * (dim + longest), copied = longest * dim < MANY_NUMBERS ? 0 : longest * dim;
     int64_t whole = longest * dim < CACHED_NUMBERS ? 0 : longest + 2 * LANES; /* queries in whole registers */
     float *scratch = aligned_alloc(64, sizeof(float) * (for_queries + 2 * copied + whole * (dim + 2)));
     float *keys = scratch + for_queries, *values = keys + copied, *sums = values + copied;
