@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from pipeline.columns import Column, FeaturePlan
 from pipeline.schema import vector_length
+from pipeline.texts import tokenize_block
 from pipeline.tokenizer import Tokenizer
 
 PART_BYTES = 64 * 1024 * 1024
@@ -38,7 +39,9 @@ def _column_bytes(column: Column, tokens: float) -> float:
 
 
 def tokens_per_row(sample: pa.Table, text_columns: Sequence[str], tokenizer: Tokenizer) -> float:
-    """Mean tokens of a row over its windows; of long texts that are cut into windows the rest counts as the beginning.
+    """Mean tokens of a row over its windows, of those that can be tokenized; 1 where there are none.
+
+    Of long texts that are cut into windows the rest counts as the beginning.
 
     Args:
         sample: rows of the source.
@@ -48,13 +51,13 @@ def tokens_per_row(sample: pa.Table, text_columns: Sequence[str], tokenizer: Tok
     columns = [column.cast(pa.large_binary()) for column in sample.select(list(text_columns)).drop_null().columns]
     # A sample, not the hot path: tokenizers takes Python strings only.
     texts = [[text.decode(errors="replace") for text in column.to_pylist()] for column in columns]
-    if not texts[0]:
-        return 1.0
-    if not tokenizer.cuts_windows:
-        return float(tokenizer(*texts).num_tokens.mean())
-    beginnings = [[text[:_BEGINNING_CHARACTERS] for text in column] for column in texts]
-    share = sum(map(len, chain(*beginnings))) / max(1, sum(map(len, chain(*texts))))
-    return float(tokenizer(*beginnings).num_tokens.mean()) / (share or 1.0)
+    read, share = texts, 1.0
+    if tokenizer.cuts_windows:
+        read = [[text[:_BEGINNING_CHARACTERS] for text in column] for column in texts]
+        share = sum(map(len, chain(*read))) / max(1, sum(map(len, chain(*texts)))) or 1.0
+    beginnings = pa.table([pa.array(column, pa.large_string()) for column in read], list(text_columns))
+    counts = tokenize_block(tokenizer, beginnings, text_columns).tokens.num_tokens
+    return float(counts.mean()) / share if len(counts) else 1.0
 
 
 def rows_per_part(

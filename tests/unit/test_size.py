@@ -1,5 +1,7 @@
 """How many tokens a row has, and what that makes of blocks and parts."""
 
+import json
+import shutil
 from dataclasses import replace
 
 import pyarrow as pa
@@ -83,6 +85,22 @@ def test_tokens_of_windows_are_those_of_the_whole_text(checkpoint):
     tokenizer = tokenizer_of(checkpoint, model)
     told = tokens_per_row(pa.table({"text": [book, "short"]}), ["text"], tokenizer)
     assert told == pytest.approx(tokenizer([book, "short"]).num_tokens.mean(), rel=0.05)
+
+
+@pytest.mark.parametrize("long_text", ["truncate", Windows(window=32, stride=8)])
+def test_text_on_which_the_tokenizer_fails_counts_for_nothing(checkpoint, long_text, tmp_path):
+    """A WordPiece without an unknown token, as some checkpoints have it, raises on what is not in its vocabulary."""
+    folder = shutil.copytree(checkpoint.folder, tmp_path / "no-unknown")
+    state = json.loads((folder / "tokenizer.json").read_text())
+    state["model"]["unk_token"] = "[NOT THERE]"
+    (folder / "tokenizer.json").write_text(json.dumps(state))
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
+    tokenizer = tokenizer_of(look_at(str(folder)), Model(name="tiny", long_text=long_text))
+    with pytest.raises(Exception, match="WordPiece error"):
+        tokenizer(["\u2603"])
+    sample = pa.table({"text": ["one two", "\u2603"]})
+    assert tokens_per_row(sample, ["text"], tokenizer) == tokenizer(["one two"]).num_tokens[0]
+    assert tokens_per_row(sample.slice(1), ["text"], tokenizer) == 1.0
 
 
 @pytest.mark.parametrize("texts", [[], [None], [""]])
