@@ -33,7 +33,7 @@ from pipeline.progress import Line
 from pipeline.ranges import Missing
 from pipeline.run.reports import Reports
 from pipeline.run.shards import Shards
-from pipeline.run.tasks import MAX_RETRIES, model_files, told
+from pipeline.run.tasks import MAX_RETRIES, TWO_CALLS, model_files, told
 from pipeline.run.workers import Replica, tokenize_part
 from pipeline.sink import Part
 from pipeline.storage.objects import Storage
@@ -55,12 +55,6 @@ _MAX_START_DEATHS = 3
 TOGETHER_BYTES = 16 << 10
 # Takes some milliseconds; the heap has grown by some ten megabytes then.
 _PARTS_A_TRIM = 4000
-# Of a replica: the next part waits beside the one that is encoded, so that no lane runs dry between them.
-_TWO_PARTS: dict[str, Any] = {
-    "max_tasks_in_flight_per_actor": 2,
-    "max_concurrent_calls_per_actor": 2,
-    "enable_true_multi_threading": True,
-}
 _READ: dict[str, Any] = {"num_cpus": IO_CPUS, "max_retries": MAX_RETRIES}
 _PART_BY_PART: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow", "zero_copy_batch": True}
 
@@ -191,8 +185,8 @@ def _give_back_freed_memory() -> None:
 
 def _pool(layout: Layout) -> ActorPoolStrategy:
     if layout.most_replicas > layout.replicas:
-        return ActorPoolStrategy(min_size=layout.replicas, max_size=layout.most_replicas, **_TWO_PARTS)
-    return ActorPoolStrategy(size=layout.replicas, **_TWO_PARTS)
+        return ActorPoolStrategy(min_size=layout.replicas, max_size=layout.most_replicas, **TWO_CALLS)
+    return ActorPoolStrategy(size=layout.replicas, **TWO_CALLS)
 
 
 def context() -> DataContext:

@@ -9,6 +9,7 @@ from ray.data import ActorPoolStrategy, Dataset
 from pipeline.encoder.encoder import Encoder
 from pipeline.featurize import featurize, tokenize_blocks
 from pipeline.quiet import quiet_transformers
+from pipeline.run.tasks import TWO_CALLS
 from pipeline.schema import output_schema
 from pipeline.spec.feature import Feature
 from pipeline.spec.model import Model
@@ -46,7 +47,7 @@ def features(
         fn_constructor_args=(spec, parse_features(features), columns, output_dtype, threads),
         batch_size=batch_rows,
         batch_format="pyarrow",
-        compute=ActorPoolStrategy(size=replicas),
+        compute=ActorPoolStrategy(size=replicas, **TWO_CALLS),
         num_gpus=1 if ray.cluster_resources().get("GPU", 0) else 0,
     )
 
@@ -63,7 +64,7 @@ class _FeatureColumns:
         self._text_columns = text_columns
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """Encode a batch as one block."""
+        """Encode a batch as one block; two threads may call it, and the next batch waits in the encoder's lanes."""
         pairs = len(self._text_columns) > 1
         schema = output_schema(self._encoder.plan, batch.schema, pairs=pairs)
         blocks = tokenize_blocks(self._encoder.tokenizer, batch, self._text_columns, max(1, len(batch)))

@@ -24,6 +24,12 @@ T = TypeVar("T")
 
 # Of a task whose worker or node dies. Ray's own default for writes is without end.
 MAX_RETRIES = 10
+# Of an actor with an encoder: what is next waits beside what is encoded, so that no lane runs dry between them.
+TWO_CALLS: dict[str, Any] = {
+    "max_tasks_in_flight_per_actor": 2,
+    "max_concurrent_calls_per_actor": 2,
+    "enable_true_multi_threading": True,
+}
 # Enough that one slow block at the end keeps few waiting.
 _BLOCKS_PER_CPU = 8
 

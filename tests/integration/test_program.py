@@ -53,3 +53,20 @@ def test_features_of_a_ray_dataset_keep_its_columns(tiny):
     assert [row["text"] for row in rows] == [f"text {row}" for row in range(20)]
     assert rows[3]["error"] is None
     assert len(rows[0]["e"]) == 32
+
+
+def test_features_of_many_batches_are_those_of_each_text(tiny):
+    """Two batches at a time are in a replica: none may take the other's vectors."""
+    import numpy as np
+    import ray
+
+    from pipeline import Encoder, features
+
+    texts = [f"text {row} " * (row % 9) for row in range(300)]
+    rows = [{"text": text, "id": row} for row, text in enumerate(texts)]
+    dataset = ray.data.from_items(rows, override_num_blocks=20)
+    made = features(dataset, text="text", model=tiny("bert"), features={"e": "mean@-1"}, batch_rows=7)
+    found = {row["id"]: row["e"] for row in made.take_all()}
+    want = Encoder(tiny("bert"), {"e": "mean@-1"}, device="cpu")(texts)["e"]
+    assert sorted(found) == list(range(300))
+    assert np.array_equal(np.stack([found[row] for row in range(300)]), want)
