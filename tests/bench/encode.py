@@ -2,9 +2,10 @@
 
 python -m tests.bench.encode [--models minilm bert-base] [--mixes docstrings short] [--max-tokens 256 512] [--out DIR]
 
-Each variant lives in a process of its own and waits while another one runs; rounds are interleaved; medians count. No
-time counts before the vectors have been compared with eager float32 transformers, one text at a time. The floor is
-measured in the same rounds. Needs neither Ray nor Arrow nor datasets. The tables stand last on stdout.
+Each variant lives in a process of its own and waits while another one runs; rounds are interleaved; medians count, of
+ratios those within a round. No time counts before the vectors have been compared with eager float32 transformers, one
+text at a time. The floor is measured in the same rounds. Needs neither Ray nor Arrow nor datasets. The tables stand
+last on stdout.
 """
 
 import argparse
@@ -91,9 +92,11 @@ def measure(
         warm[name] = row, took
         comparison.rows.append(row)
     for turn in range(rounds):
+        if time.monotonic() > deadline and turn:
+            break
         if FLOOR in sessions:
-            for shape, rate in sessions[FLOOR].measure().items():
-                comparison.floor[shape] = max(rate, comparison.floor.get(shape, 0.0))
+            for product, rate in sessions[FLOOR].measure().items():
+                comparison.floor.setdefault(product, []).append(rate)
         for name, (row, _) in warm.items():
             if time.monotonic() > deadline and turn:
                 break
@@ -103,18 +106,6 @@ def measure(
             _tell(f"{comparison.title}: round {turn + 1}: {name}: {ran.seconds:.2f} s")
     for name, (row, _) in warm.items():
         row.peak_bytes = sessions[name].peak_bytes()
-
-
-def set_floor(comparison: Comparison, folder: Path, lengths: Sequence[int]) -> None:
-    """The time of the matrix products of texts of these lengths at the best rate of the model's own shapes."""
-    from transformers import AutoConfig
-
-    rates = [rate for shape, rate in comparison.floor.items() if "tokens" in shape]
-    if rates:
-        operations = flops(AutoConfig.from_pretrained(folder), lengths)
-        comparison.floor_seconds = operations / max(rates)
-        cube = [rate for shape, rate in comparison.floor.items() if "cubed" in shape]
-        comparison.peak_seconds = operations / cube[0] if cube else None
 
 
 def load(
@@ -183,16 +174,18 @@ def _compare(
     *,
     half: bool,
 ) -> Comparison:
+    from transformers import AutoConfig
+
     tokenizer = corpus.load_tokenizer(Path(setup.folder))
     texts = corpus.mix(mix, docstrings, tokenizer, setup.max_tokens)
     lengths = [min(len(encoding), setup.max_tokens) for encoding in tokenizer.encode_batch_fast(texts)]
     title = f"{Path(model).name}, {mix}, max_tokens {setup.max_tokens}, {setup.device}"
-    comparison = Comparison(title, len(texts), sum(lengths), [])
+    operations = flops(AutoConfig.from_pretrained(setup.folder), lengths) if FLOOR in sessions else 0
+    comparison = Comparison(title, len(texts), sum(lengths), [], operations=operations)
     try:
         measure(comparison, texts, sessions, rounds, deadline, half=half)
     except AbsentError as e:
         comparison.left_out["the rest"] = str(e)
-    set_floor(comparison, Path(setup.folder), lengths)
     return comparison
 
 

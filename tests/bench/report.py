@@ -46,6 +46,15 @@ def compare(vectors: NDArray[np.float32], right: NDArray[np.float32]) -> Differe
     return Difference(float(np.abs(x - y).max()), float(relative), float(cosines.min()))
 
 
+def median_ratio(above: Sequence[float], below: Sequence[float]) -> float:
+    """The median over rounds of what a round's ratio is.
+
+    What ran in one round ran within moments of each other. From one round to the next a shared machine's rate may swing
+    by half, so that a ratio of two medians compares one machine with another.
+    """
+    return statistics.median(a / b for a, b in zip(above, below, strict=False))
+
+
 @dataclass(slots=True)
 class Row:
     """A variant's figures."""
@@ -69,6 +78,10 @@ class Row:
         """The same of other seconds."""
         return statistics.median(self.more[name]) if self.more.get(name) else None
 
+    def times(self, other: "Row") -> float:
+        """How many times the other's seconds these are."""
+        return median_ratio(self.seconds, other.seconds)
+
 
 @dataclass(slots=True)
 class Comparison:
@@ -79,9 +92,8 @@ class Comparison:
     tokens: int
     rows: list[Row]
     unit: str = "tokens"  # of the rate: tokens or texts
-    floor_seconds: float | None = None
-    peak_seconds: float | None = None  # the same at the rate of the device's best product, whatever its shape
-    floor: dict[str, float] = field(default_factory=dict)  # operations per second, by what was measured
+    operations: int = 0  # of the matrix products
+    floor: dict[str, list[float]] = field(default_factory=dict)  # operations per second of the rounds, by product
     left_out: dict[str, str] = field(default_factory=dict)  # variant → why
 
     def ours(self) -> Row | None:
@@ -97,15 +109,21 @@ class Comparison:
         """Tokens or texts per second."""
         return (self.tokens if self.unit == "tokens" else self.texts) / row.median
 
+    def floor_seconds(self, product: str = "tokens") -> list[float]:
+        """Seconds of all operations at the best rate of a round, of the products whose names hold a word."""
+        rates = [rates for name, rates in self.floor.items() if product in name]
+        return [self.operations / max(at_once) for at_once in zip(*rates, strict=True)]
+
 
 def table(comparison: Comparison) -> str:
     """Markdown: the title, a line for each variant, then what the figures say and what is missing."""
     mine, extra = comparison.ours(), list(dict.fromkeys(name for row in comparison.rows for name in row.more))
+    floor_s = comparison.floor_seconds()
     head = ["variant", "s (least-most)", *extra, f"{comparison.unit}/s", "times ours", "share of floor", "difference"]
     lines = [f"### {comparison.title}", "", f"{comparison.texts:,} texts, {comparison.tokens:,} tokens", ""]
     lines += [_line([*head, "peak MB"]), _line(["---"] * (len(head) + 1))]
     for row in (row for row in comparison.rows if row.seconds):
-        share = comparison.floor_seconds / row.median if comparison.floor_seconds and row.whole else None
+        share = median_ratio(floor_s, row.seconds) if floor_s and row.whole else None
         told = f"{row.difference.largest:.1e}" if row.difference else ""
         others = [_number(row.median_of(name), "{:.2f}") for name in extra]
         cells = [
@@ -113,19 +131,20 @@ def table(comparison: Comparison) -> str:
             f"{row.median:.2f} ({min(row.seconds):.2f}-{max(row.seconds):.2f})",
             *others,
             f"{comparison.rate(row):,.0f}",
-            _number(row.median / mine.median if mine else None, "{:.2f}"),
+            _number(row.times(mine) if mine else None, "{:.2f}"),
             _number(share, "{:.0%}"),
             told if row.exact else f"{told} inexact",
             f"{row.peak_bytes / 1e6:,.0f}" if row.peak_bytes else "",
         ]
         lines.append(_line(cells))
-    if comparison.floor_seconds:
-        lines += ["", f"floor: {comparison.floor_seconds:.3f} s; " + _rates(comparison.floor)]
-    if mine and comparison.peak_seconds and (encode := mine.median_of("of it encoding")):
-        rate, share = comparison.tokens / encode, comparison.peak_seconds / encode
+    if floor_s:
+        lines += ["", f"floor: {statistics.median(floor_s):.3f} s; " + _rates(comparison.floor)]
+    peak_s = comparison.floor_seconds("cubed")
+    if mine and peak_s and (encode := mine.more.get("of it encoding")):
+        rate, share = comparison.tokens / statistics.median(encode), median_ratio(peak_s, encode)
         lines += ["", f"{mine.name}, encoding alone: {rate:,.0f} tokens/s, {share:.0%} of the device's dense peak"]
     if mine and (peer := comparison.fastest_peer()):
-        lines += ["", f"fastest exact peer: {peer.name}, {peer.median / mine.median:.2f} times ours"]
+        lines += ["", f"fastest exact peer: {peer.name}, {peer.times(mine):.2f} times ours"]
     lines += [f"left out: {name}: {why}" for name, why in comparison.left_out.items()]
     return "\n".join(lines) + "\n"
 
@@ -138,8 +157,8 @@ def _number(value: float | None, form: str) -> str:
     return "" if value is None else form.format(value)
 
 
-def _rates(rates: dict[str, float]) -> str:
-    return ", ".join(f"{name} {rate / 1e9:,.0f} GFLOP/s" for name, rate in rates.items())
+def _rates(floor: dict[str, list[float]]) -> str:
+    return ", ".join(f"{name} {statistics.median(rates) / 1e9:,.0f} GFLOP/s" for name, rates in floor.items())
 
 
 def save(comparisons: Sequence[Comparison], folder: Path, name: str) -> None:
@@ -177,8 +196,8 @@ def _plot(comparisons: Sequence[Comparison], folder: Path, name: str) -> None:
         colors = ["tab:blue" if row.ours else "tab:gray" if row.exact else "lightgray" for row in rows]
         names = [row.name if row.exact else f"{row.name} (inexact)" for row in rows]
         axis.barh(names, [comparison.rate(row) for row in rows], color=colors)
-        if comparison.floor_seconds:
-            axis.axvline(comparison.tokens / comparison.floor_seconds, color="black", linestyle="--", label="floor")
+        if floor_s := comparison.floor_seconds():
+            axis.axvline(comparison.tokens / statistics.median(floor_s), color="black", linestyle="--", label="floor")
             axis.legend(loc="lower right")
         axis.set_title(comparison.title, loc="left", fontsize=10)
         axis.set_xlabel(f"{comparison.unit}/s")

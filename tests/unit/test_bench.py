@@ -7,7 +7,7 @@ import pytest
 
 from tests.bench.encode import load, measure
 from tests.bench.peers import Rows, Setup, Transformers
-from tests.bench.report import Comparison, compare, table
+from tests.bench.report import Comparison, Row, compare, table
 from tests.bench.variants import OURS, REFERENCE
 from tests.bench.worker import Session
 from tests.models import RAGGED
@@ -79,3 +79,15 @@ def test_vectors_that_are_not_numbers_or_too_few_are_not_exact():
     assert not compare(np.where(np.eye(3, 4), np.nan, right), right).is_exact()
     assert not compare(np.where(np.eye(3, 4), np.nan, right), right).is_exact(half=True)
     assert not compare(right + 1e-4, right).is_exact()
+
+
+def test_ratios_on_a_machine_whose_rate_swings_between_rounds_are_those_within_a_round():
+    mine, peer = Row(OURS, [1.0, 3.0, 3.0], exact=True, ours=True), Row("peer", [2.0, 6.0, 2.0], exact=True)
+    floor = {"256 tokens, linear": [20.0, 5.0, 5.0], "512 tokens, linear": [10.0, 10.0, 5.0], "8 cubed": [40.0] * 3}
+    swinging = Comparison("tiny", 1, 1, [mine, peer], operations=20, floor=floor)
+    assert peer.times(mine) == 2.0
+    assert swinging.floor_seconds() == [1.0, 2.0, 4.0]
+    assert swinging.floor_seconds("cubed") == [0.5] * 3
+    ours, others = (line.split("|") for line in table(swinging).splitlines() if line.startswith(("| varve", "| peer")))
+    assert [cell.strip() for cell in ours[4:6]] == ["1.00", "100%"]
+    assert [cell.strip() for cell in others[4:6]] == ["2.00", "50%"]
