@@ -1,9 +1,10 @@
 """What stands on top of the encoder: the pooler and the classification head, run on vectors that are already there.
 
-A head is run by its own code, not by a copy of it: the classification model is called with an encoder that hands back
-the finished vectors. gate.py compares the result with the whole model at load.
+A head is run by its own code, not by ours: the classification model is called with an encoder that hands back the
+finished vectors. gate.py compares the result with the whole model at load. Several threads may call at once.
 """
 
+from copy import copy
 from typing import Any
 
 import torch
@@ -51,11 +52,8 @@ def run_head(classifier: PreTrainedModel, vectors_WH: Tensor, pooled_WH: Tensor 
         vectors_WH: what the head looks at in the last layer: the first token's vectors, or the means (`takes_mean`).
         pooled_WH: pooler_output, for heads that stand on it.
     """
-    prefix = classifier.base_model_prefix
-    encoder = getattr(classifier, prefix)
+    head = copy(classifier)  # it shares the modules; another thread's call has its own vectors in the encoder's place
+    finished = {classifier.base_model_prefix: _Finished(vectors_WH, pooled_WH)}
+    head._modules = {**classifier._modules, **finished}  # noqa: SLF001 (torch copies a module's tree or nothing of it)
     ones = torch.ones(len(vectors_WH), 1, dtype=torch.long, device=vectors_WH.device)
-    try:
-        setattr(classifier, prefix, _Finished(vectors_WH, pooled_WH))
-        return classifier(input_ids=ones, attention_mask=ones).logits.float()
-    finally:
-        setattr(classifier, prefix, encoder)
+    return head(input_ids=ones, attention_mask=ones).logits.float()

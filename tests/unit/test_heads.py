@@ -1,13 +1,17 @@
 """Pooler output and logits: the vectors on top of a checkpoint."""
 
 import shutil
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier, Event
 
 import numpy as np
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification
 
 from pipeline.encoder.encoder import Encoder
+from pipeline.encoder.heads import run_head
 from pipeline.errors import JobError
 from pipeline.spec.feature import Feature
 from pipeline.spec.model import Model
@@ -74,3 +78,36 @@ def test_pooler_of_a_checkpoint_without_one_is_refused(tiny):
 def test_logits_of_a_checkpoint_without_head_are_refused(tiny):
     with pytest.raises(JobError, match=r"no classification head"):
         Encoder(tiny("bert"), {"l": Feature(pool="logits")}, device="cpu")
+
+
+@pytest.mark.parametrize("architecture", [name for name in ARCHITECTURES if name not in {"xlm-roberta", "distilbert"}])
+def test_no_text_at_all_gives_no_vectors_of_heads(architecture, tiny):
+    columns = Encoder(tiny(architecture, labels=3), {"l": Feature(pool="logits")}, device="cpu")([])
+    assert columns["l"].shape == (0, 3)
+
+
+def test_no_text_at_all_gives_no_vectors_of_the_pooler(tiny):
+    assert Encoder(tiny("bert"), {"p": Feature(pool="pooler")}, device="cpu")([])["p"].shape == (0, 32)
+
+
+def test_logits_in_two_threads_at_once_are_each_of_its_own_vectors(tiny):
+    classifier = AutoModelForSequenceClassification.from_pretrained(tiny("roberta", labels=3)).eval()
+    vectors = torch.randn(2, 5, 32, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        want = [run_head(classifier, one, None) for one in vectors]
+    both, first_done = Barrier(2), Event()
+
+    def meet(*_):
+        if both.wait(timeout=60):  # both calls have prepared what they do, and one runs to its end before the other
+            assert first_done.wait(timeout=60)
+
+    classifier.register_forward_pre_hook(meet)
+    classifier.register_forward_hook(lambda *_: first_done.set())
+
+    @torch.inference_mode()
+    def run(one):
+        return run_head(classifier, one, None)
+
+    with ThreadPoolExecutor(2) as pool:
+        got = list(pool.map(run, vectors))
+    assert all(torch.equal(one, other) for one, other in zip(got, want, strict=True))
