@@ -37,8 +37,8 @@ class Call:
         """Wait for the packs; all feature columns of the texts, in their order."""
         self._results.wait()
         kept = self._results.kept
-        if len(kept.offsets) > 1:
-            self._encoder.run_heads(kept)
+        self._encoder.run_heads(kept)
+        self._results.refuse_infinite()
         columns = make_columns(self._encoder.plan, self._tokens, kept.spread(self._kind))
         return Encoded(columns, self._results.counts, self._reasons())
 

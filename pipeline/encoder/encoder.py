@@ -167,11 +167,11 @@ class Encoder:
         """All feature columns of the texts, in their order.
 
         Raises:
-            RunError: a text does not fit into the device's memory.
+            RunError: a text does not fit into the device's memory, or a feature of it is not finite.
         """
         encoded = self.start(tokens).result()
         for text, reason in encoded.reasons.items():
-            msg = f"text {text}: {reason}. Lower max_tokens"
+            msg = f"text {text}: {reason}"
             raise RunError(msg)
         return encoded.columns
 

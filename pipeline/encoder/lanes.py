@@ -148,7 +148,9 @@ class Lanes:
             self._most_tokens = min(self._most_tokens or pack.num_tokens, (pack.num_tokens + 1) // 2)
             self._run_halves(pack, results)
         else:
-            results.fail(pack, f"a window of {pack.num_tokens} tokens does not fit into the device's memory")
+            results.fail(
+                pack, f"a window of {pack.num_tokens} tokens does not fit into the device's memory: lower max_tokens"
+            )
 
     def _run_halves(self, pack: Pack, results: Results) -> None:
         results.count(splits=1)
@@ -195,8 +197,8 @@ class Lanes:
             results.keep(again, self._rescuing()(again))
         # Packs that are read late overlap: the device's time starts where that of the pack before ended.
         since = max(launched.began, self._read_at) if self._late_packs else launched.began
-        self._read_at = time.perf_counter()
-        results.count(busy_s=self._read_at - since)
+        self._read_at = read_at = time.perf_counter()  # the lanes of a CPU share it, and none of them asks for it
+        results.count(busy_s=read_at - since)
         results.finish(len(pack.windows))
 
     def _rescuing(self) -> Callable[[Pack], Vectors]:
@@ -231,6 +233,10 @@ def _overflown(pack: Pack, vectors: Vectors) -> NDArray[np.int64]:
         finite &= _are_finite(pooled)
     for hidden in vectors.tokens.values():
         finite &= np.logical_and.reduceat(_are_finite(hidden), pack.offsets[:-1])
+    for weights in vectors.attentions.values():
+        heads = len(weights) // int((pack.lengths**2).sum())
+        starts = np.cumsum(heads * pack.lengths**2) - heads * pack.lengths**2
+        finite &= np.logical_and.reduceat(torch.isfinite(weights).numpy(), starts)
     return np.flatnonzero(~finite)
 
 

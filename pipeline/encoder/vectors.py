@@ -57,4 +57,5 @@ def quantize(vectors: Floats, dtype: str) -> tuple[NDArray, NDArray[np.float32] 
         case "binary":
             return np.packbits(vectors > 0, axis=1), None
         case _:
-            return np.ascontiguousarray(vectors, dtype=dtype), None
+            with np.errstate(over="ignore"):  # infinity in float16, for which the text gets an error
+                return np.ascontiguousarray(vectors, dtype=dtype), None

@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -5,6 +7,7 @@ import torch
 
 from pipeline.encoder.encoder import Encoder
 from pipeline.encoder.forward import Forward
+from pipeline.errors import RunError
 from pipeline.featurize import featurize, tokenize_blocks
 from pipeline.schema import output_schema
 from pipeline.spec.feature import Feature
@@ -79,23 +82,57 @@ def test_every_dtype_has_plain_columns_of_its_type(dtype, tiny):
     assert [len(vectors) if vectors else vectors for vectors in table["t"].to_pylist()] == [1, None, 2]
 
 
-def test_features_that_are_not_finite_are_error_rows(tiny, tmp_path):
+NOT_A_NUMBER = ["mean", "tokens", "logits", "attentions"]
+
+
+@pytest.mark.parametrize(("pool", "dtype"), [*((pool, "float32") for pool in NOT_A_NUMBER), ("mean", "binary")])
+def test_features_that_are_not_finite_are_error_rows(pool, dtype, tiny, tmp_path):
     import shutil
 
     from safetensors.torch import load_file, save_file
 
+    feature, name = {"e": Feature(pool=pool)}, tiny("bert", labels=2)
     folder = tmp_path / "overflowing"
-    shutil.copytree(tiny("bert"), folder)
+    shutil.copytree(name, folder)
     weights = load_file(folder / "model.safetensors")
     encoder = Encoder(str(folder), {"e": Feature(pool="mean")}, device="cpu")
     word = encoder.tokenizer(["boom"]).input_ids[1]
-    weights["embeddings.word_embeddings.weight"][word] = float("nan")
+    weights["bert.embeddings.word_embeddings.weight"][word] = float("nan")
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     # The comparison at load draws from the upper half of the vocabulary, where this word must not be.
     assert word < 30522 // 2
-    table = run(Encoder(str(folder), {"e": Feature(pool="mean")}, device="cpu"), rows_of("fine", "boom", "fine"))
+    overflowing = Encoder(str(folder), feature, output_dtype=dtype, device="cpu")
+    table = run(overflowing, rows_of("fine", "boom", "fine"))
     assert table["error"].to_pylist() == [None, "the features are not finite", None]
     assert table["e"].null_count == 1
+    with pytest.raises(RunError, match="text 1: the features are not finite"):
+        overflowing(["fine", "boom"])
+
+
+@pytest.mark.parametrize("pool", ["mean", "tokens"])
+def test_features_beyond_what_float16_holds_are_error_rows(pool, tiny, tmp_path):
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path / "large"
+    shutil.copytree(tiny("bert"), folder)
+    weights, texts = load_file(folder / "model.safetensors"), [f"number {number}" for number in range(40)]
+
+    def largest(bias: float) -> np.ndarray:
+        weights["encoder.layer.2.output.LayerNorm.bias"][0] = bias
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+        columns = Encoder(str(folder), {"e": Feature(pool=pool)}, device="cpu")(texts)["e"]
+        if pool == "tokens":
+            columns = np.stack([columns.values[start:stop].max(0) for start, stop in pairwise(columns.offsets)])
+        return columns[:, 0]
+
+    first = 65_520  # that rounds to infinity
+    too_large = largest(2 * first - float(np.median(largest(first)))) >= first
+    assert 0 < too_large.sum() < 40
+    table = run(Encoder(str(folder), {"e": Feature(pool=pool)}, output_dtype="float16", device="cpu"), rows_of(*texts))
+    assert table["error"].is_valid().to_pylist() == too_large.tolist()
+    assert table["e"].is_null().to_pylist() == too_large.tolist()
 
 
 def test_windows_are_a_list_column_with_their_characters(tiny):
