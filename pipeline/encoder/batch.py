@@ -44,7 +44,7 @@ def packed_batch(model: PreTrainedModel, pack: Pack, start: int | None = None) -
     start = first_position(model) if start is None else start
     offsets = pack.offsets
     starts = np.repeat(offsets[:-1], pack.lengths)
-    positions = np.arange(pack.num_tokens) - starts + start
+    positions = _positions(pack.input_ids, starts, start)
     cu = _to(model.device, offsets)
     longest = int(pack.lengths[-1])
     inputs: dict[str, Any] = {
@@ -87,6 +87,21 @@ def takes_token_types(model: PreTrainedModel) -> bool:
 @cache
 def _takes_token_types(kind: type[PreTrainedModel]) -> bool:
     return "token_type_ids" in inspect.signature(kind.forward).parameters
+
+
+def _positions(input_ids: NDArray[np.int32], starts: NDArray[np.int64], start: int) -> NDArray[np.int64]:
+    """(T,) position ids, counted from `start` in each window.
+
+    Models that start behind their padding_idx (RoBERTa's family) give that position to every token with that id, also
+    where a text says "<pad>", and do not count it. Source: transformers' `create_position_ids_from_input_ids`.
+    """
+    positions = np.arange(len(input_ids)) - starts + start
+    padding = input_ids == start - 1
+    if padding.any():
+        so_far = np.cumsum(padding)
+        positions -= so_far - (so_far - padding)[starts]
+        positions[padding] = start - 1
+    return positions
 
 
 def _runs(lengths: NDArray[np.int64]) -> Runs:

@@ -128,12 +128,18 @@ def check_head(classifier: PreTrainedModel, max_positions: int | None) -> None:
 
 
 def _probe(model: PreTrainedModel, max_positions: int | None) -> list[np.ndarray]:
-    """Random windows, shortest first, of ids from the upper half of the vocabulary (special tokens stand low)."""
+    """Random windows, shortest first, of ids from the upper half of the vocabulary (special tokens stand low).
+
+    One holds a pad token, as a text may that speaks of it: some models count positions without it.
+    """
     draw = np.random.default_rng(0)
     vocabulary = model.config.vocab_size
     longest = max(_LENGTHS[-1], (getattr(model.config, "sliding_window", None) or 0) + 22)
     lengths = [min(length, max_positions or longest) for length in (*_LENGTHS[:-1], longest)]
-    return [draw.integers(vocabulary // 2, vocabulary, length).astype(np.int32) for length in lengths]
+    windows = [draw.integers(vocabulary // 2, vocabulary, length).astype(np.int32) for length in lengths]
+    if model.config.pad_token_id is not None:
+        windows[1][lengths[1] // 2] = model.config.pad_token_id
+    return windows
 
 
 @torch.inference_mode()

@@ -41,8 +41,11 @@ def find_layers(model: PreTrainedModel) -> nn.ModuleList:
 
 def drop_layers_above(model: PreTrainedModel, top_layer: int) -> None:
     """Free the layers that no feature needs. One layer stays, since its input is layer 0."""
-    layers = find_layers(model)
+    groups = getattr(model.config, "num_hidden_groups", 1)  # of layers that share weights; which is whose is a division
+    if groups > 1:
+        return
     kept = max(top_layer, 1)
+    layers = find_layers(model)
     if len(layers) == model.config.num_hidden_layers:
         del layers[kept:]
     model.config.num_hidden_layers = min(kept, model.config.num_hidden_layers)

@@ -121,6 +121,39 @@ def test_lower_layer_alone_equals_plain_transformers(architecture, layer, tiny, 
     assert np.abs(got - want).max() <= TOLERANCE
 
 
+def test_lower_layer_of_albert_with_groups_of_layers_equals_plain_transformers(tiny, plain):
+    for groups in (2, 4):
+        folder = tiny("albert", num_hidden_layers=4, num_hidden_groups=groups)
+        got = Encoder(folder, {"m": Feature(pool="mean", layers=2)}, device="cpu")(RAGGED[:4])["m"]
+        want = np.stack([plain(folder)(text).hidden_states[2][0].mean(0).numpy() for text in RAGGED[:4]])
+        assert np.abs(got - want).max() <= TOLERANCE
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_text_that_speaks_of_the_pad_token_equals_plain_transformers(architecture, tiny, plain):
+    model = plain(folder := tiny(architecture)).model
+    encoder = Encoder(folder, {"t": Feature(pool="tokens", special_tokens=True)}, device="cpu")
+    tokens = encoder.tokenizer(["one two three four", "five six", "seven eight nine"])
+    tokens.input_ids[[2, 3, 7, -2]] = model.config.pad_token_id or 0
+    got = encoder.encode(tokens)["t"]
+    for row, window in enumerate(np.split(tokens.input_ids, tokens.offsets[1:-1])):
+        with torch.inference_mode():
+            want = model(input_ids=torch.from_numpy(window).long()[None]).last_hidden_state[0].numpy()
+        assert np.abs(got[row] - want).max() <= TOLERANCE
+    assert encoder.layout == ("packed" if architecture in PACKED else "dense")
+
+
+def test_encoder_in_a_process_with_another_default_dtype_equals_plain_transformers(tiny, plain):
+    folder = tiny("bert")
+    want = np.stack([plain(folder)(text).hidden_states[-1][0].mean(0).numpy() for text in RAGGED])
+    torch.set_default_dtype(torch.float64)  # twice as large, so that what compiled code leaves out shows
+    try:
+        got = Encoder(Model(name=folder, max_tokens=128), {"m": Feature(pool="mean")}, device="cpu")(RAGGED)["m"]
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert np.abs(got - want).max() <= TOLERANCE
+
+
 def test_combined_layers_are_concatenated_summed_averaged_cut_and_normalised(tiny, plain):
     folder = tiny("bert")
     layers = (-2, -1)
