@@ -143,7 +143,7 @@ class Kernel:
             MemoryError: there is none for one window's scores.
         """
         _, heads, dim = q_THD.shape
-        out = torch.empty(q_THD.shape)
+        out = _room(*q_THD.shape)
         pointers = [tensor.data_ptr() for tensor in (q_THD, k_THD, v_THD, out)]
         steps = _STEPS(*(step for tensor in (q_THD, k_THD, v_THD, out) for step in tensor.stride()[:2]))
         scale = dim**-0.5 if scaling is None else scaling
@@ -160,13 +160,13 @@ class Kernel:
         Raises:
             MemoryError: there is none for a block of rows.
         """
-        out = torch.empty(*rows.shape[:-1], weights.outputs)
+        out = _room(*rows.shape[:-1], weights.outputs)
         count = rows.numel() // weights.inputs
         return _unless(self.library.linear(rows.data_ptr(), count, weights, become, out.data_ptr()), out)
 
     def linear_norm(self, rows: Tensor, residual: Tensor, weights: Weights, norm: Norm) -> Tensor:
         """The norm of a linear layer's output plus a residual, as large as the residual. See `linear`."""
-        out, pointers = torch.empty(residual.shape), (rows.data_ptr(), residual.data_ptr())
+        out, pointers = _room(*residual.shape), (rows.data_ptr(), residual.data_ptr())
         count = rows.numel() // weights.inputs
         return _unless(self.library.linear_norm(*pointers, count, weights, norm, out.data_ptr()), out)
 
@@ -191,13 +191,13 @@ class Kernel:
             second: the layer that these go through.
             norm: of the sum with the residual.
         """
-        out, pointers = torch.empty(rows.shape), (rows.data_ptr(), residual.data_ptr())
+        out, pointers = _room(*rows.shape), (rows.data_ptr(), residual.data_ptr())
         count, steps = rows.numel() // first.inputs, (first, become, factors, second, norm)
         return _unless(self.library.feed_forward(*pointers, count, *steps, out.data_ptr()), out)
 
     def layer(self, rows: Tensor, parts: Parts, cu: Tensor, longest: int, bias: Tensor | None = None) -> Tensor:
         """A whole layer over one packed row (1, T, H). See `linear`, and `attend` for windows and bias."""
-        out, windows = torch.empty(rows.shape), (cu.data_ptr(), len(cu) - 1, longest)
+        out, windows = _room(*rows.shape), (cu.data_ptr(), len(cu) - 1, longest)
         failed = self.library.layer(
             rows.data_ptr(), rows.shape[1], parts, *windows, *_bias(bias, longest), out.data_ptr()
         )
@@ -206,9 +206,14 @@ class Kernel:
     def means(self, hidden_TH: Tensor, cu: Tensor) -> Tensor:
         """The mean of the token vectors of each window: (W, H). The vectors are contiguous; cu: (W + 1,) int64."""
         windows, width = len(cu) - 1, hidden_TH.shape[1]
-        out = torch.empty(windows, width)
+        out = _room(windows, width)
         self.library.means(hidden_TH.data_ptr(), cu.data_ptr(), windows, width, out.data_ptr())
         return out
+
+
+def _room(*shape: int) -> Tensor:
+    """For what the compiled code writes: torch's defaults are the process's to change, that code's are not."""
+    return torch.empty(shape, dtype=torch.float32, device="cpu")
 
 
 def _bias(bias: Tensor | None, longest: int) -> tuple[int | None, int]:
