@@ -114,8 +114,10 @@ def _that_fit(chosen: Sequence[tuple[int, int]], stored: Mapping[tuple[int, int]
     fit: list[tuple[int, int]] = []
     left = MOST_TOKENS
     for at in chosen:
-        tokens = stored[at]["num_tokens"][0].as_py()
-        if not stored[at]["error"][0].is_valid and (tokens <= left or not fit):
+        if stored[at]["error"][0].is_valid:
+            continue
+        tokens = stored[at]["num_tokens"][0].as_py() or 0
+        if tokens <= left or not fit:
             fit.append(at)
             left -= tokens
     return fit

@@ -145,10 +145,10 @@ INLINE void weigh_values(const head *h, int64_t first, int wide, int dims, int64
             int64_t query = first + at + i;
             if (at + i >= there) return;
             UNROLL for (int j = 0; j < dims; j++) {
-                float *kept = t->sums + query * h->dim + d + j * LANES;
+                int64_t kept = query * h->dim + d + j * LANES;
                 vec sum = sums[i][j];
-                if (t->faded) sum = product_plus(load(kept), splat(t->faded[at + i]), sum);
-                if (!t->inverse) store(kept, sum);
+                if (t->faded) sum = product_plus(load(t->sums + kept), splat(t->faded[at + i]), sum);
+                if (!t->inverse) store(t->sums + kept, sum);
                 else store(h->out + query * h->out_step + d + j * LANES, sum * splat(t->inverse[at + i]));
             }
         }
