@@ -232,7 +232,7 @@ def test_dockerfile_is_sound():
     assert checked.returncode == 0, checked.stdout
 
 
-def test_images_end_without_root_compilers_and_caches():
+def test_images_end_without_root_and_caches_and_with_a_compiler_where_triton_needs_one():
     text = re.sub(r"^#.*\n|\\\n", "", (INFRA / "docker/Dockerfile").read_text(), flags=re.MULTILINE)
     stages = {}
     for stage in re.split(r"^FROM ", text, flags=re.MULTILINE)[1:]:
@@ -243,7 +243,7 @@ def test_images_end_without_root_compilers_and_caches():
     for target in ("cpu", "cuda"):
         assert re.findall(r"^USER (.*)$", stages[target], re.MULTILINE)[-1] == "1000:1000"
         assert "pip install" not in stages[target]
-        assert not re.search(r"gcc|build-essential|clang", stages[target])
+        assert bool(re.search(r"gcc|build-essential|clang", stages[target])) == (target == "cuda")
         assert "HEALTHCHECK" in stages[target]
     installs = re.findall(r"pip install.*", text)
     assert installs
