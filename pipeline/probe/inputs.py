@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 from pipeline.columns import Column
 from pipeline.errors import JobError
-from pipeline.probe.rows import Question
 from pipeline.probe.table import Output
 
 
@@ -33,16 +32,23 @@ class Inputs:
         return self.columns[0].layers[0] if one else None
 
 
-def choose_inputs(output: Output, question: Question) -> tuple[list[Inputs], list[str]]:
+def choose_inputs(output: Output, words: Sequence[str], *, beside: bool) -> tuple[list[Inputs], list[str]]:
     """What models are trained on: each feature, the combinations of layers, the hand-crafted columns alone.
+
+    Args:
+        output: of the run.
+        words: of --features.
+        beside: whether there are hand-crafted numbers to lay beside the vectors.
+
+    Returns:
+        (what models are trained on, notes for the user).
 
     Raises:
         JobError: a feature is not there or has not one vector to a row.
     """
     notes: list[str] = []
-    beside = bool(question.handcrafted)
     listed: dict[str, Inputs] = {}
-    for word in question.features:
+    for word in words:
         for name, columns in _find(output, word, notes).items():
             kind = "single" if len(columns) == 1 else "concat"
             listed[name] = Inputs(name=name, kind=kind, columns=columns, with_handcrafted=beside)

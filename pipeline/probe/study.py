@@ -135,8 +135,8 @@ def study(
     """
     output = Output.open(path)
     texts = Texts.find(output, None if text == "none" else text)
-    listed, notes = choose_inputs(output, question)
     rows = gather(output, question)
+    listed, notes = choose_inputs(output, question.features, beside=bool(rows.columns))
     setting = Setting(
         path=output.storage.uri,
         rows=rows,

@@ -268,6 +268,12 @@ def test_mlp_with_handcrafted_columns_knows_what_neither_knows_alone(tmp_path):
     assert figures["cls_01"] > max(figures["hand-crafted alone"], figures["cls_01 alone"]) + 0.15
 
 
+def test_handcrafted_columns_that_never_differ_are_left_out_and_nothing_is_trained_on_them(output):
+    found = ask(output(), features=("cls_01",), handcrafted=("truncated",))
+    assert [result.name for result in found.results] == ["cls_01", "majority class"]
+    assert "--with truncated: is 0 in every training row: left out" in found.notes
+
+
 def test_numbers_are_a_regression(output):
     inputs, _ = problem()
     found = ask(output(score=(inputs[:, 2] * 3 + 10).tolist()), "score", features=("cls_01", "cls_00"))
