@@ -49,6 +49,11 @@ class Column:
         """The column of int8 scales that stands beside this one, if any."""
         return f"{self.name}_scale" if self.dtype == "int8" else None
 
+    @property
+    def feature(self) -> str:
+        """The name of the feature: the column's own, without the layer where it ends in its layer."""
+        return self.name.removesuffix(_ending(self.layers[0])) if len(self.layers) == 1 else self.name
+
 
 @dataclass(frozen=True, slots=True)
 class FeaturePlan:
@@ -144,7 +149,7 @@ def _columns(name: str, feature: Feature, shape: ModelShape, *, dtype: str, per_
         dtype = "float32"
     return [
         Column(
-            name=name if len(groups) == 1 else f"{name}_{group[0]:02d}",
+            name=name if len(groups) == 1 else f"{name}{_ending(group[0])}",
             pool=feature.pool,
             layers=group,
             combine=feature.combine,
@@ -155,6 +160,11 @@ def _columns(name: str, feature: Feature, shape: ModelShape, *, dtype: str, per_
         )
         for group in groups
     ]
+
+
+def _ending(layer: int) -> str:
+    """What tells the columns of one feature apart."""
+    return f"_{layer:02d}"
 
 
 def _resolve_layers(name: str, feature: Feature, shape: ModelShape) -> tuple[int, ...]:

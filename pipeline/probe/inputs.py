@@ -22,8 +22,8 @@ class Inputs:
 
     @property
     def family(self) -> str:
-        """What columns of several layers have in common: their pooling, and their name without the layer."""
-        return self.columns[0].name.rsplit("_", 1)[0] if self.columns else ""
+        """The feature that columns of several layers are of."""
+        return self.columns[0].feature if self.columns else ""
 
     @property
     def layer(self) -> int | None:
@@ -73,7 +73,7 @@ def _find(output: Output, word: str, notes: list[str]) -> dict[str, tuple[Column
         return {name: (column,) for name, column in features.items() if column.form == "vector"}
     names = word.split("+")
     if len(names) == 1 and word not in features:
-        layers = {name: (column,) for name, column in features.items() if name.rsplit("_", 1)[0] == word}
+        layers = {name: (column,) for name, column in features.items() if column.feature == word}
         if layers:
             _refuse_forms([column for (column,) in layers.values()])
             return layers
@@ -99,12 +99,13 @@ def _told(output: Output) -> str:
 
 def _combinations(singles: Sequence[Inputs]) -> list[Inputs]:
     """All layers of a family side by side, and mixed."""
-    families: dict[str, list[Inputs]] = {}
+    families: dict[tuple[str, str, bool], list[Inputs]] = {}
     for one in singles:
         if one.layer is not None:
-            families.setdefault(one.family, []).append(one)
+            (column,) = one.columns
+            families.setdefault((one.family, column.pool, column.normalize), []).append(one)
     found = []
-    for family, members in families.items():
+    for (family, *_), members in families.items():
         columns = tuple(column for one in members for column in one.columns)
         if len(columns) < 2 or len({column.width for column in columns}) > 1:
             continue

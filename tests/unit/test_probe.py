@@ -243,6 +243,25 @@ def test_best_layer_is_found_and_figures_are_the_same_again(output):
     assert mix.layer_weights[1] > 0.6
 
 
+def test_features_of_one_layer_each_are_not_taken_for_layers_of_one_feature(tmp_path):
+    inputs, target = problem(rows=60)
+    features = {
+        column("sent_cls", WIDTH, layer=6): inputs,
+        column("sent_mean", WIDTH, layer=6, pool="mean"): inputs,
+        column("word_05", WIDTH, layer=5): inputs,
+        column("word_06", WIDTH, layer=6): inputs,
+    }
+    path = write_output(tmp_path / "run", features, {"label": target.tolist()})
+    found = {result.name: result.family for result in ask(path).results if result.kind != "baseline"}
+    combined = {"word: all layers side by side": "word", "word: learned mix of layers": "word"}
+    assert found == {
+        "sent_cls": "sent_cls", "sent_mean": "sent_mean", "word_05": "word", "word_06": "word", **combined
+    }  # fmt: skip
+    assert [result.name for result in ask(path, features=("word",)).results[:2]] == ["word_05", "word_06"]
+    with pytest.raises(JobError, match="there is no feature 'sent'"):
+        ask(path, features=("sent",))
+
+
 def test_files_beyond_memory_give_what_memory_gives(output):
     path = output()
     held, filed = ask(path, features=("cls_01",)), ask(path, features=("cls_01",), memory=1)
