@@ -146,10 +146,12 @@ def _told(found: "Study", content: dict[str, Any], folder: Path) -> str:
 
 
 def _row(result: dict[str, Any], names: Sequence[str], width: int, best: str) -> str:
+    from pipeline.probe.report import number
+
     first, *rest = (result["test"][name] for name in names)
-    told = f"{first['value']:.3f} ({first['low']:.3f} to {first['high']:.3f})"
+    told = f"{number(first['value'])} ({number(first['low'])} to {number(first['high'])})"
     mark = "*" if result["name"] == best else " "
-    more = "".join(f"{figure['value']:>11.3f}" for figure in rest)
+    more = "".join(f"{number(figure['value']):>11}" for figure in rest)
     return f"{mark} {result['name']:<{width}}  {told:<24}{more}\n"
 
 

@@ -86,13 +86,13 @@ def _svg(width: int, height: int, title: str, content: str, *, alone: bool = Fal
 
 
 def _range(figures: Sequence[Figure], name: str) -> tuple[float, float]:
+    """Where the axis begins and ends; a model far below R² -1 is left off it, unless all are."""
     ends = [value for figure in figures for value in (figure.low, figure.high) if math.isfinite(value)]
     low, high = min(ends), max(ends)
     room = 0.06 * (high - low or 1)
-    bounded = name in {"accuracy", "macro_f1", "auc"}
-    return max(low - room, 0.0) if bounded or name in {"log_loss", "mae"} else max(low - room, -1.0), (
-        min(high + room, 1.0) if bounded or name in {"r2", "spearman"} else high + room
-    )
+    bottom = -1.0 if name in {"r2", "spearman"} else 0.0
+    top = math.inf if name in {"log_loss", "mae"} else 1.0
+    return max(low - room, bottom) if high >= bottom else low - room, min(high + room, top)
 
 
 def ticks(low: float, high: float, count: int = 6) -> list[float]:

@@ -30,14 +30,14 @@ _MOST_DOTS = 2000
 
 
 def write(study: Study, folder: Path) -> dict[str, Any]:
-    """Write probe.json, report.html, layers.svg and the model; returns the content of probe.json."""
+    """Write probe.json, the model, layers.svg and report.html; returns the content of probe.json."""
     folder.mkdir(parents=True, exist_ok=True)
     content = to_json(study)
     (folder / JSON_NAME).write_text(json.dumps(content, indent=1) + "\n")
+    probe_of(study).save(folder / MODEL_NAME)
     plot = drawing.layer_plot(study.results, study.best.name, study.primary, alone=True)
     (folder / PLOT_NAME).write_text(plot)
     (folder / PAGE_NAME).write_text(page(study, content))
-    probe_of(study).save(folder / MODEL_NAME)
     return content
 
 
@@ -136,26 +136,30 @@ def _result(result: Result) -> dict[str, Any]:
     }
 
 
+def number(value: float | None) -> str:
+    """A figure in words: a dash where it is undefined."""
+    return "-" if value is None else f"{value:.3f}"
+
+
 def headline(content: dict[str, Any]) -> str:
     """The answer in a sentence or two."""
     results = {result["name"]: result for result in content["results"]}
     best, primary = results[content["best"]], content["primary"]
     figure = best["test"][primary]
     base = next(result for result in content["results"] if result["kind"] == "baseline")
+    interval = f"95 % interval {number(figure['low'])} to {number(figure['high'])}"
     told = (
-        f"{content['best']}: {TITLES[primary].lower()} {figure['value']:.3f} "
-        f"(95 % interval {figure['low']:.3f} to {figure['high']:.3f}) on {content['rows']['test']:,} test rows; "
-        f"{base['name']} {base['test'][primary]['value']:.3f}"
+        f"{content['best']}: {TITLES[primary].lower()} {number(figure['value'])} ({interval}) on "
+        f"{content['rows']['test']:,} test rows; {base['name']} {number(base['test'][primary]['value'])}"
     )
     told = f"Of the run's features {told}."
     if "bag of words" not in results:
         return told
     apart, words = content["against"]["bag of words"], results["bag of words"]["test"][primary]["value"]
-    sure = apart["low"] > 0 or apart["high"] < 0
-    told += f" A bag of words reaches {words:.3f}"
-    if not sure:
+    told += f" A bag of words reaches {number(words)}"
+    if apart["low"] is None or apart["low"] <= 0 <= apart["high"]:
         return f"{told}, which these test rows can't tell from it."
-    return f"{told}, {abs(apart['value']):.3f} {'less' if apart['value'] > 0 else 'more'}."
+    return f"{told}, {number(abs(apart['value']))} {'less' if apart['value'] > 0 else 'more'}."
 
 
 def page(study: Study, content: dict[str, Any]) -> str:

@@ -4,6 +4,7 @@ Knows Ray only through the function that spreads the work. Invariants: regularis
 chosen by the validation rows; the test rows are looked at once, to report; every model sees the same splits and seeds.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from pipeline.probe.head import Head, Shape
 from pipeline.probe.inputs import Inputs, choose_inputs
 from pipeline.probe.linear import Data, Fitted, fit_logistic, fit_ridge
 from pipeline.probe.matrix import Matrix, lay_out
-from pipeline.probe.metrics import ClassFigures, Judged, ValueFigures, judge
+from pipeline.probe.metrics import TITLES, ClassFigures, Judged, ValueFigures, judge
 from pipeline.probe.network import HIDDEN, fit_network
 from pipeline.probe.rows import Question, Rows, gather
 from pipeline.probe.split import TEST, TRAIN, VALIDATION
@@ -152,7 +153,14 @@ def study(
     results = [found[inputs.name] for inputs in listed]
     absent: dict[str, str] = {}
     results += _baselines(setting, texts, text != "none", absent, notes)
-    return Study(output, question, setting, tuple(results), texts, absent, (*notes, *rows.notes))
+    told = (*notes, *rows.notes, *_undefined(results[0].judged))
+    return Study(output, question, setting, tuple(results), texts, absent, told)
+
+
+def _undefined(judged: Judged) -> list[str]:
+    """A note for each figure that needs labels which differ, where those of the test rows do not."""
+    names = [TITLES[name] for name, figure in judged.figures.items() if math.isnan(figure.value)]
+    return [f"{name} is undefined: every test row has the same label" for name in names]
 
 
 def _settle_model(model: str, rows: Rows, question: Question) -> str:

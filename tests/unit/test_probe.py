@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from jobs.__main__ import main
 from pipeline.errors import JobError
 from pipeline.probe import split
 from pipeline.probe.handcrafted import encode, learn
@@ -382,6 +383,35 @@ def test_split_column_is_followed_and_a_missing_validation_comes_from_training(o
     assert ask(output("again", split=sides), features=("cls_01",), split="random").rows.sizes["test"] == pytest.approx(
         90, abs=2
     )
+
+
+def told_of(path, folder, capsys, *argv) -> str:
+    """What the command tells its user, once it has written everything into the folder."""
+    assert main(["probe", path, *argv, "--features", "cls_01", "--text", "none", "--output", str(folder)]) == 0
+    assert {entry.name for entry in folder.iterdir()} == {"probe.json", "model", "layers.svg", "report.html"}
+    return capsys.readouterr().out
+
+
+def test_figures_that_the_test_rows_do_not_define_are_told_as_such(output, tmp_path, capsys):
+    sides = ["train"] * 400 + ["val"] * 100 + ["test"] * 100
+    kinds = ["ham", "spam"] * 250 + ["ham"] * 100
+    sizes = [*np.arange(500.0).tolist(), *[7.0] * 100]
+    path = output(kind=kinds, size=sizes, split=sides)
+    assert "AUC is undefined: every test row has the same label" in told_of(
+        path, tmp_path / "kind", capsys, "--label", "kind"
+    )
+    told = told_of(path, tmp_path / "size", capsys, "--label", "size")
+    assert "R² is undefined: every test row has the same label" in told
+    assert "- (- to -)" in told
+
+
+def test_values_that_no_model_comes_near_are_reported(output, tmp_path, capsys):
+    sizes = [*np.arange(500.0).tolist(), *np.linspace(1e6, 1e6 + 1, 100).tolist()]
+    path = output(size=sizes, split=["train"] * 400 + ["val"] * 100 + ["test"] * 100)
+    told = told_of(path, tmp_path / "probe", capsys, "--label", "size")
+    best = json.loads((tmp_path / "probe/probe.json").read_text())["results"][0]
+    assert best["test"]["r2"]["high"] < -1
+    assert f"{best['test']['r2']['value']:.3f}" in told
 
 
 def test_words_are_a_baseline_and_twins_across_the_split_are_told(output):
