@@ -19,6 +19,7 @@ from pipeline.plan import Plan, Resolved, code_identity, make_plan
 from pipeline.source.dataset import Dataset, Shards
 from pipeline.source.opening import open_dataset
 from pipeline.spec.job import Job
+from pipeline.spec.source import Source
 from pipeline.storage.objects import Storage
 
 JOB_NAME = "_varve/job.json"
@@ -89,11 +90,7 @@ def recall_plan(job: Job, stored: Mapping[str, Any], where: str) -> Plan:
     )
     resolved = Resolved(**stored["resolved"])
     checkpoint = look_at(job.model.name, resolved.model_commit, trust_remote_code=job.model.trust_remote_code)
-    found = stored["source"]
-    shards = {key: value and tuple(value) for key, value in found["shards"].items()}
-    dataset = open_dataset(job.source, resolved.source_commit, Shards(**shards))
-    _refuse_files(found["files"], found["versions"], dataset, where)
-    schema = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(resolved.schema)))
+    dataset = _open_source(job.source, stored, where)
     now = {
         "the model's weights": checkpoint.weights_sha256,
         "the tokenizer": checkpoint.tokenizer_sha256,
@@ -103,7 +100,29 @@ def recall_plan(job: Job, stored: Mapping[str, Any], where: str) -> Plan:
         "the tokenizer": resolved.tokenizer_sha256,
     }
     _refuse_changes([what for what in now if now[what] != then[what]], where)
-    return Plan(job, resolved, replace(dataset, schema=schema), checkpoint, computed, stored["created_at"])
+    return Plan(job, resolved, dataset, checkpoint, computed, stored["created_at"])
+
+
+def recall_source(storage: Storage) -> Dataset:
+    """The source of an output as its run has read it, whatever has become of the model and of functions' code.
+
+    Raises:
+        JobError: there is no job.json, or the source's files have changed.
+    """
+    stored = read_job(storage)
+    if stored is None:
+        msg = f"{storage.uri}/{JOB_NAME} is gone: nothing else says what the run has read"
+        raise JobError(msg)
+    job = Job.parse(stored["job"], where=f"{storage.uri}/{JOB_NAME}")
+    return _open_source(job.source, stored, storage.uri)
+
+
+def _open_source(source: Source, stored: Mapping[str, Any], where: str) -> Dataset:
+    resolved, found = Resolved(**stored["resolved"]), stored["source"]
+    shards = {key: value and tuple(value) for key, value in found["shards"].items()}
+    dataset = open_dataset(source, resolved.source_commit, Shards(**shards))
+    _refuse_files(found["files"], found["versions"], dataset, where)
+    return replace(dataset, schema=pa.ipc.read_schema(pa.py_buffer(base64.b64decode(resolved.schema))))
 
 
 def _refuse_files(names: Sequence[str], versions: Sequence[str] | None, dataset: Dataset, where: str) -> None:

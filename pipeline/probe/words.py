@@ -67,13 +67,11 @@ class Texts:
             for _, table in self.output.tables(self.columns):
                 yield table
             return
-        from pipeline.recall import read_job, recall_plan  # noqa: PLC0415 (transformers, which only this needs)
-        from pipeline.spec.job import Job  # noqa: PLC0415
+        from pipeline.recall import recall_source  # noqa: PLC0415 (transformers, which only this needs)
 
-        stored = read_job(self.output.storage) or {}
-        plan = recall_plan(Job.parse(stored["job"]), stored, self.output.storage.uri)
-        for shard in range(plan.dataset.num_shards):
-            for table in plan.dataset.read(shard):
+        dataset = recall_source(self.output.storage)
+        for shard in range(dataset.num_shards):
+            for table in dataset.read(shard):
                 yield table.select(list(self.columns))
 
     def of(self, wanted: NDArray[np.bool_]) -> Iterator[tuple[int, list[tuple[str, ...]]]]:

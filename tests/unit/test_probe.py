@@ -6,10 +6,12 @@ from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from jobs.__main__ import main
 from pipeline.errors import JobError
+from pipeline.plan import make_plan
 from pipeline.probe import split
 from pipeline.probe.handcrafted import encode, learn
 from pipeline.probe.linear import Data, fit_logistic, fit_ridge
@@ -19,6 +21,8 @@ from pipeline.probe.metrics import ClassFigures, ValueFigures, calibrate, judge
 from pipeline.probe.rows import Question
 from pipeline.probe.study import Shape, study
 from pipeline.probe.table import Output, vectors
+from pipeline.recall import JOB_NAME
+from pipeline.spec.job import Job
 from tests.outputs import column, write_output
 
 ROWS, WIDTH, CLASSES = 600, 12, 3
@@ -421,6 +425,28 @@ def test_words_are_a_baseline_and_twins_across_the_split_are_told(output):
     words = next(result for result in found.results if result.name == "bag of words")
     assert words.judged.figures["accuracy"].value == 1
     assert any("have a text that stands in a training row too" in note for note in found.notes)
+
+
+def test_texts_come_from_the_source_whatever_has_become_of_the_functions(tiny, tmp_path):
+    inputs, target = problem()
+    (tmp_path / "docs").mkdir()
+    pq.write_table(pa.table({"text": [f"{'abc'[label]} thing" for label in target]}), tmp_path / "docs/0.parquet")
+    (tmp_path / "code").mkdir()
+    code = tmp_path / "code/my_lengths.py"
+    code.write_text("def length(rows): return [1] * len(rows)")
+    job = {
+        "source": {"dataset": str(tmp_path / "docs"), "text": "text"},
+        "model": {"name": tiny("bert")},
+        "features": {"cls": {"pool": "cls"}, "length": {"python": "my_lengths:length", "type": "int32"}},
+        "output": {"path": str(tmp_path / "run")},
+    }
+    plan = make_plan(Job.parse(job).at(str(code.parent)), device="cpu")
+    write_output(tmp_path / "run", {column("cls", WIDTH): inputs}, {"label": target.tolist()})
+    (tmp_path / "run" / JOB_NAME).write_text(json.dumps(plan.to_json()))
+    code.unlink()
+    found = ask(str(tmp_path / "run"), text=None)
+    assert not found.absent
+    assert "bag of words" in {result.name for result in found.results}
 
 
 def test_features_with_several_vectors_to_a_row_are_passed_over_or_refused(tmp_path):
