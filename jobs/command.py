@@ -7,6 +7,8 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from pipeline.cluster.token import use_token
@@ -72,6 +74,26 @@ def _fail(name: str, told: str, exit_code: int, *, as_json: bool) -> int:
 def print_json(content: dict[str, Any]) -> None:
     """One document to stdout."""
     sys.stdout.write(json.dumps(content, indent=1) + "\n")
+
+
+def writable_folder(address: str) -> Path:
+    """The folder that --output names; that it can be written is proved where it is, or where it would be made.
+
+    Raises:
+        JobError: it is the address of a store, or can't be written.
+    """
+    if "://" in address:
+        msg = f"--output: {address} is the address of a store: expected a folder of this machine"
+        raise JobError(msg)
+    folder = Path(address).absolute()
+    try:
+        there = next(place for place in (folder, *folder.parents) if place.exists())
+        with TemporaryFile(dir=there) as file:
+            file.write(b"\n")
+    except OSError as e:
+        msg = f"--output: {folder} can't be written: {e.strerror}. Choose another folder"
+        raise JobError(msg) from e
+    return folder
 
 
 def add_job_file(parser: argparse.ArgumentParser) -> None:

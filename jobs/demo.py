@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
-from jobs.command import print_json, run
+from jobs.command import print_json, run, writable_folder
 from jobs.corpus import docstrings, model_folder
 from pipeline.errors import JobError, RunError
 from pipeline.spec.job import Job
@@ -40,7 +40,7 @@ def _add(parser: argparse.ArgumentParser) -> None:
 
 
 def _demo(arguments: argparse.Namespace) -> int:
-    folder = Path(arguments.output).absolute()
+    folder = writable_folder(arguments.output)
     model = model_folder()
     if folder.exists() and not (folder / "docstrings").is_dir():
         msg = f"--output: {folder} exists and is not a demo's. Choose another folder"

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jobs.command import print_json, run
+from jobs.command import print_json, run, writable_folder
 from pipeline.errors import JobError
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def _probe(arguments: argparse.Namespace) -> int:
 
     quiet_transformers()
     quiet_datasets()
-    folder = Path(arguments.output).absolute()
+    folder = writable_folder(arguments.output)
     report.claim(folder)
     question = Question(
         label=arguments.label,

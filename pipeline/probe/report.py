@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import JobError
+from pipeline.errors import JobError, RunError
 from pipeline.probe import drawing
 from pipeline.probe.metrics import TITLES, Figure, calibrate, confusion, difference
 from pipeline.probe.saved import Probe, run_of
@@ -30,14 +30,22 @@ _MOST_DOTS = 2000
 
 
 def write(study: Study, folder: Path) -> dict[str, Any]:
-    """Write probe.json, the model, layers.svg and report.html; returns the content of probe.json."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write probe.json, the model, layers.svg and report.html; returns the content of probe.json.
+
+    Raises:
+        RunError: they can't be written, all or some.
+    """
     content = to_json(study)
-    (folder / JSON_NAME).write_text(json.dumps(content, indent=1) + "\n")
-    probe_of(study).save(folder / MODEL_NAME)
-    plot = drawing.layer_plot(study.results, study.best.name, study.primary, alone=True)
-    (folder / PLOT_NAME).write_text(plot)
-    (folder / PAGE_NAME).write_text(page(study, content))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / JSON_NAME).write_text(json.dumps(content, indent=1) + "\n")
+        probe_of(study).save(folder / MODEL_NAME)
+        plot = drawing.layer_plot(study.results, study.best.name, study.primary, alone=True)
+        (folder / PLOT_NAME).write_text(plot)
+        (folder / PAGE_NAME).write_text(page(study, content))
+    except OSError as e:
+        msg = f"{folder}: what was found can't be written: {e.strerror or e}. Make room, or choose another --output"
+        raise RunError(msg) from e
     return content
 
 

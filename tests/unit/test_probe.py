@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -416,6 +417,32 @@ def test_values_that_no_model_comes_near_are_reported(output, tmp_path, capsys):
     best = json.loads((tmp_path / "probe/probe.json").read_text())["results"][0]
     assert best["test"]["r2"]["high"] < -1
     assert f"{best['test']['r2']['value']:.3f}" in told
+
+
+@pytest.mark.parametrize("command", ["probe", "demo"])
+@pytest.mark.parametrize(
+    ("place", "told"), [("file/below", "can't be written: Not a directory"), ("s3://bucket/p", "address of a store")]
+)
+def test_output_that_cannot_be_written_is_refused_before_the_work(
+    command, place, told, output, tmp_path, capsys, monkeypatch
+):
+    (tmp_path / "file").touch()
+    monkeypatch.chdir(tmp_path)
+    asked = [output(), "--label", "label"] if command == "probe" else []
+    assert main([command, *asked, "--output", place]) == 2
+    error = capsys.readouterr().err
+    assert told in error
+    assert "models:" not in error
+    assert not (tmp_path / "s3:").exists()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no device that is always full")
+def test_disk_that_fills_while_a_report_is_written_is_named(output, tmp_path, capsys):
+    (tmp_path / "probe").mkdir()
+    (tmp_path / "probe/probe.json").symlink_to("/dev/full")
+    argv = ["probe", output(), "--label", "label", "--features", "cls_01", "--text", "none"]
+    assert main([*argv, "--output", str(tmp_path / "probe")]) == 1
+    assert f"{tmp_path / 'probe'}: what was found can't be written: No space left" in capsys.readouterr().err
 
 
 def test_words_are_a_baseline_and_twins_across_the_split_are_told(output):
