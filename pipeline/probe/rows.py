@@ -4,29 +4,23 @@ Knows nothing of models. These columns are small, so they are held in memory; ve
 Invariant: rows stand in the order of the run, and `used` says which rows of the run they are.
 """
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from pyarrow import csv as csv_files
-from pyarrow import json as json_files
 
 from pipeline.errors import JobError
 from pipeline.probe import handcrafted, split
 from pipeline.probe.handcrafted import HandCrafted
+from pipeline.probe.joined import Joined
 from pipeline.probe.labels import read_labels
-from pipeline.probe.table import Output, positions
-from pipeline.storage.files import read_file
+from pipeline.probe.table import Output
 
 _LEAST_ROWS = 20
 _IMBALANCE = 5
-_SHOWN = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,74 +133,24 @@ def _settle_split(question: Question, name: str | None, table: pa.Table, notes: 
 
 def _read(output: Output, names: Sequence[str], question: Question, notes: list[str]) -> pa.Table:
     """All rows of the run with these columns and `error`, from the run or from the joined table."""
-    beside = _joined(question)
+    joined = Joined.read(question.join, question.on) if question.join is not None else None
     there = [name for name in names if name in output.others]
     far = [name for name in names if name not in there]
     for name in far:
-        if name not in (beside.column_names if beside else ()):
-            in_file = f"; {question.join} has {', '.join(beside.column_names)}" if beside else ""
+        if joined is None or name not in joined.table.column_names:
+            in_file = f"; {joined.file} has {', '.join(joined.table.column_names)}" if joined else ""
             msg = f"there is no column {name!r}: beside features the run has {', '.join(output.others)}{in_file}"
             raise JobError(msg)
-    keys = [question.on] if question.on and beside else []
-    if keys and question.on not in output.schema.names:
-        msg = f"--on {question.on}: the run has no such column: it has {', '.join(output.others)}"
+    if joined and joined.on not in output.schema.names:
+        msg = f"--on {joined.on}: the run has no such column: it has {', '.join(output.others)}"
         raise JobError(msg)
-    read = list(dict.fromkeys(["error", *there, *keys]))
-    table = pa.concat_tables([table for _, table in output.tables(read)])
-    if beside is not None and far:
-        table = _join(table, beside, str(question.on), far, question, notes)
-    elif beside is not None:
-        notes.append(f"--join {question.join}: none of its columns is used")
-    return table
-
-
-def _joined(question: Question) -> pa.Table | None:
-    if question.join is None:
-        return None
-    if question.on is None:
-        msg = "--join needs --on: the column that both tables share"
-        raise JobError(msg)
-    readers = {".parquet": pq.read_table, ".csv": csv_files.read_csv, ".jsonl": json_files.read_json}
-    ending = PurePosixPath(question.join).suffix.replace(".ndjson", ".jsonl")
-    if ending not in readers:
-        msg = f"--join {question.join}: expected a .parquet, .csv or .jsonl file"
-        raise JobError(msg)
-    try:
-        table = readers[ending](io.BytesIO(read_file(question.join)))
-    except (OSError, pa.ArrowException, ValueError) as e:
-        msg = f"--join {question.join} can't be read: {' '.join(str(e).split())[:200]}"
-        raise JobError(msg) from e
-    if question.on not in table.column_names:
-        msg = f"--on {question.on}: {question.join} has no such column: it has {', '.join(table.column_names)}"
-        raise JobError(msg)
-    return table
-
-
-def _join(
-    table: pa.Table, beside: pa.Table, on: str, names: Sequence[str], question: Question, notes: list[str]
-) -> pa.Table:
-    """The named columns of the joined table, laid beside the rows of the run by their key."""
-    keys, wanted = beside[on].combine_chunks(), table[on]
-    counted = keys.value_counts()
-    twins = counted.filter(pa.array(counted.field("counts").to_numpy() > 1))
-    if len(twins):
-        listed = ", ".join(repr(key) for key in twins.field("values").slice(0, _SHOWN).to_pylist())
-        msg = f"--join {question.join}: {len(twins):,} values of {on} stand there more than once: {listed}"
-        raise JobError(msg)
-    try:
-        at = positions(wanted.cast(keys.type), keys)
-    except pa.ArrowException as e:
-        msg = f"--on {on}: it is {wanted.type} in the run and {keys.type} in {question.join}"
-        raise JobError(msg) from e
-    lacking = at.null_count
-    if lacking == len(at):
-        shown = f"{wanted[0].as_py()!r} in the run, {keys[0].as_py()!r} in the file" if len(keys) else "an empty file"
-        msg = f"--join {question.join}: no row of the run has its {on} there ({shown})"
-        raise JobError(msg)
-    if lacking:
-        notes.append(f"--join {question.join}: {lacking:,} rows of the run have no {on} there: values are missing")
-    for name in names:
-        table = table.append_column(name, beside[name].take(at))
+    keys = [joined.on] if joined else []
+    read = dict.fromkeys(["error", *there, *keys])
+    table = pa.concat_tables([table for _, table in output.tables(list(read))])
+    if joined and far:
+        return joined.beside(table, far, notes)
+    if joined:
+        notes.append(f"--join {joined.file}: none of its columns is used")
     return table
 
 
