@@ -1,11 +1,13 @@
 """Another table whose columns stand beside the rows of a run, found by a key that both have.
 
-Knows nothing of labels or models. Invariant: the run's rows stay as they are, each once and in order.
+Knows nothing of labels or models. Invariants: the run's rows stay as they are, each once and in order; an empty cell of
+a CSV file is no value, and a row without a key is beside none.
 """
 
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import PurePosixPath
 from typing import Self
 
@@ -18,7 +20,12 @@ from pipeline.errors import JobError
 from pipeline.probe.table import positions
 from pipeline.storage.files import read_file
 
-_READERS = {".parquet": pq.read_table, ".csv": csv_files.read_csv, ".jsonl": json_files.read_json}
+_BLANK_IS_NULL = csv_files.ConvertOptions(strings_can_be_null=True)
+_READERS = {
+    ".parquet": pq.read_table,
+    ".csv": partial(csv_files.read_csv, convert_options=_BLANK_IS_NULL),
+    ".jsonl": json_files.read_json,
+}
 _SHOWN = 5
 
 
@@ -52,7 +59,7 @@ class Joined:
         if on not in table.column_names:
             msg = f"--on {on}: {file} has no such column: it has {', '.join(table.column_names)}"
             raise JobError(msg)
-        return cls(table, file, on)
+        return cls(table.filter(table[on].is_valid()), file, on)
 
     def beside(self, rows: pa.Table, names: Sequence[str], notes: list[str]) -> pa.Table:
         """The rows of a run with these columns laid beside them, null where a row's key is not here.

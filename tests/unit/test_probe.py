@@ -338,6 +338,17 @@ def test_joined_table_brings_columns_by_key(output, tmp_path):
     assert (np.diff(order) > 0).mean() > 0.9
 
 
+def test_blank_cells_of_a_joined_csv_are_no_class_and_no_key(output, tmp_path):
+    kinds = {doc: ("", "ham", "spam")[doc % 3] for doc in range(ROWS // 3)}
+    lines = [f"doc {doc},{kind}\n" for doc, kind in kinds.items()]
+    (tmp_path / "kinds.csv").write_text("".join(["doc,kind\n", *lines, ",ham\n", ",spam\n"]))
+    docs = [None, None, *(f"doc {row // 3}" for row in range(2, ROWS))]
+    found = ask(output(doc=docs), "kind", features=("cls_01",), join=str(tmp_path / "kinds.csv"), on="doc")
+    assert found.rows.classes == ("ham", "spam")
+    assert found.rows.left_out == {"no kind": 3 * sum(not kind for kind in kinds.values())}
+    assert any("2 rows of the run have no doc there" in note for note in found.notes)
+
+
 WRONG = [
     ({"label": "nothing"}, "there is no column 'nothing'"),
     ({"label": "text"}, "it holds text, 600 different values"),
