@@ -43,7 +43,7 @@ class HandCrafted:
             JobError: the values are of another kind than those that this was made from.
         """
         if self.kind == "category":
-            text = _plain(values).cast(pa.string())
+            text = plain(values).cast(pa.string())
             codes = positions(text, pa.array(self.categories, pa.string())).to_numpy()
             table = (np.nan_to_num(codes, nan=-1)[:, None] == np.arange(len(self.categories))).astype(np.float32)
             missing = text.is_null().to_numpy()
@@ -74,7 +74,7 @@ def learn(name: str, values: pa.ChunkedArray) -> tuple[HandCrafted | None, str]:
     Raises:
         JobError: it holds neither numbers, booleans nor strings, or strings of too many kinds.
     """
-    values = _plain(values)
+    values = plain(values)
     if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
         return _learn_categories(name, values)
     numbers = as_numbers(name, values)
@@ -126,25 +126,25 @@ def encode(columns: Sequence[HandCrafted], table: pa.Table | Mapping[str, Any]) 
     return np.hstack([column.encode(_chunked(table[column.name])) for column in columns])
 
 
+def plain(values: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Without a dictionary: the values themselves."""
+    return values.cast(values.type.value_type) if pa.types.is_dictionary(values.type) else values
+
+
 def as_numbers(name: str, values: pa.ChunkedArray) -> NDArray[np.float64]:
     """(R,) float64, NaN where a value is missing.
 
     Raises:
         JobError: the column holds no numbers.
     """
-    kind = _plain(values).type
+    values = plain(values)
+    kind = values.type
     fits = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
     if not fits and not pa.types.is_decimal(kind) and not pa.types.is_null(kind):
         msg = f"column {name!r} holds {kind}: expected numbers, booleans or strings"
         raise JobError(msg)
-    plain = _plain(values)
-    plain = plain.cast(pa.int8()) if pa.types.is_boolean(kind) else plain
-    return plain.cast(pa.float64(), safe=False).to_numpy().astype(np.float64)
-
-
-def _plain(values: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Without a dictionary: the values themselves."""
-    return values.cast(values.type.value_type) if pa.types.is_dictionary(values.type) else values
+    values = values.cast(pa.int8()) if pa.types.is_boolean(kind) else values
+    return values.cast(pa.float64(), safe=False).to_numpy().astype(np.float64)
 
 
 def _chunked(values: Any) -> pa.ChunkedArray:

@@ -59,6 +59,9 @@ class Joined:
         if on not in table.column_names:
             msg = f"--on {on}: {file} has no such column: it has {', '.join(table.column_names)}"
             raise JobError(msg)
+        if pa.types.is_nested(table[on].type):
+            msg = f"--on {on}: it holds {table[on].type} in {file}: expected one value to a row"
+            raise JobError(msg)
         return cls(table.filter(table[on].is_valid()), file, on)
 
     def beside(self, rows: pa.Table, names: Sequence[str], notes: list[str]) -> pa.Table:

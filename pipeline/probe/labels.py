@@ -59,6 +59,10 @@ def _amounts(name: str, numbers: NDArray[np.float64]) -> NDArray[np.float32]:
     if np.ptp(numbers) == 0:
         msg = f"--label {name}: every row has {numbers[0]:g}: there is nothing to learn"
         raise JobError(msg)
+    most = numbers[np.abs(numbers).argmax()]
+    if abs(most) > np.finfo(np.float32).max:
+        msg = f"--label {name}: it holds {most:g}: expected numbers up to {np.finfo(np.float32).max:.1e}"
+        raise JobError(msg)
     return numbers.astype(np.float32)
 
 

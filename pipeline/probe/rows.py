@@ -83,18 +83,20 @@ def gather(output: Output, question: Question) -> Rows:
     if question.label in question.handcrafted:
         msg = f"--with {question.label}: that is the label itself"
         raise JobError(msg)
-    good, left_out = _leave_out(table, question, split_name)
+    _refuse_nested(table, {"--groups": question.groups, "--split": question.split})
+    good, left_out, split_name = _leave_out(table, question, split_name, notes)
     part = table.filter(pa.array(good))
-    split_name = _settle_split(question, split_name, part, notes)
     target, classes = read_labels(question.label, part[question.label], question.task)
     codes, names = _groups(part, question.groups)
     strata = target if classes else split.strata_of(target.astype(np.float64))
     if split_name:
         sides = split.given(split_name, part[split_name], strata, codes, question.seed)
         if question.groups:
-            split.refuse_leaks(sides, codes, names, f"--split {split_name}, --groups {question.groups}")
+            where = f"--split {split_name}" if question.split else f"the column `{split_name}`"
+            split.refuse_leaks(sides, codes, names, f"{where}, --groups {question.groups}")
     else:
         sides = split.assign(strata, codes, question.seed)
+    _refuse_constant(question.label, target, classes, sides)
     target, classes, fits = _train_classes(target, classes, sides, left_out)
     good[good] = fits
     part, codes, sides = part.filter(pa.array(fits)), codes[fits], sides[fits]
@@ -154,25 +156,43 @@ def _read(output: Output, names: Sequence[str], question: Question, notes: list[
     return table
 
 
-def _leave_out(table: pa.Table, question: Question, split_name: str | None) -> tuple[NDArray[np.bool_], dict[str, int]]:
-    """Which rows take part, and how many do not for which reason."""
+def _refuse_nested(table: pa.Table, columns: Mapping[str, str | None]) -> None:
+    for flag, name in columns.items():
+        if name in table.column_names and pa.types.is_nested(table[name].type):
+            msg = f"{flag} {name}: it holds {table[name].type}: expected one value to a row"
+            raise JobError(msg)
+
+
+def _leave_out(
+    table: pa.Table, question: Question, split_name: str | None, notes: list[str]
+) -> tuple[NDArray[np.bool_], dict[str, int], str | None]:
+    """(which rows take part, how many do not for which reason, the column that splits them)."""
     errors = table["error"].is_valid().to_numpy()
-    good = ~errors
-    left_out = {"error in the run": int(errors.sum())}
-    reasons = {f"no {question.label}": question.label, f"no {question.groups}": question.groups}
-    if question.split:
-        reasons[f"no {split_name}"] = split_name
-    for reason, name in reasons.items():
-        if name is None:
-            continue
-        lacking = table[name].is_null(nan_is_null=True).to_numpy() & good
-        left_out[reason] = int(lacking.sum())
-        good &= ~lacking
+    good, left_out = ~errors, {"error in the run": int(errors.sum())}
+
+    def need(name: str | None) -> None:
+        if name is not None:
+            lacking = _is_missing(table[name]) & good
+            left_out[f"no {name}"] = int(lacking.sum())
+            good[lacking] = False
+
+    need(question.label)
+    need(question.groups)
+    split_name = _settle_split(question, split_name, table.filter(pa.array(good)), notes)
+    need(split_name)
     if good.sum() < _LEAST_ROWS:
         told = "".join(f", {count:,} with {reason}" for reason, count in left_out.items() if count)
         msg = f"{int(good.sum()):,} of {len(good):,} rows can be learned from{told}: at least {_LEAST_ROWS} are needed"
         raise JobError(msg)
-    return good, left_out
+    return good, left_out, split_name
+
+
+def _is_missing(values: pa.ChunkedArray) -> NDArray[np.bool_]:
+    """(R,) where there is no value, or a number that is not finite."""
+    values = handcrafted.plain(values)
+    if pa.types.is_floating(values.type):
+        return ~np.isfinite(values.to_numpy())
+    return values.is_null().to_numpy()
 
 
 def _groups(table: pa.Table, name: str | None) -> tuple[NDArray[np.int64], pa.Array]:
@@ -181,6 +201,15 @@ def _groups(table: pa.Table, name: str | None) -> tuple[NDArray[np.int64], pa.Ar
     plain = table[name].combine_chunks()
     coded = plain if pa.types.is_dictionary(plain.type) else plain.dictionary_encode()
     return coded.indices.to_numpy().astype(np.int64), coded.dictionary
+
+
+def _refuse_constant(label: str, target: NDArray, classes: tuple[str, ...], sides: NDArray[np.int8]) -> None:
+    """Refuse training rows that are all the same, of which nothing can be learned."""
+    train = target[sides == split.TRAIN]
+    if len(train) and (train == train[0]).all():
+        what = f"is of the class {classes[train[0]]!r}" if classes else f"has {train[0]:g}"
+        msg = f"--label {label}: every training row {what}: there is nothing to learn. Split the rows otherwise"
+        raise JobError(msg)
 
 
 def _train_classes(

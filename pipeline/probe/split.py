@@ -111,6 +111,6 @@ def refuse_leaks(split: NDArray[np.int8], groups: NDArray[np.integer], names: pa
         more = f" and {len(torn) - _SHOWN:,} more" if len(torn) > _SHOWN else ""
         msg = (
             f"{where}: {len(torn):,} group(s) stand on more than one side, so the test would know what was trained on: "
-            f"{listed}{more}. Mend the split column, or leave --split away and rows are split by group"
+            f"{listed}{more}. Mend that column, or say --split random and rows are split by group"
         )
         raise JobError(msg)

@@ -327,6 +327,19 @@ def test_rows_without_features_or_label_are_left_out_and_counted(output):
     assert sum(found.rows.sizes.values()) == ROWS - 25
 
 
+def test_numbers_that_are_not_finite_are_no_label(output):
+    sizes = [np.inf, -np.inf, np.nan, None, *np.arange(ROWS - 4.0).tolist()]
+    found = ask(output(size=sizes), "size", features=("cls_01",))
+    assert found.rows.left_out == {"no size": 4}
+
+
+def test_rows_that_a_column_split_says_nothing_of_are_left_out(output):
+    sides = [None if row < 30 else "test" if row < 150 else "train" for row in range(ROWS)]
+    found = ask(output(split=sides), features=("cls_01",))
+    assert found.rows.left_out == {"no split": 30}
+    assert found.rows.sizes["test"] == 120
+
+
 def test_joined_table_brings_columns_by_key(output, tmp_path):
     keys = [f"doc {row}" for row in range(ROWS // 3 - 1)][::-1]
     lines = "".join(json.dumps({"doc": key, "weight": int(key.split()[1])}) + "\n" for key in keys)
@@ -359,6 +372,11 @@ WRONG = [
     ({"label": "label", "features": ("cls_07",)}, "there is no feature 'cls_07'"),
     ({"label": "label", "split": "sides", "groups": "doc"}, "stand on more than one side"),
     ({"label": "label", "split": "doc"}, "--split doc: it holds 'doc 0'"),
+    ({"label": "label", "split": "nested"}, "--split nested: it holds list"),
+    ({"label": "label", "groups": "nested"}, "--groups nested: it holds list"),
+    ({"label": "late", "split": "sides"}, "every training row is of the class 'a'"),
+    ({"label": "late_size", "split": "sides"}, "every training row has 2.5"),
+    ({"label": "huge"}, "expected numbers up to 3.4e"),
     ({"label": "label", "groups": "one"}, "rows would be left for"),
     ({"label": "label", "join": "x.csv"}, "--join needs --on"),
     ({"label": "label", "join": "/nowhere/x.csv", "on": "doc"}, "can't be read"),
@@ -375,6 +393,9 @@ def test_wrong_question_is_refused_in_words(question, told, output):
         one=["a"] * ROWS,
         nested=[[1.0]] * ROWS,
         sides=[("train", "val", "test")[row % 3] for row in range(ROWS)],
+        late=["ab"[row % 3 > 0] if row < 500 else "a" for row in range(ROWS)],
+        late_size=[2.5 + (row % 3) for row in range(ROWS)],
+        huge=[1e300, *[1.5] * (ROWS - 1)],
         empty=pa.nulls(ROWS, pa.string()),
     )
     model, text = question.get("model", "auto"), question.get("chosen_text", "none")
@@ -387,6 +408,9 @@ def test_torn_groups_are_named(output):
     path = output(sides=[("train", "val", "test")[row % 3] for row in range(ROWS)])
     with pytest.raises(JobError, match=r"200 group\(s\).*'doc 0' \(train and validation and test\)"):
         ask(path, split="sides", groups="doc")
+    followed = output("followed", split=[("train", "test")[row % 2] for row in range(ROWS)])
+    with pytest.raises(JobError, match=r"^the column `split`, --groups doc: .* say --split random"):
+        ask(followed, groups="doc")
 
 
 def test_split_column_is_followed_and_a_missing_validation_comes_from_training(output):
