@@ -156,11 +156,13 @@ def headline(content: dict[str, Any]) -> str:
     figure = best["test"][primary]
     base = next(result for result in content["results"] if result["kind"] == "baseline")
     interval = f"95 % interval {number(figure['low'])} to {number(figure['high'])}"
+    lead = f"Of the run's features {best['name']}"
+    if best["kind"] == "handcrafted":
+        lead = "No feature of the run did better on the validation rows than the hand-crafted columns alone"
     told = (
-        f"{content['best']}: {TITLES[primary].lower()} {number(figure['value'])} ({interval}) on "
-        f"{content['rows']['test']:,} test rows; {base['name']} {number(base['test'][primary]['value'])}"
+        f"{lead}: {TITLES[primary].lower()} {number(figure['value'])} ({interval}) on "
+        f"{content['rows']['test']:,} test rows; {base['name']} {number(base['test'][primary]['value'])}."
     )
-    told = f"Of the run's features {told}."
     if "bag of words" not in results:
         return told
     apart, words = content["against"]["bag of words"], results["bag of words"]["test"][primary]["value"]

@@ -432,6 +432,13 @@ def told_of(path, folder, capsys, *argv) -> str:
     return capsys.readouterr().out
 
 
+def test_handcrafted_columns_that_win_alone_are_no_feature_of_the_run(output, tmp_path, capsys):
+    sizes = np.random.default_rng(0).normal(size=ROWS)
+    path = output(sign=np.where(sizes > 0, "more", "less").tolist(), size=sizes.tolist())
+    told = told_of(path, tmp_path / "probe", capsys, "--label", "sign", "--with", "size")
+    assert "No feature of the run did better on the validation rows than the hand-crafted columns alone: acc" in told
+
+
 def test_figures_that_the_test_rows_do_not_define_are_told_as_such(output, tmp_path, capsys):
     sides = ["train"] * 400 + ["val"] * 100 + ["test"] * 100
     kinds = ["ham", "spam"] * 250 + ["ham"] * 100
