@@ -246,6 +246,9 @@ def _class_weights(
     how: str, target: NDArray[np.int32], classes: Mapping | tuple[str, ...], notes: list[str]
 ) -> NDArray[np.float32] | None:
     """Weights that let every class count the same, where classes are unlike in size or it was asked for."""
+    if how == "balanced" and not classes:
+        msg = "--class-weights balanced: the label holds numbers: expected classes. Leave it away"
+        raise JobError(msg)
     if not classes or how == "none":
         return None
     counts = np.bincount(target, minlength=len(classes))

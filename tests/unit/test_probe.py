@@ -382,6 +382,7 @@ WRONG = [
     ({"label": "label", "join": "/nowhere/x.csv", "on": "doc"}, "can't be read"),
     ({"label": "label", "task": "regression"}, "it holds text: expected numbers"),
     ({"label": "label", "model": "ridge"}, "--model ridge: --label label holds 3 classes"),
+    ({"label": "length", "class_weights": "balanced"}, "--class-weights balanced: the label holds numbers"),
     ({"label": "empty"}, "can be learned from"),
     ({"label": "label", "chosen_text": "length"}, "--text length: it holds double"),
 ]
