@@ -39,8 +39,18 @@ def run(
     argv: Sequence[str],
     *,
     on_ray: bool = False,
+    goes_on: bool = False,
 ) -> int:
-    """Parse a command's arguments and run it; `on_ray` ones join or start a Ray, unless told `--to` another.
+    """Parse a command's arguments and run it.
+
+    Args:
+        name: of the command.
+        describe: what it does.
+        add: adds its arguments.
+        main: does it.
+        argv: as they were given.
+        on_ray: it joins or starts a Ray, unless told `--to` another.
+        goes_on: begun again it goes on where it was stopped.
 
     Returns:
         0 done, 1 the run failed or a check fell short, 2 the job or the command is wrong.
@@ -60,7 +70,8 @@ def run(
     except VarveError as e:
         return _fail(name, str(e), e.exit_code, as_json=arguments.json)
     except KeyboardInterrupt:
-        told = "stopped. What was committed stays; the same command goes on from there"
+        again = "What was committed stays; the same command goes on from there"
+        told = f"stopped. {again if goes_on else 'The same command begins anew'}"
         return _fail(name, told, 1, as_json=arguments.json)
 
 

@@ -24,7 +24,8 @@ _WEAK_STORE = (
 
 def main(argv: Sequence[str]) -> int:
     """Run the command; returns its exit code."""
-    return run("embed", "Run a job, or go on with it where an earlier run stopped.", _add, _embed, argv, on_ray=True)
+    describe = "Run a job, or go on with it where an earlier run stopped."
+    return run("embed", describe, _add, _embed, argv, on_ray=True, goes_on=True)
 
 
 def _add(parser: argparse.ArgumentParser) -> None:

@@ -14,7 +14,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 def main(argv: Sequence[str]) -> int:
     """Run the command; returns its exit code."""
-    return run("predict", "Lay a probe's predictions beside the parts of a run.", _add, _predict, argv)
+    return run("predict", "Lay a probe's predictions beside the parts of a run.", _add, _predict, argv, goes_on=True)
 
 
 def _add(parser: argparse.ArgumentParser) -> None:

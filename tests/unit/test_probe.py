@@ -1,6 +1,9 @@
 """The parts of a probe, against scikit-learn and against what must be refused."""
 
 import json
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -460,6 +463,17 @@ def test_values_that_no_model_comes_near_are_reported(output, tmp_path, capsys):
     best = json.loads((tmp_path / "probe/probe.json").read_text())["results"][0]
     assert best["test"]["r2"]["high"] < -1
     assert f"{best['test']['r2']['value']:.3f}" in told
+
+
+def test_stopped_probe_promises_nothing_that_the_same_command_would_not_do(output, tmp_path):
+    argv = ["probe", output(), "--label", "label", "--model", "mlp", "--output", str(tmp_path / "probe")]
+    command = [sys.executable, "-m", "jobs", *argv, "--text", "none"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as ran:
+        assert ran.stderr.readline().startswith("1 of 4 models")
+        ran.send_signal(signal.SIGINT)
+        told = ran.stderr.read()
+    assert ran.returncode == 1
+    assert told.endswith("varve probe: stopped. The same command begins anew\n")
 
 
 @pytest.mark.parametrize("command", ["probe", "demo"])
