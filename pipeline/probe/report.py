@@ -5,6 +5,7 @@ Knows nothing of training. Texts of rows reach the page as escaped words and as 
 
 import json
 import math
+from dataclasses import asdict
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import JobError, RunError
 from pipeline.probe import drawing
-from pipeline.probe.metrics import TITLES, Figure, calibrate, confusion, difference
+from pipeline.probe.metrics import TITLES, Calibration, Figure, calibrate, confusion, difference
 from pipeline.probe.saved import Probe, run_of
 from pipeline.probe.split import TEST
 from pipeline.probe.study import Result, Study
@@ -104,13 +105,7 @@ def to_json(study: Study) -> dict[str, Any]:
     }
     if rows.is_classification:
         target = rows.target[rows.of(TEST)]
-        calibration = calibrate(best.scores, target)
-        content["calibration"] = {
-            "error": calibration.error,
-            "confidence": calibration.confidence,
-            "right": calibration.right,
-            "rows": calibration.rows,
-        }
+        content["calibration"] = asdict(calibrate(best.scores, target))
         content["confusion"] = confusion(best.scores, target).tolist()
     return content
 
@@ -181,7 +176,8 @@ def page(study: Study, content: dict[str, Any]) -> str:
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     names = list(best.judged.figures)
     target = rows.target[rows.of(TEST)]
-    wrong, why_none = _most_wrong(study, target)
+    wrong = _most_wrong(best.scores, target, classes=rows.is_classification)
+    texts, why_none = read_texts(study.texts, rows, np.concatenate([wrong, study.setting.map_rows]))
     return environment.from_string(template).render(
         content=content,
         headline=headline(content),
@@ -192,11 +188,11 @@ def page(study: Study, content: dict[str, Any]) -> str:
         plots={name: drawing.layer_plot(study.results, best.name, name) for name in names},
         order=[study.primary, *(name for name in names if name != study.primary)],
         confusion=_shown_confusion(content),
-        calibration=drawing.calibration_plot(calibrate(best.scores, target)) if rows.is_classification else "",
+        calibration=drawing.calibration_plot(Calibration(**content["calibration"])) if rows.is_classification else "",
         values="" if rows.is_classification else _values(best.scores[:, 0], target),
-        wrong=wrong,
+        wrong=_shown_wrong(study, target, wrong, texts),
         why_none=why_none,
-        map_json=_json_for_page(_map(study, target)),
+        map_json=_json_for_page(_map(study, target, texts)),
     )
 
 
@@ -234,29 +230,30 @@ def _shown_confusion(content: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _most_wrong(study: Study, target: NDArray) -> tuple[list[dict[str, Any]], str]:
-    """(the test rows that the best model is most wrong about, why their texts are not there)."""
-    scores, classes = study.best.scores, study.rows.classes
-    if classes:
-        own = scores[np.arange(len(target)), target]
-        order = np.argsort(own, kind="stable")[:_MOST_WRONG]
-        order = order[scores[order].argmax(axis=1) != target[order]]
-    else:
-        order = np.argsort(-np.abs(scores[:, 0] - target), kind="stable")[:_MOST_WRONG]
-    texts, why = read_texts(study.texts, study.rows, np.flatnonzero(study.rows.of(TEST))[order])
-    found = []
-    for at, number in enumerate(order):
-        guess = scores[number]
+def _most_wrong(scores: NDArray, target: NDArray, *, classes: bool) -> NDArray[np.integer]:
+    """The test rows that the best model is most wrong about, the worst first."""
+    if not classes:
+        return np.argsort(-np.abs(scores[:, 0] - target), kind="stable")[:_MOST_WRONG]
+    order = np.argsort(scores[np.arange(len(target)), target], kind="stable")[:_MOST_WRONG]
+    return order[scores[order].argmax(axis=1) != target[order]]
+
+
+def _shown_wrong(
+    study: Study, target: NDArray, wrong: NDArray[np.integer], texts: dict[int, str]
+) -> list[dict[str, str]]:
+    classes, found = study.rows.classes, []
+    for number in wrong.tolist():
+        guess = study.best.scores[number]
         best = int(guess.argmax())
         found.append(
             {
-                "text": _cut(texts[at], _SNIPPET) if texts else "",
+                "text": _cut(texts.get(number, ""), _SNIPPET),
                 "label": classes[target[number]] if classes else f"{target[number]:.4g}",
                 "found": classes[best] if classes else f"{guess[0]:.4g}",
                 "sure": f"{guess[best]:.0%}".replace("%", " %") if classes else f"{guess[0] - target[number]:+.4g}",
             }
         )
-    return found, why
+    return found
 
 
 def _cut(text: str, most: int) -> str:
@@ -264,11 +261,10 @@ def _cut(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
-def _map(study: Study, target: NDArray) -> dict[str, Any]:
+def _map(study: Study, target: NDArray, texts: dict[int, str]) -> dict[str, Any]:
     """Where the map's rows lie, for each feature."""
     chosen = study.setting.map_rows
     mapped = [result for result in study.results if result.map is not None]
-    texts, _ = read_texts(study.texts, study.rows, np.flatnonzero(study.rows.of(TEST))[chosen])
     layers, before = [], {}
     for result in mapped:
         assert result.map is not None
@@ -288,7 +284,7 @@ def _map(study: Study, target: NDArray) -> dict[str, Any]:
         "layers": layers,
         "classes": list(study.rows.classes),
         "labels": [round(float(value), 6) for value in target[chosen]],
-        "texts": [_cut(text, _POINT_SNIPPET) for text in texts],
+        "texts": [_cut(texts[row], _POINT_SNIPPET) for row in chosen.tolist() if row in texts],
         "best": study.best.name,
     }
 

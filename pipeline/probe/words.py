@@ -218,19 +218,19 @@ def _scores(model: Any, bags: Any, rows: Rows) -> NDArray[np.float32]:
     return scores
 
 
-def read_texts(texts: Texts, rows: Rows, numbers: NDArray[np.integer]) -> tuple[list[str], str]:
-    """(the texts of some rows that take part, why there are none).
+def read_texts(texts: Texts, rows: Rows, numbers: NDArray[np.integer]) -> tuple[dict[int, str], str]:
+    """(number → text of some test rows, why there are none).
 
     Args:
         texts: where they are.
         rows: of the probe.
-        numbers: of the rows, among those that take part.
+        numbers: among the test rows, in any order.
     """
+    numbers = np.unique(numbers)
     chosen = np.zeros(len(rows.split), np.bool_)
-    chosen[numbers] = True
+    chosen[np.flatnonzero(rows.of(TEST))[numbers]] = True
     try:
         ordered = ["\n".join(text) for _, some in texts.of(_in_run(rows, chosen)) for text in some]
     except VarveError as e:
-        return [], str(e)
-    place = dict(zip(np.flatnonzero(chosen).tolist(), ordered, strict=True))
-    return [place[int(number)] for number in numbers], ""
+        return {}, str(e)
+    return dict(zip(numbers.tolist(), ordered, strict=True)), ""
