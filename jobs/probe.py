@@ -12,7 +12,8 @@ from jobs.command import print_json, run, writable_folder
 from pipeline.errors import JobError
 
 if TYPE_CHECKING:
-    from pipeline.probe.study import Spread, Study
+    from pipeline.probe.study import Study
+    from pipeline.verify import Spread
 
 
 def main(argv: Sequence[str]) -> int:

@@ -206,13 +206,14 @@ def _casts(given: pa.DataType, wanted: pa.DataType) -> bool:
         return True
     if pa.types.is_floating(wanted):
         return pa.types.is_floating(given) or pa.types.is_integer(given)
-    kinds = (pa.types.is_integer, pa.types.is_boolean, _is_text)
+    kinds = (pa.types.is_integer, pa.types.is_boolean, is_text)
     return any(kind(given) and kind(wanted) for kind in kinds)
 
 
-def _is_text(kind: pa.DataType) -> bool:
+def is_text(kind: pa.DataType) -> bool:
+    """Whether a column of this type holds strings, as they are or by a dictionary."""
     if pa.types.is_dictionary(kind):
-        return _is_text(kind.value_type)
+        return is_text(kind.value_type)
     return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
 
 

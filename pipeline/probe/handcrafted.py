@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from pipeline.computed import is_text
 from pipeline.errors import JobError
 from pipeline.probe.table import positions
 
@@ -75,7 +76,7 @@ def learn(name: str, values: pa.ChunkedArray) -> tuple[HandCrafted | None, str]:
         JobError: it holds neither numbers, booleans nor strings, or strings of too many kinds.
     """
     values = plain(values)
-    if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
+    if is_text(values.type):
         return _learn_categories(name, values)
     numbers = as_numbers(name, values)
     finite = np.isfinite(numbers)

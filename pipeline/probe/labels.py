@@ -9,8 +9,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from pipeline.computed import is_text
 from pipeline.errors import JobError
-from pipeline.probe.handcrafted import as_numbers
+from pipeline.probe.handcrafted import as_numbers, plain
 from pipeline.probe.table import positions
 
 MAX_CLASSES = 1000
@@ -25,9 +26,8 @@ def read_labels(name: str, values: pa.ChunkedArray, task: str) -> tuple[Any, tup
     Raises:
         JobError: the column can't be a label of this task, or holds one value only.
     """
-    kind = values.type.value_type if pa.types.is_dictionary(values.type) else values.type
-    text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
-    values = values.cast(kind)
+    values = plain(values)
+    kind, text = values.type, is_text(values.type)
     if not text:
         numbers = as_numbers(name, values)
         if task == "regression" or (task == "auto" and not _are_codes(numbers, kind)):

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from pipeline.computed import is_text
 from pipeline.errors import JobError
 from pipeline.probe.table import positions
 
@@ -62,8 +63,7 @@ def strata_of(values: NDArray[np.float64]) -> NDArray[np.int64]:
 
 def is_split(values: pa.ChunkedArray) -> bool:
     """Whether a column holds the names of splits and nothing else."""
-    kind = values.type.value_type if pa.types.is_dictionary(values.type) else values.type
-    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+    if not is_text(values.type):
         return False
     found = {str(value).lower() for value in values.unique().to_pylist() if value is not None}
     return {"train", "test"} <= {NAMES[_WORDS[word]] for word in found if word in _WORDS} and found <= set(_WORDS)

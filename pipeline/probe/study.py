@@ -6,10 +6,10 @@ chosen by the validation rows; the test rows are looked at once, to report; ever
 
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,9 @@ from pipeline.probe.rows import Question, Rows, gather
 from pipeline.probe.split import TEST, TRAIN, VALIDATION
 from pipeline.probe.table import Output
 from pipeline.probe.words import Texts, score_words
+
+if TYPE_CHECKING:
+    from pipeline.verify import Spread
 
 MAP_ROWS = 1500
 MODELS = ("logistic", "ridge", "mlp")
@@ -99,9 +102,6 @@ class Study:
         return max((r for r in self.results if r.validation), key=lambda r: r.validation[self.primary])
 
 
-Spread = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]
-
-
 def primary(rows: Rows) -> str:
     """Accuracy; macro-F1 where classes are weighted; R² of numbers."""
     return "r2" if not rows.is_classification else "accuracy" if rows.class_weights is None else "macro_f1"
@@ -114,7 +114,7 @@ def study(
     model: str = "auto",
     text: str | None = None,
     memory_bytes: int,
-    spread: Spread = map,
+    spread: "Spread" = map,
     workers: int = 1,
     on_model: Callable[[int, int, str], None] = lambda _done, _of, _name: None,
 ) -> Study:

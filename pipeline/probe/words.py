@@ -13,6 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from scipy.sparse import hstack
 
+from pipeline.computed import is_text
 from pipeline.errors import JobError, RunError, VarveError
 from pipeline.probe.linear import log_loss
 from pipeline.probe.rows import Rows
@@ -52,7 +53,7 @@ class Texts:
         if name and name not in output.kept:
             msg = f"--text {name}: the run has kept no such column: it has {', '.join(output.kept) or 'kept none'}"
             raise JobError(msg)
-        if name and not _is_text(output.schema.field(name).type):
+        if name and not is_text(output.schema.field(name).type):
             msg = f"--text {name}: it holds {output.schema.field(name).type}, not text"
             raise JobError(msg)
         return cls(output, names, from_source)
@@ -92,10 +93,6 @@ class Texts:
         if at != len(wanted):
             msg = f"the source has {at:,} rows now, the run had {len(wanted):,}"
             raise RunError(msg)
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
 
 
 def _cells(column: pa.ChunkedArray) -> list[str]:
