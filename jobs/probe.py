@@ -103,7 +103,7 @@ def require_extra(*modules: str) -> None:
     """
     missing = [module for module in modules if find_spec(module) is None]
     if missing:
-        msg = f"this command needs {' and '.join(missing)}: pip install 'varve[probe]'"
+        msg = f"this command needs {' and '.join(missing)}: pip install '.[probe]' in Varve's folder brings them"
         raise JobError(msg)
 
 
