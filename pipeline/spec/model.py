@@ -4,6 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from pipeline.spec.credentials import Location
 from pipeline.spec.section import Section
 
 
@@ -27,7 +28,7 @@ class Windows(Section):
 class Model(Section):
     """The encoder."""
 
-    name: str = Field(description="hub id or folder")
+    name: Location = Field(description="hub id or folder")
     revision: str | None = Field(default=None, description="branch, tag or commit of a hub id; pinned to its commit")
     max_tokens: Literal["auto"] | Annotated[int, Field(ge=3)] = Field(
         default="auto",

@@ -1,16 +1,14 @@
 """The section `source`: what is read."""
 
-import re
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, field_validator
 
-from pipeline.spec.section import Section, flatten, tupled
+from pipeline.spec.credentials import refuse_credentials
+from pipeline.spec.section import Section, tupled
 
 # What reads the files named in source.data_files; any other source.dataset is a folder or a hub id.
 BUILDERS = frozenset({"parquet", "json", "csv", "text", "arrow", "webdataset"})
-# Names of options that hold credentials: key and secret of s3fs, account_key and sas_token of adlfs, and their likes.
-_SECRET = re.compile(r"(^|[._])key$|_key$|secret|token|passw|credential|connection_string", re.IGNORECASE)
 
 
 class Source(Section):
@@ -30,21 +28,17 @@ class Source(Section):
         default=(), description="columns carried through unchanged"
     )
     options: dict[str, Any] = Field(
-        default={}, description="further options of the dataset's builder, e.g. {delimiter: ';'}"
+        default={}, description="further options of the dataset's builder, e.g. {delimiter: ';'}; no credentials"
     )
     storage_options: dict[str, Any] = Field(
         default={},
         description="of the files' fsspec file system, e.g. {anon: true}; credentials come from the environment",
     )
 
-    @field_validator("storage_options")
+    @field_validator("dataset", "data_files", "options", "storage_options", mode="before")
     @classmethod
-    def _no_secrets(cls, options: dict[str, Any]) -> dict[str, Any]:
-        for name in flatten(options):
-            if _SECRET.search(name):
-                msg = f"{name!r} looks like a credential, which a job file must not hold: set it in the environment"
-                raise ValueError(msg)
-        return options
+    def _no_credentials(cls, value: Any) -> Any:
+        return refuse_credentials(value)
 
     @property
     def text_columns(self) -> tuple[str, ...]:

@@ -1,0 +1,114 @@
+"""Credentials are refused wherever a job file could hold one, and what only looks like one is not."""
+
+import json
+
+import pytest
+
+from jobs.__main__ import main
+from pipeline.errors import JobError
+from pipeline.spec.job import Job
+
+SECRET = "SKTEST"
+SIGNED = f"https://lake.example.com/a.csv?sv=2024&sig={SECRET}"
+
+
+def parse(**sections: dict) -> Job:
+    content = {
+        "source": {"dataset": "csv", "data_files": "s3://lake/*.csv", "text": "body"},
+        "model": {"name": "bert"},
+        "output": {"path": "out"},
+    }
+    return Job.parse({name: section | sections.get(name, {}) for name, section in content.items()})
+
+
+def told_of(**sections: dict) -> str:
+    with pytest.raises(JobError, match="set it in the environment") as raised:
+        parse(**sections)
+    assert SECRET not in str(raised.value)
+    return str(raised.value)
+
+
+@pytest.mark.parametrize("key", ["options", "storage_options"])
+@pytest.mark.parametrize(
+    ("held", "place"),
+    [
+        ({"key": SECRET}, "'key'"),
+        ({"secret": SECRET}, "'secret'"),
+        ({"token": SECRET}, "'token'"),
+        ({"account_key": SECRET}, "'account_key'"),
+        ({"accountKey": SECRET}, "'accountKey'"),
+        ({"sas_token": SECRET}, "'sas_token'"),
+        ({"anon": False, "client_kwargs": {"aws_secret_access_key": SECRET}}, "'client_kwargs.aws_secret_access_key'"),
+        ({"client_kwargs": {"headers": {"Authorization": SECRET}}}, "'client_kwargs.headers.Authorization'"),
+        ({"client_kwargs": {"headers": [["X-Api-Key", SECRET]]}}, "'client_kwargs.headers[0]'"),
+        ({"fallbacks": [{"anon": True}, {"password": 12345}]}, "'fallbacks[1].password'"),
+        ({"token": {"private": SECRET}}, "'token'"),
+        ({"endpoints": ["https://lake.example.com", f"https://me:{SECRET}@lake.example.com"]}, "'endpoints[1]'"),
+        ({"data_dir": SIGNED}, "'data_dir'"),
+    ],
+)
+def test_credential_in_options_is_refused_by_its_place_without_being_shown(key, held, place):
+    told = told_of(source={key: held})
+    assert f"source.{key}: " in told
+    assert place in told
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        SIGNED,
+        f"https://lake.example.com/a.csv?X-Amz-Expires=60&X-Amz-Signature={SECRET}",
+        f"https://lake.example.com/a.csv?Expires=60&Signature={SECRET}",
+        f"https://lake.example.com/a.csv?X%2DGoog%2DSignature={SECRET}",
+        f"https://lake.example.com/a.csv?access_token={SECRET}",
+        f"https://me:{SECRET}@lake.example.com/a.csv",
+        f"https://{SECRET}@lake.example.com/a.csv",
+        f"s3://AKIA:{SECRET}@lake/a.csv",
+        f"zip://*.csv::https://me:{SECRET}@lake.example.com/a.zip",
+    ],
+)
+def test_credential_in_a_url_is_refused_wherever_the_job_names_one(url):
+    assert "source.data_files: " in told_of(source={"data_files": url})
+    assert "source.data_files: the URL at '[1]'" in told_of(source={"data_files": ["s3://lake/a.csv", url]})
+    assert "source.dataset: " in told_of(source={"dataset": url})
+    assert "output.path: " in told_of(output={"path": url})
+    assert "model.name: " in told_of(model={"name": url})
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"sep": ";", "names": ["token", "key"], "usecols": ["key", "secret"]},
+        {"na_values": {"token": ["-"], "secret": ["none"]}},
+        {"filters": [["token", "==", "x"], ["key", "==", "y"]]},
+        {"tokenizer": "bert", "num_tokens": 3, "sort_keys": "yes", "monkey": "ape", "signature_version": "s3v4"},
+        {"token": True, "secret": None, "password": ""},
+        {"date_format": "%H://%M", "comment": "?sig=1"},
+    ],
+)
+def test_option_that_only_looks_like_a_credential_is_taken(options):
+    assert parse(source={"options": options}).source.options == options
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "abfs://container@account.dfs.core.windows.net/a:b@c.csv",
+        "github://org:repo@main/docs/*.csv",
+        "hf://datasets/org/docs@refs%2Fconvert%2Fparquet/*.csv",
+        "https://lake.example.com/a.csv?download=true&version=3",
+        "s3://lake/year=?/key=3/*.csv",
+        "sftp://me@lake.example.com/a.csv",
+        "docs/a?.csv",
+    ],
+)
+def test_url_without_a_credential_is_taken(url):
+    assert parse(source={"data_files": url}).source.locations == (url,)
+
+
+def test_command_that_is_given_a_credential_prints_no_job(tmp_path, capsys):
+    (tmp_path / "job.yaml").write_text(json.dumps(parse().model_dump(mode="json")))
+    assert main(["embed", str(tmp_path / "job.yaml"), "--dry-run", "--set", f"source.options.token={SECRET}"]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert SECRET not in captured.err
