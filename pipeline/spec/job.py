@@ -3,6 +3,7 @@
 Invariant: a `Job` that exists is well formed, and two jobs with equal `identity()` ask for the same bytes.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -83,14 +84,7 @@ class Job(Section):
         Raises:
             JobError: the file is missing, is no YAML mapping, or a key or value in it is wrong.
         """
-        try:
-            content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        except OSError as e:
-            msg = f"{path}: can't be read: {e.strerror}"
-            raise JobError(msg) from e
-        except yaml.YAMLError as e:
-            msg = f"{path}: is not YAML: {e}"
-            raise JobError(msg) from e
+        content = _parse_yaml(_read(path), where=path)
         if not isinstance(content, dict):
             msg = f"{path}: expected a mapping with the keys {', '.join(cls.model_fields)}"
             raise JobError(msg)
@@ -145,8 +139,36 @@ def _lay_over(content: dict[str, Any], setting: str) -> None:
         if not isinstance(section, dict):
             msg = f"--set {setting!r}: {parent} is a value, not a section"
             raise JobError(msg)
+    section[key] = _parse_yaml(value, where=f"--set {key_path}")
+
+
+def _read(path: str) -> str:
     try:
-        section[key] = yaml.safe_load(value)
-    except yaml.YAMLError as e:
-        msg = f"--set {setting!r}: the value is not YAML"
+        return Path(path).read_text(encoding="utf-8")
+    except OSError as e:
+        msg = f"{path}: can't be read: {e.strerror}"
         raise JobError(msg) from e
+    except UnicodeDecodeError as e:
+        msg = f"{path}: is not UTF-8: byte {e.start} is 0x{e.object[e.start]:02x}. Save it as UTF-8"
+        raise JobError(msg) from e
+
+
+def _parse_yaml(text: str, where: str) -> Any:
+    try:
+        value = yaml.safe_load(text)
+        json.dumps(value, skipkeys=True, default=str)  # raises where an alias stands within what it names
+    except yaml.YAMLError as e:
+        msg = f"{where}: is not YAML: {_problem(e)}"
+        raise JobError(msg) from e
+    # Where a value is not what it looks like or is tagged as, PyYAML lets Python's own errors pass.
+    except (ValueError, LookupError, AttributeError, RecursionError) as e:
+        msg = f"{where}: a value can't be read: {e}. Text that looks like a date or a number stands in quotes"
+        raise JobError(msg) from e
+    return value
+
+
+def _problem(error: yaml.YAMLError) -> str:
+    """What is wrong and where, without the text around it, which may be a secret."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
+        return f"{error.problem} (line {error.problem_mark.line + 1}, column {error.problem_mark.column + 1})"
+    return " ".join(str(error).split())

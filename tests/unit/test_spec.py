@@ -103,6 +103,24 @@ def test_file_that_is_no_job_is_refused_with_its_name(text, tmp_path):
         Job.load(str(path))
 
 
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("source: é".encode("latin-1"), r"job\.yaml: is not UTF-8: byte 8 is 0xe9\. Save it as UTF-8"),
+        ("source: é".encode("utf-16"), r"job\.yaml: is not UTF-8: byte 0 is 0xff"),
+        (b"source: {split: 2024-02-30}", r"job\.yaml: a value can't be read: day is out of range.* in quotes"),
+        (b"source: !!int docs", r"job\.yaml: a value can't be read: .*'docs'"),
+        (b"source: &source {options: *source}", r"job\.yaml: a value can't be read: Circular reference"),
+        (b"source: {}\nmodel: [", r"job\.yaml: is not YAML: .* \(line 2, column 9\)"),
+    ],
+)
+def test_file_that_can_not_be_read_as_yaml_is_told_with_the_place(content, told, tmp_path):
+    path = tmp_path / "job.yaml"
+    path.write_bytes(content)
+    with pytest.raises(JobError, match=told):
+        Job.load(str(path))
+
+
 def test_missing_file_is_refused_with_its_name():
     with pytest.raises(JobError, match=r"nowhere\.yaml: can't be read"):
         Job.load("nowhere.yaml")
@@ -117,7 +135,9 @@ def test_settings_are_laid_over_the_file_with_their_types(tmp_path):
     assert job.output.path == "there"
 
 
-@pytest.mark.parametrize("setting", ["model.max_tokens", "=3", "output.path.deeper=1", "model.name=[1"])
+@pytest.mark.parametrize(
+    "setting", ["model.max_tokens", "=3", "output.path.deeper=1", "model.name=[1", "output.path=2024-02-30"]
+)
 def test_setting_of_the_wrong_form_is_refused(setting, tmp_path):
     path = tmp_path / "job.yaml"
     path.write_text(json.dumps(BASE))
