@@ -206,22 +206,31 @@ def _imports(module: Module, key: str) -> Iterator[str]:
 
 def _refuse_taken(top: str, root: Path, key: str) -> None:
     """Refuse a module whose name another one bears too: which of the two is imported would depend on the process."""
+    own = _file(root, top)
     elsewhere = [entry for entry in sys.path if Path(entry).resolve() != root]
     spec = PathFinder.find_spec(top, elsewhere)
     other = spec.origin if spec is not None and spec.loader is not None else None
+    if other and own and _is_same(other, own):
+        other = None
     loaded = sys.modules.get(top)
-    if loaded is not None and not _is_ours(loaded) and not _lies_in(loaded, root):
+    if loaded is not None and not _is_ours(loaded) and not _comes_from(loaded, own):
         other = getattr(loaded, "__file__", None) or "a part of Python"
     if top in sys.stdlib_module_names:
         other = other or "a part of Python"
     if other:
-        msg = f"{key}: {_file(root, top) or root / top} has the name of another module, {other}: rename yours"
+        msg = f"{key}: {own or root / top} has the name of another module, {other}: rename yours"
         raise JobError(msg)
 
 
-def _lies_in(module: ModuleType, root: Path) -> bool:
+def _comes_from(module: ModuleType, own: Path | None) -> bool:
+    """Whether a loaded module is the user's own; one without a file stands for a folder."""
     file = getattr(module, "__file__", None)
-    return file is None or Path(file).resolve().is_relative_to(root)
+    return file is None or (own is not None and _is_same(file, own))
+
+
+def _is_same(file: str, other: str | Path) -> bool:
+    """Whether two paths lead to one file: any of them may be a link, as in a mounted ConfigMap."""
+    return Path(file).resolve() == Path(other).resolve()
 
 
 class _Texts(MetaPathFinder, ExecutionLoader):
@@ -273,7 +282,7 @@ def _load_module(code: Code) -> ModuleType:
         sys.meta_path.insert(0, _Texts(code.modules))
         loaded = importlib.import_module(code.module)
         file = getattr(loaded, "__file__", None)
-        if file is None or str(Path(file).resolve()) not in {module.path for module in code.modules}:
+        if file is None or not any(_is_same(file, module.path) for module in code.modules):
             msg = f"its name is taken in this process by {file or 'a part of Python'}"
             raise ImportError(msg)
         _loaded[key] = loaded

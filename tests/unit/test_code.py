@@ -1,12 +1,16 @@
 """The user's code: found beside the job file or on the Python path, hashed without being run, run from its text."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from pipeline.code import find_code, load
 from pipeline.errors import JobError
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -64,6 +68,30 @@ def test_module_on_the_python_path_is_found_and_the_folder_of_the_job_comes_firs
     write(path__only_there="def f(rows): return 1")
     monkeypatch.syspath_prepend(str(tmp_path / "path"))
     assert load(find(str(tmp_path / "job"), "only_there:f"), "")(None) == 1
+
+
+def test_module_that_is_a_link_is_loaded_from_beside_the_job(write, tmp_path, monkeypatch):
+    write(lib__linked="from near_link import f", lib__near_link="def f(rows): return 3")
+    job = tmp_path / "job"
+    job.mkdir()
+    for name in ("linked.py", "near_link.py"):
+        (job / name).symlink_to(tmp_path / "lib" / name)
+    assert load(find(str(job), "linked:f"), "")(None) == 3
+    monkeypatch.syspath_prepend(str(tmp_path / "lib"))  # the same files once more, which is no other module
+    assert find(str(job), "linked:f").modules
+
+
+def test_module_that_the_program_has_imported_through_a_link_is_its_own(write, tmp_path):
+    write(lib__seen="def f(rows): return 4")
+    (tmp_path / "job").mkdir()
+    (tmp_path / "job/seen.py").symlink_to(tmp_path / "lib/seen.py")
+    program = (
+        "import seen; from pipeline.code import find_code, load; print(load(find_code('seen:f', '.', ''), '')(None))"
+    )
+    command = [sys.executable, "-c", program]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path / "job", env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout == "4\n", done.stderr
 
 
 def test_installed_function_is_imported_by_its_name(tmp_path):
