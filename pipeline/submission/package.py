@@ -12,8 +12,8 @@ from tempfile import TemporaryDirectory
 
 import yaml
 
-from pipeline.code import Code, find_code
-from pipeline.spec.feature import Computed
+from pipeline.code import Code
+from pipeline.computed import find_computed
 from pipeline.spec.job import Job
 from pipeline.spec.source import BUILDERS
 
@@ -49,8 +49,7 @@ def job_code(job: Job) -> list[Code]:
     Raises:
         JobError: one is not there.
     """
-    wanted = {name: feature for name, feature in job.features.items() if isinstance(feature, Computed)}
-    return [find_code(feature.python, job.folder, f"features.{name}") for name, feature in wanted.items()]
+    return [column.code for column in find_computed(job.computed, job.folder)]
 
 
 def _no_code(folder: str, names: list[str]) -> list[str]:
