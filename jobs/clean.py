@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from jobs.command import print_json, run
 from pipeline import sink
 from pipeline.errors import JobError
-from pipeline.progress import clock_time, file_size
+from pipeline.progress import clock_time, data_size
 from pipeline.storage.leftovers import Leftover, find_leftovers
 from pipeline.storage.objects import Storage
 
@@ -69,7 +69,7 @@ def _as_json(leftover: Leftover, now: datetime) -> dict[str, object]:
 
 def _tell(old: list[Leftover], younger: int, strangers: list[str], now: datetime, *, deleted: bool) -> None:
     for leftover in old[:_SHOWN]:
-        size = "" if leftover.size is None else f", {file_size(leftover.size)}"
+        size = "" if leftover.size is None else f", {data_size(leftover.size)}"
         age = clock_time((now - leftover.begun_at).total_seconds())
         sys.stdout.write(f"  {leftover.kind:<16} {leftover.name}{size}, begun {age} ago\n")
     if len(old) > _SHOWN:

@@ -9,7 +9,7 @@ import yaml
 
 from jobs.command import add_job_arguments, print_json, read_job, run
 from pipeline.manifest import Manifest
-from pipeline.progress import clock_time, file_size
+from pipeline.progress import clock_time, data_size
 from pipeline.spec.job import Job
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def summary(manifest: Manifest) -> str:
     lines = {
         "rows": f"{manifest.num_rows:,}{errors}{truncated}{_happened(manifest.counts)}",
         "tokens": f"{manifest.num_tokens:,}",
-        "output": f"{len(manifest.parts)} part(s), {file_size(manifest.file_bytes)}{_stored(manifest.storage)}",
+        "output": f"{len(manifest.parts)} part(s), {data_size(manifest.file_bytes)}{_stored(manifest.storage)}",
         "time": _time(manifest),
         "encoder": how,
         "canary": f"{canary['rows']} rows against plain transformers: worst relative difference {worst:.1e}"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from jobs.command import add_job_arguments, print_json, read_job, run
 from jobs.submit import add_cluster_arguments, connect, exit_code_of, hand_over
-from pipeline.progress import clock_time, file_size
+from pipeline.progress import clock_time, data_size
 from pipeline.spec.job import Job
 
 if TYPE_CHECKING:
@@ -141,13 +141,13 @@ def _text(report: dict[str, Any]) -> str:
         **_functions(report),
         "time": f"about {clock_time(ahead['seconds'])}, {clock_time(ahead['start_s'])} of it to start and to prove",
         "bottleneck": ahead["bottleneck"],
-        "output": f"about {file_size(report['output_bytes'])} before compression",
+        "output": f"about {data_size(report['output_bytes'])} before compression",
         "parts": f"about {report['num_parts']:,}, of up to {report['rows_per_part']:,} rows",
     }
     if ahead["cost"] is not None:
         lines["cost"] = f"about {ahead['cost']:,.2f} at that price"
     text = "".join(f"  {name:<10} {told}\n" for name, told in lines.items())
-    columns = "".join(f"    {name:<20} {file_size(size)}\n" for name, size in report["row_bytes"].items())
+    columns = "".join(f"    {name:<20} {data_size(size)}\n" for name, size in report["row_bytes"].items())
     return f"{text}  bytes of one row:\n{columns}  tokens of a row:\n{_histogram(report['length_histogram'])}"
 
 
@@ -161,7 +161,7 @@ def _cluster(cluster: dict[str, Any]) -> str:
     parts = [f"{len(nodes)} node(s)", f"{sum(node['cpus'] for node in nodes):.0f} CPUs"]
     parts += [f"{count:g} × {kind}" for kind, count in gpus.items()]  # noqa: RUF001 (it is a times sign)
     memory = sum(node["object_store_bytes"] for node in nodes)
-    return ", ".join(parts + ([f"object store {file_size(memory)}"] if memory else []))
+    return ", ".join(parts + ([f"object store {data_size(memory)}"] if memory else []))
 
 
 def _layout(layout: dict[str, Any]) -> str:

@@ -94,7 +94,7 @@ def clock_time(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
-def file_size(num_bytes: float) -> str:
+def data_size(num_bytes: float) -> str:
     """Bytes for people: 12.3 MB."""
     for unit in ("B", "kB", "MB", "GB"):
         if num_bytes < 1000:
