@@ -38,6 +38,11 @@ class Module:
     text: str = field(repr=False)
     is_package: bool
 
+    @property
+    def place(self) -> str:
+        """Its path below the folder in which modules are looked for."""
+        return f"{self.name.replace('.', '/')}{'/__init__' if self.is_package else ''}.py"
+
 
 @dataclass(frozen=True, slots=True)
 class Code:

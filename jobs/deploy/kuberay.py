@@ -1,17 +1,19 @@
-"""infra/kuberay/rayjob.yaml, filled in for a job: a ConfigMap with the job file, and a RayJob that runs it.
+"""infra/kuberay/rayjob.yaml, filled in for a job: a ConfigMap with its files, and a RayJob that runs it.
 
 Knows no cluster: whether the image, the Secret or the queue exists is for Kubernetes to say.
 """
 
+import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
+from urllib.parse import quote
 
 import yaml
 
-from jobs.deploy.shape import Nodes, job_content, job_name, nodes, to_yaml
+from jobs.deploy.shape import Nodes, job_files, job_name, nodes
 from jobs.deploy.template import read_template
 from pipeline.errors import JobError
 from pipeline.spec.compute import Replicas
@@ -27,6 +29,7 @@ _IMAGE = re.compile(
 )
 # Not where pods have something of their own.
 _MOUNT = re.compile(r"/(?!(?:tmp|cache|dev|etc|venv|usr|bin|lib|lib64|proc|sys|var)(?:/|$))[^:]*[^:/]")
+_MOST_BYTES = 2**18  # of all annotations, among which `kubectl apply` keeps the object
 _KUEUE = "kueue.x-k8s.io/queue-name"
 
 
@@ -77,7 +80,7 @@ def render(job: Job, options: Options) -> tuple[str, dict[str, Any], dict[str, A
     """(name, ConfigMap, RayJob) of a job.
 
     Raises:
-        JobError: the job can't run in pods as it is.
+        JobError: the job can't run in pods as it is, or names a Python module that is not there.
     """
     _check_paths(job, options)
     _check_names(job, options)
@@ -85,8 +88,8 @@ def render(job: Job, options: Options) -> tuple[str, dict[str, Any], dict[str, A
     name = job_name(job)
     for document in (config, ray_job):
         document["metadata"] |= {"name": name} | ({"namespace": options.namespace} if options.namespace else {})
-    config["data"] = {"job.yaml": to_yaml(job_content(job))}
     spec, cluster = ray_job["spec"], ray_job["spec"]["rayClusterSpec"]
+    _fill_config(config, cluster["headGroupSpec"]["template"]["spec"], job_files(job))
     _fill_cluster(cluster, job, nodes(job.compute))
     if options.queue:
         ray_job["metadata"]["labels"] |= {_KUEUE: options.queue}
@@ -96,10 +99,23 @@ def render(job: Job, options: Options) -> tuple[str, dict[str, Any], dict[str, A
         pod["spec"]["containers"][0]["image"] = options.image
     for pod in _ray_pods(cluster):
         _fill_pod(pod["spec"], job, options)
-    for volume in cluster["headGroupSpec"]["template"]["spec"]["volumes"]:
-        if "configMap" in volume:
-            volume["configMap"]["name"] = name
     return name, config, ray_job
+
+
+def _fill_config(config: dict[str, Any], head: dict[str, Any], files: Mapping[str, str]) -> None:
+    """The files as keys of the ConfigMap, which the head's pod lays out as the paths that they were."""
+    # A key has no slash and is ASCII, a path has no dash: no two become one.
+    keys = {path: quote(path.replace("/", ".")).replace("%", "-") for path in files}
+    config["data"] = {keys[path]: text for path, text in files.items()}
+    size = len(json.dumps(config).encode())
+    if size > _MOST_BYTES:
+        msg = (
+            f"the job file and its Python modules take {size:,} bytes, and `kubectl apply` keeps {_MOST_BYTES:,} of an "
+            "object: install the larger modules in the image, where they are imported by name"
+        )
+        raise JobError(msg)
+    (volume,) = [volume["configMap"] for volume in head["volumes"] if "configMap" in volume]
+    volume |= {"name": config["metadata"]["name"], "items": [{"key": key, "path": path} for path, key in keys.items()]}
 
 
 def _check_paths(job: Job, options: Options) -> None:

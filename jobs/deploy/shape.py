@@ -1,4 +1,4 @@
-"""What a job says of the cluster that it wants: its name there, and the nodes.
+"""What a job says of the cluster that it wants: its name there, the files in its folder, and the nodes.
 
 Knows nothing of Kubernetes or Slurm. Invariant: equal jobs have equal names, and jobs that differ have different ones.
 """
@@ -14,6 +14,7 @@ import yaml
 
 from pipeline.spec.compute import Compute
 from pipeline.spec.job import Job
+from pipeline.submission.package import JOB_FILE, job_code, job_modules
 
 # KubeRay appends what it needs to a name of its own and allows 47 characters.
 _MOST_CHARACTERS = 47
@@ -53,9 +54,23 @@ def job_content(job: Job) -> dict[str, Any]:
     return job.model_dump(mode="json", exclude_unset=True)
 
 
+def job_files(job: Job) -> dict[str, str]:
+    """{path below the job's folder: text}: the job file, and the Python modules that it names.
+
+    Raises:
+        JobError: a module is not there, or is not UTF-8.
+    """
+    return {JOB_FILE: to_yaml(job_content(job)), **job_modules(job)}
+
+
 def job_name(job: Job) -> str:
-    """A DNS label: varve, the end of the output's path, and a digest of the job."""
-    digest = hashlib.sha256(json.dumps(job_content(job), sort_keys=True).encode()).hexdigest()[:_DIGITS]
+    """A DNS label: varve, the end of the output's path, and a digest of the job and its functions' code.
+
+    Raises:
+        JobError: a function's module is not there.
+    """
+    told = "".join([json.dumps(job_content(job), sort_keys=True), *(code.sha256 for code in job_code(job))])
+    digest = hashlib.sha256(told.encode()).hexdigest()[:_DIGITS]
     end = re.sub(r"[^a-z0-9]+", "-", job.output.path.rstrip("/").rpartition("/")[2].lower())
     room = _MOST_CHARACTERS - len("varve--") - _DIGITS
     return "-".join(part for part in ("varve", end[:room].strip("-"), digest) if part)

@@ -1,14 +1,16 @@
-"""infra/slurm/varve.sbatch, filled in for a job: its header, and the job file within it."""
+"""infra/slurm/varve.sbatch, filled in for a job: its header, and within it the job file and its Python modules."""
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 
-from jobs.deploy.shape import job_content, job_name, nodes, to_yaml
+from jobs.deploy.shape import job_files, job_name, nodes
 from jobs.deploy.template import read_template
 from pipeline.errors import JobError
 from pipeline.spec.compute import Replicas
 from pipeline.spec.job import Job
+from pipeline.submission.package import JOB_FILE
 
 _WORD = re.compile(r"[A-Za-z0-9_.,:+-]+")
 _END = "END_OF_JOB"
@@ -37,7 +39,7 @@ def render(job: Job, options: Options) -> tuple[str, str]:
     """(name, script) of a job.
 
     Raises:
-        JobError: the job asks for what a Slurm job does not have.
+        JobError: the job asks for what a Slurm job does not have, or names a Python module that is not there.
     """
     wanted, replicas = nodes(job.compute), job.compute.replicas
     if isinstance(replicas, Replicas):
@@ -57,13 +59,27 @@ def render(job: Job, options: Options) -> tuple[str, str]:
         **({"time": options.time} if options.time else {}),
     }
     script = _with_header(read_template("slurm/varve.sbatch"), header)
-    content = to_yaml(job_content(job))
-    lines = ("job=$scratch/job.yaml", f"cat >\"$job\" <<'{_END}'", f"{content}{_END}")
     script = script.replace("sbatch infra/slurm/varve.sbatch job.yaml", f"sbatch {name}.sbatch", 1)
     before, taken, after = script.partition("job=${1:?usage: sbatch varve.sbatch JOB.yaml}\n\n")
     assert taken, "the script takes its job from its first argument"
     place = 'chmod 700 "$scratch"\n'
-    return name, before + after.replace(place, place + "\n".join(lines) + "\n", 1)
+    return name, before + after.replace(place, place + _write_all(job_files(job)), 1)
+
+
+def _write_all(files: Mapping[str, str]) -> str:
+    """Commands that write the job file and its modules, byte for byte, into a folder that nothing else is in."""
+    folders = sorted({str(PurePosixPath("$scratch/job", path).parent) for path in files})
+    made = " ".join(f'"{folder}"' for folder in folders)
+    return f"job=$scratch/job/{JOB_FILE}\nmkdir -p {made}\n" + "".join(_write(*file) for file in files.items())
+
+
+def _write(path: str, text: str) -> str:
+    end = _END
+    while f"\n{end}\n" in f"\n{text}\n":
+        end += "_"
+    # A here-document ends its last line, which a file need not do.
+    command, lines = ("cat", text) if text.endswith("\n") else ("head -c -1", f"{text}\n")
+    return f"{command} >\"$scratch/job/{path}\" <<'{end}'\n{lines}{end}\n"
 
 
 def _with_header(script: str, header: Mapping[str, str | None]) -> str:

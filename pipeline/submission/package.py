@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import distribution, version
+from importlib.util import decode_source
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -14,6 +15,7 @@ import yaml
 
 from pipeline.code import Code
 from pipeline.computed import find_computed
+from pipeline.errors import JobError
 from pipeline.spec.job import Job
 from pipeline.spec.source import BUILDERS
 
@@ -28,10 +30,10 @@ def packed(job: Job, *, with_code: bool) -> Iterator[Path]:
     with TemporaryDirectory(prefix="varve-") as root:
         folder = Path(root)
         (folder / JOB_FILE).write_text(yaml.safe_dump(job.model_dump(mode="json"), sort_keys=False))
-        for module in {module.name: module for code in job_code(job) for module in code.modules}.values():
-            path = folder / f"{module.name.replace('.', '/')}{'/__init__' if module.is_package else ''}.py"
+        for place, text in job_modules(job).items():
+            path = folder / place
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(module.text)
+            path.write_text(text, encoding="utf-8")
         shutil.copy(_CODE / "submission" / START_FILE, folder / START_FILE)
         if with_code:
             for package in (_CODE, _CODE.parent / "jobs"):
@@ -50,6 +52,28 @@ def job_code(job: Job) -> list[Code]:
         JobError: one is not there.
     """
     return [column.code for column in find_computed(job.computed, job.folder)]
+
+
+def job_modules(job: Job) -> dict[str, str]:
+    """{path below the job's folder: text} of the Python modules that must lie there for the job to run.
+
+    Raises:
+        JobError: one is not there, or its text is not UTF-8.
+    """
+    modules = {module.place: module for code in job_code(job) for module in code.modules}
+    for module in modules.values():
+        if not _is_utf8(module.text):
+            msg = f"{module.path} declares another coding, and travels as UTF-8: save it as UTF-8 without that line"
+            raise JobError(msg)
+    return {place: module.text for place, module in sorted(modules.items())}
+
+
+def _is_utf8(text: str) -> bool:
+    """Whether Python reads a text as the same, once it is written as UTF-8."""
+    try:
+        return decode_source(text.encode()) == text
+    except (UnicodeDecodeError, SyntaxError):
+        return False
 
 
 def _no_code(folder: str, names: list[str]) -> list[str]:

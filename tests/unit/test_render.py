@@ -3,6 +3,8 @@
 import json
 import re
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -11,6 +13,14 @@ from jobs.__main__ import main
 from pipeline.spec.job import Job
 
 IMAGE = "registry.example.com:5000/ml/varve:0.1.0-cuda"
+COMPUTED = {"embedding": {"pool": "mean"}, "number": {"python": "kit_of_mine.deep.far:f", "type": "int32"}}
+# With what a shell and YAML have to keep: lines that end the text, no line at its end, and names beyond ASCII.
+MODULES = {
+    "kit_of_mine/__init__.py": "",
+    "kit_of_mine/deep/far.py": "from größe import g\nfrom ..near import text\n\ndef f(rows):\n\treturn g(text)",
+    "kit_of_mine/near.py": "\n  \ntext = '''\nEND_OF_JOB\n$(touch no) `touch no` \\\\ \"a\"  \n\x0c%s: {é}\n'''\n\n",
+    "größe.py": "def g(text): return text",
+}
 
 
 @pytest.fixture
@@ -28,6 +38,28 @@ def job_file(tmp_path):
         return str(path)
 
     return write
+
+
+@pytest.fixture
+def modules(tmp_path):
+    """Python modules beside the job file; what they compute there can be asked for."""
+    for path, text in MODULES.items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(text, encoding="utf-8")
+    return lambda: computed(tmp_path)
+
+
+def computed(folder: Path) -> str:
+    """The hash and the value of the function of the job in a folder, in a process that knows nothing else."""
+    asked = (
+        "import sys; from pipeline.code import load; from pipeline.spec.job import Job\n"
+        "from pipeline.submission.package import job_code\n"
+        "(code,) = job_code(Job.load(sys.argv[1])); print(code.sha256, ascii(load(code, '')(None)))"
+    )
+    command = [sys.executable, "-c", asked, str(folder / "job.yaml")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 @pytest.fixture
@@ -91,6 +123,62 @@ def test_name_is_a_label_and_the_same_for_the_same_job_alone(rendered):
         assert re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", name)
         assert "--" not in name
         assert len(name) <= 47
+
+
+def mounted(config: dict, ray_job: dict, folder: Path) -> Path:
+    """The head's volume as a kubelet lays it out: its top is links into a folder that is itself behind one."""
+    head = ray_job["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]
+    (items,) = [volume["configMap"]["items"] for volume in head["volumes"] if "configMap" in volume]
+    assert all(re.fullmatch(r"[-._a-zA-Z0-9]+", item["key"]) for item in items)
+    for item in items:
+        path = folder / "..2026_08_01" / item["path"]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(config["data"][item["key"]], encoding="utf-8")
+    (folder / "..data").symlink_to("..2026_08_01")
+    for top in {item["path"].partition("/")[0] for item in items}:
+        (folder / top).symlink_to(f"..data/{top}")
+    return folder
+
+
+def test_python_modules_of_a_job_are_where_the_head_of_kuberay_looks(rendered, modules, tmp_path):
+    documents = rendered(features=COMPUTED)
+    assert computed(mounted(*documents, tmp_path / "etc")) == modules()
+
+
+def test_python_modules_of_a_job_are_where_its_slurm_job_looks(script, modules, tmp_path):
+    text = script(features=COMPUTED)
+    writes = text.partition('chmod 700 "$scratch"\n')[2].partition("num_nodes=")[0]
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    command = ["bash", "-euo", "pipefail", "-c", f'scratch={scratch}\n{writes}\necho "$job"']
+    job = subprocess.run(command, cwd=scratch, capture_output=True, text=True, check=True).stdout.strip()
+    assert computed(Path(job).parent) == modules()
+    assert [path.name for path in scratch.iterdir()] == ["job"]
+
+
+def test_name_follows_the_code_of_the_job(rendered, modules, tmp_path):
+    del modules
+    before = [rendered(features=COMPUTED)[1]["metadata"]["name"] for _ in range(2)]
+    (tmp_path / "größe.py").write_text("def g(text): return len(text)", encoding="utf-8")
+    after = rendered(features=COMPUTED)[1]["metadata"]["name"]
+    assert before[0] == before[1] != after
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (b"# coding: latin-1\nx = '\xe9'", "far.py declares another coding, and travels as UTF-8"),
+        (b"x = '" + b"a" * 300_000 + b"'", "`kubectl apply` keeps 262,144 of an object"),
+        (None, "there is no module 'kit_of_mine.deep.far'"),
+    ],
+)
+def test_python_module_that_can_not_be_carried_is_refused(refused, modules, tmp_path, text, told):
+    del modules
+    path = tmp_path / "kit_of_mine/deep/far.py"
+    path.unlink()
+    if text:
+        path.write_bytes(text)
+    assert told in refused("kuberay", "--image", IMAGE, features=COMPUTED)
 
 
 @pytest.mark.parametrize(
