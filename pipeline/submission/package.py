@@ -20,7 +20,7 @@ from pipeline.spec.job import Job
 from pipeline.spec.source import BUILDERS
 
 JOB_FILE = "job.yaml"
-START_FILE = "start.py"
+START_FILE = "varve-start.py"  # no name of a module, which might be one of the job's
 _CODE = Path(__file__).parents[1]
 
 
@@ -34,7 +34,7 @@ def packed(job: Job, *, with_code: bool) -> Iterator[Path]:
             path = folder / place
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8")
-        shutil.copy(_CODE / "submission" / START_FILE, folder / START_FILE)
+        shutil.copy(_CODE / "submission/start.py", folder / START_FILE)
         if with_code:
             for package in (_CODE, _CODE.parent / "jobs"):
                 shutil.copytree(package, folder / package.name, ignore=_no_code)

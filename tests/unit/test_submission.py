@@ -22,8 +22,8 @@ def job(**changes) -> Job:
         "output": {"path": "s3://lake/out"},
     }
     for key, value in changes.items():
-        section, name = key.split("__")
-        content.setdefault(section, {})[name] = value
+        section, _, name = key.partition("__")
+        content[section] = content.get(section, {}) | ({name: value} if name else value)
     return Job.parse(content)
 
 
@@ -58,13 +58,26 @@ def test_package_brings_along_what_was_compiled_here():
 
 def test_package_of_an_installed_varve_holds_the_job_alone():
     with packed(job(), with_code=False) as folder:
-        assert sorted(path.name for path in folder.iterdir()) == ["job.yaml", "start.py"]
+        assert sorted(path.name for path in folder.iterdir()) == ["job.yaml", START_FILE]
         assert Job.load(str(folder / "job.yaml")) == job()
+
+
+@pytest.mark.parametrize("with_code", [True, False])
+def test_modules_of_the_job_are_packed_whatever_they_are_called(tmp_path, with_code):
+    texts = {"start.py": "import kit.é\ndef f(rows): ...", "kit/é.py": "name = 'é'"}
+    for path, text in texts.items():
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_text(text, encoding="utf-8")
+    own = {"embedding": {"pool": "mean"}, "mine": {"python": "start:f", "type": "bool"}}
+    with packed(job(features=own).at(str(tmp_path)), with_code=with_code) as folder:
+        assert {path: (folder / path).read_text(encoding="utf-8") for path in texts} == texts
+        assert "usage: varve embed" in start(folder).stdout
 
 
 def test_python_of_the_cluster_that_is_too_old_is_named(tmp_path):
     older = next(filter(runs, (f"python3.{minor}" for minor in (10, 9, 8, 7, 6))), None)
-    stand_in = "import runpy, sys; sys.version_info = (3, 9, 18); runpy.run_path('start.py', run_name='__main__')"
+    run = f"runpy.run_path({START_FILE!r}, run_name='__main__')"
+    stand_in = f"import runpy, sys; sys.version_info = (3, 9, 18); {run}"
     with packed(job(), with_code=True) as folder:
         command = [older, START_FILE] if older else [sys.executable, "-c", stand_in]
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
