@@ -103,7 +103,7 @@ class Head:
             try:
                 details = self._client.get_job_info(submission_id)
             except RuntimeError as e:
-                if "status code 404" in str(e):
+                if "status code 404" in str(e) and "does not exist" in str(e):  # a proxy before the head says 404 too
                     return None
                 raise
         return _submission(submission_id, details)
@@ -129,7 +129,7 @@ class Head:
         """The driver's output as it comes, from its first line on, until it ends.
 
         Raises:
-            RunError: the head has not answered for a minute. The run may go on.
+            RunError: the head has not answered for a minute, and the run may go on; or it knows of no such run.
         """
         seen, gone_since = 0, None
         while True:
@@ -138,12 +138,14 @@ class Head:
                 for text, end in self._tail(submission_id, seen):
                     seen, gone_since = end, None
                     yield text
-                if self._now(submission_id).is_over:
+                if (found := self.find(submission_id)) is not None and found.is_over:
                     return
             except (RuntimeError, OSError, aiohttp.ClientError, RunError) as e:
                 gone_since = gone_since or time.monotonic()
                 if time.monotonic() - gone_since > _GONE_S:
                     raise RunError(self._is_gone(submission_id)) from e
+            if self._has_forgotten(submission_id):
+                raise RunError(self._is_anew(submission_id))
             if seen == begun:
                 time.sleep(_LOOK_EVERY_S)
 
@@ -156,15 +158,12 @@ class Head:
         with self._told():
             return self._client.get_job_logs(submission_id)
 
-    def _now(self, submission_id: str) -> Submission:
-        found = self.find(submission_id)
-        if found is None:
-            msg = (
-                f"{self.address} knows nothing of {submission_id} any more: the cluster was started anew. What was "
-                "committed stays; submit again to go on"
-            )
-            raise RunError(msg)
-        return found
+    def _has_forgotten(self, submission_id: str) -> bool:
+        """Whether the head answers, and has no such submission: one that is away has forgotten nothing."""
+        try:
+            return self.find(submission_id) is None
+        except RunError:
+            return False
 
     def _tail(self, submission_id: str, skip: int) -> Iterator[tuple[str, int]]:
         """(text, characters up to its end) beyond the first `skip` characters.
@@ -199,6 +198,12 @@ class Head:
         return (
             f"{self.address} has not answered for {_GONE_S:.0f} s. The run {submission_id} may go on without it: "
             "the same command attaches again, `varve status` reads the output"
+        )
+
+    def _is_anew(self, submission_id: str) -> str:
+        return (
+            f"{self.address} knows nothing of {submission_id} any more: the cluster was started anew. What was "
+            "committed stays; submit again to go on"
         )
 
     def _not_reached(self, error: BaseException) -> str:

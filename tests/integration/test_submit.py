@@ -126,6 +126,16 @@ def test_interrupt_detaches_and_the_run_goes_on(head, job_file, tmp_path):
     wait_until((tmp_path / "detached-out/_varve/manifest.json").exists, "the run has ended")
 
 
+def test_follower_of_a_run_that_the_head_does_not_know_is_told_to_submit_again(head):
+    """As after a head that was started anew while somebody followed."""
+    follow = "import sys; from pipeline.submission.head import Head; list(Head(sys.argv[1]).follow('varve-before-1'))"
+    argv = [sys.executable, "-c", follow, head.address]
+    known = head.environment | {"RAY_AUTH_MODE": "token"}
+    gone = subprocess.run(argv, env=known, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    assert "varve-before-1 any more: the cluster was started anew" in gone.stderr
+    assert "submit again" in gone.stderr
+
+
 def test_certificate_that_nobody_known_vouches_for_is_told_in_one_message(head, job_file, tmp_path):
     path = job_file()
     with behind_tls(head.address, tmp_path) as (address, _):
