@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from jobs.command import add_job_arguments, print_json, read_job, run
 from jobs.submit import add_cluster_arguments, connect, exit_code_of, hand_over
+from pipeline.errors import JobError
 from pipeline.progress import clock_time, data_size
 from pipeline.spec.job import Job
 
@@ -36,6 +37,9 @@ def _add(parser: argparse.ArgumentParser) -> None:
 
 
 def _plan(arguments: argparse.Namespace) -> int:
+    if arguments.installed and not arguments.to:
+        msg = "--installed goes with --to ADDRESS: without one the job is measured here, or at RAY_ADDRESS"
+        raise JobError(msg)
     job = read_job(arguments)
     price = arguments.price_per_hour
     if arguments.to:

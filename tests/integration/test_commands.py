@@ -63,6 +63,11 @@ def test_wrong_command_exits_with_2(argv, capsys):
     assert "varve" in capsys.readouterr().err
 
 
+def test_plan_that_is_told_of_a_cluster_and_not_where_it_is_exits_with_2(arguments, capsys):
+    assert main(["plan", *arguments(), "--installed"]) == 2
+    assert "--installed goes with --to ADDRESS" in capsys.readouterr().err
+
+
 def test_schema_is_one_json_document(capsys):
     assert main(["schema"]) == 0
     assert json.loads(capsys.readouterr().out)["title"] == "Job"
