@@ -47,7 +47,7 @@ def _submit(arguments: argparse.Namespace) -> int:
 
     last, count = head.latest(name_of(job))
     if arguments.logs:
-        return _logs(head, last)
+        return _logs(head, last, as_json=arguments.json)
     if last is not None and not last.is_over:
         sys.stderr.write(f"{last.id} is {last.status.lower()} already: attached\n")
         return _wait(head, last.id, job, arguments)
@@ -111,11 +111,15 @@ def hand_over(head: "Head", job: Job, submission_id: str, command: str, *options
         head.submit(submission_id, folder, [START_FILE, command, JOB_FILE, *options])
 
 
-def _logs(head: "Head", last: "Submission | None") -> int:
+def _logs(head: "Head", last: "Submission | None", *, as_json: bool) -> int:
     if last is None:
         msg = f"{head.address} has no submission of this job"
         raise RunError(msg)
-    sys.stdout.write(head.logs(last.id))
+    logs = head.logs(last.id)
+    if as_json:
+        print_json({"submission_id": last.id, "status": last.status, "logs": logs})
+    else:
+        sys.stdout.write(logs)
     return 0
 
 

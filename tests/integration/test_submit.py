@@ -89,6 +89,8 @@ def test_submitted_twice_attaches_then_does_nothing_and_rows_are_the_right_ones(
     logs = submit(path, head, "--logs")
     assert logs.returncode == 0
     assert "Complete" in logs.stdout
+    document = json.loads(submit(path, head, "--logs", "--json").stdout)
+    assert document == {"submission_id": told["submission_id"], "status": "SUCCEEDED", "logs": logs.stdout}
     written = [file.read_bytes() for file in (tmp_path / "there-out").rglob("*") if file.is_file()]
     assert not any(SECRET.encode() in content for content in written)
     assert SECRET not in followed.stderr + logs.stdout
