@@ -22,7 +22,7 @@ _WINDOW_S = 60.0
 _NOTHING = sys.float_info.min
 
 _COUNTERS = {
-    "varve_rows_total": ("rows", "Rows encoded; one that is encoded again after a death counts again."),
+    "varve_rows_total": ("rows", "Rows encoded; one that is encoded again after a death does not count again."),
     "varve_tokens_total": ("tokens", "Tokens of the rows encoded."),
     "varve_error_rows_total": ("errors", "Rows that could not be encoded."),
     "varve_committed_rows_total": ("committed_rows", "Rows of the parts committed."),
@@ -63,7 +63,7 @@ class Meter:
         )
         self._replica_tokens = Counter(
             "varve_replica_tokens_total",
-            "Tokens that a replica has encoded; its number stays when it comes back.",
+            "Tokens that a replica has encoded, again or not; its number stays when it comes back.",
             ("run", "replica", "node"),
         )
         self._gauges = {

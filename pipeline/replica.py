@@ -53,8 +53,8 @@ class Tell(Protocol):
         """It has worked on a part for so long."""
         ...
 
-    def count(self, block: Block, *, wait: bool) -> Verdict:
-        """It has done a block; returns the answer to the block before, or with `wait` to this one."""
+    def count(self, block: Block, part: Range, *, wait: bool) -> Verdict:
+        """It has done a block of a part; returns the answer to the block before, or with `wait` to this one."""
         ...
 
     def stopped(self) -> bool:
@@ -145,7 +145,7 @@ class Replica:
         def report(block: Block) -> None:
             nonlocal done
             done += block.rows
-            if self._report(block).stop and done < len(part.table):
+            if self._report(block, part.rows).stop and done < len(part.table):
                 raise _StoppedError
 
         result, _, counts = featurize(
@@ -178,7 +178,8 @@ class Replica:
                 spent = {"encode": time.perf_counter() - began}
                 done.append(block)
                 tokens = int(block["num_tokens"].drop_null().to_numpy().sum())
-                self._report(Block(len(block), tokens, len(block) - block["error"].null_count, spent), apart.killers)
+                errors = len(block) - block["error"].null_count
+                self._report(Block(len(block), tokens, errors, spent), rows, apart.killers)
         result = pa.concat_tables(done) if done else self._work.schema.empty_table()
         return Sealed(rows, result, {"killers": len(apart.killers)})
 
@@ -188,9 +189,9 @@ class Replica:
         work = self._work
         return tokenize_blocks(self._encoder.tokenizer, part.table, work.text_columns, work.block_rows, work.computed)
 
-    def _report(self, block: Block, killers: Sequence[int] = ()) -> Verdict:
+    def _report(self, block: Block, part: Range, killers: Sequence[int] = ()) -> Verdict:
         limit = self._work.max_errors
-        verdict = self._tell.count(block, wait=bool(block.errors) and limit is not None)
+        verdict = self._tell.count(block, part, wait=bool(block.errors) and limit is not None)
         if limit is not None and verdict.errors > limit:
             named = f" Rows that killed their worker: {', '.join(map(str, killers))}." if killers else ""
             msg = (

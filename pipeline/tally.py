@@ -1,8 +1,8 @@
 """What workers report while a run goes on: counts, which parts are under way, and whether to stop.
 
 Knows nothing of Ray: run/ makes it an actor. A part that is begun again without having ended was lost with its
-worker; how often that happened is all that is needed to suspect its rows. Invariant: no count ever falls, whoever dies,
-since what was reported stays here.
+worker; how often that happened is all that is needed to suspect its rows. Invariants: no count ever falls, whoever
+dies, since what was reported stays here; no row counts twice, however often its part is begun.
 """
 
 import time
@@ -62,6 +62,21 @@ class Snapshot:
     by_replica: dict[int, ReplicaCount] = field(default_factory=dict)
 
 
+@dataclass(slots=True)
+class _Brought:
+    """What a part has brought to the counts: (rows, tokens, errors)."""
+
+    attempt: tuple[int, ...] = (0, 0, 0)  # by the worker that has it now
+    most: tuple[int, ...] = (0, 0, 0)  # by any worker that had it
+
+    def add(self, block: Block) -> tuple[int, ...]:
+        """Add a block of this attempt; returns what it has beyond those of earlier ones, which came this far or not."""
+        before = self.most
+        self.attempt = tuple(map(sum, zip(self.attempt, (block.rows, block.tokens, block.errors), strict=True)))
+        self.most = tuple(map(max, before, self.attempt))
+        return tuple(now - then for now, then in zip(self.most, before, strict=True))
+
+
 class Verdict(NamedTuple):
     """What a replica is told in return."""
 
@@ -79,6 +94,7 @@ class Tally:
         self._missing_rows = missing_rows
         self._begun: Counter[tuple[str, Range]] = Counter()
         self._since: dict[tuple[str, Range], float] = {}
+        self._brought: dict[Range, _Brought] = {}  # of parts that are not committed
         self._committed: set[Range] = set()
         self._seconds: defaultdict[str, float] = defaultdict(float)
         self._numbers: dict[str, int] = {}
@@ -111,6 +127,8 @@ class Tally:
         before = self._begun[stage, rows]
         self._begun[stage, rows] += 1
         self._since.setdefault((stage, rows), time.time())
+        if rows in self._brought:  # its blocks come again
+            self._brought[rows].attempt = (0, 0, 0)
         self._now = replace(self._now, lost=self._now.lost + bool(before), under_way=self._under_way())
         return before
 
@@ -123,14 +141,15 @@ class Tally:
     def _under_way(self) -> tuple[Range, ...]:
         return tuple(sorted({rows for _, rows in self._begun}))
 
-    def add(self, block: Block, replica: int | None = None) -> Verdict:
-        """Count a block, of a replica by its number."""
+    def add(self, block: Block, part: Range, replica: int | None = None) -> Verdict:
+        """Count a block of a part, of a replica by its number. What a lost worker has told of its rows counts once."""
         now, clock_s = self._now, self._clock()
+        rows, tokens, errors = self._new(block, part)
         self._now = replace(
             now,
-            rows=now.rows + block.rows,
-            tokens=now.tokens + block.tokens,
-            errors=now.errors + block.errors,
+            rows=now.rows + rows,
+            tokens=now.tokens + tokens,
+            errors=now.errors + errors,
             packs=now.packs + block.packs,
             packed_tokens=now.packed_tokens + block.packed_tokens,
             first_s=now.first_s or clock_s,
@@ -143,6 +162,10 @@ class Tally:
             count = self._by_replica[replica]
             self._by_replica[replica] = replace(count, tokens=count.tokens + block.tokens)
         return Verdict(self._now.errors, self._stop)
+
+    def _new(self, block: Block, part: Range) -> tuple[int, ...]:
+        """What no earlier worker has told of a part's rows; nothing of one whose file is there already."""
+        return (0, 0, 0) if part in self._committed else self._brought.setdefault(part, _Brought()).add(block)
 
     def spend(self, stage: str, seconds: float) -> None:
         """Count the seconds that a stage has worked on a part."""
@@ -161,6 +184,7 @@ class Tally:
         if rows in self._committed:
             return
         self._committed.add(rows)
+        self._brought.pop(rows, None)
         self._now = replace(
             now,
             parts=now.parts + 1,

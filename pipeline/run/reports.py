@@ -40,9 +40,9 @@ class Reports:
         # Waited for, else the last part might be told of when nobody looks at the tally any more.
         ray.get(self._tally.commit.remote(part.range, part.file_bytes, repeated))
 
-    def count(self, block: Block, *, wait: bool) -> Verdict:
-        """A block is done; returns the answer to the block before, or with `wait` to this one."""
-        before, self._counted = self._counted, self._tally.add.remote(block, self._replica)
+    def count(self, block: Block, part: Range, *, wait: bool) -> Verdict:
+        """A block of a part is done; returns the answer to the block before, or with `wait` to this one."""
+        before, self._counted = self._counted, self._tally.add.remote(block, part, self._replica)
         # The answer to the block before is there already: nothing waits for it.
         answer = self._counted if wait or before is None else before
         return ray.get(answer)

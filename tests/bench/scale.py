@@ -54,7 +54,7 @@ class Idle:
             "row": pa.array(range(rows.start, rows.stop), pa.int64()),
         }
         columns = [known.get(field.name, pa.nulls(rows.num_rows, field.type)) for field in self._schema]
-        self._tell.count(Block(rows.num_rows, rows.num_rows, 0), wait=False)
+        self._tell.count(Block(rows.num_rows, rows.num_rows, 0), rows, wait=False)
         self._tell.end("encode", rows)
         return seal(Sealed(rows, pa.table(columns, schema=self._schema)))
 

@@ -104,18 +104,16 @@ def test_counters_agree_with_the_manifest(observed):
     assert observed.value("sum(ray_varve_committed_parts_total)") == len(manifest["parts"])
     assert observed.value("sum(ray_varve_written_bytes_total)") == manifest["file_bytes"]
     assert observed.value("sum(ray_varve_store_retries_total)") == pytest.approx(0)
-    # A part that is begun again after a death counts the blocks again that it had done.
-    lost = observed.value("sum(ray_varve_lost_parts_total)")
-    again = observed.value("sum(ray_varve_rows_total)") - ROWS
-    assert again in [ROWS_PER_PART * parts for parts in range(int(lost) + 1)]
+    assert observed.value("sum(ray_varve_rows_total)") == ROWS
+    assert observed.value("sum(ray_varve_tokens_total)") == manifest["num_tokens"]
+    assert observed.value("sum(ray_varve_error_rows_total)") == manifest["num_errors"] == NULLS
+    # A replica counts its work: what it does again of a part whose worker has died, too.
+    again = observed.value("sum(ray_varve_replica_tokens_total)") - manifest["num_tokens"]
+    assert again >= 0
     if not again:
-        assert observed.value("sum(ray_varve_tokens_total)") == manifest["num_tokens"]
-        assert observed.value("sum(ray_varve_error_rows_total)") == manifest["num_errors"] == NULLS
         assert observed.value('sum(ray_varve_stage_seconds_total{stage="encode"})') == pytest.approx(
             manifest["stages"]["encode"]["work_s"], rel=1e-3
         )
-    by_replica = observed.value("sum(ray_varve_replica_tokens_total)")
-    assert by_replica == observed.value("sum(ray_varve_tokens_total)")
     for stage in ("read", "tokenize", "encode", "write"):
         assert observed.value(f'sum(ray_varve_stage_seconds_total{{stage="{stage}"}})') > 1e-4
 

@@ -27,8 +27,8 @@ class Here:
     def join(self, encoder) -> None:
         self._tally.join(encoder, "replica", "127.0.0.1")
 
-    def count(self, block: Block, *, wait: bool) -> Verdict:  # noqa: ARG002 (the answer is there at once)
-        return self._tally.add(block)
+    def count(self, block: Block, part: Range, *, wait: bool) -> Verdict:  # noqa: ARG002 (the answer is there at once)
+        return self._tally.add(block, part)
 
 
 @pytest.fixture

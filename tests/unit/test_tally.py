@@ -34,10 +34,34 @@ def test_stages_are_told_apart():
 
 def test_blocks_are_told_the_errors_of_all_and_whether_to_stop():
     tally = Tally()
-    assert tally.add(Block(10, 100, 2)) == (2, False)
+    assert tally.add(Block(10, 100, 2), ROWS) == (2, False)
     tally.stop()
-    assert tally.add(Block(10, 100, 1)) == (3, True)
+    assert tally.add(Block(10, 100, 1), ROWS) == (3, True)
     assert tally.stopped()
+
+
+def test_errors_of_a_part_that_is_begun_again_count_once():
+    tally, beside = Tally(), Range(1, 0, 100)
+    tally.begin("encode", beside)
+    tally.add(Block(50, 500, 1), beside)
+    for _ in range(3):  # its second block kills
+        tally.begin("encode", ROWS)
+        assert tally.add(Block(50, 500, 5), ROWS).errors == 6
+    tally.begin("encode", ROWS)
+    assert [tally.add(Block(50, tokens, errors), ROWS).errors for tokens, errors in ((500, 5), (490, 1))] == [6, 7]
+    now = tally.snapshot()
+    assert (now.rows, now.tokens, now.errors, now.lost) == (150, 1490, 7, 3)
+
+
+def test_part_that_is_encoded_again_once_it_is_committed_counts_nothing():
+    tally = Tally()
+    tally.begin("encode", ROWS)
+    tally.add(Block(100, 1000, 2), ROWS)
+    tally.end("encode", ROWS)
+    tally.commit(ROWS, file_bytes=1000, retries=0)
+    tally.begin("encode", ROWS)  # its features went down with their node, and the write begins anew
+    assert tally.add(Block(100, 1000, 2), ROWS).errors == 2
+    assert tally.snapshot().rows == 100
 
 
 def numbers(now: Snapshot) -> dict[str, float]:
@@ -54,12 +78,12 @@ def test_no_count_falls_when_a_replica_dies_and_comes_back():
     seen = [numbers(tally.snapshot())]
     for replica in (0, 1):
         tally.begin("encode", Range(replica, 0, 100))
-        tally.add(Block(50, 500, 1, {"encode": 2.0}, packs=3, packed_tokens=400), replica)
+        tally.add(Block(50, 500, 1, {"encode": 2.0}, packs=3, packed_tokens=400), Range(replica, 0, 100), replica)
         seen.append(numbers(tally.snapshot()))
     assert tally.join({}, "two", "another node") == 1  # it died, and is back elsewhere
     seen.append(numbers(tally.snapshot()))
     tally.begin("encode", Range(1, 0, 100))
-    tally.add(Block(100, 1000, 2, {"encode": 4.0}), 1)
+    tally.add(Block(100, 1000, 2, {"encode": 4.0}), Range(1, 0, 100), 1)
     tally.end("encode", Range(1, 0, 100))
     seen.append(numbers(tally.snapshot()))
     for before, after in pairwise(seen):
@@ -103,7 +127,7 @@ def test_snapshot_stays_what_it_was():
     tally.join({}, "one", "node")
     before = tally.snapshot()
     tally.spend("read", 1.0)
-    tally.add(Block(1, 10, 0), 0)
+    tally.add(Block(1, 10, 0), ROWS, 0)
     assert before.seconds == {}
     assert before.by_replica[0].tokens == 0
     assert tally.snapshot().seconds == {"read": pytest.approx(1.0)}
