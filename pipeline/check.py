@@ -30,12 +30,23 @@ def check_part(storage: Storage, part: Part) -> dict[str, list[str]]:
     content = storage.read(part.name)
     if content is None:
         return {"checksums": [f"{part.name} is gone"]}
-    if hashlib.sha256(content[: part.data_bytes]).hexdigest() != part.data_sha256 or len(content) != part.file_bytes:
+    if not _is_as_committed(content, part):
         return {"checksums": [f"{part.name}: its bytes are not those that were committed"]}
     try:
-        table = pq.read_table(pa.BufferReader(content))
-    except (pa.ArrowException, OSError) as e:
-        return {"checksums": [f"{part.name}: {' '.join(str(e).split())[:200]}"]}
+        return _failures(pq.read_table(pa.BufferReader(content)), part)
+    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as e:  # its record has no hash of its footer
+        told = f"its footer can't be read: {type(e).__name__}: {' '.join(str(e).split())[:200]}"
+        return {"checksums": [f"{part.name}: {told}"]}
+
+
+def _is_as_committed(content: bytes, part: Part) -> bool:
+    data, footer = content[: part.data_bytes], content[part.data_bytes :]
+    is_whole = len(content) == part.file_bytes and hashlib.sha256(data).hexdigest() == part.data_sha256
+    return is_whole and part.footer_sha256 in {None, hashlib.sha256(footer).hexdigest()}
+
+
+def _failures(table: pa.Table, part: Part) -> dict[str, list[str]]:
+    """What is wrong with a part whose bytes are right."""
     described = json.loads((table.schema.metadata or {})[METADATA_KEY])
     rows = _row_failures(table, part)
     if described["fingerprint"] != part.fingerprint:

@@ -35,9 +35,11 @@ _SCHEMA = pa.schema(
         "data_bytes": pa.int64(),
         "data_sha256": pa.binary(32),
         "file_bytes": pa.int64(),
+        "footer_sha256": pa.binary(32),
         "counts": _ALIKE,  # as JSON
     }
 )
+_DIGESTS = ("data_sha256", "footer_sha256")
 # Texts become objects much faster than the values of a dictionary.
 _PLAIN = pa.schema([field.with_type(pa.string()) if field.type == _ALIKE else field for field in _SCHEMA])
 
@@ -47,7 +49,7 @@ class Parts(Sequence[Part]):  # noqa: PLW1641 (its use as a key would read all o
     """A sequence of parts. A `Part` is made anew each time that it is asked for.
 
     Attributes:
-        columns: (P,) the fields of P parts, numbers as int64 but for shard (int32), the hash as 32 bytes.
+        columns: (P,) the fields of P parts, numbers as int64 but for shard (int32), hashes as 32 bytes.
     """
 
     columns: pa.Table
@@ -131,7 +133,8 @@ class Parts(Sequence[Part]):  # noqa: PLW1641 (its use as a key would read all o
 
 def _encode(parts: Sequence[Part]) -> pa.RecordBatch:
     columns = {name: [getattr(part, name) for part in parts] for name in _SCHEMA.names}
-    columns["data_sha256"] = [bytes.fromhex(digest) for digest in columns["data_sha256"]]
+    for name in _DIGESTS:
+        columns[name] = [None if digest is None else bytes.fromhex(digest) for digest in columns[name]]
     columns["counts"] = [json.dumps(counts) for counts in columns["counts"]]
     return pa.RecordBatch.from_pydict(columns, _SCHEMA)
 
@@ -140,7 +143,8 @@ def _decode(batch: pa.RecordBatch) -> Iterator[Part]:
     columns = batch.cast(_PLAIN).to_pydict()
     for name in ("shortest", "longest"):
         columns[name] = [pair and tuple(pair) for pair in columns[name]]
-    columns["data_sha256"] = [digest.hex() for digest in columns["data_sha256"]]
+    for name in _DIGESTS:
+        columns[name] = [None if digest is None else digest.hex() for digest in columns[name]]
     columns["counts"] = map(json.loads, columns["counts"])
     for values in zip(*columns.values(), strict=True):
         yield Part(**dict(zip(columns, values, strict=True)))

@@ -2,7 +2,7 @@
 
 Knows nothing of models or Ray. Invariants: a part holds exactly the rows that its name says; its footer records what a
 finished run must know of it (rows, tokens, errors, and a hash of its data), so that nothing else needs to be kept while
-the run goes on.
+the run goes on; a hash of the footer joins the record once the footer is there.
 """
 
 import hashlib
@@ -47,6 +47,7 @@ class Part:
     data_bytes: int  # bytes before the footer
     data_sha256: str  # of those bytes
     file_bytes: int = 0  # of the whole file, as the store lists it
+    footer_sha256: str | None = None  # of what follows the data, which can't say it; None in records of older versions
     counts: dict[str, int] = field(default_factory=dict)  # texts encoded with their likes, redone, packs split
 
     @property
@@ -161,7 +162,7 @@ def encode_part(
         data.release()
         writer.add_key_value_metadata({PART_KEY: json.dumps(part.to_json())})
     content = buffer.getvalue()
-    return replace(part, file_bytes=len(content)), content
+    return _with_file(part, content, len(content)), content
 
 
 def read_part(storage: Storage, rows: Range, file_bytes: int | None = None) -> Part:
@@ -170,17 +171,23 @@ def read_part(storage: Storage, rows: Range, file_bytes: int | None = None) -> P
     Raises:
         RunError: the part is gone, or its footer can't be read.
     """
-    footer, size = read_footer(storage, part_name(rows), file_bytes)
+    footer, tail = read_footer(storage, part_name(rows), file_bytes)
     try:
         part = Part.from_json(json.loads((footer.metadata or {})[PART_KEY]))
     except (KeyError, TypeError, ValueError) as e:
         msg = f"{storage.uri}/{part_name(rows)} does not have the footer of a part: {type(e).__name__} {e}"
         raise RunError(msg) from e
-    return replace(part, file_bytes=size)
+    return _with_file(part, tail, file_bytes or len(tail))
 
 
-def read_footer(storage: Storage, name: str, file_bytes: int | None = None) -> tuple[pq.FileMetaData, int]:
-    """(footer, bytes of the file) of a Parquet object; where its size is known, without reading its data.
+def _with_file(part: Part, tail: bytes, file_bytes: int) -> Part:
+    """A part's record with what it can't say of itself, from the last bytes of its file."""
+    footer = tail[part.data_bytes - file_bytes :]
+    return replace(part, file_bytes=file_bytes, footer_sha256=hashlib.sha256(footer).hexdigest())
+
+
+def read_footer(storage: Storage, name: str, file_bytes: int | None = None) -> tuple[pq.FileMetaData, bytes]:
+    """(footer, last bytes of the file) of a Parquet object; where its size is known, without reading its data.
 
     Raises:
         RunError: the object is gone or is not Parquet.
@@ -194,7 +201,7 @@ def read_footer(storage: Storage, name: str, file_bytes: int | None = None) -> t
         msg = f"{storage.uri}/{name} is gone"
         raise RunError(msg)
     try:
-        return pq.read_metadata(pa.BufferReader(tail)), file_bytes or len(tail)
+        return pq.read_metadata(pa.BufferReader(tail)), tail
     except (pa.ArrowException, OSError) as e:
         msg = f"{storage.uri}/{name} is not a whole Parquet file: {' '.join(str(e).split())[:200]}"
         raise RunError(msg) from e

@@ -141,13 +141,15 @@ def test_verify_passes_a_finished_output(finished, capsys):
     assert checks == {"published", "checksums", "rows", "numbers", "coverage", "totals", "canary"}
 
 
-@pytest.mark.parametrize("damage", ["a byte", "a part", "half a part", "a strange part"])
+@pytest.mark.parametrize("damage", ["a byte", "a footer", "a part", "half a part", "a strange part"])
 def test_verify_tells_damage_by_name(damage, finished, capsys):
     part = finished / "data/part-00000-000000000020-000000000040.parquet"
     content = part.read_bytes()
     match damage:
         case "a byte":
             part.write_bytes(content[:100] + bytes([content[100] ^ 1]) + content[101:])
+        case "a footer":
+            part.write_bytes(content.replace(b'"pool": "mean"', b'"pool": "maxx"'))
         case "a part":
             part.unlink()
         case "half a part":

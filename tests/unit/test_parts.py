@@ -36,6 +36,7 @@ records = st.builds(
     data_bytes=numbers,
     data_sha256=st.binary(min_size=32, max_size=32).map(bytes.hex),
     file_bytes=numbers,
+    footer_sha256=st.none() | st.binary(min_size=32, max_size=32).map(bytes.hex),
     counts=st.dictionaries(texts, numbers, max_size=4),
 )
 SCHEMA = pa.schema(
@@ -52,7 +53,8 @@ def part(number: int, **changes) -> Part:
         "shard": shard, "start": start, "stop": start + 1000, "fingerprint": "f" * 64, "num_tokens": 120_000 + number,
         "num_errors": number % 3, "num_truncated": number % 5, "shortest": (start + 3, 2), "longest": (start + 7, 512),
         "data_bytes": 3_000_000 + number, "data_sha256": sha256(str(number).encode()).hexdigest(),
-        "file_bytes": 3_060_000 + number, "counts": {"repeats": number % 50, "overflows": 0, "splits": 0},
+        "file_bytes": 3_060_000 + number, "footer_sha256": sha256(f"footer {number}".encode()).hexdigest(),
+        "counts": {"repeats": number % 50, "overflows": 0, "splits": 0},
     }  # fmt: skip
     return Part(**{**content, **changes})
 
@@ -126,7 +128,8 @@ def test_record_of_a_part_takes_few_bytes():
 
 
 @pytest.mark.parametrize(
-    "changes", [{"data_sha256": "not a hash"}, {"data_sha256": "00"}, {"stop": "ten"}, {"stop": 2**64}]
+    "changes",
+    [{"data_sha256": "not a hash"}, {"data_sha256": "00"}, {"footer_sha256": 1}, {"stop": "ten"}, {"stop": 2**64}],
 )
 def test_record_that_is_none_is_refused(changes):
     with pytest.raises((ValueError, TypeError, OverflowError)):
@@ -143,6 +146,16 @@ def test_manifest_is_the_json_of_its_fields_and_of_its_parts(count):
     assert made.summary() == {
         **{name: told[name] for name in told if name not in {"parts", "job", "resolved"}}, "num_parts": count
     }  # fmt: skip
+
+
+def test_manifest_of_an_older_version_is_read_without_hashes_of_footers(tmp_path):
+    content = json.loads(record(Parts.of([part(0)])).encode())
+    del content["parts"][0]["footer_sha256"]
+    storage = Storage(str(tmp_path))
+    storage.create(manifest.MANIFEST_NAME, json.dumps(content).encode())
+    told = manifest.read_manifest(storage)
+    assert told is not None
+    assert list(told.parts) == [part(0, footer_sha256=None)]
 
 
 @pytest.mark.parametrize("changes", [{"data_sha256": "not a hash"}, {"stop": "ten"}, {"stop": 2**64}, {"a": 1}])
