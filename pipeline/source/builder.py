@@ -11,12 +11,11 @@ from typing import Any, cast
 
 import pyarrow as pa
 from datasets import DatasetBuilder, Features, IterableDataset, Value, load_dataset_builder
-from datasets.exceptions import DatasetsError
 from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError
 
 from pipeline.errors import JobError
 from pipeline.source.dataset import READ_ROWS
+from pipeline.source.failures import as_job_errors
 from pipeline.spec.source import BUILDERS, Source
 from pipeline.storage.files import file_exists, read_file
 
@@ -31,12 +30,8 @@ def pin(spec: Source) -> str | None:
     if spec.dataset.startswith((".", "/", "~")):
         msg = f"source.dataset: {spec.dataset}: no such folder"
         raise JobError(msg)
-    try:
+    with as_job_errors(f"source.dataset: {spec.dataset} is no folder here, and the hub did not give it"):
         return HfApi().dataset_info(spec.dataset, revision=spec.revision).sha
-    except (HfHubHTTPError, OSError, ValueError) as e:
-        told = (str(e).strip() or type(e).__name__).splitlines()[0]
-        msg = f"source.dataset: {spec.dataset} is no folder here, and the hub did not give it: {told}"
-        raise JobError(msg) from e
 
 
 def _arguments(spec: Source, commit: str | None) -> dict[str, Any]:
@@ -72,15 +67,9 @@ def build(spec: Source, commit: str | None) -> DatasetBuilder:
     """The dataset's builder, which has found its files.
 
     Raises:
-        JobError: it can't be made, or no files are named for a builder that reads files.
+        JobError: no files are named for a builder that reads files.
     """
-    arguments = _arguments(spec, commit)
-    try:
-        return load_dataset_builder(**arguments)
-    except (OSError, ValueError, TypeError, DatasetsError, pa.ArrowException) as e:
-        where = spec.data_files or spec.dataset
-        msg = f"source: {where} can't be opened: {' '.join(str(e).split())[:300]}"
-        raise JobError(msg) from e
+    return load_dataset_builder(**_arguments(spec, commit))
 
 
 def stream(builder: DatasetBuilder, spec: Source) -> IterableDataset:
@@ -89,11 +78,8 @@ def stream(builder: DatasetBuilder, spec: Source) -> IterableDataset:
     Raises:
         JobError: there is no such split.
     """
-    try:
+    with as_job_errors(f"source: split {spec.split!r} of {spec.dataset} can't be opened"):
         stream = builder.as_streaming_dataset(spec.split)
-    except (OSError, ValueError, KeyError, pa.ArrowException, DatasetsError) as e:
-        msg = f"source: split {spec.split!r} of {spec.dataset} can't be opened: {' '.join(str(e).split())[:300]}"
-        raise JobError(msg) from e
     if not isinstance(stream, IterableDataset):
         msg = f"source.split: {spec.split!r} is not one split of {spec.dataset}"
         raise JobError(msg)
@@ -102,14 +88,11 @@ def stream(builder: DatasetBuilder, spec: Source) -> IterableDataset:
 
 def peek(stream: IterableDataset, spec: Source) -> Features:
     """Column types from the first rows, for formats that don't declare them."""
-    try:
-        first = cast("pa.Table", next(iter(stream.with_format("arrow").iter(READ_ROWS))))
-    except StopIteration:
+    with as_job_errors(f"source: {spec.data_files or spec.dataset} can't be read"):
+        first = cast("pa.Table | None", next(iter(stream.with_format("arrow").iter(READ_ROWS)), None))
+    if first is None:
         msg = f"source: {spec.data_files or spec.dataset} holds no rows, so its columns are not known"
-        raise JobError(msg) from None
-    except (OSError, ValueError, pa.ArrowException, DatasetsError) as e:
-        msg = f"source: {spec.data_files or spec.dataset} can't be read: {' '.join(str(e).split())[:300]}"
-        raise JobError(msg) from e
+        raise JobError(msg)
     return Features.from_arrow_schema(first.schema)
 
 

@@ -22,8 +22,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import IterableDataset, config
 
-from pipeline.errors import JobError, RunError
+from pipeline.errors import RunError
 from pipeline.ranges import Missing
+from pipeline.source.failures import advise, as_job_errors, words
 from pipeline.storage.files import file_version, open_file, use_options
 
 READ_ROWS = 1024
@@ -85,16 +86,25 @@ class Dataset:
         """Ask the store whether a shard's file is still the one that the job was planned for.
 
         Raises:
-            RunError: it is gone, or another is there now.
+            RunError: it is gone, another is there now, or the store can't be asked.
         """
         if self.versions is None or self.shards.files is None:
             return
         file = self.shards.files[shard]
         uri, then = self.files[file], self.versions[file]
-        now = _version(uri, fresh=True)
+        try:
+            now = file_version(uri, fresh=True)
+        except FileNotFoundError:
+            now = "gone"
+        except Exception as e:  # every file system has errors of its own
+            msg = (
+                f"shard {shard} ({uri}) can't be asked whether it is still what the run was planned for: {words(e)}. "
+                f"{advise(e)}: the same command goes on from there"
+            )
+            raise RunError(msg) from e
         if now != then:
             msg = (
-                f"shard {shard} ({uri}) has changed since the run was planned: it was {then}, it is {now or 'gone'}. "
+                f"shard {shard} ({uri}) has changed since the run was planned: it was {then}, it is {now}. "
                 "Restore it, or start anew with another output.path"
             )
             raise RunError(msg)
@@ -119,8 +129,7 @@ class Dataset:
                             row += conformed.num_rows
         except Exception as e:  # every file system and builder has errors of its own
             self.check(shard)
-            told = " ".join(str(e).split())[:300]
-            msg = f"shard {shard} ({self.name(shard)}) can't be read after row {row}: {type(e).__name__}: {told}"
+            msg = f"shard {shard} ({self.name(shard)}) can't be read after row {row}: {words(e)}"
             raise RunError(msg) from e
 
     def _pieces(self, shard: int, first: int) -> Iterator[tuple[int, IterableDataset]]:
@@ -206,12 +215,8 @@ def row_groups(files: tuple[str, ...]) -> list[list[int]]:
     """
 
     def count(uri: str) -> list[int]:
-        try:
-            with open_file(uri) as file:
-                footer = pq.read_metadata(file)
-        except (OSError, pa.ArrowException) as e:
-            msg = f"source: {uri} can't be read as Parquet: {' '.join(str(e).split())[:200]}"
-            raise JobError(msg) from e
+        with as_job_errors(f"source: {uri} can't be read as Parquet"), open_file(uri) as file:
+            footer = pq.read_metadata(file)
         return [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
 
     with ThreadPoolExecutor(max_workers=_AT_ONCE) as threads:
@@ -219,13 +224,15 @@ def row_groups(files: tuple[str, ...]) -> list[list[int]]:
 
 
 def versions(files: tuple[str, ...]) -> tuple[str, ...]:
-    """What changes when a file is replaced, of each file; empty where its file system does not say."""
+    """What changes when a file is replaced, of each file; empty where its file system does not say.
+
+    Raises:
+        JobError: a file is gone or can't be asked about.
+    """
+
+    def ask(uri: str) -> str:
+        with as_job_errors(f"source: {uri} can't be looked at"):
+            return file_version(uri)
+
     with ThreadPoolExecutor(max_workers=_AT_ONCE) as threads:
-        return tuple(threads.map(_version, files))
-
-
-def _version(uri: str, *, fresh: bool = False) -> str:
-    try:
-        return file_version(uri, fresh=fresh)
-    except (OSError, ValueError):
-        return ""
+        return tuple(threads.map(ask, files))

@@ -8,6 +8,7 @@ from datasets import IterableDataset
 
 from pipeline.source import builder
 from pipeline.source.dataset import Dataset, Shards, ending_calmly, row_groups, streams_without_torch, versions
+from pipeline.source.failures import as_job_errors
 from pipeline.spec.source import Source
 from pipeline.storage.files import use_options
 
@@ -28,12 +29,17 @@ def open_dataset(spec: Source, commit: str | None = None, known: Shards | None =
         known: what an earlier run has found of the shards, so that no file is opened for it again.
 
     Raises:
-        JobError: the dataset, its files, split or columns are not there.
+        JobError: the dataset, its files, split or columns are not there, or can't be asked for.
     """
     datasets.disable_progress_bars()
     datasets.utils.logging.set_verbosity(datasets.logging.CRITICAL)
     for uri in spec.locations:
         use_options(uri, spec.storage_options)
+    with as_job_errors(f"source: {spec.data_files or spec.dataset} can't be opened"):
+        return _open(spec, commit, known)
+
+
+def _open(spec: Source, commit: str | None, known: Shards | None) -> Dataset:
     commit = commit or builder.pin(spec)
     built = builder.build(spec, commit)
     files = builder.files(built, spec)

@@ -1,0 +1,80 @@
+"""A source in a store that can't be asked: that is told, and never taken for one that has changed."""
+
+import io
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.errors import JobError, RunError
+from pipeline.source.opening import open_dataset
+from pipeline.spec.source import Source
+from pipeline.storage.objects import Storage
+
+
+@pytest.fixture
+def source(container, monkeypatch) -> Source:
+    """One file in a bucket, and clients that read the environment anew and ask once."""
+    address, content = container("moto"), io.BytesIO()
+    pq.write_table(pa.table({"text": ["one", "two"]}), content)
+    Storage(address).create("docs/0.parquet", content.getvalue())
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
+        monkeypatch.setenv(name, "/nowhere")
+    forget_clients()
+    return Source(dataset="parquet", data_files=f"{address}/docs/0.parquet", text="text")
+
+
+def forget_clients() -> None:
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
+
+
+@pytest.fixture(params=["NoCredentialsError", "EndpointConnectionError"])
+def trouble(request, monkeypatch):
+    """The kind of an error that s3fs passes on as it is, and what brings it about."""
+
+    def make() -> str:
+        if request.param == "EndpointConnectionError":
+            monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+        else:
+            monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+            monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+        forget_clients()
+        return request.param
+
+    yield make
+    forget_clients()
+
+
+@pytest.mark.parametrize("known", ["files", "a folder"])
+def test_store_that_cannot_be_asked_is_told_at_planning(source, trouble, known):
+    if known == "a folder":
+        source = Source(dataset=source.locations[0].removesuffix("/0.parquet"), text="text")
+    kind = trouble()
+    with pytest.raises(JobError, match=rf"{source.locations[0]} can't be opened: {kind}.*Check the"):
+        open_dataset(source)
+
+
+def test_store_that_cannot_be_asked_in_a_run_is_not_taken_for_a_change(source, trouble):
+    dataset = open_dataset(source)
+    dataset.check(0)
+    kind = trouble()
+    with pytest.raises(RunError, match=rf"0\.parquet\) can't be asked .*{kind}") as told:
+        dataset.check(0)
+    assert "changed" not in str(told.value)
+
+
+def test_file_that_is_gone_is_told_as_a_change(source):
+    dataset = open_dataset(source)
+    address, _, name = source.locations[0].rpartition("/docs/")
+    fsspec.filesystem("s3").rm_file(f"{address}/docs/{name}")
+    with pytest.raises(RunError, match=r"has changed since the run was planned.* it is gone"):
+        dataset.check(0)
+
+
+def test_file_system_whose_client_is_not_installed_is_told():
+    with pytest.raises(
+        JobError, match=r"oci://bucket/\*\.parquet can't be opened: ImportError.*every machine that reads"
+    ):
+        open_dataset(Source(dataset="parquet", data_files="oci://bucket/*.parquet", text="text"))
