@@ -20,10 +20,10 @@ from pipeline.plan import Plan
 from pipeline.ranges import Range
 from pipeline.sink import encode_part
 from pipeline.size import row_bytes
+from pipeline.source.sample import some_shards
 from pipeline.storage.files import file_size
 from pipeline.texts import Tokenized
 
-SAMPLED_SHARDS = 4
 SAMPLED_ROWS = 1000  # of each sampled shard
 BURST_S = 5.0
 _BURST_ROWS = 64
@@ -76,7 +76,7 @@ def estimate(plan: Plan, device: str, threads: int) -> Estimate:
         RunError: the source can't be read.
     """
     began = time.process_time()
-    samples = [_sample(plan, shard) for shard in _spread(plan.resolved.num_shards)]
+    samples = [_sample(plan, shard) for shard in some_shards(plan.resolved.num_shards)]
     sample = pa.concat_tables(table for table, _ in samples)
     read_s = time.process_time() - began
     num_rows, known = _count_rows(plan, samples)
@@ -152,11 +152,6 @@ def histogram(lengths: NDArray[np.int32]) -> list[tuple[int, int, int]]:
         edges.append(edges[-1] * 2)
     counts = [(low + 1, high, int(((lengths > low) & (lengths <= high)).sum())) for low, high in pairwise(edges)]
     return counts if len(lengths) else []
-
-
-def _spread(num_shards: int) -> Sequence[int]:
-    """A few shards, spread over all."""
-    return sorted({round(at) for at in np.linspace(0, num_shards - 1, min(SAMPLED_SHARDS, num_shards))})
 
 
 def _sample(plan: Plan, shard: int) -> tuple[pa.Table, bool]:

@@ -33,6 +33,7 @@ from pipeline.errors import JobError
 from pipeline.schema import output_schema
 from pipeline.source.dataset import Dataset
 from pipeline.source.opening import open_dataset
+from pipeline.source.sample import rows_with_text
 from pipeline.spec.job import Job
 from pipeline.spec.model import Model, Windows
 from pipeline.trial import TRIAL_ROWS, try_functions
@@ -154,8 +155,9 @@ def make_plan(job: Job, *, device: str) -> Plan:
     _check_tokens(job, checkpoint, max_tokens)
     dataset = open_dataset(job.source)
     _check_names(job, features)
-    computed_bytes = try_functions(computed, _sample(dataset, TRIAL_ROWS), job.source.text_columns)
-    pack_tokens, block_rows, part_rows = _sizes(job, dataset, checkpoint, features, computed_bytes, device)
+    sample = rows_with_text(dataset, job.source.text_columns, SAMPLE_ROWS)
+    computed_bytes = try_functions(computed, sample.slice(0, TRIAL_ROWS), job.source.text_columns)
+    pack_tokens, block_rows, part_rows = _sizes(job, dataset, sample, checkpoint, features, computed_bytes, device)
     resolved = Resolved(
         source_commit=dataset.commit,
         source_identity=dataset.identity,
@@ -176,14 +178,14 @@ def make_plan(job: Job, *, device: str) -> Plan:
 def _sizes(
     job: Job,
     dataset: Dataset,
+    sample: pa.Table,
     checkpoint: Checkpoint,
     features: FeaturePlan,
     computed_bytes: Mapping[str, float],
     device: str,
 ) -> tuple[int, int, int]:
-    """Tokens of a pack, rows of a block and rows of a part, which the first rows of the source decide."""
+    """Tokens of a pack, rows of a block and rows of a part, which the first rows with a text decide."""
     pack_tokens, part_rows = job.compute.tokens_per_pack, job.output.rows_per_part
-    sample = _sample(dataset, SAMPLE_ROWS)
     tokens = size.tokens_per_row(sample, job.source.text_columns, make_tokenizer(job.model, checkpoint, features))
     if pack_tokens == "auto":
         pack_tokens = default_tokens_per_pack(device, checkpoint)
@@ -202,11 +204,6 @@ def versions() -> dict[str, str]:
 def code_identity(computed: Sequence[ComputedColumn]) -> dict[str, str]:
     """What decides the values of computed columns beside the job: {"features.overlap.code": SHA-256, ...}."""
     return {f"features.{column.name}.code": column.code.sha256 for column in computed}
-
-
-def _sample(dataset: Dataset, rows: int) -> pa.Table:
-    """The first rows of the source."""
-    return next(iter(dataset.read(0)), dataset.schema.empty_table()).slice(0, rows)
 
 
 def _check_names(job: Job, features: FeaturePlan) -> None:

@@ -1,0 +1,65 @@
+"""The rows that sizes are planned by: those with a text, wherever the source has them."""
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.recall import prepare
+from pipeline.source.opening import open_dataset
+from pipeline.source.sample import rows_with_text, some_shards
+from pipeline.spec.job import Job
+from pipeline.spec.source import Source
+
+LONG = ["word " * 300] * 700
+
+
+@pytest.fixture
+def docs(tmp_path):
+    """(texts of each file) → a folder of them."""
+
+    def write(*shards):
+        for shard, texts in enumerate(shards):
+            pq.write_table(pa.table({"text": pa.array(texts, pa.string())}), tmp_path / f"{shard:04d}.parquet")
+        return str(tmp_path)
+
+    return write
+
+
+def sample(folder: str, rows: int) -> list[str]:
+    return rows_with_text(open_dataset(Source(dataset=folder, text="text")), ["text"], rows)["text"].to_pylist()
+
+
+def test_first_rows_are_taken_where_they_have_texts(docs):
+    assert sample(docs([str(row) for row in range(3000)], ["other"]), 512) == [str(row) for row in range(512)]
+
+
+@pytest.mark.parametrize("before", [[], [None] * 5, [None] * 3000])
+def test_rows_without_a_text_are_passed_over(docs, before):
+    assert sample(docs([*before, "own"], ["other"] * 9), 4) == ["own", "other", "other", "other"]
+
+
+def test_few_of_many_small_files_are_read(docs):
+    assert sample(docs(*([str(shard)] for shard in range(100))), 512) == ["0", "33", "66", "99"]
+
+
+def test_source_without_a_text_gives_no_rows(docs):
+    assert sample(docs([None] * 3, []), 512) == []
+
+
+@pytest.mark.parametrize(
+    ("shards", "some"), [(1, [0]), (2, [0, 1]), (3, [0, 1, 2]), (4, [0, 1, 2, 3]), (5, [0, 1, 3, 4])]
+)
+def test_some_shards_are_spread_over_all(shards, some):
+    assert some_shards(shards) == some
+
+
+@pytest.mark.parametrize("first", [[], [None] * 3000, ["a"] * 2])
+def test_blocks_and_parts_fit_texts_that_the_first_file_lacks(docs, minilm, first, tmp_path):
+    def sizes(*shards) -> tuple[int, int]:
+        source = {"dataset": docs(*shards), "text": "text"}
+        content = {"source": source, "model": {"name": minilm}, "features": {"t": {"pool": "tokens"}}}
+        resolved = prepare(Job.parse({**content, "output": {"path": str(tmp_path / "out")}}), device="cpu").resolved
+        return resolved.block_rows, resolved.rows_per_part
+
+    with_it, without_it = sizes(first, LONG), sizes(LONG, LONG)
+    assert with_it == pytest.approx(without_it, rel=0.02)
