@@ -40,6 +40,14 @@ class Source(Section):
     def _no_credentials(cls, value: Any) -> Any:
         return refuse_credentials(value)
 
+    @field_validator("text", "keep")
+    @classmethod
+    def _each_once(cls, columns: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        if not isinstance(columns, str) and (twins := sorted({name for name in columns if columns.count(name) > 1})):
+            msg = f"names {', '.join(map(repr, twins))} twice: name each column once"
+            raise ValueError(msg)
+        return columns
+
     @property
     def text_columns(self) -> tuple[str, ...]:
         """The text columns, one or two."""

@@ -53,6 +53,8 @@ def changed(path: str, value) -> dict:
         ("model.long_text", {"window": 16, "stride": 8}, ["stride 8", "window 16"]),
         ("model.long_text", {"window": 16, "strid": 8}, ["model.long_text.strid", "unknown key", "stride"]),
         ("source.text", 3, ["source.text", "3"]),
+        ("source.text", ["a", "a"], ["source.text", "'a' twice", "once"]),
+        ("source.keep", ["id", "url", "id"], ["source.keep", "'id' twice", "once"]),
         ("output.dtype", "f16", ["output.dtype", '"f16"', "'float16'"]),
         ("output.max_errors", -1, ["output.max_errors", "-1"]),
         ("model.trust_remote_code", "yes", ["model.trust_remote_code", '"yes"', "boolean"]),
