@@ -29,7 +29,7 @@ _SHOWN = 10
 
 def prepare(job: Job, *, device: str) -> Plan:
     """The plan of a job: recalled from its output where an earlier run has left one, else made anew."""
-    storage = Storage(job.output.path)
+    storage = Storage(job.output.path, patient=False)
     stored = read_job(storage)
     return make_plan(job, device=device) if stored is None else recall_plan(job, stored, storage.uri)
 

@@ -2,11 +2,14 @@
 
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from pipeline.errors import RunError
+from pipeline.recall import prepare
+from pipeline.spec.job import Job
 from pipeline.storage.objects import Storage
 from pipeline.storage.persistence import retries
 from tests.patience import PATIENCE_S
@@ -14,20 +17,24 @@ from tests.patience import PATIENCE_S
 SOON_S = 15
 
 
-def told(storage: Storage) -> str:
+def told(contact: Callable[[], object]) -> str:
     """The error of a first contact, which must come soon and hold no secret."""
     began = time.monotonic()
     with pytest.raises(RunError) as raised:
-        storage.read("a")
+        contact()
     assert time.monotonic() - began < SOON_S
     assert "SKTEST" not in str(raised.value)
     return str(raised.value)
 
 
+def reading(storage: Storage) -> Callable[[], object]:
+    return lambda: storage.read("a")
+
+
 @pytest.mark.parametrize("server", ["radosgw", "azurite"])
 def test_missing_bucket_is_not_an_object_that_is_not_there(container, server):
     scheme = container(server).partition("://")[0]
-    message = told(Storage(f"{scheme}://no-such-bucket/x"))
+    message = told(reading(Storage(f"{scheme}://no-such-bucket/x")))
     assert f"{scheme}://no-such-bucket/x" in message
     assert "NoSuchBucket" in message or "ContainerNotFound" in message
     assert "Create the bucket" in message
@@ -36,7 +43,7 @@ def test_missing_bucket_is_not_an_object_that_is_not_there(container, server):
 def test_wrong_secret_is_told_in_the_words_of_the_store(container, monkeypatch):
     address = container("radosgw")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "SKTEST-wrong")
-    message = told(Storage(f"{address}/wrong-secret"))
+    message = told(reading(Storage(f"{address}/wrong-secret")))
     assert "SignatureDoesNotMatch (403)" in message
     assert "Check the credentials" in message
 
@@ -44,7 +51,7 @@ def test_wrong_secret_is_told_in_the_words_of_the_store(container, monkeypatch):
 def test_unknown_key_is_told_in_the_words_of_the_store(container, monkeypatch):
     address = container("radosgw")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "NOBODY")
-    assert "InvalidAccessKeyId (403)" in told(Storage(f"{address}/wrong-key"))
+    assert "InvalidAccessKeyId (403)" in told(reading(Storage(f"{address}/wrong-key")))
 
 
 def test_bucket_of_somebody_else_is_told_to_be_denied(container, read_only):
@@ -60,9 +67,12 @@ def test_bucket_of_somebody_else_is_told_to_be_denied(container, read_only):
 def test_wrong_endpoint_is_given_up_soon_at_the_start(container, monkeypatch, endpoint):
     address = container("moto")
     monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
-    message = told(Storage(f"{address}/nowhere-{endpoint[-4:]}", patient=False))
-    assert endpoint in message
-    assert "Check the endpoint (AWS_ENDPOINT_URL" in message
+    path = f"{address}/nowhere-{endpoint[-4:]}"
+    job = Job.parse({"source": {"dataset": "d", "text": "t"}, "model": {"name": "m"}, "output": {"path": path}})
+    for contact in (reading(Storage(path, patient=False)), lambda: prepare(job, device="cpu")):
+        message = told(contact)
+        assert endpoint in message
+        assert "Check the endpoint (AWS_ENDPOINT_URL" in message
 
 
 def test_store_that_is_down_for_a_moment_is_waited_for(servers, container, monkeypatch, tmp_path):
