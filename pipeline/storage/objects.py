@@ -15,6 +15,7 @@ from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
+from urllib.parse import quote
 
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, NotFoundError
@@ -210,10 +211,16 @@ def _store(uri: str, *, create: bool = False) -> ObjectStore:
     options: dict[str, Any] = {"client_options": {**_CLIENT, "allow_http": _allows_http()}}
     try:
         # Repeated by `persist`, which counts; the client would repeat without a word.
-        return from_url(uri, **options, retry_config={"max_retries": 0})
+        return from_url(_escaped(uri), **options, retry_config={"max_retries": 0})
     except (BaseError, ValueError) as e:
         msg = f"output.path: {uri} is not a folder or an address of a store (s3://, gs://, az://): {e}"
         raise JobError(msg) from e
+
+
+def _escaped(uri: str) -> str:
+    """The same address as a URL: in names of buckets and objects `#`, `?` and `%` are characters like others."""
+    scheme, _, place = uri.partition("://")
+    return f"{scheme}://{quote(place, safe='/@:')}"
 
 
 @lru_cache

@@ -79,6 +79,26 @@ def test_create_if_absent_is_found_to_be_honoured(storage):
     assert storage.check()  # and again on the output of an earlier run
 
 
+@pytest.mark.parametrize("server", ["radosgw", "azurite", "gcs", "moto"])
+def test_signs_of_a_url_are_characters_of_a_prefix_like_others(container, server):
+    address = container(server)
+    names = ["run", "run#1", "run#2", "run?x=1", "run%41", "runA", "100%", "some run", "naïve", "a+b&c=d"]
+    for name in names:
+        assert Storage(f"{address}/{name}").create("a", name.encode())
+    assert sorted(found.name for found in Storage(address).list("")) == sorted(f"{name}/a" for name in names)
+    for name in names:
+        storage = Storage(f"{address}/{name}")
+        assert storage.read("a") == name.encode()
+        assert [found.name for found in storage.list("")] == ["a"]
+
+
+def test_sign_of_a_url_in_the_name_of_a_bucket_is_not_left_out(container):
+    address = container("moto")
+    Storage(address).create("a", b"x")
+    with pytest.raises((JobError, RunError), match=f"{address}#1"):
+        Storage(f"{address}#1", patient=False).read("a")
+
+
 def test_pickle_and_repr_hold_the_address_alone(storage):
     storage.create("a", b"x")
     copy = pickle.loads(pickle.dumps(storage))
