@@ -1,6 +1,7 @@
 """`varve submit JOB.yaml --to ADDRESS`: run a job on a Ray cluster, and follow it."""
 
 import argparse
+import json
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -13,6 +14,7 @@ from pipeline.progress import MARK
 from pipeline.spec.job import Job
 
 if TYPE_CHECKING:
+    from pipeline.storage.objects import Storage
     from pipeline.submission.head import Head, Submission
 
 _PLAIN_EVERY_S = 15.0
@@ -76,17 +78,33 @@ def finished(job: Job, last: "Submission | None") -> str | None:
     from pipeline.storage.objects import Storage
     from pipeline.submission.package import local_paths
 
-    found = None
+    found, code = None, {}
     try:
-        found = read_manifest(Storage(job.output.path, patient=False))
+        storage = Storage(job.output.path, patient=False)
+        found, code = read_manifest(storage), _code_of_output(storage)
         is_seen = "output.path" not in local_paths(job)
     except (RunError, JobError):
         is_seen = False  # the store can be reached from the cluster only
-    if found is not None and Job.parse(found.job).identity() == job.identity():
+    if found is not None and Job.parse(found.job).identity() == job.identity() and code == _code_of_job(job):
         return f"{found.path} is complete since {found.finished_at}."
     if last is not None and last.status == "SUCCEEDED" and not is_seen:
         return f"{last.id} has written {job.output.path}."
     return None
+
+
+def _code_of_output(storage: "Storage") -> dict[str, str]:
+    """What a run has recorded of the code of its functions: {"features.overlap.code": SHA-256, ...}."""
+    try:
+        return json.loads(storage.read("_varve/job.json") or b"{}").get("code", {}).get("identity", {})
+    except ValueError:
+        return {}
+
+
+def _code_of_job(job: Job) -> dict[str, str]:
+    """The same of the functions as they are here."""
+    from pipeline.submission.package import job_code
+
+    return {f"features.{name}.code": code.sha256 for name, code in zip(job.computed, job_code(job), strict=True)}
 
 
 def hand_over(head: "Head", job: Job, submission_id: str, command: str, *options: str, with_code: bool) -> None:
@@ -96,19 +114,30 @@ def hand_over(head: "Head", job: Job, submission_id: str, command: str, *options
         JobError: the job names relative paths, which mean nothing there.
         RunError: the head refuses.
     """
-    from pipeline.submission.package import JOB_FILE, START_FILE, local_paths, packed
+    from pipeline.submission.package import JOB_FILE, START_FILE, packed
+
+    if shared := shared_paths(job):
+        sys.stderr.write(f"every node must have {', '.join(shared)}\n")
+    with packed(job, with_code=with_code) as folder:
+        head.submit(submission_id, folder, [START_FILE, command, JOB_FILE, *options])
+
+
+def shared_paths(job: Job) -> list[str]:
+    """The paths of a disk that a job names, which must be the same on every node.
+
+    Raises:
+        JobError: one is relative, which means another place there.
+    """
+    from pipeline.submission.package import local_paths
 
     local = local_paths(job)
     for key, path in local.items():
-        if not Path(path).is_absolute():
+        if not Path(path.removeprefix("file://")).is_absolute():
             msg = (
                 f"{key}: {path} is a relative path, which means another place on the cluster. Give a URL or a full path"
             )
             raise JobError(msg)
-    if local:
-        sys.stderr.write(f"every node must have {', '.join(local.values())}\n")
-    with packed(job, with_code=with_code) as folder:
-        head.submit(submission_id, folder, [START_FILE, command, JOB_FILE, *options])
+    return list(local.values())
 
 
 def _logs(head: "Head", last: "Submission | None", *, as_json: bool) -> int:

@@ -1,5 +1,6 @@
 """What is sent to a cluster, and what the cluster checks before it runs any of it."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -7,9 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from jobs.submit import finished, shared_paths
+from pipeline.errors import JobError
+from pipeline.manifest import Manifest, publish
+from pipeline.parts import Parts
 from pipeline.spec.job import Job
+from pipeline.storage.objects import Storage
 from pipeline.submission.head import name_of
-from pipeline.submission.package import START_FILE, local_paths, packed
+from pipeline.submission.package import START_FILE, job_code, local_paths, packed
 from tests.patience import PATIENCE_S
 
 ROOT = Path(__file__).parents[2]
@@ -113,3 +119,41 @@ def test_paths_on_disks_are_told_from_hub_ids_and_urls(tmp_path):
     assert local_paths(job(output__path="out")) == {"output.path": "out"}
     assert local_paths(job(model__name=str(tmp_path))) == {"model.name": str(tmp_path)}
     assert local_paths(job(source__data_files=["a/*.csv", "s3://b/c.csv"])) == {"source.data_files[0]": "a/*.csv"}
+
+
+def finish(made: Job, code: dict[str, str]) -> None:
+    """As a run of the job leaves its output."""
+    storage = Storage(made.output.path)
+    nothing: dict = {name: {} for name in Manifest.__dataclass_fields__ if name not in {"job", "parts", "finished_at"}}
+    publish(storage, Manifest(**nothing, finished_at="then", job=made.model_dump(mode="json"), parts=Parts.of(())))
+    assert storage.create("_varve/job.json", json.dumps({"code": {"identity": code}} if code else {}).encode())
+
+
+def test_finished_job_is_done_until_the_code_of_its_functions_changes(tmp_path):
+    module = tmp_path / "my_features.py"
+    module.write_text("def overlap(rows):\n    return rows['body']\n")
+    features = {"mean": {"pool": "mean"}, "overlap": {"python": "my_features:overlap", "type": "string"}}
+    content = {**job(output__path=str(tmp_path / "out")).model_dump(mode="json"), "features": features}
+    made = Job.parse(content).at(str(tmp_path))
+    assert finished(made, None) is None
+    finish(made, {"features.overlap.code": job_code(made)[0].sha256})
+    assert "is complete since then" in (finished(made, None) or "")
+    module.write_text("def overlap(rows):\n    return rows['body'].fill_null('')\n")
+    assert finished(made, None) is None
+
+
+def test_finished_job_without_functions_is_done(tmp_path):
+    made = job(output__path=str(tmp_path / "out"))
+    finish(made, {})
+    assert "is complete since then" in (finished(made, None) or "")
+
+
+@pytest.mark.parametrize("path", ["file:///mnt/docs/*.parquet", "/mnt/docs/*.parquet"])
+def test_full_path_of_a_disk_is_one_that_every_node_must_have(path):
+    assert shared_paths(job(source__data_files=path)) == [path]
+
+
+@pytest.mark.parametrize("path", ["file://docs/*.parquet", "docs/*.parquet"])
+def test_relative_path_of_a_disk_is_refused(path):
+    with pytest.raises(JobError, match=r"source\.data_files\[0\]: .* is a relative path"):
+        shared_paths(job(source__data_files=path))
