@@ -87,7 +87,7 @@ def lay_out(cluster: Cluster, compute: Compute) -> Layout:
         replicas = auto if asked == "auto" else asked
     else:
         size = _size(cores, asked if isinstance(asked, int) else None)
-        replicas = sum(int(count // size) for count in cores) if asked == "auto" else asked
+        replicas = max(1, sum(int(count // size) for count in cores)) if asked == "auto" else asked
         cpus, threads = _declared(cores, size), max(1, int(size))
     spare = int(cluster.free_cpus - replicas * cpus - 2 * IO_CPUS)
     auto_tokenizers = max(1, spare) if gpus else 0

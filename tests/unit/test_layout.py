@@ -1,10 +1,12 @@
 """How the work is spread over machines that are not here."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.cluster.layout import IO_CPUS, lay_out
+from pipeline.cluster.layout import IO_CPUS, LEAST_CPUS, lay_out
 from pipeline.cluster.nodes import Cluster, Node
 from pipeline.errors import JobError
 from pipeline.spec.compute import Compute
@@ -33,6 +35,13 @@ def compute(**given) -> Compute:
 def test_replicas_on_cpus_have_a_size_that_fits_the_nodes(nodes, replicas, threads):
     layout = lay_out(cluster(*nodes), compute())
     assert (layout.replicas, layout.threads, layout.tokenizers, layout.device) == (replicas, threads, 0, "cpu")
+
+
+@pytest.mark.parametrize("free", [LEAST_CPUS, 0.95, 0.99])
+def test_node_with_less_than_a_core_free_has_one_replica_that_fits(free):
+    layout = lay_out(replace(cluster((4,)), free_cpus=free), compute())
+    assert (layout.replicas, layout.most_replicas, layout.threads) == (1, 1, 1)
+    assert 0 < layout.cpus <= free - 2 * IO_CPUS
 
 
 def test_replica_for_every_gpu_and_tokenizers_on_the_other_cores():
