@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import torch
 
 from pipeline import size
 from pipeline.columns import ROW_COLUMNS, FeaturePlan
@@ -131,11 +130,6 @@ class Plan:
     def _code(self) -> dict[str, Any]:
         """Where the functions were found, and what they were."""
         return {"folder": str(Path(self.job.folder).resolve()), "identity": code_identity(self.computed)}
-
-
-def local_device() -> str:
-    """Where replicas run on this machine."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def make_plan(job: Job, *, device: str) -> Plan:

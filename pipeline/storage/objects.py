@@ -99,21 +99,6 @@ class Storage:
             return None
         return self._try(lambda: _get(_store(self.uri), name, start, stop), name)
 
-    def delete(self, name: str) -> None:
-        """Remove an object, if there is one.
-
-        Raises:
-            RunError: the store refused or failed.
-        """
-
-        def delete() -> None:
-            try:
-                obstore.delete(_store(self.uri), name)
-            except (NotFoundError, FileNotFoundError) as e:
-                _raise_without_container(e)
-
-        self._try(delete, name)
-
     def list(self, prefix: str, splits: Sequence[str] = ()) -> Iterator[Found]:
         """Every object below a prefix, a page at a time.
 

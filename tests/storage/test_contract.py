@@ -67,13 +67,6 @@ def test_listing_over_many_pages_and_in_parallel_has_each_object_once(storage):
     assert sorted(found.name for found in storage.list("data", splits)) == names
 
 
-def test_deleted_object_is_gone_and_deleting_again_is_no_error(storage):
-    storage.create("a", b"x")
-    storage.delete("a")
-    storage.delete("a")
-    assert storage.read("a") is None
-
-
 def test_create_if_absent_is_found_to_be_honoured(storage):
     assert storage.check()
     assert storage.check()  # and again on the output of an earlier run
