@@ -64,14 +64,13 @@ def _clean(arguments: argparse.Namespace) -> int:
 
 def _as_json(leftover: Leftover, now: datetime) -> dict[str, object]:
     age_s = round((now - leftover.begun_at).total_seconds())
-    return {"name": leftover.name, "kind": leftover.kind, "bytes": leftover.size, "age_s": age_s}
+    return {"name": leftover.name, "bytes": leftover.size, "age_s": age_s}
 
 
 def _tell(old: list[Leftover], younger: int, strangers: list[str], now: datetime, *, deleted: bool) -> None:
     for leftover in old[:_SHOWN]:
-        size = "" if leftover.size is None else f", {data_size(leftover.size)}"
         age = clock_time((now - leftover.begun_at).total_seconds())
-        sys.stdout.write(f"  {leftover.kind:<16} {leftover.name}{size}, begun {age} ago\n")
+        sys.stdout.write(f"  staged file      {leftover.name}, {data_size(leftover.size)}, begun {age} ago\n")
     if len(old) > _SHOWN:
         sys.stdout.write(f"  and {len(old) - _SHOWN:,} more\n")
     for name in strangers[:_SHOWN]:

@@ -1,17 +1,15 @@
-"""What broken uploads leave behind: staged files of a local folder, multipart uploads of S3 that nobody completed.
+"""What broken uploads leave behind: staged files of a local folder.
 
-None of it was ever visible as an object, so removing it takes nothing away. The output's own client sees neither:
-files are looked for on the disk, uploads are asked for through s3fs.
+None of it was ever visible as an object, so removing it takes nothing away. The output's own client does not see it:
+files are looked for on the disk. In a store a part goes up in one request, which leaves nothing: multipart uploads
+there are other programs'.
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
-
-import fsspec
 
 from pipeline.errors import RunError
 from pipeline.storage.objects import Storage
@@ -22,53 +20,31 @@ _STAGED = re.compile(r".*#\d+")
 
 @dataclass(frozen=True, slots=True)
 class Leftover:
-    """Something that no run will ever finish."""
+    """A staged file that no run will ever finish."""
 
-    name: str
-    kind: str  # "staged file" or "multipart upload"
-    size: int | None  # bytes, where known
+    path: Path
+    name: str  # below the output
+    size: int  # bytes
     begun_at: datetime
-    remove: Callable[[], None]
 
+    def remove(self) -> None:
+        """Remove it, if it is still there.
 
-def find_leftovers(storage: Storage) -> Iterator[Leftover]:
-    """What broken uploads have left below an output.
-
-    Raises:
-        RunError: the store refused to say.
-    """
-    if storage.is_local:
-        yield from _staged_files(Path(storage.uri))
-    elif storage.uri.startswith("s3://"):
+        Raises:
+            RunError: the file system refused.
+        """
         try:
-            yield from _uploads(storage.uri.removeprefix("s3://"))
-        except (OSError, ImportError, ValueError) as e:
-            msg = f"{storage.uri}: its multipart uploads can't be listed: {' '.join(str(e).split())[:200]}"
+            self.path.unlink(missing_ok=True)
+        except OSError as e:
+            msg = f"{self.path}: can't be removed: {e.strerror}. Remove it as its owner, or make its folder writable"
             raise RunError(msg) from e
 
 
-def _staged_files(folder: Path) -> Iterator[Leftover]:
-    for path in sorted(folder.rglob("*#*")):
+def find_leftovers(storage: Storage) -> Iterator[Leftover]:
+    """What broken uploads have left below an output."""
+    folder = Path(storage.uri)
+    for path in sorted(folder.rglob("*#*")) if storage.is_local else ():
         if path.is_file() and _STAGED.fullmatch(path.name):
             status = path.stat()
             begun_at = datetime.fromtimestamp(status.st_mtime, UTC)
-            yield Leftover(str(path.relative_to(folder)), "staged file", status.st_size, begun_at, path.unlink)
-
-
-def _uploads(address: str) -> Iterator[Leftover]:
-    bucket, _, prefix = address.partition("/")
-    filesystem: Any = fsspec.filesystem("s3")
-    asked: dict[str, Any] = {"Bucket": bucket, "Prefix": f"{prefix.rstrip('/')}/" if prefix else ""}
-    while True:
-        page = filesystem.call_s3("list_multipart_uploads", **asked)
-        for upload in page.get("Uploads", ()):
-            named = {"Bucket": bucket, "Key": upload["Key"], "UploadId": upload["UploadId"]}
-
-            def abort(named: dict[str, str] = named) -> None:
-                filesystem.call_s3("abort_multipart_upload", **named)
-
-            name = upload["Key"].removeprefix(asked["Prefix"])
-            yield Leftover(name, "multipart upload", None, upload["Initiated"].astimezone(UTC), abort)
-        if not page.get("IsTruncated"):
-            return
-        asked |= {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page["NextUploadIdMarker"]}
+            yield Leftover(path, str(path.relative_to(folder)), status.st_size, begun_at)

@@ -45,7 +45,6 @@ def test_only_run_imports_ray_data():
 def test_only_storage_imports_object_store_clients():
     assert importers("fsspec") | importers("obstore") | importers("pyarrow.fs") == {
         "pipeline/storage/files.py",
-        "pipeline/storage/leftovers.py",
         "pipeline/storage/objects.py",
         "pipeline/storage/persistence.py",
     }
