@@ -94,9 +94,7 @@ def load_tokenizer(checkpoint: Checkpoint) -> Any:
     Raises:
         JobError: it has none.
     """
-    tokenizer = AutoTokenizer.from_pretrained(
-        checkpoint.folder, use_fast=True, trust_remote_code=checkpoint.trust_remote_code
-    )
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder, trust_remote_code=checkpoint.trust_remote_code)
     if not getattr(tokenizer, "is_fast", False):
         msg = f"model.name: {checkpoint.folder} has no fast tokenizer. Save one beside it: tokenizer.json"
         raise JobError(msg)

@@ -12,9 +12,9 @@ from pipeline.errors import JobError
 
 
 def load_model(
-    checkpoint: Checkpoint, *, head: bool, device: torch.device, attention: str = "eager"
+    checkpoint: Checkpoint, *, head: bool, device: torch.device
 ) -> tuple[PreTrainedModel, PreTrainedModel | None]:
-    """Load the encoder, and with `head` the classification model around it, in float32.
+    """Load the encoder, and with `head` the classification model around it, in float32 with eager attention.
 
     Returns:
         (encoder, classification model or None). They share their weights.
@@ -27,7 +27,7 @@ def load_model(
         checkpoint.folder,
         dtype=torch.float32,
         use_safetensors=True,
-        attn_implementation=attention,
+        attn_implementation="eager",
         trust_remote_code=checkpoint.trust_remote_code,
         output_loading_info=True,
     )
