@@ -34,7 +34,9 @@ class Reference:
         """Load the checkpoint a second time, whole."""
         remote = checkpoint.trust_remote_code
         self._plan = plan
-        self._tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder, trust_remote_code=remote)
+        # Windows leave nothing out, so that their side is no matter of the checkpoint's.
+        side = {"truncation_side": "right"} if isinstance(plan.job.model.long_text, Windows) else {}
+        self._tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder, trust_remote_code=remote, **side)
         auto = AutoModelForSequenceClassification if plan.features.wants("logits") else AutoModel
         self._model: PreTrainedModel = auto.from_pretrained(
             checkpoint.folder, attn_implementation="eager", dtype=torch.float32, trust_remote_code=remote

@@ -79,14 +79,23 @@ class Tokenizer:
         """
         self._raw = type(pretrained.backend_tokenizer).from_str(pretrained.backend_tokenizer.to_str())
         self._raw.no_padding()
+        self._splits_special_tokens = pretrained.split_special_tokens
+        self._raw.encode_special_tokens = self._splits_special_tokens
         self._pair_types = "token_type_ids" in pretrained.model_input_names
         # Models take 0 where none are given, and a single text has others with few tokenizers.
         self._single_types = self._pair_types and any(self._raw.encode("a").type_ids)
-        self._raw.enable_truncation(max_tokens, stride=stride)
+        # Windows leave nothing out, on neither side: they begin where the text does.
+        side = "right" if windows else pretrained.truncation_side
+        self._raw.enable_truncation(max_tokens, stride=stride, direction=side)
         self._encode = self._raw.encode_batch if spans else self._raw.encode_batch_fast
         self.cuts_windows = windows
         self._spans = spans
         self._first_cut = CHARACTERS_PER_TOKEN * max_tokens if not windows and _can_cut(self._raw) else None
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Come out of a pickle, in which `tokenizers` leaves one switch behind."""
+        self.__dict__ |= state
+        self._raw.encode_special_tokens = self._splits_special_tokens
 
     def __call__(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> Tokens:
         """Tokenize texts, or pairs of texts."""

@@ -1,9 +1,11 @@
 """Whole runs over texts, rows and shards of every kind: rows in = rows out."""
 
 import json
+import shutil
 
 import pyarrow as pa
 import pytest
+from transformers import AutoTokenizer
 
 from jobs.status import look
 from pipeline import RunError
@@ -151,6 +153,20 @@ def test_windows_of_long_documents_pass_the_canary(job, run, write_shards, tmp_p
     vectors = {**long_text, "vectors": "window"}
     other = {"path": str(tmp_path / "other")}
     assert run(job(folder, model={"long_text": vectors, "max_tokens": "auto"}, output=other)).canary["passed"]
+
+
+@pytest.mark.parametrize("long_text", ["truncate", {"window": 16, "stride": 4}])
+def test_checkpoint_that_cuts_texts_on_their_left_passes_the_canary(
+    long_text, job, run, write_shards, tmp_path, tiny, minilm
+):
+    model = shutil.copytree(tiny("bert"), tmp_path / "left")
+    AutoTokenizer.from_pretrained(minilm, truncation_side="left").save_pretrained(model)
+    texts = [" ".join(f"{word} by {row}" for word in range(row)) for row in range(30)]
+    docs = write_shards(tmp_path / "docs", [pa.table({"text": texts})])
+    tokens = 16 if long_text == "truncate" else "auto"
+    manifest = run(job(docs, model={"name": str(model), "long_text": long_text, "max_tokens": tokens}))
+    assert manifest.canary["passed"]
+    assert bool(manifest.num_truncated) == (long_text == "truncate")
 
 
 def test_canary_of_long_documents_reads_no_more_of_them_than_it_must(job, run, write_shards, tmp_path):

@@ -1,3 +1,4 @@
+import pickle
 from itertools import chain
 
 import numpy as np
@@ -59,3 +60,29 @@ def test_text_of_millions_of_words_keeps_the_tokens_of_its_beginning(pretrained)
     begun, whole = (tokenizer(["a few words " * count]) for count in (1_000, 1_000_000))
     assert whole.input_ids.tolist() == begun.input_ids.tolist()
     assert whole.truncated.tolist() == [True]
+
+
+@pytest.mark.parametrize("texts", [["word and more " * 40, "short", ""], ["one two three four five six seven"]])
+def test_text_that_is_too_long_loses_the_side_that_the_checkpoint_says(texts, minilm):
+    left = AutoTokenizer.from_pretrained(minilm, truncation_side="left")
+    want = left(texts, truncation=True, max_length=8)["input_ids"]
+    assert Tokenizer(left, 8)(texts).input_ids.tolist() == list(chain.from_iterable(want))
+    pairs = [text + " and a second" for text in texts]
+    want = left(texts, pairs, truncation=True, max_length=8)["input_ids"]
+    assert Tokenizer(left, 8)(texts, pairs).input_ids.tolist() == list(chain.from_iterable(want))
+
+
+def test_windows_begin_where_the_text_does_whichever_side_is_cut_otherwise(pretrained, minilm):
+    left = AutoTokenizer.from_pretrained(minilm, truncation_side="left")
+    text = ["one two three four five six seven eight nine ten"]
+    want, got = (Tokenizer(kind, 8, windows=True, stride=2)(text) for kind in (pretrained, left))
+    assert got.input_ids.tolist() == want.input_ids.tolist()
+
+
+def test_special_token_written_in_a_text_is_words_where_the_checkpoint_says_so(minilm):
+    split = AutoTokenizer.from_pretrained(minilm, split_special_tokens=True)
+    want = split("a [SEP] b")["input_ids"]
+    assert want.count(split.sep_token_id) == 1
+    tokenizer = Tokenizer(split, 16)
+    for each in (tokenizer, pickle.loads(pickle.dumps(tokenizer))):
+        assert each(["a [SEP] b"]).input_ids.tolist() == want
