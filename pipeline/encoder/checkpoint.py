@@ -1,6 +1,6 @@
-"""A checkpoint, looked at: where it is, what is in it, what its model can do. No weight is read into memory.
+"""A checkpoint, looked at: what is in it, what its model can do. No weight is read into memory.
 
-Safetensors only, pinned to a commit, no remote code unless the job says so. Knows nothing of texts, batches or outputs.
+Safetensors only, no remote code unless the job says so. Knows nothing of texts, batches or outputs.
 Invariant: a checkpoint of a known architecture is looked at without importing the code of models, which takes seconds.
 """
 
@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import safe_open
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
 
 from pipeline.columns import ModelShape
+from pipeline.encoder.hub import fetch, first_line
 from pipeline.errors import JobError
 
 # What the code of the most used models says of them (a test compares), so that planning a job need not import it:
@@ -29,7 +28,6 @@ _KNOWN = {
     "roberta": ("roberta", True, True),
     "xlm-roberta": ("roberta", True, True),
 }
-_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.py"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,28 +41,6 @@ class Checkpoint:
     weights_sha256: str
     tokenizer_sha256: str
     trust_remote_code: bool
-
-
-def fetch(name: str, revision: str | None) -> tuple[str, str | None]:
-    """The local folder of a checkpoint and the commit it is pinned to (None for a folder of the user's).
-
-    Raises:
-        JobError: there is no such folder and no such model on the hub.
-    """
-    if Path(name).is_dir():
-        return str(Path(name).resolve()), None
-    if name.startswith((".", "/", "~")):
-        msg = f"model.name: {name}: no such folder"
-        raise JobError(msg)
-    try:
-        commit = HfApi().model_info(name, revision=revision).sha
-        return snapshot_download(name, revision=commit, allow_patterns=_FILES), commit
-    except HFValidationError as e:
-        msg = f"model.name: {name} is neither a folder here nor a hub id"
-        raise JobError(msg) from e
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as e:
-        msg = f"model.name: {name} is no folder here, and the hub did not give it: {_first_line(e)}"
-        raise JobError(msg) from e
 
 
 def look_at(name: str, revision: str | None = None, *, trust_remote_code: bool = False) -> Checkpoint:
@@ -105,7 +81,7 @@ def _config(folder: str, name: str, *, trust_remote_code: bool) -> PreTrainedCon
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as e:
-        msg = f"model.name: {name} holds no configuration that transformers knows: {_first_line(e)}"
+        msg = f"model.name: {name} holds no configuration that transformers knows: {first_line(e)}"
         raise JobError(msg) from e
     if config.is_encoder_decoder or getattr(config, "is_decoder", False) or not hasattr(config, "num_hidden_layers"):
         msg = f"model.name: {name} is a {config.model_type} model, not an encoder such as BERT or RoBERTa"
@@ -187,7 +163,3 @@ def _sha256(files: list[Path]) -> str:
         with file.open("rb") as content:
             hashes.append(hashlib.file_digest(content, "sha256").hexdigest())
     return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,9 +1,17 @@
 """What a checkpoint must be to be taken."""
 
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
+from huggingface_hub import snapshot_download
 from transformers import AutoConfig, AutoModel
 
+from pipeline.encoder.checkpoint import look_at
 from pipeline.encoder.encoder import Encoder
 from pipeline.errors import JobError
 from pipeline.spec.feature import Feature
@@ -18,31 +26,62 @@ def test_model_whose_batches_differ_from_single_texts_is_refused(tiny, monkeypat
         Encoder(tiny("deberta-v2"), {"m": Feature(pool="mean")}, device="cpu")
 
 
-def test_hub_id_is_fetched_at_the_commit_that_it_is_pinned_to(tiny, monkeypatch):
-    """Only the Hub is a stand-in: it answers with a commit, and the files must be asked for at that commit."""
-    from types import SimpleNamespace
+@pytest.fixture
+def cached(tiny, tmp_path, monkeypatch):
+    """The commit at which the cache of the Hub holds someone/model as main. The tests' Hub is offline."""
+    from huggingface_hub import constants
 
-    from pipeline.encoder import checkpoint as looked_at
+    commit = "c0ffee" * 6 + "c0de"
+    model = tmp_path / "models--someone--model"
+    shutil.copytree(tiny("bert"), model / "snapshots" / commit)
+    (model / "refs").mkdir()
+    (model / "refs/main").write_text(commit)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    return commit
+
+
+def test_hub_id_is_pinned_to_the_commit_whose_files_are_fetched(cached, monkeypatch):
+    """Only the Hub is a stand-in: it gives the commit that a branch is at."""
+    from pipeline.encoder import hub
 
     asked = []
 
     def download(name, *, revision, allow_patterns):
         asked.append((name, revision, "*.bin" in allow_patterns))
-        return tiny("bert")
+        return snapshot_download(name, revision="main", allow_patterns=allow_patterns)
 
-    monkeypatch.setattr(
-        looked_at, "HfApi", lambda: SimpleNamespace(model_info=lambda *_, **__: SimpleNamespace(sha="c0ffee"))
-    )
-    monkeypatch.setattr(looked_at, "snapshot_download", download)
-    checkpoint = looked_at.look_at("someone/model", "main")
-    assert checkpoint.commit == "c0ffee"
-    assert asked == [("someone/model", "c0ffee", False)]
+    monkeypatch.setattr(hub, "snapshot_download", download)
+    assert look_at("someone/model", "newest").commit == cached
+    assert asked == [("someone/model", "newest", False)]
+
+
+@pytest.mark.parametrize("revision", [None, "main", "commit"])
+def test_hub_id_in_the_cache_is_taken_from_there_where_the_hub_is_offline(revision, cached):
+    checkpoint = look_at("someone/model", cached if revision == "commit" else revision)
+    assert checkpoint.commit == cached
+    assert Path(checkpoint.folder).name == cached
+
+
+@pytest.mark.parametrize(("name", "revision"), [("someone/other", None), ("someone/model", "v2")])
+def test_hub_id_that_is_not_in_the_cache_is_refused_where_the_hub_is_offline(name, revision, cached):
+    with pytest.raises(JobError, match=rf"{name} is no folder here, .* offline mode .* does not hold all of revision"):
+        look_at(name, revision)
+
+
+@pytest.mark.parametrize(("key", "endpoint"), [("model.name", "htp://hub"), ("source.dataset", "http://127.0.0.1:9")])
+def test_hub_that_can_not_be_reached_is_told_in_one_message(key, endpoint, tiny, tmp_path):
+    """A process of its own: the Hub's client reads its environment when it is imported."""
+    hub = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": endpoint, "HF_HUB_CACHE": str(tmp_path)}
+    model = "someone/thing" if key == "model.name" else tiny("bert")
+    arguments = ["--dataset", "someone/thing", "--text", "text", "--model", model, "--output", str(tmp_path)]
+    command = [sys.executable, "-m", "jobs", "plan", *arguments]
+    told = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | hub)
+    assert told.returncode == 2
+    assert f"{key}: someone/thing is no folder here, and the hub could not be reached" in told.stderr
+    assert "Traceback" not in told.stderr
 
 
 def test_checkpoint_without_safetensors_is_refused(tiny, tmp_path):
-    import shutil
-    from pathlib import Path
-
     folder = tmp_path / "pickled"
     shutil.copytree(tiny("bert"), folder)
     (folder / "model.safetensors").unlink()
@@ -52,8 +91,6 @@ def test_checkpoint_without_safetensors_is_refused(tiny, tmp_path):
 
 
 def test_checkpoint_with_missing_weights_is_refused(tiny, tmp_path):
-    import shutil
-
     from safetensors.torch import load_file, save_file
 
     folder = tmp_path / "torn"
