@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
 
 from pipeline.columns import ModelShape
@@ -47,16 +47,17 @@ def look_at(name: str, revision: str | None = None, *, trust_remote_code: bool =
     """Read all of a checkpoint that needs no weights in memory.
 
     Raises:
-        JobError: the checkpoint is missing, is no encoder, or has no safetensors weights.
+        JobError: the checkpoint is missing, is no encoder, or has no safetensors weights that are whole.
     """
     folder, commit = fetch(name, revision)
     config = _config(folder, name, trust_remote_code=trust_remote_code)
     files = _weight_files(folder, name)
+    names = _weight_names(files)
     code = _known_code(config) or _imported_code(config, trust_remote_code=trust_remote_code)
     return Checkpoint(
         folder=folder,
         commit=commit,
-        shape=_shape(config, code, files),
+        shape=_shape(config, code, names),
         max_positions=_max_positions(config, code),
         weights_sha256=_sha256(files),
         tokenizer_sha256=_sha256(_tokenizer_files(folder)),
@@ -97,6 +98,22 @@ def _weight_files(folder: str, name: str) -> list[Path]:
     return files
 
 
+def _weight_names(files: list[Path]) -> frozenset[str]:
+    """What the files' headers say that is in them."""
+    names: set[str] = set()
+    for file in files:
+        try:
+            with safe_open(file, "pt") as weights:
+                names.update(weights.keys())
+        except (SafetensorError, OSError) as e:
+            msg = (
+                f"model.name: {file} ({file.stat().st_size:,} bytes) is no whole safetensors file: {first_line(e)}. "
+                "Was it fetched without git-lfs, or not to its end? Fetch it again"
+            )
+            raise JobError(msg) from e
+    return frozenset(names)
+
+
 class _Code(NamedTuple):
     """What only a model's code says of it."""
 
@@ -127,23 +144,16 @@ def _imported_code(config: PreTrainedConfig, *, trust_remote_code: bool) -> _Cod
     return _Code(empty.base_model_prefix, first_position(empty), has_pooler)
 
 
-def _shape(config: PreTrainedConfig, code: _Code, files: list[Path]) -> ModelShape:
+def _shape(config: PreTrainedConfig, code: _Code, names: frozenset[str]) -> ModelShape:
+    pooler = ("pooler.", f"{code.prefix}.pooler.")
     has_head = any("ForSequenceClassification" in name for name in config.architectures or ())
     return ModelShape(
         num_layers=config.num_hidden_layers,
         hidden_size=config.hidden_size,
         num_heads=config.num_attention_heads,
         num_labels=(config.num_labels or 0) if has_head else 0,
-        has_pooler=code.has_pooler and _has_pooler_weights(files, code.prefix),
+        has_pooler=code.has_pooler and any(name.startswith(pooler) for name in names),
     )
-
-
-def _has_pooler_weights(files: list[Path], prefix: str) -> bool:
-    for file in files:
-        with safe_open(file, "pt") as weights:
-            if any(key.startswith(("pooler.", f"{prefix}.pooler.")) for key in weights.keys()):  # noqa: SIM118 (no mapping)
-                return True
-    return False
 
 
 def _max_positions(config: PreTrainedConfig, code: _Code) -> int | None:

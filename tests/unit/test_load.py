@@ -90,6 +90,17 @@ def test_checkpoint_without_safetensors_is_refused(tiny, tmp_path):
         Encoder(str(folder), {"m": Feature(pool="mean")}, device="cpu")
 
 
+@pytest.mark.parametrize("architecture", ["bert", "distilbert"])
+@pytest.mark.parametrize("pointer", [True, False])
+def test_weights_that_are_not_whole_are_refused_with_their_file_before_they_are_loaded(
+    architecture, pointer, tiny, tmp_path
+):
+    weights = Path(shutil.copytree(tiny(architecture), tmp_path / "spoiled"), "model.safetensors")
+    weights.write_bytes(b"version https://git-lfs.github.com/spec/v1\n" if pointer else weights.read_bytes()[:-9])
+    with pytest.raises(JobError, match=rf"{weights} \([\d,]+ bytes\) is no whole .* without git-lfs"):
+        look_at(str(weights.parent))
+
+
 def test_checkpoint_with_missing_weights_is_refused(tiny, tmp_path):
     from safetensors.torch import load_file, save_file
 
