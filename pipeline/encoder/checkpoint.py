@@ -38,6 +38,7 @@ class Checkpoint:
     commit: str | None  # of a hub id; None for a folder of the user's
     shape: ModelShape
     max_positions: int | None  # tokens that the model can take; None: no bound
+    vocab_size: int | None  # tokens that have an embedding; None: not told
     weights_sha256: str
     tokenizer_sha256: str
     trust_remote_code: bool
@@ -59,6 +60,7 @@ def look_at(name: str, revision: str | None = None, *, trust_remote_code: bool =
         commit=commit,
         shape=_shape(config, code, names),
         max_positions=_max_positions(config, code),
+        vocab_size=getattr(config, "vocab_size", None),
         weights_sha256=_sha256(files),
         tokenizer_sha256=_sha256(_tokenizer_files(folder)),
         trust_remote_code=trust_remote_code,
@@ -69,13 +71,40 @@ def load_tokenizer(checkpoint: Checkpoint) -> Any:
     """The checkpoint's fast tokenizer.
 
     Raises:
-        JobError: it has none.
+        JobError: it has none, or that of a model with more embeddings.
     """
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder, trust_remote_code=checkpoint.trust_remote_code)
+    folder = checkpoint.folder
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=checkpoint.trust_remote_code)
+    except Exception as e:  # transformers, tokenizers and a checkpoint's own code raise what they like
+        raise _no_tokenizer(folder, f"{type(e).__name__}: {first_line(e)}") from e
     if not getattr(tokenizer, "is_fast", False):
-        msg = f"model.name: {checkpoint.folder} has no fast tokenizer. Save one beside it: tokenizer.json"
-        raise JobError(msg)
+        raise _no_tokenizer(folder, f"{type(tokenizer).__name__} is none")
+    # Without a vocabulary transformers makes one of special tokens alone; own code may read files of any name.
+    if not (_vocabularies(folder) or type(tokenizer).__module__.startswith("transformers_modules.")):
+        raise _no_tokenizer(folder, "it has no vocabulary")
+    _check_ids(tokenizer, checkpoint)
     return tokenizer
+
+
+def _no_tokenizer(folder: str, reason: str) -> JobError:
+    why = reason if _vocabularies(folder) else "none of tokenizer.json, vocab.txt, vocab.json and *.model is there"
+    return JobError(
+        f"model.name: {folder} has no fast tokenizer: {why}. Save the model's own beside it: "
+        "AutoTokenizer.from_pretrained(MODEL).save_pretrained(FOLDER)"
+    )
+
+
+def _check_ids(tokenizer: Any, checkpoint: Checkpoint) -> None:
+    """Every token must have an embedding, but for added ones, which come only where a text spells them."""
+    vocabulary = tokenizer.backend_tokenizer.get_vocab(with_added_tokens=False)
+    highest = max([*vocabulary.values(), *tokenizer("")["input_ids"]], default=0)
+    if checkpoint.vocab_size is not None and highest >= checkpoint.vocab_size:
+        msg = (
+            f"model.name: the tokenizer in {checkpoint.folder} gives ids up to {highest}, but the model has "
+            f"{checkpoint.vocab_size} embeddings: it is another model's. Save the model's own there"
+        )
+        raise JobError(msg)
 
 
 def _config(folder: str, name: str, *, trust_remote_code: bool) -> PreTrainedConfig:
@@ -159,6 +188,15 @@ def _shape(config: PreTrainedConfig, code: _Code, names: frozenset[str]) -> Mode
 def _max_positions(config: PreTrainedConfig, code: _Code) -> int | None:
     positions = getattr(config, "max_position_embeddings", None)
     return positions - code.first_position if isinstance(positions, int) and positions > 0 else None
+
+
+def _vocabularies(folder: str) -> list[Path]:
+    return [
+        file
+        for pattern in ("tokenizer*.json", "vocab.*", "*.model")
+        for file in Path(folder).glob(pattern)
+        if file.name != "tokenizer_config.json"
+    ]
 
 
 def _tokenizer_files(folder: str) -> list[Path]:

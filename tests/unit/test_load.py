@@ -1,5 +1,6 @@
 """What a checkpoint must be to be taken."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -9,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 from huggingface_hub import snapshot_download
-from transformers import AutoConfig, AutoModel
+from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-from pipeline.encoder.checkpoint import look_at
+from pipeline.encoder.checkpoint import load_tokenizer, look_at
 from pipeline.encoder.encoder import Encoder
 from pipeline.errors import JobError
 from pipeline.spec.feature import Feature
@@ -111,6 +112,55 @@ def test_checkpoint_with_missing_weights_is_refused(tiny, tmp_path):
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(JobError, match="they would be random"):
         Encoder(str(folder), {"m": Feature(pool="mean")}, device="cpu")
+
+
+@pytest.mark.parametrize("architecture", ["bert", "xlm-roberta", "modernbert"])
+def test_checkpoint_without_a_vocabulary_is_refused(architecture, tiny, tmp_path):
+    """`model.save_pretrained` alone leaves such a folder; transformers makes a tokenizer of special tokens of it."""
+    folder = shutil.copytree(tiny(architecture), tmp_path / "bare")
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(JobError, match=r"has no fast tokenizer: none of tokenizer\.json.* is there"):
+        load_tokenizer(look_at(str(folder)))
+
+
+def test_tokenizer_that_can_not_be_read_is_refused_in_one_line(tiny, tmp_path):
+    folder = shutil.copytree(tiny("bert"), tmp_path / "broken")
+    (folder / "tokenizer.json").write_text("version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(JobError, match=r"has no fast tokenizer: JSONDecodeError: [^\n]*$"):
+        load_tokenizer(look_at(str(folder)))
+
+
+def test_tokenizer_of_own_code_reads_files_of_any_name(tiny, tmp_path):
+    folder = shutil.copytree(tiny("bert"), tmp_path / "own")
+    (folder / "tokenizer.json").rename(folder / "words.json")
+    code = """
+from pathlib import Path
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerFast
+
+class OwnTokenizer(PreTrainedTokenizerFast):
+    def __init__(self, **more):
+        words = Path(more["name_or_path"], "words.json")
+        super().__init__(tokenizer_object=Tokenizer.from_file(str(words)), **more)
+"""
+    (folder / "tokenization_own.py").write_text(code)
+    config = {"tokenizer_class": "OwnTokenizer", "auto_map": {"AutoTokenizer": [None, "tokenization_own.OwnTokenizer"]}}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    tokenizer = load_tokenizer(look_at(str(folder), trust_remote_code=True))
+    assert tokenizer("some text")["input_ids"] == [101, 2070, 3793, 102]
+
+
+def test_tokenizer_of_a_larger_model_is_refused(tiny):
+    with pytest.raises(JobError, match="gives ids up to 30521, but the model has 1000 embeddings"):
+        Encoder(tiny("bert", vocab_size=1000), device="cpu")
+
+
+def test_tokenizer_with_an_added_token_beyond_the_model_is_taken(tiny, tmp_path):
+    folder = str(shutil.copytree(tiny("bert"), tmp_path / "added"))
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens(["<beyond>"])
+    tokenizer.save_pretrained(folder)
+    assert load_tokenizer(look_at(folder))("<beyond>")["input_ids"] == [101, 30522, 102]
 
 
 @pytest.mark.parametrize("architecture", [*ARCHITECTURES, "camembert"])
