@@ -116,14 +116,11 @@ def _strings(column: pa.ChunkedArray) -> tuple[list[str | None], dict[int, str]]
 
 def _tokenize(tokenizer: Tokenizer, texts: _Texts) -> Tokens:
     """Tokenize the good rows; rows on which the tokenizer fails, or which give no token, become bad ones."""
-    try:
-        tokens = tokenizer(*_good_texts(texts))
-    except Exception:  # noqa: BLE001 (tokenizers raises bare Exceptions, and says not for which text)
+    tokens = _attempt(tokenizer, _good_texts(texts))
+    if isinstance(tokens, str):  # tokenizers says not of which text
         for row, arguments in _one_by_one(texts):
-            try:
-                tokenizer(*arguments)
-            except Exception as e:  # noqa: BLE001
-                texts.reasons[row] = f"the tokenizer failed: {e}"
+            alone = _attempt(tokenizer, arguments)
+            texts.reasons[row] = alone if isinstance(alone, str) else None
         tokens = tokenizer(*_good_texts(texts))
     if len(tokens.lengths) and not tokens.lengths.all():
         good_rows = [row for row, reason in enumerate(texts.reasons) if reason is None]
@@ -131,6 +128,17 @@ def _tokenize(tokenizer: Tokenizer, texts: _Texts) -> Tokens:
             texts.reasons[good_rows[at]] = "the text has no tokens"
         tokens = tokenizer(*_good_texts(texts))
     return tokens
+
+
+def _attempt(tokenizer: Tokenizer, columns: list[list[str]]) -> Tokens | str:
+    """The tokens of texts, or the reason why there are none."""
+    try:
+        return tokenizer(*columns)
+    except BaseException as e:
+        # tokenizers raises bare Exceptions; where its Rust panics, what is raised is none and can't be imported.
+        if not isinstance(e, Exception) and type(e).__name__ != "PanicException":
+            raise
+        return f"the tokenizer failed: {e}"
 
 
 def _good_texts(texts: _Texts) -> list[list[str]]:

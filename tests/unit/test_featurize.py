@@ -4,6 +4,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from tokenizers.processors import TemplateProcessing
+from transformers import AutoTokenizer
 
 from pipeline.encoder.encoder import Encoder
 from pipeline.encoder.forward import Forward
@@ -12,7 +14,8 @@ from pipeline.featurize import featurize, tokenize_blocks
 from pipeline.schema import output_schema
 from pipeline.spec.feature import Feature
 from pipeline.spec.model import Model, Windows
-from pipeline.texts import Tokenized
+from pipeline.texts import Tokenized, tokenize_block
+from pipeline.tokenizer import Tokenizer
 
 DTYPES = {"float32": pa.float32(), "float16": pa.float16(), "int8": pa.int8(), "binary": pa.uint8()}
 
@@ -54,6 +57,20 @@ def test_text_that_is_not_utf8_is_an_error_row(tiny):
     encoder = Encoder(tiny("bert"), {"e": Feature(pool="mean")}, device="cpu")
     table = run(encoder, pa.table({"id": [1, 2, 3], "text": broken_text()}))
     assert table["error"].to_pylist() == [None, "text is not UTF-8: byte 0xe9 at 3", "text is null"]
+
+
+def test_text_on_which_the_tokenizer_panics_is_an_error_row(minilm):
+    """Windows of 8 tokens, 5 of them special, can't overlap by 3: Rust's assertion, where a text needs a second one."""
+    pretrained = AutoTokenizer.from_pretrained(minilm)
+    pretrained.backend_tokenizer.post_processor = TemplateProcessing(
+        "[CLS] [CLS] [CLS] $A [SEP] [SEP]", special_tokens=[("[CLS]", 101), ("[SEP]", 102)]
+    )
+    tokenizer = Tokenizer(pretrained, 8, windows=True, stride=3)
+    block = tokenize_block(tokenizer, rows_of("one", None, "one two three four", "two"), ["text"])
+    assert [reason and reason[:29] for reason in block.reasons] == [
+        None, "text is null", "the tokenizer failed: `stride", None
+    ]  # fmt: skip
+    assert block.tokens.input_ids[block.tokens.offsets[:-1] + 3].tolist() == [2028, 2048]
 
 
 def test_block_of_error_rows_alone_is_written(tiny):
