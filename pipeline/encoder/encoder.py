@@ -42,7 +42,7 @@ from pipeline.encoder.resolve import (
 from pipeline.encoder.results import Kept, Results
 from pipeline.errors import JobError, RunError
 from pipeline.spec.feature import Feature
-from pipeline.spec.model import Model
+from pipeline.spec.model import NO_WINDOWS_OF_PAIRS, Model
 from pipeline.spec.short import parse_features
 from pipeline.tokenizer import Tokens
 
@@ -159,7 +159,14 @@ class Encoder:
         return sum(parameter.numel() for parameter in (self._classifier or self._model).parameters())
 
     def __call__(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> Columns:
-        """Encode texts, or sentence pairs: {column: (R, width) array or `Ragged`}, with num_tokens and truncated."""
+        """Encode texts, or sentence pairs: {column: (R, width) array or `Ragged`}, with num_tokens and truncated.
+
+        Raises:
+            JobError: pairs, which windows don't take.
+            RunError: a text does not fit into the device's memory.
+        """
+        if pairs is not None and self.tokenizer.cuts_windows:
+            raise JobError(NO_WINDOWS_OF_PAIRS)
         tokens = self.tokenizer(texts, pairs)
         return {**self.encode(tokens), "num_tokens": tokens.num_tokens, "truncated": tokens.truncated}
 

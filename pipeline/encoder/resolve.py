@@ -9,7 +9,7 @@ from pipeline.columns import FeaturePlan, plan_features
 from pipeline.encoder.checkpoint import Checkpoint, load_tokenizer
 from pipeline.errors import JobError
 from pipeline.spec.feature import Feature
-from pipeline.spec.model import Model, Windows
+from pipeline.spec.model import NO_ATTENTIONS_OF_WINDOWS, Model, Windows
 from pipeline.tokenizer import Tokenizer
 
 # Larger packs on a CPU are no faster beyond noise and hold more memory; on a GPU packs keep it busy.
@@ -28,8 +28,14 @@ _CPU_WORK_PER_BLOCK = 131_072 * 384**2  # tokens x hidden size^2
 
 
 def make_plan(model: Model, features: Mapping[str, Feature], checkpoint: Checkpoint, output_dtype: str) -> FeaturePlan:
-    """The layer plan of features of a checkpoint."""
+    """The layer plan of features of a checkpoint.
+
+    Raises:
+        JobError: the checkpoint, or the job's rule for long texts, does not have one of them.
+    """
     windows = model.long_text
+    if isinstance(windows, Windows) and any(feature.pool == "attentions" for feature in features.values()):
+        raise JobError(NO_ATTENTIONS_OF_WINDOWS)
     per_window = isinstance(windows, Windows) and windows.vectors == "window"
     return plan_features(features, checkpoint.shape, dtype=output_dtype, per_window=per_window)
 

@@ -7,12 +7,13 @@ import ray
 from ray.data import ActorPoolStrategy, Dataset
 
 from pipeline.encoder.encoder import Encoder
+from pipeline.errors import JobError
 from pipeline.featurize import featurize, tokenize_blocks
 from pipeline.quiet import quiet_transformers
 from pipeline.run.tasks import TWO_CALLS
 from pipeline.schema import output_schema
 from pipeline.spec.feature import Feature
-from pipeline.spec.model import Model
+from pipeline.spec.model import NO_WINDOWS_OF_PAIRS, Model, Windows
 from pipeline.spec.short import parse_features
 
 
@@ -38,9 +39,14 @@ def features(
         output_dtype: float32, float16, int8 or binary.
         replicas: actors; each takes a GPU where the cluster has GPUs.
         batch_rows: rows that are encoded together.
+
+    Raises:
+        JobError: windows of a pair.
     """
     spec = Model(name=model) if isinstance(model, str) else model
     columns = (text,) if isinstance(text, str) else text
+    if len(columns) > 1 and isinstance(spec.long_text, Windows):
+        raise JobError(NO_WINDOWS_OF_PAIRS)
     threads = max(1, int(ray.cluster_resources().get("CPU", 1)) // replicas)
     return dataset.map_batches(
         _FeatureColumns,

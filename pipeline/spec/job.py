@@ -16,7 +16,7 @@ from pipeline.errors import JobError
 from pipeline.spec.compute import Compute
 from pipeline.spec.feature import DEFAULT_FEATURES, AnyFeature, Computed, Feature
 from pipeline.spec.mistakes import checked
-from pipeline.spec.model import Model, Windows
+from pipeline.spec.model import NO_ATTENTIONS_OF_WINDOWS, NO_WINDOWS_OF_PAIRS, Model, Windows
 from pipeline.spec.output import Output
 from pipeline.spec.section import Section, flatten
 from pipeline.spec.source import Source
@@ -49,11 +49,9 @@ class Job(Section):
             raise ValueError(msg)
         if isinstance(self.model.long_text, Windows):
             if len(self.source.text_columns) > 1:
-                msg = "model.long_text windows take one text column, not a pair: use long_text: truncate"
-                raise ValueError(msg)
+                raise ValueError(NO_WINDOWS_OF_PAIRS)
             if any(feature.pool == "attentions" for feature in self.pooled.values()):
-                msg = "pool attentions needs model.long_text: truncate"
-                raise ValueError(msg)
+                raise ValueError(NO_ATTENTIONS_OF_WINDOWS)
         return self
 
     @property

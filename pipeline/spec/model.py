@@ -7,6 +7,10 @@ from pydantic import Field, model_validator
 from pipeline.spec.credentials import Location
 from pipeline.spec.section import Section
 
+# Of a pair, a window would have to hold parts of both; of attentions, a row is one square.
+NO_WINDOWS_OF_PAIRS = "model.long_text windows take one text, not a pair: use long_text: truncate"
+NO_ATTENTIONS_OF_WINDOWS = "pool attentions needs model.long_text: truncate"
+
 
 class Windows(Section):
     """How a long text becomes several windows."""

@@ -70,7 +70,7 @@ def test_wrong_job_is_told_by_key_value_and_what_is_allowed(path, value, told):
 def test_pair_with_windows_is_refused():
     content = changed("model.long_text", {"window": 64, "stride": 8})
     content["source"]["text"] = ["a", "b"]
-    with pytest.raises(JobError, match="one text column, not a pair"):
+    with pytest.raises(JobError, match="one text, not a pair"):
         Job.parse(content)
 
 

@@ -1,9 +1,11 @@
 """Long texts in windows, and vectors that know their characters."""
 
 import numpy as np
+import pytest
 import torch
 
 from pipeline.encoder.encoder import Encoder
+from pipeline.errors import JobError
 from pipeline.spec.feature import Feature
 from pipeline.spec.model import Model, Windows
 from tests.models import RAGGED, TOLERANCE
@@ -48,6 +50,14 @@ def test_one_vector_per_window_stays_with_its_row_and_its_characters(tiny, plain
     for vector, (start, stop) in list(zip(vectors, spans, strict=True))[:1]:
         want = plain(folder)(text[start:stop]).hidden_states[-1][0, 0].numpy()
         assert np.abs(vector - want).max() <= TOLERANCE
+
+
+def test_encoder_refuses_pairs_and_attentions_of_windows_as_a_job_does(tiny):
+    model = Model(name=tiny("bert"), long_text=Windows(window=8, stride=3))
+    with pytest.raises(JobError, match="windows take one text, not a pair"):
+        Encoder(model, device="cpu")(["a premise"], ["a hypothesis"])
+    with pytest.raises(JobError, match=r"pool attentions needs model\.long_text: truncate"):
+        Encoder(model, {"a": "attentions"}, device="cpu")
 
 
 def test_token_vectors_come_without_special_tokens_and_with_their_characters(tiny):
