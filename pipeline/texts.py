@@ -115,17 +115,17 @@ def _strings(column: pa.ChunkedArray) -> tuple[list[str | None], dict[int, str]]
 
 
 def _tokenize(tokenizer: Tokenizer, texts: _Texts) -> Tokens:
-    """Tokenize the good rows; rows on which the tokenizer fails, or which give no token, become bad ones."""
+    """Tokenize the good rows; rows on which the tokenizer fails, or whose tokens are not for the model, become bad."""
     tokens = _attempt(tokenizer, _good_texts(texts))
     if isinstance(tokens, str):  # tokenizers says not of which text
         for row, arguments in _one_by_one(texts):
             alone = _attempt(tokenizer, arguments)
             texts.reasons[row] = alone if isinstance(alone, str) else None
         tokens = tokenizer(*_good_texts(texts))
-    if len(tokens.lengths) and not tokens.lengths.all():
+    if against := tokenizer.reasons_against(tokens):
         good_rows = [row for row, reason in enumerate(texts.reasons) if reason is None]
-        for at in np.flatnonzero(tokens.num_tokens == 0):
-            texts.reasons[good_rows[at]] = "the text has no tokens"
+        for at, reason in against.items():
+            texts.reasons[good_rows[at]] = reason
         tokens = tokenizer(*_good_texts(texts))
     return tokens
 

@@ -66,6 +66,7 @@ class Tokenizer:
         windows: bool = False,
         stride: int = 0,
         spans: bool = False,
+        vocab_size: int | None = None,
     ) -> None:
         """Set the rule.
 
@@ -76,6 +77,7 @@ class Tokenizer:
             windows: cut a long text into several windows instead of truncating it.
             stride: tokens by which neighbouring windows overlap.
             spans: return the character span of every token (slower: it needs the offsets of `tokenizers`).
+            vocab_size: of the model, where it is known.
         """
         self._raw = type(pretrained.backend_tokenizer).from_str(pretrained.backend_tokenizer.to_str())
         self._raw.no_padding()
@@ -89,6 +91,7 @@ class Tokenizer:
         self._raw.enable_truncation(max_tokens, stride=stride, direction=side)
         self._encode = self._raw.encode_batch if spans else self._raw.encode_batch_fast
         self.cuts_windows = windows
+        self._vocab_size = np.iinfo(np.int32).max if vocab_size is None else vocab_size
         self._spans = spans
         self._first_cut = CHARACTERS_PER_TOKEN * max_tokens if not windows and _can_cut(self._raw) else None
 
@@ -103,6 +106,17 @@ class Tokenizer:
             return self._collect(self._encode(list(zip(texts, pairs, strict=True))), types=self._pair_types)
         encodings = self._encode_cut(texts) if self._first_cut else self._encode(list(texts))
         return self._collect(encodings, types=self._single_types)
+
+    def reasons_against(self, tokens: Tokens) -> dict[int, str]:
+        """Text → why the model can't encode it: it has no tokens, or one that came without an embedding."""
+        empty = np.flatnonzero(tokens.num_tokens == 0)
+        beyond = np.flatnonzero(tokens.input_ids >= self._vocab_size)
+        rows = np.searchsorted(tokens.offsets[tokens.rows], beyond, side="right") - 1
+        names = map(self._raw.id_to_token, tokens.input_ids[beyond].tolist())
+        unknown = zip(rows.tolist(), names, strict=True)
+        return dict.fromkeys(empty.tolist(), "the text has no tokens") | {
+            row: f"the model has no embedding for its token {name!r}" for row, name in unknown
+        }
 
     def _encode_cut(self, texts: Sequence[str]) -> list[Any]:
         """Encode only as many characters of long texts as can matter.

@@ -162,7 +162,7 @@ class Encoder:
         """Encode texts, or sentence pairs: {column: (R, width) array or `Ragged`}, with num_tokens and truncated.
 
         Raises:
-            JobError: pairs, which windows don't take.
+            JobError: pairs, which windows don't take, or a text that has no tokens.
             RunError: a text does not fit into the device's memory.
         """
         if pairs is not None and self.tokenizer.cuts_windows:
@@ -174,6 +174,7 @@ class Encoder:
         """All feature columns of the texts, in their order.
 
         Raises:
+            JobError: see `start`.
             RunError: a text does not fit into the device's memory, or a feature of it is not finite.
         """
         encoded = self.start(tokens).result()
@@ -183,7 +184,14 @@ class Encoder:
         return encoded.columns
 
     def start(self, tokens: Tokens) -> Call:
-        """Queue the texts' packs and return at once, so that the device finds the next call's packs behind them."""
+        """Queue the texts' packs and return at once, so that the device finds the next call's packs behind them.
+
+        Raises:
+            JobError: a text has no tokens, or one that the model does not know.
+        """
+        for text, reason in self.tokenizer.reasons_against(tokens).items():
+            msg = f"text {text}: {reason}. Leave it out"
+            raise JobError(msg)
         distinct, kind = find_distinct(tokens)
         lengths = tokens.lengths[distinct]
         shape = self.checkpoint.shape

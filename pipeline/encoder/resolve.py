@@ -49,6 +49,7 @@ def make_tokenizer(model: Model, checkpoint: Checkpoint, plan: FeaturePlan) -> T
         windows=windows is not None,
         stride=windows.stride if windows else 0,
         spans=plan.wants("tokens") or plan.has_windows,
+        vocab_size=checkpoint.vocab_size,
     )
 
 

@@ -1,13 +1,21 @@
 """Every pooling of every layer, against plain transformers."""
 
+import shutil
+
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from transformers import PreTrainedTokenizerFast
 
 from pipeline.encoder.encoder import Encoder
 from pipeline.errors import JobError
 from pipeline.spec.feature import Feature
 from pipeline.spec.model import Model
+from pipeline.texts import tokenize_block
 from tests.models import (
     ARCHITECTURES,
     EVERYTHING,
@@ -191,6 +199,35 @@ def test_mean_and_normalize_agree_with_sentence_transformers_on_1000_docstrings(
     model = Model(name=minilm, max_tokens=256)
     got = Encoder(model, {"e": Feature(pool="mean", normalize=True)}, device="cpu")(texts)["e"]
     assert (got * want).sum(axis=1).min() >= 0.999999
+
+
+@pytest.fixture(scope="module")
+def without_special_tokens(tiny, tmp_path_factory):
+    """A checkpoint whose tokenizer brings no special tokens, and knows a token more than its model."""
+    raw = Tokenizer(WordLevel({"[UNK]": 0, "abc": 1}, unk_token="[UNK]"))
+    raw.pre_tokenizer = WhitespaceSplit()
+    raw.add_tokens(["<beyond>"])
+    folder = shutil.copytree(tiny("bert", vocab_size=2), tmp_path_factory.mktemp("bare"), dirs_exist_ok=True)
+    PreTrainedTokenizerFast(tokenizer_object=raw).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize("pool", ["cls", "mean"])
+@pytest.mark.parametrize(("texts", "told"), [
+    (["", "abc"], "text 0: the text has no tokens"),
+    (["abc", ""], "text 1: the text has no tokens"),
+    (["abc", "", "abc <beyond>"], "text 1: the text has no tokens"),
+    (["abc", "abc abc", "abc <beyond>"], "text 2: the model has no embedding for its token '<beyond>'"),
+])  # fmt: skip
+def test_text_without_a_token_that_the_model_knows_is_refused_with_its_number(
+    pool, texts, told, without_special_tokens
+):
+    encode = Encoder(without_special_tokens, {"e": pool}, device="cpu")
+    with pytest.raises(JobError, match=told):
+        encode(texts)
+    block = tokenize_block(encode.tokenizer, pa.table({"text": texts}), ["text"])
+    assert told.partition(": ")[2] in block.reasons
+    assert len(encode.encode(block.tokens)["e"]) == block.good.sum()
 
 
 def test_wrong_short_form_of_a_feature_is_refused(tiny):
