@@ -16,6 +16,9 @@ from pipeline.spec.feature import Feature
 from pipeline.spec.model import NO_WINDOWS_OF_PAIRS, Model, Windows
 from pipeline.spec.short import parse_features
 
+# Written beside features into the rows of a part; of no use here.
+_OF_PARTS = frozenset({"shard", "row"})
+
 
 def features(
     dataset: Dataset,
@@ -29,7 +32,8 @@ def features(
 ) -> Dataset:
     """Add feature columns to a Ray dataset, inside a Ray program of one's own.
 
-    No parts, ranges or manifest: rows and their order are Ray's. `num_tokens`, `truncated` and `error` come along.
+    No parts, ranges or manifest: rows and their order are Ray's. `num_tokens`, `truncated` and `error` come along. None
+    of these columns may be there already: the first batch ends with a JobError that names it, in Ray's own error.
 
     Args:
         dataset: with the text column(s).
@@ -72,7 +76,19 @@ class _FeatureColumns:
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Encode a batch as one block; two threads may call it, and the next batch waits in the encoder's lanes."""
         pairs = len(self._text_columns) > 1
-        schema = output_schema(self._encoder.plan, batch.schema, pairs=pairs)
+        schema = output_schema(self._encoder.plan, pa.schema([]), pairs=pairs)
+        _check_names(batch.column_names, set(schema.names) - _OF_PARTS)
         blocks = tokenize_blocks(self._encoder.tokenizer, batch, self._text_columns, max(1, len(batch)))
         result, _, _ = featurize(self._encoder, batch, blocks, schema=schema, shard=0, start=0, pairs=pairs)
-        return result.drop_columns(["shard", "row"]).replace_schema_metadata(None)
+        made = result.drop_columns(list(_OF_PARTS))
+        return pa.table([*batch.columns, *made.columns], schema=pa.schema([*batch.schema, *made.schema]))
+
+
+def _check_names(there: Sequence[str], made: set[str]) -> None:
+    for name in there:
+        if name in made:
+            msg = (
+                f"features: the dataset has a column {name!r} already, and features bring one of that name. "
+                "Drop or rename it first: dataset.drop_columns or dataset.rename_columns"
+            )
+            raise JobError(msg)

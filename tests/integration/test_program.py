@@ -55,6 +55,22 @@ def test_features_of_a_ray_dataset_keep_its_columns(tiny):
     assert len(rows[0]["e"]) == 32
 
 
+def test_features_of_a_dataset_that_has_their_columns_are_refused_with_the_name(tiny):
+    import ray
+    from ray.exceptions import UserCodeException
+
+    from pipeline import features
+
+    dataset = ray.data.from_items([{"text": "text", "shard": "mine", "row": 7}])
+    once = features(dataset, text="text", model=tiny("bert"), features={"a": "cls"})
+    with pytest.raises(UserCodeException, match="JobError: features: the dataset has a column 'num_tokens' already"):
+        features(once, text="text", model=tiny("bert"), features={"b": "mean"}).take_all()
+    renamed = once.drop_columns(["num_tokens", "truncated"]).rename_columns({"error": "error_a"})
+    (row,) = features(renamed, text="text", model=tiny("bert"), features={"b": "mean"}).take_all()
+    assert (row["shard"], row["row"], len(row["a"]), len(row["b"])) == ("mine", 7, 32, 32)
+    assert (row["error_a"], row["error"], row["num_tokens"]) == (None, None, 3)
+
+
 def test_features_of_many_batches_are_those_of_each_text(tiny):
     """Two batches at a time are in a replica: none may take the other's vectors."""
     import numpy as np
