@@ -1,7 +1,7 @@
 """Another table whose columns stand beside the rows of a run, found by a key that both have.
 
-Knows nothing of labels or models. Invariants: the run's rows stay as they are, each once and in order; an empty cell of
-a CSV file is no value, and a row without a key is beside none.
+Knows nothing of labels or models. Invariants: the run's rows stay as they are, each once and in order; a cell of a CSV
+file that is blank or says NA, null or nan is no value, of text as of numbers; a row without a key is beside none.
 """
 
 import io
