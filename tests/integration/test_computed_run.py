@@ -113,6 +113,6 @@ def test_mistake_that_shows_late_ends_the_run_with_the_feature_named(load, run, 
 def test_job_whose_function_fails_everywhere_is_refused_before_anything_is_written(load, run, tmp_path):
     job = load({"overlap": "float32"})
     (tmp_path / "code/my_features.py").write_text("def overlap(rows): return rows['premis']")
-    with pytest.raises(JobError, match=r"my_features:overlap fails on each of the first 63 rows\. overlap: KeyError"):
+    with pytest.raises(JobError, match=r"my_features:overlap fails on each of the first 64 rows\. overlap: KeyError"):
         run(job)
     assert not (tmp_path / "out").exists()
