@@ -69,8 +69,14 @@ def test_hub_id_that_is_not_in_the_cache_is_refused_where_the_hub_is_offline(nam
         look_at(name, revision)
 
 
-@pytest.mark.parametrize(("key", "endpoint"), [("model.name", "htp://hub"), ("source.dataset", "http://127.0.0.1:9")])
-def test_hub_that_can_not_be_reached_is_told_in_one_message(key, endpoint, tiny, tmp_path):
+@pytest.mark.parametrize(
+    ("key", "endpoint", "why"),
+    [
+        ("model.name", "htp://hub", "could not be reached"),
+        ("source.dataset", "http://127.0.0.1:9", "did not give it: ConnectError"),
+    ],
+)
+def test_hub_that_can_not_be_reached_is_told_in_one_message(key, endpoint, why, tiny, tmp_path):
     """A process of its own: the Hub's client reads its environment when it is imported."""
     hub = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": endpoint, "HF_HUB_CACHE": str(tmp_path)}
     model = "someone/thing" if key == "model.name" else tiny("bert")
@@ -78,7 +84,7 @@ def test_hub_that_can_not_be_reached_is_told_in_one_message(key, endpoint, tiny,
     command = [sys.executable, "-m", "jobs", "plan", *arguments]
     told = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | hub)
     assert told.returncode == 2
-    assert f"{key}: someone/thing is no folder here, and the hub could not be reached" in told.stderr
+    assert f"{key}: someone/thing is no folder here, and the hub {why}" in told.stderr
     assert "Traceback" not in told.stderr
 
 
