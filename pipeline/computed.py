@@ -14,7 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipeline.code import Code, find_code, load, tell
+from pipeline.code.finding import find_code
+from pipeline.code.loading import load
+from pipeline.code.module import Code, tell
 from pipeline.errors import RunError, VarveError
 from pipeline.spec.feature import Computed
 

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
+from pipeline.probe.fitting import Result
 from pipeline.probe.metrics import TITLES, Calibration, Figure
-from pipeline.probe.study import Result
 
 STYLE = """
 svg.plot { --ground: #fff; --ink: #1c2430; --soft: #5b6673; --line: #d5dae1; --c0: #0072b2; --c1: #b85c00;

@@ -8,8 +8,6 @@ import asyncio
 import hashlib
 import json
 import logging
-import os
-import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,19 +15,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from queue import Queue
 from threading import Thread
-from typing import Any
-from urllib.parse import urlsplit
 
 import aiohttp
 import requests
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
-from pipeline.errors import JobError, RunError
+from pipeline.errors import RunError
 from pipeline.spec.job import Job
+from pipeline.submission.address import authority, checked, headers
 from pipeline.submission.package import job_code
 
-_CONNECT_S = 10.0
 # A head that restarts or a network that breaks for a moment must not lose the one who follows.
 _GONE_S = 60.0
 _LOOK_EVERY_S = 1.0
@@ -71,7 +67,7 @@ class Head:
             JobError: the address has another form, or the certificates named for it are not there.
             RunError: nobody answers there, or not as Ray's head does, or the token is refused.
         """
-        self.address = _checked(address)
+        self.address = checked(address)
         for module in (
             "dashboard.modules.job.sdk",
             "dashboard.modules.dashboard_sdk",
@@ -79,7 +75,7 @@ class Head:
         ):
             logging.getLogger(f"ray.{module}").setLevel(logging.WARNING)
         with self._told():
-            self._client = JobSubmissionClient(self.address, headers=_headers(), verify=_authority())
+            self._client = JobSubmissionClient(self.address, headers=headers(), verify=authority())
             self._client.get_version()
 
     def latest(self, name: str) -> tuple[Submission | None, int]:
@@ -237,45 +233,6 @@ class Head:
 
 def _submission(submission_id: str, details: JobDetails) -> Submission:
     return Submission(submission_id, str(details.status.value), details.message or "", details.driver_exit_code)
-
-
-def _checked(address: str) -> str:
-    """The address, once somebody listens there: Ray's client waits for minutes, or takes RAY_ADDRESS instead."""
-    parts = urlsplit(address)
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
-        msg = f"--to {address}: expected http://HOST:8265 or https://HOST, the address of the head's dashboard"
-        raise JobError(msg)
-    for variable in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
-        os.environ.pop(variable, None)
-    port = parts.port or (443 if parts.scheme == "https" else 80)
-    try:
-        socket.create_connection((parts.hostname, port), timeout=_CONNECT_S).close()
-    except OSError as e:
-        msg = (
-            f"{address}: nobody answers at {parts.hostname}, port {port}: {e.strerror or e}. Is the cluster up, "
-            "and its dashboard (port 8265) reachable from here?"
-        )
-        raise RunError(msg) from e
-    return address.rstrip("/")
-
-
-def _headers() -> dict[str, Any] | None:
-    """Further headers for a proxy before the head, as Ray's own commands take them."""
-    given = os.environ.get("RAY_JOB_HEADERS")
-    try:
-        return json.loads(given) if given else None
-    except ValueError as e:
-        msg = "RAY_JOB_HEADERS is no JSON mapping of header to value"
-        raise JobError(msg) from e
-
-
-def _authority() -> str | bool:
-    """Who vouches for the head's certificate: said aloud, since what follows the output does not ask `requests`."""
-    given = os.environ.get("REQUESTS_CA_BUNDLE")
-    if given and not Path(given).exists():
-        msg = f"REQUESTS_CA_BUNDLE: {given}: no such file or folder of certificates"
-        raise JobError(msg)
-    return given or True
 
 
 def _last(error: BaseException) -> str:

@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 
 import yaml
 
-from pipeline.code import Code
+from pipeline.code.module import Code
 from pipeline.computed import find_computed
 from pipeline.errors import JobError
 from pipeline.spec.job import Job

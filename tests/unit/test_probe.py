@@ -18,12 +18,13 @@ from pipeline.errors import JobError
 from pipeline.plan import make_plan
 from pipeline.probe import split
 from pipeline.probe.handcrafted import encode, learn
+from pipeline.probe.head import Shape
 from pipeline.probe.linear import Data, fit_logistic, fit_ridge
 from pipeline.probe.matrix import Matrix
 from pipeline.probe.memory import default_bytes
 from pipeline.probe.metrics import ClassFigures, ValueFigures, calibrate, judge
 from pipeline.probe.rows import Question
-from pipeline.probe.study import Shape, study
+from pipeline.probe.study import study
 from pipeline.probe.table import Output, vectors
 from pipeline.recall import JOB_NAME
 from pipeline.spec.job import Job

@@ -52,7 +52,7 @@ def modules(tmp_path):
 def computed(folder: Path) -> str:
     """The hash and the value of the function of the job in a folder, in a process that knows nothing else."""
     asked = (
-        "import sys; from pipeline.code import load; from pipeline.spec.job import Job\n"
+        "import sys; from pipeline.code.loading import load; from pipeline.spec.job import Job\n"
         "from pipeline.submission.package import job_code\n"
         "(code,) = job_code(Job.load(sys.argv[1])); print(code.sha256, ascii(load(code, '')(None)))"
     )
