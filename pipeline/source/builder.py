@@ -1,4 +1,4 @@
-"""What `datasets` must be told to open a source, and what it says of it: files, columns, their types.
+"""What `datasets` must be told to open a source, and to read of it what a job needs.
 
 Knows nothing of shards or rows.
 """
@@ -7,7 +7,7 @@ import json
 import posixpath
 from copy import copy
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import pyarrow as pa
 from datasets import DatasetBuilder, Features, IterableDataset, Value, load_dataset_builder
@@ -16,6 +16,7 @@ from huggingface_hub import HfApi
 from pipeline.errors import JobError
 from pipeline.source.dataset import READ_ROWS
 from pipeline.source.failures import as_job_errors
+from pipeline.source.needed import NeededJson
 from pipeline.spec.source import BUILDERS, Source
 from pipeline.storage.files import file_exists, read_file
 
@@ -86,47 +87,24 @@ def stream(builder: DatasetBuilder, spec: Source) -> IterableDataset:
     return stream
 
 
-def peek(stream: IterableDataset, spec: Source) -> Features:
-    """Column types from the first rows, for formats that don't declare them."""
-    with as_job_errors(f"source: {spec.data_files or spec.dataset} can't be read"):
-        first = cast("pa.Table | None", next(iter(stream.with_format("arrow").iter(READ_ROWS)), None))
-    if first is None:
-        msg = f"source: {spec.data_files or spec.dataset} holds no rows, so its columns are not known"
-        raise JobError(msg)
-    return Features.from_arrow_schema(first.schema)
-
-
-def check_columns(features: Features, spec: Source) -> None:
-    """Hold that the job's columns are there, and its texts are texts.
-
-    Raises:
-        JobError: they are not.
-    """
-    for column in spec.columns:
-        if column not in features:
-            key = "source.text" if column in spec.text_columns else "source.keep"
-            msg = f"{key}: there is no column {column!r} in {spec.dataset}. Its columns: {', '.join(features)}"
-            raise JobError(msg)
-    types = features.arrow_schema
-    for column in spec.text_columns:
-        kind = types.field(column).type
-        kinds = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null)
-        if not any(matches(kind) for matches in kinds):
-            msg = f"source.text: column {column!r} holds {kind}, not text"
-            raise JobError(msg)
-
-
 def narrow(builder: DatasetBuilder, features: Features, spec: Source) -> DatasetBuilder:
     """A builder that reads the needed columns alone, and texts as texts.
 
     It takes over the files: to look for them takes seconds where they are thousands.
     """
+    kind = NeededJson if builder.name == "json" else type(builder)
     options = _options(builder.name, features, spec)
-    narrowed, narrowed.info = copy(builder), copy(builder.info)
-    narrowed.config = replace(builder.config, **options)
+    narrowed = another(builder, kind, **options)
     if "features" in options:  # as `load_dataset_builder` does with them
         narrowed.info.features = options["features"]
     return narrowed
+
+
+def another(builder: DatasetBuilder, kind: type[DatasetBuilder], **options: Any) -> DatasetBuilder:
+    """A builder of the same files with other options; `copy` would make one whose attributes are those of the first."""
+    other = object.__new__(kind)
+    vars(other).update(vars(builder), info=copy(builder.info), config=replace(builder.config, **options))
+    return other
 
 
 def _options(kind: str, features: Features, spec: Source) -> dict[str, Any]:
@@ -137,25 +115,32 @@ def _options(kind: str, features: Features, spec: Source) -> dict[str, Any]:
             return {"columns": spec.columns, "batch_size": READ_ROWS}
         case "csv":
             kept = [name for name in spec.keep if name not in spec.text_columns]
-            texts = {name: Value("string") for name in spec.text_columns}
             options = {
-                "features": Features({**needed, **texts}),
+                "features": _of_csv(needed, spec),
                 "usecols": spec.columns,
                 "keep_default_na": False,
                 "na_values": dict.fromkeys(kept, _NA_VALUES),
             }
             return {name: value for name, value in options.items() if name not in spec.options}
-        case "json" | "text":
+        case "json":
+            return {"features": needed}
+        case "text":
             return {"features": features}
         case _:
             return {}
 
 
-def schema(features: Features, spec: Source) -> pa.Schema:
-    """The columns that are read, as Arrow types."""
-    types = features.arrow_schema
-    texts = {name: pa.large_string() for name in spec.text_columns if name not in spec.keep}
-    return pa.schema([pa.field(name, texts.get(name, types.field(name).type)) for name in spec.columns])
+def _of_csv(needed: Features, spec: Source) -> Features:
+    """Texts as texts; and whatever pandas can't read where a cell is empty, which is all but texts and floats."""
+    told = spec.options.keys() & {"thousands", "true_values", "false_values", "converters"}  # pandas alone knows these
+
+    def read_as(name: str) -> Any:
+        if name in spec.text_columns:
+            return Value("string")
+        is_float = pa.types.is_floating(needed.arrow_schema.field(name).type)
+        return needed[name] if is_float or told else Value("string")
+
+    return Features({name: read_as(name) for name in needed})
 
 
 def files(builder: DatasetBuilder, spec: Source) -> tuple[str, ...]:

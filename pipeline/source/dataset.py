@@ -12,25 +12,25 @@ import json
 import posixpath
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, cast
 
 import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow.compute as pc
 from datasets import IterableDataset, config
+from datasets.table import CastError
 
 from pipeline.errors import RunError
 from pipeline.ranges import Missing
-from pipeline.source.failures import advise, as_job_errors, words
-from pipeline.storage.files import file_version, open_file, use_options
+from pipeline.source.failures import advise, words
+from pipeline.source.files import row_groups
+from pipeline.storage.files import file_version, use_options
 
 READ_ROWS = 1024
 # What a read that nobody waits for any more may still take.
 _LAST_READS_S = 0.5
-_AT_ONCE = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,14 +122,16 @@ class Dataset:
                 for start, piece in self._pieces(shard, first):
                     before = max(0, first - start)
                     for table in cast("Iterator[pa.Table]", piece.iter(READ_ROWS)):
-                        conformed = table.select(self.schema.names).cast(self.schema).slice(before)
+                        conformed = fit(table, self.schema).slice(before)
                         before = max(0, before - table.num_rows)
                         if conformed.num_rows:
                             yield conformed
                             row += conformed.num_rows
         except Exception as e:  # every file system and builder has errors of its own
             self.check(shard)
-            msg = f"shard {shard} ({self.name(shard)}) can't be read after row {row}: {words(e)}"
+            unlike = isinstance(e, (TypeError, pa.ArrowInvalid, CastError))
+            advice = ". If a column is not of the type that first rows show, name it in source.types" if unlike else ""
+            msg = f"shard {shard} ({self.name(shard)}) can't be read after row {row}: {words(e)}{advice}"
             raise RunError(msg) from e
 
     def _pieces(self, shard: int, first: int) -> Iterator[tuple[int, IterableDataset]]:
@@ -207,32 +209,19 @@ def _wait_until(moment: float) -> None:
     time.sleep(max(0.0, moment - time.monotonic()))
 
 
-def row_groups(files: tuple[str, ...]) -> list[list[int]]:
-    """Rows of each row group of each Parquet file, from the footers.
+def fit(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The columns of a schema, in its types.
+
+    Numbers that come as text may have blanks around them and a plus before them, as every reader of CSV allows.
 
     Raises:
-        JobError: a file can't be read.
+        pa.ArrowInvalid: a value does not fit its column's type.
     """
-
-    def count(uri: str) -> list[int]:
-        with as_job_errors(f"source: {uri} can't be read as Parquet"), open_file(uri) as file:
-            footer = pq.read_metadata(file)
-        return [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
-
-    with ThreadPoolExecutor(max_workers=_AT_ONCE) as threads:
-        return list(threads.map(count, files))
+    return pa.table([_cast(table[field.name], field.type) for field in schema], schema=schema)
 
 
-def versions(files: tuple[str, ...]) -> tuple[str, ...]:
-    """What changes when a file is replaced, of each file; empty where its file system does not say.
-
-    Raises:
-        JobError: a file is gone or can't be asked about.
-    """
-
-    def ask(uri: str) -> str:
-        with as_job_errors(f"source: {uri} can't be looked at"):
-            return file_version(uri)
-
-    with ThreadPoolExecutor(max_workers=_AT_ONCE) as threads:
-        return tuple(threads.map(ask, files))
+def _cast(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
+    if pa.types.is_string(column.type) and not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        trimmed = pc.utf8_trim_whitespace(column)  # pyright: ignore[reportAttributeAccessIssue] (made at run time)
+        column = pc.replace_substring_regex(trimmed, r"^\+", "")  # pyright: ignore[reportAttributeAccessIssue]
+    return column.cast(kind)

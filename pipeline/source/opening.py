@@ -6,9 +6,10 @@ The rule that makes shards looks at the source alone, so every run of a job has 
 import datasets
 from datasets import IterableDataset
 
-from pipeline.source import builder
-from pipeline.source.dataset import Dataset, Shards, ending_calmly, row_groups, streams_without_torch, versions
+from pipeline.source import builder, schema
+from pipeline.source.dataset import Dataset, Shards, ending_calmly, streams_without_torch
 from pipeline.source.failures import as_job_errors
+from pipeline.source.files import row_groups, versions
 from pipeline.spec.source import Source
 from pipeline.storage.files import use_options
 
@@ -43,9 +44,8 @@ def _open(spec: Source, commit: str | None, known: Shards | None) -> Dataset:
     commit = commit or builder.pin(spec)
     built = builder.build(spec, commit)
     files = builder.files(built, spec)
-    stream = builder.stream(built, spec)
-    features = stream.features or builder.peek(stream, spec)
-    builder.check_columns(features, spec)
+    features = schema.look(built, files, spec)
+    schema.check(features, spec)
     stream = builder.stream(builder.narrow(built, features, spec), spec).select_columns(spec.columns)
     if known is None:
         groups = row_groups(files) if built.name == "parquet" and not spec.options.get("filters") else None
@@ -56,7 +56,7 @@ def _open(spec: Source, commit: str | None, known: Shards | None) -> Dataset:
         stream=stream,
         files=files,
         commit=commit,
-        schema=builder.schema(features, spec),
+        schema=schema.arrow_schema(features, spec),
         shards=known,
         versions=None if commit else versions(files),
         storage_options=spec.storage_options,

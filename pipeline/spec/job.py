@@ -117,6 +117,8 @@ class Job(Section):
         content["output"] = {key: content["output"][key] for key in ("dtype", "rows_per_part")}
         content["compute"] = {key: content["compute"][key] for key in ("tokens_per_pack", "compile")}
         del content["source"]["storage_options"]
+        if not content["source"]["types"]:
+            del content["source"]["types"]  # outputs that are older than this key are of the same job
         return flatten(content)
 
 

@@ -1,8 +1,8 @@
 """The section `source`: what is read."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from pipeline.spec.credentials import refuse_credentials
 from pipeline.spec.section import Section, tupled
@@ -27,6 +27,9 @@ class Source(Section):
     keep: Annotated[tuple[str, ...], BeforeValidator(tupled)] = Field(
         default=(), description="columns carried through unchanged"
     )
+    types: dict[str, str] = Field(
+        default={}, description="of columns whose first rows don't show theirs, e.g. {note: string, score: float64}"
+    )
     options: dict[str, Any] = Field(
         default={}, description="further options of the dataset's builder, e.g. {delimiter: ';'}; no credentials"
     )
@@ -47,6 +50,13 @@ class Source(Section):
             msg = f"names {', '.join(map(repr, twins))} twice: name each column once"
             raise ValueError(msg)
         return columns
+
+    @model_validator(mode="after")
+    def _types_of_columns(self) -> Self:
+        if unread := sorted(self.types.keys() - set(self.columns)):
+            msg = f"types names {', '.join(map(repr, unread))}, which is neither a text column nor kept"
+            raise ValueError(msg)
+        return self
 
     @property
     def text_columns(self) -> tuple[str, ...]:

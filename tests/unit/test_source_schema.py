@@ -1,0 +1,156 @@
+"""Columns of CSV and JSON: what a job does not name decides nothing, what it names keeps its values."""
+
+import json
+from datetime import date
+
+import pytest
+
+from pipeline.errors import JobError, RunError
+from pipeline.source.opening import open_dataset
+from pipeline.spec.job import Job
+from pipeline.spec.source import Source
+
+# More than one table of CSV, and more than is looked at of JSON.
+MANY = 12_000
+
+
+@pytest.fixture
+def read(tmp_path):
+    """(what each file holds, how it is read) → the kept columns as lists."""
+
+    def write_and_read(*files: list[dict] | str, keep=("kept",), **source) -> dict[str, list]:
+        for number, rows in enumerate(files):
+            content = rows if isinstance(rows, str) else "".join(json.dumps(row) + "\n" for row in rows)
+            (tmp_path / f"{number}.part").write_text(content)
+        kind = "csv" if isinstance(files[-1], str) else "json"
+        spec = Source(dataset=kind, data_files=str(tmp_path / "*.part"), text="text", keep=keep, **source)
+        dataset = open_dataset(spec)
+        tables = [table for shard in range(dataset.num_shards) for table in dataset.read(shard)]
+        assert all(table.schema == dataset.schema for table in tables)
+        return {name: [value for table in tables for value in table[name].to_pylist()] for name in spec.columns}
+
+    return write_and_read
+
+
+def rows(*kept, **others) -> list[dict]:
+    return [{"text": f"text {value}", "kept": value, **others} for value in kept]
+
+
+def csv(*kept) -> str:
+    return "text,kept\n" + "".join(f"a text,{value}\n" for value in kept)
+
+
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        ({}, {"note": "x"}),
+        ({"note": None}, {"note": "x"}),
+        ({"note": 1}, {"note": 1.5}),
+        ({"note": 1}, {"note": "x"}),
+        ({"note": {"a": 1}}, {"note": {"a": 1, "b": [2]}}),
+    ],
+)
+def test_json_keys_that_are_not_needed_may_come_and_change(read, first, then):
+    assert read(rows(1, 2, **first), rows(3, 4, **then))["kept"] == [1, 2, 3, 4]
+
+
+def test_json_key_that_comes_late_in_a_file_is_passed_over_where_not_needed(read):
+    long = {"pad": "x" * 6_000_000}
+    assert read(rows(1, 2, **long) + rows(3, late=[1]))["kept"] == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        ([None, None], ["x", None]),
+        ([1, 2], [1.5, None]),
+        ([{"a": 1, "b": None}], [{"a": 2, "b": [3]}]),
+        ([None], [7]),
+    ],
+)
+def test_kept_key_has_the_type_that_holds_what_all_files_show(read, first, then):
+    assert read(rows(*first), rows(*then))["kept"] == first + then
+
+
+def test_first_file_without_rows_does_not_hide_the_columns(read):
+    assert read([], rows("x"))["kept"] == ["x"]
+    assert read(csv(), csv(1, 2))["kept"] == [1, 2]
+
+
+def test_kept_key_of_several_types_is_told_with_the_files_and_the_way_out(read):
+    with pytest.raises(JobError, match=r"'kept' holds int64 in \S+0\.part, text in \S+1\.part.*types: {kept: string}"):
+        read(rows(1), rows("x"))
+    assert read(rows(1), rows("x"), types={"kept": "string"})["kept"] == ["1", "x"]
+
+
+def test_kept_key_of_several_types_in_one_file_is_text(read):
+    assert read(rows(1, "x"))["kept"] == ["1", '"x"']
+
+
+def test_kept_key_that_first_rows_do_not_show_is_what_the_job_says(read):
+    late = rows(None, None, pad="x" * 6_000_000) + rows("x")
+    with pytest.raises(RunError, match=r"name it in source\.types"):
+        read(late)
+    assert read(late, types={"kept": "string"})["kept"] == [None, None, "x"]
+    missing = [{"text": "a", "pad": "x" * 6_000_000}] * 2 + rows(5)
+    with pytest.raises(JobError, match="no column 'kept'"):
+        read(missing)
+    assert read(missing, types={"kept": "int64"})["kept"] == [None, None, 5]
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "values"),
+    [
+        (1, ["", 2**53 + 1, " 7", "+8", "NA"], [None, 2**53 + 1, 7, 8, None]),
+        (True, ["", "FALSE"], [None, False]),
+        ("x", ["007", ""], ["007", None]),
+        (1.5, ["", "2"], [None, 2.0]),
+    ],
+)
+def test_csv_cell_that_is_empty_after_many_rows_is_no_value(read, first, then, values):
+    assert read(csv(*[first] * MANY, *then))["kept"][MANY:] == values
+
+
+def test_csv_column_of_whole_numbers_and_then_others_says_where_and_what_to_do(read):
+    late = csv(*[1] * MANY, "7.5")
+    with pytest.raises(RunError, match=r"after row 1\d{4}: .*'7\.5'.*name it in source\.types"):
+        read(late)
+    assert read(late, types={"kept": "float64"})["kept"][-2:] == [1.0, 7.5]
+    assert read(csv(1), csv("7.5", ""))["kept"] == [1.0, 7.5, None]
+
+
+def test_csv_codes_with_leading_zeros_stay_as_they_are_where_named_text(read):
+    assert read(csv("007"), types={"kept": "string"})["kept"] == ["007"]
+    assert read(csv("2024-01-02"), types={"kept": "date32"})["kept"] == [date(2024, 1, 2)]
+
+
+def test_csv_options_that_pandas_alone_knows_still_hold(read):
+    assert read(csv('"1,000"'), options={"thousands": ","})["kept"] == [1000]
+    assert read(csv("yes", "no"), options={"true_values": ["yes"], "false_values": ["no"]})["kept"] == [True, False]
+
+
+def test_digits_as_texts_are_refused_unless_named_text(read):
+    with pytest.raises(JobError, match=r"'text' holds int64, not text.*types: {text: string}"):
+        read("text,kept\n011,1\n")
+    assert read("text,kept\n011,1\n", types={"text": "string"})["text"] == ["011"]
+    assert read("text,kept\n011,1\n", "text,kept\nword,1\n")["text"] == ["011", "word"]
+
+
+def test_type_that_does_not_exist_is_refused(read):
+    with pytest.raises(JobError, match=r"source\.types\.kept: 'strin' is no type"):
+        read(rows(1), types={"kept": "strin"})
+
+
+JOB = {"source": {"dataset": "d", "text": "text"}, "model": {"name": "m"}, "output": {"path": "o"}}
+
+
+def test_type_of_a_column_that_is_not_read_is_refused():
+    with pytest.raises(JobError, match="types names 'other', which is neither a text column nor kept"):
+        Job.parse({**JOB, "source": {**JOB["source"], "types": {"other": "string"}}})
+
+
+def test_types_are_part_of_what_a_job_is_and_none_are_not():
+    plain = Job.parse(JOB)
+    typed = Job.parse({**JOB, "source": {**JOB["source"], "types": {"text": "string"}}})
+    assert not any(key.startswith("source.types") for key in plain.identity())
+    assert typed.identity() == {**plain.identity(), "source.types.text": "string"}
