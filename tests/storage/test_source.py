@@ -1,6 +1,7 @@
 """A source in a store that can't be asked: that is told, and never taken for one that has changed."""
 
 import io
+import json
 
 import fsspec
 import pyarrow as pa
@@ -54,6 +55,18 @@ def test_store_that_cannot_be_asked_is_told_at_planning(source, trouble, known):
     kind = trouble()
     with pytest.raises(JobError, match=rf"{source.locations[0]} can't be opened: {kind}.*Check the"):
         open_dataset(source)
+
+
+def test_json_of_differing_keys_in_a_store_is_read_whole(container):
+    address, count = container("moto"), 20
+    for number in range(count):
+        row = {"text": f"text {number}", "kept": number or None, f"only here {number}": {"a": number}}
+        Storage(address).create(f"docs/{number:02}.jsonl", json.dumps(row).encode())
+    forget_clients()
+    dataset = open_dataset(Source(dataset="json", data_files=f"{address}/docs/*.jsonl", text="text", keep=("kept",)))
+    assert dataset.num_shards == count
+    rows = [row for shard in range(count) for table in dataset.read(shard) for row in table.to_pylist()]
+    assert rows == [{"text": f"text {number}", "kept": number or None} for number in range(count)]
 
 
 def test_store_that_cannot_be_asked_in_a_run_is_not_taken_for_a_change(source, trouble):
