@@ -1,20 +1,26 @@
 """JSON objects and Parquet files of which the columns that a job needs are read, whatever else each of them holds.
 
 `datasets` casts every key of JSON to the types of the first file and refuses those that this one does not have, as it
-refuses a Parquet file without one of the columns. Stands alone because `datasets` exchanges `open` in the module of
+refuses a Parquet file without one of the columns. Stands alone because `datasets` exchanges functions in the module of
 every builder that streams.
 """
 
-from collections.abc import Generator, Sequence
+import json
+from codecs import BOM_UTF8
+from collections.abc import Generator, Iterator, Sequence
 from copy import copy
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import DatasetBuilder
-from datasets.packaged_modules.json.json import Json
+from datasets import DatasetBuilder, Features
+from datasets.builder import Key
+from datasets.packaged_modules.json.json import Json, JsonConfig
 from datasets.packaged_modules.parquet.parquet import Parquet, ParquetConfig
+from datasets.utils.file_utils import xopen
+
+from pipeline.source.exact import of_lines
 
 
 def another(builder: DatasetBuilder, kind: type[DatasetBuilder], **options: Any) -> Any:
@@ -25,11 +31,44 @@ def another(builder: DatasetBuilder, kind: type[DatasetBuilder], **options: Any)
 
 
 class NeededJson(Json):
-    """The builder of JSON, which drops what its features don't name before it casts."""
+    """The builder of JSON, which drops what its features don't name before it casts, and keeps values as they are."""
+
+    config: JsonConfig
 
     def _cast_table(self, pa_table: pa.Table, json_field_paths: Sequence[Any] = ()) -> pa.Table:
         needed = [name for name in pa_table.column_names if name in self.info.features]
         return super()._cast_table(pa_table.select(needed), json_field_paths=json_field_paths)
+
+    def _generate_tables(
+        self,
+        base_files: Any,
+        files_iterables: Any,
+        original_files: Any,
+        allow_full_read: bool = True,  # noqa: FBT002 (as `datasets` has it)
+    ) -> Generator[Any, None, None]:
+        for number, (base, files, original) in enumerate(zip(base_files, files_iterables, original_files, strict=True)):
+            for file in files:
+                batch = -1
+                try:
+                    for batch, table in enumerate(self._exactly(file)):
+                        yield Key(number, batch), self._cast_table(table)
+                except ValueError:
+                    if batch >= 0:
+                        raise
+                    # Objects over several lines, texts instead of objects, a field, another encoding.
+                    yield from super()._generate_tables([base], [[file]], [original], allow_full_read)
+
+    def _exactly(self, file: str) -> Iterator[pa.Table]:
+        if self.config.field is not None or self.config.encoding != "utf-8":
+            msg = "the builder itself reads these"
+            raise ValueError(msg)
+        with xopen(file, "rb") as opened:
+            lines = opened.read(self.config.chunksize).removeprefix(BOM_UTF8)
+            if lines.lstrip().startswith(b"["):
+                lines = "\n".join(map(json.dumps, json.loads(lines + opened.read()))).encode()
+            while lines:
+                yield of_lines(lines + opened.readline(), cast("Features", self.info.features))
+                lines = opened.read(self.config.chunksize)
 
 
 class NeededParquet(Parquet):
@@ -49,6 +88,6 @@ class NeededParquet(Parquet):
                 yield from lenient._generate_tables([file], [row_groups])  # noqa: SLF001 (a builder of the same kind)
 
     def _held(self, file: str) -> list[str]:
-        with open(file, "rb") as opened:  # noqa: PTH123 (`datasets` exchanges it)
+        with xopen(file, "rb") as opened:
             names = set(pq.read_schema(opened).names)
         return [name for name in self.config.columns or [] if name in names]
