@@ -14,12 +14,14 @@ from huggingface_hub import HfApi
 from pipeline.errors import JobError
 from pipeline.source.dataset import READ_ROWS
 from pipeline.source.failures import as_job_errors
-from pipeline.source.needed import NeededJson, NeededParquet, another
+from pipeline.source.needed import NeededCsv, NeededJson, NeededParquet, another
 from pipeline.spec.source import BUILDERS, Source
 from pipeline.storage.files import file_exists, read_file
 
 # What pandas takes for a missing value; it must not be taken so in the text column of a CSV file.
 _NA_VALUES = ["", "#N/A", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null", "-nan", "-NaN", "<NA>"]
+
+_NEEDED = {"csv": NeededCsv, "json": NeededJson, "parquet": NeededParquet}
 
 
 def pin(spec: Source) -> str | None:
@@ -90,7 +92,7 @@ def narrow(builder: DatasetBuilder, features: Features, spec: Source) -> Dataset
 
     It takes over the files: to look for them takes seconds where they are thousands.
     """
-    kind = {"json": NeededJson, "parquet": NeededParquet}.get(builder.name, type(builder))
+    kind = _NEEDED.get(builder.name, type(builder))
     options = _options(builder.name, features, spec)
     narrowed = another(builder, kind, **options)
     if "features" in options:  # as `load_dataset_builder` does with them
@@ -108,7 +110,7 @@ def _options(kind: str, features: Features, spec: Source) -> dict[str, Any]:
             kept = [name for name in spec.keep if name not in spec.text_columns]
             options = {
                 "features": _of_csv(needed, spec),
-                "usecols": spec.columns,
+                "usecols": frozenset(spec.columns).__contains__,  # a list would have to be there in every file
                 "keep_default_na": False,
                 "na_values": dict.fromkeys(kept, _NA_VALUES),
             }

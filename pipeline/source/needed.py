@@ -1,13 +1,14 @@
-"""JSON objects and Parquet files of which the columns that a job needs are read, whatever else each of them holds.
+"""JSON, CSV and Parquet of which the columns that a job needs are read, whatever else each file holds or lacks.
 
 `datasets` casts every key of JSON to the types of the first file and refuses those that this one does not have, as it
-refuses a Parquet file without one of the columns. Stands alone because `datasets` exchanges functions in the module of
-every builder that streams.
+refuses files of CSV and Parquet without one of the columns. Stands alone because `datasets` exchanges functions in the
+module of every builder that streams.
 """
 
 import json
 from codecs import BOM_UTF8
 from collections.abc import Generator, Iterator, Sequence
+from contextlib import suppress
 from copy import copy
 from dataclasses import replace
 from typing import Any, cast
@@ -16,9 +17,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import DatasetBuilder, Features
 from datasets.builder import Key
+from datasets.packaged_modules.csv.csv import Csv, CsvConfig
 from datasets.packaged_modules.json.json import Json, JsonConfig
 from datasets.packaged_modules.parquet.parquet import Parquet, ParquetConfig
 from datasets.utils.file_utils import xopen
+from pandas.errors import EmptyDataError
 
 from pipeline.source.exact import of_lines
 
@@ -69,6 +72,28 @@ class NeededJson(Json):
             while lines:
                 yield of_lines(lines + opened.readline(), cast("Features", self.info.features))
                 lines = opened.read(self.config.chunksize)
+
+
+class NeededCsv(Csv):
+    """The builder of CSV, to which a column that a file lacks is null and an empty file one without rows."""
+
+    config: CsvConfig
+
+    def _cast_table(self, pa_table: pa.Table) -> pa.Table:
+        schema = cast("Features", self.config.features).arrow_schema
+        lacking = [field for field in schema if field.name not in pa_table.column_names]
+        if len(lacking) == len(schema):
+            msg = f"the file has none of the columns {', '.join(schema.names)}"
+            raise ValueError(msg)
+        for field in lacking:
+            pa_table = pa_table.append_column(field, pa.nulls(len(pa_table), field.type))
+        return super()._cast_table(pa_table)
+
+    def _generate_tables(self, base_files: Any, files_iterables: Any) -> Generator[Any, None, None]:
+        for base, files in zip(base_files, files_iterables, strict=True):
+            for file in files:
+                with suppress(EmptyDataError):
+                    yield from super()._generate_tables([base], [[file]])
 
 
 class NeededParquet(Parquet):

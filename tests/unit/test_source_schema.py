@@ -119,6 +119,16 @@ def test_csv_column_of_whole_numbers_and_then_others_says_where_and_what_to_do(r
     assert read(csv(1), csv("7.5", ""))["kept"] == [1.0, 7.5, None]
 
 
+def test_csv_column_that_a_file_lacks_is_null_there(read):
+    assert read("text\na\n", csv(1, ""), "kept,text\n3,b\n")["kept"] == [None, 1, None, 3]
+    with pytest.raises(RunError, match=r"1\.part\) can't be read .* none of the columns text, kept"):
+        read(csv(1), "text;kept\na;1\n")
+
+
+def test_csv_file_that_is_empty_has_no_rows(read):
+    assert read("", csv(1), "")["kept"] == [1]
+
+
 def test_csv_codes_with_leading_zeros_stay_as_they_are_where_named_text(read):
     assert read(csv("007"), types={"kept": "string"})["kept"] == ["007"]
     assert read(csv("2024-01-02"), types={"kept": "date32"})["kept"] == [date(2024, 1, 2)]
