@@ -142,11 +142,10 @@ def files(builder: DatasetBuilder, spec: Source) -> tuple[str, ...]:
     Raises:
         JobError: none match.
     """
-    split = spec.split.partition("[")[0]
     files = builder.config.data_files
-    if files is None or split not in files:
+    if files is None or spec.split not in files:
         return (spec.dataset,)
-    if not files[split]:
+    if not files[spec.split]:
         msg = f"source.data_files: no file matches {spec.data_files or spec.dataset}"
         raise JobError(msg)
-    return tuple(files[split])
+    return tuple(files[spec.split])

@@ -42,7 +42,7 @@ def look(builder: DatasetBuilder, files: Sequence[str], spec: Source) -> Feature
     where = ", ".join(spec.locations)
     with as_job_errors(f"source: {where} can't be read"):
         undeclared = builder.name in _OF_FILES and not builder.info.features
-        if undeclared and _split(spec) in (builder.config.data_files or {}):
+        if undeclared and spec.split in (builder.config.data_files or {}):
             some = dict.fromkeys(files[int(at)] for at in np.linspace(0, len(files) - 1, _LOOKED_AT_FILES, dtype=int))
             with ThreadPoolExecutor(max_workers=_LOOKED_AT_FILES) as threads:
                 heads = threads.map(lambda uri: _head(builder, uri, spec), some)
@@ -57,10 +57,6 @@ def look(builder: DatasetBuilder, files: Sequence[str], spec: Source) -> Feature
     named = spec.types if builder.name == "json" else {}
     names = dict.fromkeys(name for columns in (*seen.values(), named) for name in columns)
     return Features({name: _named(name, spec) or _common(name, seen, spec) for name in names})
-
-
-def _split(spec: Source) -> str:
-    return spec.split.partition("[")[0]
 
 
 def _head(builder: DatasetBuilder, uri: str, spec: Source) -> Features | None:
@@ -80,8 +76,8 @@ def _footer(uri: str, spec: Source) -> Features:
 
 
 def _first_rows(builder: DatasetBuilder, uri: str, spec: Source) -> Features | None:
-    files = cast("DataFilesDict", builder.config.data_files)[_split(spec)]
-    one = DataFilesDict({_split(spec): DataFilesList([uri], files.origin_metadata)})
+    files = cast("DataFilesDict", builder.config.data_files)[spec.split]
+    one = DataFilesDict({spec.split: DataFilesList([uri], files.origin_metadata)})
     chunksize = _HEAD_BYTES if builder.name == "json" else _HEAD_ROWS
     head = another(builder, type(builder), data_files=one, chunksize=chunksize)
     try:
