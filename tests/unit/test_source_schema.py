@@ -134,6 +134,23 @@ def test_csv_file_that_is_empty_has_no_rows(read):
     assert read("", csv(1), "")["kept"] == [1]
 
 
+@pytest.mark.parametrize("rows_before", [0, MANY])
+def test_csv_of_another_encoding_is_told_with_the_option_that_names_it(tmp_path, rows_before):
+    path = tmp_path / "0.csv"
+    path.write_bytes(b"text\n" + b"a\n" * rows_before + "naïve\n".encode("cp1252"))
+    source = {"dataset": "csv", "data_files": str(path), "text": "text"}
+    with pytest.raises((JobError, RunError), match=r"0\.csv.*UnicodeDecodeError.*options: {encoding: cp1252}"):
+        list(open_dataset(Source(**source)).read(0))
+    dataset = open_dataset(Source(**source, options={"encoding": "cp1252"}))
+    assert [table["text"][-1].as_py() for table in dataset.read(0)][-1] == "naïve"
+
+
+def test_what_no_network_can_mend_is_told_without_advice_about_it(read):
+    with pytest.raises(JobError, match="OverflowError") as told:
+        read(csv(10**25))
+    assert "Check the address" not in str(told.value)
+
+
 def test_csv_codes_with_leading_zeros_stay_as_they_are_where_named_text(read):
     assert read(csv("007"), types={"kept": "string"})["kept"] == ["007"]
     assert read(csv("2024-01-02"), types={"kept": "date32"})["kept"] == [date(2024, 1, 2)]
