@@ -5,8 +5,6 @@ Knows nothing of shards or rows.
 
 import json
 import posixpath
-from copy import copy
-from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -16,12 +14,14 @@ from huggingface_hub import HfApi
 from pipeline.errors import JobError
 from pipeline.source.dataset import READ_ROWS
 from pipeline.source.failures import as_job_errors
-from pipeline.source.needed import NeededJson
+from pipeline.source.needed import NeededCsv, NeededJson, NeededParquet, another
 from pipeline.spec.source import BUILDERS, Source
 from pipeline.storage.files import file_exists, read_file
 
 # What pandas takes for a missing value; it must not be taken so in the text column of a CSV file.
 _NA_VALUES = ["", "#N/A", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null", "-nan", "-NaN", "<NA>"]
+
+_NEEDED = {"csv": NeededCsv, "json": NeededJson, "parquet": NeededParquet}
 
 
 def pin(spec: Source) -> str | None:
@@ -92,7 +92,7 @@ def narrow(builder: DatasetBuilder, features: Features, spec: Source) -> Dataset
 
     It takes over the files: to look for them takes seconds where they are thousands.
     """
-    kind = NeededJson if builder.name == "json" else type(builder)
+    kind = _NEEDED.get(builder.name, type(builder))
     options = _options(builder.name, features, spec)
     narrowed = another(builder, kind, **options)
     if "features" in options:  # as `load_dataset_builder` does with them
@@ -100,24 +100,17 @@ def narrow(builder: DatasetBuilder, features: Features, spec: Source) -> Dataset
     return narrowed
 
 
-def another(builder: DatasetBuilder, kind: type[DatasetBuilder], **options: Any) -> DatasetBuilder:
-    """A builder of the same files with other options; `copy` would make one whose attributes are those of the first."""
-    other = object.__new__(kind)
-    vars(other).update(vars(builder), info=copy(builder.info), config=replace(builder.config, **options))
-    return other
-
-
 def _options(kind: str, features: Features, spec: Source) -> dict[str, Any]:
     needed = Features({name: features[name] for name in spec.columns})
     match kind:
         case "parquet":
             # Without a batch size the builder takes that of the first row group, and fails where it is empty.
-            return {"columns": spec.columns, "batch_size": READ_ROWS}
+            return {"columns": spec.columns, "features": needed, "batch_size": READ_ROWS}
         case "csv":
             kept = [name for name in spec.keep if name not in spec.text_columns]
             options = {
                 "features": _of_csv(needed, spec),
-                "usecols": spec.columns,
+                "usecols": frozenset(spec.columns).__contains__,  # a list would have to be there in every file
                 "keep_default_na": False,
                 "na_values": dict.fromkeys(kept, _NA_VALUES),
             }
@@ -149,11 +142,10 @@ def files(builder: DatasetBuilder, spec: Source) -> tuple[str, ...]:
     Raises:
         JobError: none match.
     """
-    split = spec.split.partition("[")[0]
     files = builder.config.data_files
-    if files is None or split not in files:
+    if files is None or spec.split not in files:
         return (spec.dataset,)
-    if not files[split]:
+    if not files[spec.split]:
         msg = f"source.data_files: no file matches {spec.data_files or spec.dataset}"
         raise JobError(msg)
-    return tuple(files[split])
+    return tuple(files[spec.split])

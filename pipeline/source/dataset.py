@@ -129,9 +129,11 @@ class Dataset:
                             row += conformed.num_rows
         except Exception as e:  # every file system and builder has errors of its own
             self.check(shard)
-            unlike = isinstance(e, (TypeError, pa.ArrowInvalid, CastError))
-            advice = ". If a column is not of the type that first rows show, name it in source.types" if unlike else ""
-            msg = f"shard {shard} ({self.name(shard)}) can't be read after row {row}: {words(e)}{advice}"
+            msg = f"shard {shard} ({self.name(shard)}) can't be read after row {row}: {words(e)}"
+            if isinstance(e, (TypeError, pa.ArrowInvalid, CastError)):
+                msg += ". If a column is not of the type that first rows show, name it in source.types"
+            elif isinstance(e, UnicodeError):
+                msg += f". {advise(e)}"
             raise RunError(msg) from e
 
     def _pieces(self, shard: int, first: int) -> Iterator[tuple[int, IterableDataset]]:

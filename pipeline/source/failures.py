@@ -11,8 +11,17 @@ from contextlib import contextmanager
 from pipeline.errors import JobError, VarveError
 
 _SHOWN_CHARACTERS = 300
-# Of these the message says enough: what is named is not there, or is no such thing.
-_PLAIN = (FileNotFoundError, NotADirectoryError, ValueError, TypeError, KeyError)
+# Of these the message says enough: what is named is not there, or is no such thing, or can't be done with it.
+_PLAIN = (
+    FileNotFoundError,
+    NotADirectoryError,
+    ValueError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    AttributeError,
+    NotImplementedError,
+)
 
 
 @contextmanager
@@ -30,7 +39,7 @@ def as_job_errors(what: str) -> Iterator[None]:
     except VarveError:
         raise
     except Exception as e:
-        advice = "" if isinstance(e, _PLAIN) else f". {advise(e)}"
+        advice = "" if isinstance(e, _PLAIN) and not isinstance(e, UnicodeError) else f". {advise(e)}"
         msg = f"{what}: {words(e)}{advice}"
         raise JobError(msg) from e
 
@@ -45,4 +54,6 @@ def advise(error: BaseException) -> str:
     """What to check where something could not be asked at all."""
     if isinstance(error, ImportError):
         return "Install it on every machine that reads"
+    if isinstance(error, UnicodeError):
+        return "If the files are not UTF-8, name their encoding: source.options: {encoding: cp1252}"
     return "Check the address, the credentials in the environment and the network"

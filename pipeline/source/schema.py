@@ -1,7 +1,8 @@
 """The columns of a source: of what types they are, which a job needs, and what is read made to fit them.
 
-CSV and JSON declare no types, so the first rows of a few files show them; what the job says (`source.types`) goes
-before. Knows nothing of shards or rows. Invariant: columns that a job does not name decide nothing.
+Files need not agree, so a few are looked at: the first rows of CSV and JSON, the footers of Parquet; what the job says
+(`source.types`) goes before. Knows nothing of shards or rows. Invariant: columns that a job does not name decide
+nothing.
 """
 
 from collections.abc import Sequence
@@ -11,17 +12,20 @@ from typing import Any, cast
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 from datasets import DatasetBuilder, Features, IterableDataset, Value
 from datasets.data_files import DataFilesDict, DataFilesList
 from datasets.features import Json
 
 from pipeline.errors import JobError
-from pipeline.source.builder import another, stream
+from pipeline.source.builder import stream
 from pipeline.source.failures import as_job_errors
+from pipeline.source.needed import another
 from pipeline.spec.source import Source
+from pipeline.storage.files import open_file
 
-# Formats that declare no types.
-_UNTYPED = frozenset({"csv", "json"})
+# Formats of which each file has types of its own.
+_OF_FILES = frozenset({"csv", "json", "parquet"})
 _LOOKED_AT_FILES = 8
 # What is read of each: bytes of JSON, rows of CSV.
 _HEAD_BYTES = 1 << 20
@@ -30,14 +34,15 @@ _NOTHING = Value("null")
 
 
 def look(builder: DatasetBuilder, files: Sequence[str], spec: Source) -> Features:
-    """The columns and their types: as declared, else as the first rows of a few files show them.
+    """The columns and their types: as the dataset declares them, else as a few files show them.
 
     Raises:
         JobError: the files can't be read or hold no rows, or a column that is needed has types that don't go together.
     """
     where = ", ".join(spec.locations)
     with as_job_errors(f"source: {where} can't be read"):
-        if builder.name in _UNTYPED and not builder.info.features and _split(spec) in (builder.config.data_files or {}):
+        undeclared = builder.name in _OF_FILES and not builder.info.features
+        if undeclared and spec.split in (builder.config.data_files or {}):
             some = dict.fromkeys(files[int(at)] for at in np.linspace(0, len(files) - 1, _LOOKED_AT_FILES, dtype=int))
             with ThreadPoolExecutor(max_workers=_LOOKED_AT_FILES) as threads:
                 heads = threads.map(lambda uri: _head(builder, uri, spec), some)
@@ -54,14 +59,25 @@ def look(builder: DatasetBuilder, files: Sequence[str], spec: Source) -> Feature
     return Features({name: _named(name, spec) or _common(name, seen, spec) for name in names})
 
 
-def _split(spec: Source) -> str:
-    return spec.split.partition("[")[0]
-
-
 def _head(builder: DatasetBuilder, uri: str, spec: Source) -> Features | None:
-    """What the beginning of one file shows; None where the file is empty."""
-    files = cast("DataFilesDict", builder.config.data_files)[_split(spec)]
-    one = DataFilesDict({_split(spec): DataFilesList([uri], files.origin_metadata)})
+    """What one file shows; None where it is empty."""
+    with as_job_errors(f"source: {uri} can't be read"):
+        return _footer(uri, spec) if builder.name == "parquet" else _first_rows(builder, uri, spec)
+
+
+def _footer(uri: str, spec: Source) -> Features:
+    """The columns of a Parquet file; of those that are not needed, which may be of any type, the names alone."""
+    with open_file(uri) as file:
+        schema = pq.read_schema(file)
+    needed = pa.schema([field.with_type(_plain(field.type)) for field in schema if field.name in spec.columns])
+    with as_job_errors(f"source.keep: a column of {uri} can't be kept"):
+        features = Features.from_arrow_schema(needed.with_metadata(schema.metadata))
+    return Features({**dict.fromkeys(schema.names, _NOTHING), **features})
+
+
+def _first_rows(builder: DatasetBuilder, uri: str, spec: Source) -> Features | None:
+    files = cast("DataFilesDict", builder.config.data_files)[spec.split]
+    one = DataFilesDict({spec.split: DataFilesList([uri], files.origin_metadata)})
     chunksize = _HEAD_BYTES if builder.name == "json" else _HEAD_ROWS
     head = another(builder, type(builder), data_files=one, chunksize=chunksize)
     try:
@@ -96,7 +112,8 @@ def _common(name: str, shown: dict[str, Features], spec: Source) -> Any:
     first = next(iter(kinds.values()), _NOTHING)
     if name not in spec.columns or all(kind == first for kind in kinds.values()):
         return first
-    if name in spec.text_columns and any(_is_text(kind) for kind in kinds.values()):
+    texts = [_is_text(kind) for kind in kinds.values()]
+    if all(texts) or (name in spec.text_columns and any(texts)):
         return Value("string")
     try:
         schemas = [Features({name: kind}).arrow_schema for kind in kinds.values()]
@@ -108,7 +125,7 @@ def _common(name: str, shown: dict[str, Features], spec: Source) -> Any:
 
 
 def _is_text(kind: Any) -> bool:
-    return isinstance(kind, Value) and kind.dtype in {"string", "large_string"}
+    return isinstance(kind, Value) and kind.dtype in {"string", "large_string", "string_view"}
 
 
 def _told(kind: Any) -> str:
@@ -148,4 +165,13 @@ def arrow_schema(features: Features, spec: Source) -> pa.Schema:
 
 
 def _plain(kind: pa.DataType) -> pa.DataType:
-    return kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind
+    if isinstance(kind, pa.BaseExtensionType):
+        return _plain(kind.storage_type)
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(_plain(field.type)) for field in kind])
+    if not pa.types.is_list(kind) and not pa.types.is_large_list(kind) and not pa.types.is_fixed_size_list(kind):
+        return kind
+    item = kind.value_field.with_type(_plain(kind.value_type))
+    if pa.types.is_fixed_size_list(kind):
+        return pa.list_(item, kind.list_size)
+    return pa.list_(item) if pa.types.is_list(kind) else pa.large_list(item)

@@ -51,6 +51,14 @@ class Source(Section):
             raise ValueError(msg)
         return columns
 
+    @field_validator("split")
+    @classmethod
+    def _whole(cls, split: str) -> str:
+        if "[" in split:
+            msg = f"{split!r} is a part of a split, which can't be streamed: name the whole one, or files in data_files"
+            raise ValueError(msg)
+        return split
+
     @model_validator(mode="after")
     def _types_of_columns(self) -> Self:
         if unread := sorted(self.types.keys() - set(self.columns)):

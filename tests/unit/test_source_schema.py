@@ -26,7 +26,7 @@ def read(tmp_path):
         spec = Source(dataset=kind, data_files=str(tmp_path / "*.part"), text="text", keep=keep, **source)
         dataset = open_dataset(spec)
         tables = [table for shard in range(dataset.num_shards) for table in dataset.read(shard)]
-        assert all(table.schema == dataset.schema for table in tables)
+        assert all(table.schema == dataset.schema and "extension" not in str(table.schema) for table in tables)
         return {name: [value for table in tables for value in table[name].to_pylist()] for name in spec.columns}
 
     return write_and_read
@@ -87,6 +87,11 @@ def test_kept_key_of_several_types_in_one_file_is_text(read):
     assert read(rows(1, "x"))["kept"] == ["1", '"x"']
 
 
+def test_kept_values_of_several_types_within_others_are_text_there(read):
+    assert read(rows([1, {"a": 2}], [], None))["kept"] == [["1", '{"a":2}'], [], None]
+    assert read(rows({"a": [{"b": 1}]}, {"a": [{"b": "x"}]}))["kept"] == [{"a": [{"b": "1"}]}, {"a": [{"b": '"x"'}]}]
+
+
 def test_kept_key_that_first_rows_do_not_show_is_what_the_job_says(read):
     late = rows(None, None, pad="x" * 6_000_000) + rows("x")
     with pytest.raises(RunError, match=r"name it in source\.types"):
@@ -117,6 +122,33 @@ def test_csv_column_of_whole_numbers_and_then_others_says_where_and_what_to_do(r
         read(late)
     assert read(late, types={"kept": "float64"})["kept"][-2:] == [1.0, 7.5]
     assert read(csv(1), csv("7.5", ""))["kept"] == [1.0, 7.5, None]
+
+
+def test_csv_column_that_a_file_lacks_is_null_there(read):
+    assert read("text\na\n", csv(1, ""), "kept,text\n3,b\n")["kept"] == [None, 1, None, 3]
+    with pytest.raises(RunError, match=r"1\.part\) can't be read .* none of the columns text, kept"):
+        read(csv(1), "text;kept\na;1\n")
+
+
+def test_csv_file_that_is_empty_has_no_rows(read):
+    assert read("", csv(1), "")["kept"] == [1]
+
+
+@pytest.mark.parametrize("rows_before", [0, MANY])
+def test_csv_of_another_encoding_is_told_with_the_option_that_names_it(tmp_path, rows_before):
+    path = tmp_path / "0.csv"
+    path.write_bytes(b"text\n" + b"a\n" * rows_before + "naïve\n".encode("cp1252"))
+    source = {"dataset": "csv", "data_files": str(path), "text": "text"}
+    with pytest.raises((JobError, RunError), match=r"0\.csv.*UnicodeDecodeError.*options: {encoding: cp1252}"):
+        list(open_dataset(Source(**source)).read(0))
+    dataset = open_dataset(Source(**source, options={"encoding": "cp1252"}))
+    assert [table["text"][-1].as_py() for table in dataset.read(0)][-1] == "naïve"
+
+
+def test_what_no_network_can_mend_is_told_without_advice_about_it(read):
+    with pytest.raises(JobError, match="OverflowError") as told:
+        read(csv(10**25))
+    assert "Check the address" not in str(told.value)
 
 
 def test_csv_codes_with_leading_zeros_stay_as_they_are_where_named_text(read):

@@ -55,6 +55,7 @@ def changed(path: str, value) -> dict:
         ("source.text", 3, ["source.text", "3"]),
         ("source.text", ["a", "a"], ["source.text", "'a' twice", "once"]),
         ("source.keep", ["id", "url", "id"], ["source.keep", "'id' twice", "once"]),
+        ("source.split", "train[:10%]", ["source.split", "'train[:10%]'", "part of a split", "the whole one"]),
         ("output.dtype", "f16", ["output.dtype", '"f16"', "'float16'"]),
         ("output.max_errors", -1, ["output.max_errors", "-1"]),
         ("model.trust_remote_code", "yes", ["model.trust_remote_code", '"yes"', "boolean"]),
