@@ -51,6 +51,13 @@ def test_every_pooling_of_the_real_minilm_equals_plain_transformers(compiled, mi
     assert encoder.layout == "packed"
 
 
+def test_model_that_pads_for_itself_equals_plain_transformers(tiny, plain):
+    folder = tiny("longformer")
+    columns = Encoder(Model(name=folder, max_tokens=128), EVERYTHING, device="cpu")(RAGGED)
+    worst = worst_difference(columns, [plain(folder)(text) for text in RAGGED])
+    assert max(worst.values()) <= TOLERANCE, worst
+
+
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_attentions_beside_other_features_equal_plain_transformers(architecture, tiny, plain):
     folder = tiny(architecture)
