@@ -98,6 +98,12 @@ def test_wrong_job_exits_with_2_and_writes_nothing(extra, told, arguments, tmp_p
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("command", ["embed", "plan"])
+def test_model_that_can_not_be_encoded_exits_with_2_in_its_own_words(command, arguments, tiny, capsys):
+    assert main([command, *arguments(model=tiny("convbert"))]) == 2
+    assert f"\nvarve {command}: model: ConvBertModel in batches differs" in f"\n{capsys.readouterr().err}"
+
+
 def test_unreadable_file_exits_with_2(arguments, tmp_path, capsys):
     (tmp_path / "torn").mkdir()
     (tmp_path / "torn/0.parquet").write_bytes(b"PAR1 but not really")
