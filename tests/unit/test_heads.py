@@ -18,7 +18,7 @@ from pipeline.spec.model import Model
 from tests.models import ARCHITECTURES, RAGGED, TOLERANCE
 
 
-@pytest.mark.parametrize("architecture", ["bert", "roberta", "albert", "mpnet"])
+@pytest.mark.parametrize("architecture", ["bert", "roberta", "albert", "mpnet", "big_bird"])
 def test_pooler_equals_plain_transformers(architecture, tiny, plain):
     folder = tiny(architecture)
     got = Encoder(Model(name=folder, max_tokens=128), {"p": Feature(pool="pooler")}, device="cpu")(RAGGED)["p"]
@@ -26,7 +26,7 @@ def test_pooler_equals_plain_transformers(architecture, tiny, plain):
     assert np.abs(got - want).max() <= TOLERANCE
 
 
-@pytest.mark.parametrize("architecture", [name for name in ARCHITECTURES if name != "xlm-roberta"])
+@pytest.mark.parametrize("architecture", [*(name for name in ARCHITECTURES if name != "xlm-roberta"), "big_bird"])
 def test_fine_tuned_checkpoint_gives_base_features_and_logits_in_one_pass(architecture, tiny, plain):
     folder = tiny(architecture, labels=3)
     features = {"logits": Feature(pool="logits"), "cls": Feature(pool="cls"), "mean": Feature(pool="mean", layers=1)}
