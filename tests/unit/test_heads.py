@@ -48,9 +48,13 @@ def test_head_on_the_mean_of_tokens_equals_plain_transformers(tiny, plain):
     assert np.abs(got - np.stack([reference(text).logits[0].numpy() for text in RAGGED])).max() <= TOLERANCE
 
 
-def test_head_on_every_token_is_refused(tiny):
-    folder = tiny("eurobert", labels=2, classifier_pooling="late")
-    with pytest.raises(JobError, match=r"head of EuroBertForSequenceClassification looks at more than one vector"):
+@pytest.mark.parametrize(
+    ("architecture", "changes", "name"),
+    [("eurobert", {"classifier_pooling": "late"}, "EuroBert"), ("longformer", {}, "Longformer")],
+)
+def test_head_on_more_than_one_vector_is_refused(architecture, changes, name, tiny):
+    folder = tiny(architecture, labels=2, **changes)
+    with pytest.raises(JobError, match=rf"head of {name}ForSequenceClassification looks at more than one vector"):
         Encoder(folder, {"logits": Feature(pool="logits")}, device="cpu")
 
 
