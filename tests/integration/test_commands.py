@@ -83,6 +83,7 @@ def test_schema_is_one_json_document(capsys):
         (["--set", "source.keep=[nothing]"], "there is no column 'nothing'"),
         (["--feature", "e=mean@13"], "layer 13 does not exist: the model has 3 layers"),
         (["--feature", "e=average"], '"average"'),
+        (["--feature", "e=mean", "--feature", "e=cls"], "--feature e was given twice"),
         (["--max-tokens", "131"], "131 exceeds the 130 positions"),
         (["--set", "source.dataset=./nowhere"], "./nowhere: no such folder"),
         (["--set", "model.name=./nowhere"], "./nowhere: no such folder"),
