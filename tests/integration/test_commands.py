@@ -105,6 +105,15 @@ def test_model_that_can_not_be_encoded_exits_with_2_in_its_own_words(command, ar
     assert f"\nvarve {command}: model: ConvBertModel in batches differs" in f"\n{capsys.readouterr().err}"
 
 
+@pytest.mark.parametrize("below", ["", "/out"])
+def test_output_that_is_a_file_exits_with_2_and_stays_as_it_was(below, arguments, tmp_path, capsys):
+    file = tmp_path / "notes.txt"
+    file.write_text("notes")
+    assert main(["embed", *arguments(output=f"{file}{below}")]) == 2
+    assert f"output.path: {file} is a file: name a folder" in capsys.readouterr().err
+    assert file.read_text() == "notes"
+
+
 def test_unreadable_file_exits_with_2(arguments, tmp_path, capsys):
     (tmp_path / "torn").mkdir()
     (tmp_path / "torn/0.parquet").write_bytes(b"PAR1 but not really")
