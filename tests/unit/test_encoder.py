@@ -237,6 +237,20 @@ def test_text_without_a_token_that_the_model_knows_is_refused_with_its_number(
     assert len(encode.encode(block.tokens)["e"]) == block.good.sum()
 
 
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (["a text"], r"a single text was given, where a list is expected: \['a text'\]"),
+        ([["a", None]], r"text 1: a NoneType is no text"),
+        ([["a"], "b"], r"a single text was given"),
+        ([["a", "b"], ["c"]], r"2 first texts and 1 second ones are no pairs"),
+    ],
+)
+def test_what_is_no_list_of_texts_is_refused(given, told, tiny):
+    with pytest.raises(JobError, match=told):
+        Encoder(tiny("bert"), device="cpu")(*given)
+
+
 def test_wrong_short_form_of_a_feature_is_refused(tiny):
     with pytest.raises(JobError, match=r'features\.e: pool: "average" is not allowed'):
         Encoder(tiny("bert"), {"e": "average"}, device="cpu")
