@@ -171,8 +171,19 @@ def read_job(arguments: argparse.Namespace) -> Job:
     if "max-tokens" in given:
         content["model"]["max_tokens"] = given["max-tokens"]
     if "feature" in given:
-        content["features"] = dict(parse_feature(text) for text in given["feature"])
+        content["features"] = _features(given["feature"])
     return Job.lay_over(content, arguments.settings, where="command line")
+
+
+def _features(texts: Sequence[str]) -> dict[str, Any]:
+    """The features by their names."""
+    features: dict[str, Any] = {}
+    for name, feature in map(parse_feature, texts):
+        if name in features:
+            msg = f"--feature {name} was given twice: give each a name of its own"
+            raise JobError(msg)
+        features[name] = feature
+    return features
 
 
 def _given(arguments: argparse.Namespace) -> dict[str, Any]:

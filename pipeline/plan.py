@@ -56,6 +56,7 @@ class Resolved:
     tokens_per_pack: int
     block_rows: int
     rows_per_part: int
+    config_sha256: str | None = None  # of the model; None in outputs that are older than this key
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,10 @@ class Plan:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over all that decides the bytes of the output."""
-        settled = {"job": {**self.job.identity(), **code_identity(self.computed)}, "resolved": asdict(self.resolved)}
+        resolved = asdict(self.resolved)
+        if resolved["config_sha256"] is None:
+            del resolved["config_sha256"]
+        settled = {"job": {**self.job.identity(), **code_identity(self.computed)}, "resolved": resolved}
         return hashlib.sha256(json.dumps(settled, sort_keys=True).encode()).hexdigest()
 
     @cached_property
@@ -160,6 +164,7 @@ def make_plan(job: Job, *, device: str) -> Plan:
         model_commit=checkpoint.commit,
         weights_sha256=checkpoint.weights_sha256,
         tokenizer_sha256=checkpoint.tokenizer_sha256,
+        config_sha256=checkpoint.config_sha256,
         max_tokens=max_tokens,
         dtype=resolve_dtype(job.model.dtype, device),
         tokens_per_pack=pack_tokens,

@@ -77,7 +77,7 @@ def recall_plan(job: Job, stored: Mapping[str, Any], where: str) -> Plan:
         where: the output's address, for messages.
 
     Raises:
-        JobError: the job, its functions' code, the model's weights or the source's files have changed.
+        JobError: the job, its functions' code, the model's files or the source's have changed.
     """
     earlier = Job.parse(stored["job"], where=f"{where}/{JOB_NAME}")
     computed = find_computed(job.computed, job.folder)
@@ -94,10 +94,12 @@ def recall_plan(job: Job, stored: Mapping[str, Any], where: str) -> Plan:
     now = {
         "the model's weights": checkpoint.weights_sha256,
         "the tokenizer": checkpoint.tokenizer_sha256,
+        "the model's config.json": checkpoint.config_sha256,
     }
     then = {
         "the model's weights": resolved.weights_sha256,
         "the tokenizer": resolved.tokenizer_sha256,
+        "the model's config.json": resolved.config_sha256 or checkpoint.config_sha256,
     }
     _refuse_changes([what for what in now if now[what] != then[what]], where)
     return Plan(job, resolved, dataset, checkpoint, computed, stored["created_at"])

@@ -23,7 +23,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassificati
 
 from jobs.corpus import model_folder
 from tests.killer import make_killer
-from tests.models import ARCHITECTURES
+from tests.models import ARCHITECTURES, RELATED
 from tests.servers.proxy import Control, proxy
 from tests.servers.stores import (
     azurite,
@@ -53,7 +53,7 @@ def tiny(tmp_path_factory, minilm):
         if key not in made:
             folder = tmp_path_factory.mktemp(name)
             torch.manual_seed(0)
-            config = AutoConfig.for_model(name, **{**ARCHITECTURES[name], **changes})
+            config = AutoConfig.for_model(name, **{**(ARCHITECTURES | RELATED)[name], **changes})
             if labels:
                 config.num_labels = labels
                 model = AutoModelForSequenceClassification.from_config(config)

@@ -62,6 +62,13 @@ ARCHITECTURES = {
     "jina_embeddings_v3": BERT | {"pad_token_id": 1, "bos_token_id": 101, "eos_token_id": 102},
 }
 PACKED = set(ARCHITECTURES) - {"deberta-v2"}
+# Not of BERT's kin in one thing that a test is about.
+RELATED = {
+    "longformer": BERT | {"pad_token_id": 1, "attention_window": 16, "max_position_embeddings": 514},
+    "big_bird": BERT | {"pad_token_id": 0, "attention_type": "original_full"},
+    "convbert": BERT | {"pad_token_id": 0},
+    "bros": BERT | {"pad_token_id": 0},
+}
 
 RAGGED = [
     "Here is some text to encode",

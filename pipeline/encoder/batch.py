@@ -29,8 +29,13 @@ class Batch:
     real: Tensor | None  # (t,) where the real tokens stand in a flattened (B, L); None for a packed batch
 
     def ragged(self, hidden: Tensor) -> Tensor:
-        """Bring (1, T, H) or (B, L, H) hidden states into the ragged form (T, H)."""
-        return hidden[0] if self.real is None else hidden.flatten(0, 1)[self.real]
+        """Bring (1, T, H) or (B, L, H) hidden states into the ragged form (T, H).
+
+        Between its layers a model may hold more padding than it was given: Longformer fills up to its window.
+        """
+        if self.real is None:
+            return hidden[0]
+        return hidden[:, : self.inputs["input_ids"].shape[1]].flatten(0, 1)[self.real]
 
 
 def packed_batch(model: PreTrainedModel, pack: Pack, start: int | None = None) -> Batch:

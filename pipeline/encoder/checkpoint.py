@@ -41,6 +41,7 @@ class Checkpoint:
     vocab_size: int | None  # tokens that have an embedding; None: not told
     weights_sha256: str
     tokenizer_sha256: str
+    config_sha256: str
     trust_remote_code: bool
 
 
@@ -63,6 +64,7 @@ def look_at(name: str, revision: str | None = None, *, trust_remote_code: bool =
         vocab_size=getattr(config, "vocab_size", None),
         weights_sha256=_sha256(files),
         tokenizer_sha256=_sha256(_tokenizer_files(folder)),
+        config_sha256=_sha256([Path(folder, "config.json")]),
         trust_remote_code=trust_remote_code,
     )
 

@@ -16,7 +16,7 @@ import torch
 from transformers import PreTrainedModel
 
 from pipeline.encoder.attention import attends_with
-from pipeline.encoder.call import Call
+from pipeline.encoder.call import Call, check_texts
 from pipeline.encoder.checkpoint import Checkpoint, look_at
 from pipeline.encoder.distinct import find_distinct
 from pipeline.encoder.first_tokens import FirstTokens
@@ -42,7 +42,7 @@ from pipeline.encoder.resolve import (
 from pipeline.encoder.results import Kept, Results
 from pipeline.errors import JobError, RunError
 from pipeline.spec.feature import Feature
-from pipeline.spec.model import NO_WINDOWS_OF_PAIRS, Model
+from pipeline.spec.model import Model
 from pipeline.spec.short import parse_features
 from pipeline.tokenizer import Tokens
 
@@ -162,11 +162,10 @@ class Encoder:
         """Encode texts, or sentence pairs: {column: (R, width) array or `Ragged`}, with num_tokens and truncated.
 
         Raises:
-            JobError: pairs, which windows don't take, or a text that has no tokens.
+            JobError: no lists of texts, pairs, which windows don't take, or a text that has no tokens.
             RunError: a text does not fit into the device's memory.
         """
-        if pairs is not None and self.tokenizer.cuts_windows:
-            raise JobError(NO_WINDOWS_OF_PAIRS)
+        check_texts(texts, pairs, windows=self.tokenizer.cuts_windows)
         tokens = self.tokenizer(texts, pairs)
         return {**self.encode(tokens), "num_tokens": tokens.num_tokens, "truncated": tokens.truncated}
 

@@ -16,6 +16,7 @@ from pipeline.encoder.batch import Batch, dense_batch, packed_batch
 from pipeline.encoder.bert import join_steps, part_steps
 from pipeline.encoder.first_tokens import FirstTokens
 from pipeline.encoder.heads import run_head, run_pooler, takes_mean
+from pipeline.encoder.hub import first_line
 from pipeline.encoder.kernel import Kernel
 from pipeline.encoder.layers import Taps
 from pipeline.encoder.linear import use_kernel
@@ -121,10 +122,18 @@ def check_head(classifier: PreTrainedModel, max_positions: int | None) -> None:
         last = encoder(input_ids=ids).last_hidden_state
         vector = last.mean(1) if takes_mean(classifier) else last[:, 0]
         pooled = run_pooler(encoder, last[:, 0]) if getattr(encoder, "pooler", None) is not None else None
-        if _relative(run_head(classifier, vector, pooled), want) > TOLERANCE:
+        if not _gives(classifier, vector, pooled, want):
             name = type(classifier).__name__
             msg = f"model: the head of {name} looks at more than one vector: logits are not available"
             raise JobError(msg)
+
+
+def _gives(classifier: PreTrainedModel, vector: Tensor, pooled: Tensor | None, want: Tensor) -> bool:
+    """Whether the head on one window's finished vectors gives these logits."""
+    try:
+        return not _relative(run_head(classifier, vector, pooled), want) > TOLERANCE
+    except (ValueError, TypeError, IndexError, KeyError, AttributeError):  # it asks the encoder for more
+        return False
 
 
 def _probe(model: PreTrainedModel, max_positions: int | None) -> list[np.ndarray]:
@@ -146,7 +155,12 @@ def _probe(model: PreTrainedModel, max_positions: int | None) -> list[np.ndarray
 def _eager(model: PreTrainedModel, window: np.ndarray) -> list[Tensor]:
     """All hidden states of one window, each (T, H), by the library's own means."""
     ids = torch.from_numpy(window.astype(np.int64))[None].to(model.device)
-    return [hidden[0] for hidden in model(input_ids=ids, output_hidden_states=True).hidden_states]
+    try:
+        return [hidden[0] for hidden in model(input_ids=ids, output_hidden_states=True).hidden_states]
+    except (ValueError, TypeError, IndexError, KeyError, AttributeError) as e:
+        why = f"{type(e).__name__}: {first_line(e)}"
+        msg = f"model: {type(model).__name__} can't be run on the tokens of a text alone: {why}"
+        raise JobError(msg) from e
 
 
 @torch.inference_mode()

@@ -19,8 +19,8 @@ def run_pooler(model: PreTrainedModel, cls_WH: Tensor) -> Tensor:
     Source: BERT, Devlin et al. 2018: tanh(W · cls + b); the module in the checkpoint decides.
     """
     pooler: Any = model.pooler
-    if isinstance(pooler, nn.Linear):  # ALBERT keeps the activation beside it
-        activation: Any = model.pooler_activation
+    if isinstance(pooler, nn.Linear):  # ALBERT and BigBird keep the activation beside it
+        activation: Any = getattr(model, "pooler_activation", None) or model.activation
         return activation(pooler(cls_WH)).float()
     return pooler(cls_WH[:, None]).float()
 

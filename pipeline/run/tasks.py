@@ -3,6 +3,7 @@
 Knows nothing of parts. What Ray raises leaves here, and the graph, as an error of ours.
 """
 
+import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -15,7 +16,7 @@ from ray.exceptions import RayError, UserCodeException
 from pipeline.cluster.layout import Layout
 from pipeline.cluster.model_files import ModelFiles
 from pipeline.cluster.nodes import look
-from pipeline.errors import RunError, VarveError
+from pipeline.errors import JobError, RunError, VarveError
 
 if TYPE_CHECKING:
     from pipeline.plan import Plan
@@ -32,12 +33,15 @@ TWO_CALLS: dict[str, Any] = {
 }
 # Enough that one slow block at the end keeps few waiting.
 _BLOCKS_PER_CPU = 8
+# What an actor raised while it started is told by Ray as a traceback's text alone; ours ends the last of it.
+_RAISED = re.compile(r".*^pipeline\.errors\.(JobError|RunError): (.*)", re.MULTILINE | re.DOTALL)
 
 
 def spread(work: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
     """Do the same for each of many things as Ray tasks; results come in any order.
 
     Raises:
+        JobError: the work said that the job is wrong.
         RunError: Ray failed, or the work did.
     """
     if not items:
@@ -63,6 +67,7 @@ def on_replica(plan: "Plan", layout: Layout, work: Callable[["Plan"], T]) -> T:
     """Do something once where a replica would stand: its node, its share of the device, its copy of the model.
 
     Raises:
+        JobError: the work said that the job is wrong.
         RunError: Ray failed, or the work did.
     """
     files = model_files(plan, layout)
@@ -92,7 +97,11 @@ def told(error: BaseException) -> VarveError:
     while seen is not None:
         for candidate in (seen, getattr(seen, "cause", None)):
             if isinstance(candidate, VarveError):
-                return RunError(str(candidate.args[0]).partition(advice)[0])
+                kind = JobError if isinstance(candidate, JobError) else RunError
+                return kind(str(candidate.args[0]).partition(advice)[0])
         seen = seen.__cause__
-    lines = [line.strip() for line in str(error).partition(advice)[0].splitlines() if line.strip()]
+    text = str(error).partition(advice)[0]
+    if raised := _RAISED.match(text):
+        return (JobError if raised[1] == "JobError" else RunError)(raised[2].strip())
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     return RunError(f"the run failed in Ray: {lines[-1] if lines else type(error).__name__}")

@@ -153,9 +153,22 @@ def _read(path: str) -> str:
         raise JobError(msg) from e
 
 
+class _OneOfEachKey(yaml.SafeLoader):
+    """YAML as it is defined: PyYAML takes the last of keys of one name, and drops the others without a word."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        seen: set[str] = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"):
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(problem=f"the key {key.value} is there twice", problem_mark=key.start_mark)
+            seen.add(key.value)
+        return node
+
+
 def _parse_yaml(text: str, where: str) -> Any:
     try:
-        value = yaml.safe_load(text)
+        value = yaml.load(text, _OneOfEachKey)  # noqa: S506 (a SafeLoader)
         json.dumps(value, skipkeys=True, default=str)  # raises where an alias stands within what it names
     except yaml.YAMLError as e:
         msg = f"{where}: is not YAML: {_problem(e)}"

@@ -190,6 +190,9 @@ def _raise_without_container(error: Exception) -> None:
 def _store(uri: str, *, create: bool = False) -> ObjectStore:
     """The store behind an address, once per process."""
     if "://" not in uri:
+        if (file := next(filter(Path.is_file, (Path(uri), *Path(uri).parents)), None)) is not None:
+            msg = f"output.path: {file} is a file: name a folder, or where one can be made"
+            raise JobError(msg)
         return LocalStore(uri, mkdir=create)
     if uri.startswith("memory://"):
         return _memory(uri)

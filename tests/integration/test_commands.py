@@ -83,6 +83,7 @@ def test_schema_is_one_json_document(capsys):
         (["--set", "source.keep=[nothing]"], "there is no column 'nothing'"),
         (["--feature", "e=mean@13"], "layer 13 does not exist: the model has 3 layers"),
         (["--feature", "e=average"], '"average"'),
+        (["--feature", "e=mean", "--feature", "e=cls"], "--feature e was given twice"),
         (["--max-tokens", "131"], "131 exceeds the 130 positions"),
         (["--set", "source.dataset=./nowhere"], "./nowhere: no such folder"),
         (["--set", "model.name=./nowhere"], "./nowhere: no such folder"),
@@ -96,6 +97,21 @@ def test_wrong_job_exits_with_2_and_writes_nothing(extra, told, arguments, tmp_p
     assert told in error
     assert "Traceback" not in error
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("command", ["embed", "plan"])
+def test_model_that_can_not_be_encoded_exits_with_2_in_its_own_words(command, arguments, tiny, capsys):
+    assert main([command, *arguments(model=tiny("convbert"))]) == 2
+    assert f"\nvarve {command}: model: ConvBertModel in batches differs" in f"\n{capsys.readouterr().err}"
+
+
+@pytest.mark.parametrize("below", ["", "/out"])
+def test_output_that_is_a_file_exits_with_2_and_stays_as_it_was(below, arguments, tmp_path, capsys):
+    file = tmp_path / "notes.txt"
+    file.write_text("notes")
+    assert main(["embed", *arguments(output=f"{file}{below}")]) == 2
+    assert f"output.path: {file} is a file: name a folder" in capsys.readouterr().err
+    assert file.read_text() == "notes"
 
 
 def test_unreadable_file_exits_with_2(arguments, tmp_path, capsys):

@@ -1,6 +1,8 @@
 """One run, and what the same command or another finds and does in copies of its output, whole, torn or forged."""
 
+import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -125,6 +127,25 @@ def test_changed_source_is_refused(job, run, docs, finished, tmp_path):
             run(job())
     finally:
         kept.rename(docs / "1.parquet")
+
+
+def test_changed_config_of_the_model_is_refused(job, run, tiny, finished):
+    config = Path(tiny("bert"), "config.json")
+    kept = config.read_text()
+    config.write_text(json.dumps(json.loads(kept) | {"layer_norm_eps": 1e-6}))
+    try:
+        with pytest.raises(JobError, match=r"belongs to another job\. Changed:\n  the model's config\.json"):
+            run(job())
+    finally:
+        config.write_text(kept)
+
+
+def test_output_that_is_older_than_the_hash_of_the_config_is_still_its_jobs(job, run, finished):
+    path = finished / "_varve/job.json"
+    stored = json.loads(path.read_text())
+    del stored["resolved"]["config_sha256"]
+    path.write_text(json.dumps(stored))
+    assert run(job()).num_rows == 300
 
 
 def test_parts_without_their_job_are_not_taken_for_this_jobs(job, run, finished):

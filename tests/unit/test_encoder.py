@@ -51,6 +51,13 @@ def test_every_pooling_of_the_real_minilm_equals_plain_transformers(compiled, mi
     assert encoder.layout == "packed"
 
 
+def test_model_that_pads_for_itself_equals_plain_transformers(tiny, plain):
+    folder = tiny("longformer")
+    columns = Encoder(Model(name=folder, max_tokens=128), EVERYTHING, device="cpu")(RAGGED)
+    worst = worst_difference(columns, [plain(folder)(text) for text in RAGGED])
+    assert max(worst.values()) <= TOLERANCE, worst
+
+
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_attentions_beside_other_features_equal_plain_transformers(architecture, tiny, plain):
     folder = tiny(architecture)
@@ -228,6 +235,20 @@ def test_text_without_a_token_that_the_model_knows_is_refused_with_its_number(
     block = tokenize_block(encode.tokenizer, pa.table({"text": texts}), ["text"])
     assert told.partition(": ")[2] in block.reasons
     assert len(encode.encode(block.tokens)["e"]) == block.good.sum()
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (["a text"], r"a single text was given, where a list is expected: \['a text'\]"),
+        ([["a", None]], r"text 1: a NoneType is no text"),
+        ([["a"], "b"], r"a single text was given"),
+        ([["a", "b"], ["c"]], r"2 first texts and 1 second ones are no pairs"),
+    ],
+)
+def test_what_is_no_list_of_texts_is_refused(given, told, tiny):
+    with pytest.raises(JobError, match=told):
+        Encoder(tiny("bert"), device="cpu")(*given)
 
 
 def test_wrong_short_form_of_a_feature_is_refused(tiny):

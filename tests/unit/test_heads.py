@@ -18,7 +18,7 @@ from pipeline.spec.model import Model
 from tests.models import ARCHITECTURES, RAGGED, TOLERANCE
 
 
-@pytest.mark.parametrize("architecture", ["bert", "roberta", "albert", "mpnet"])
+@pytest.mark.parametrize("architecture", ["bert", "roberta", "albert", "mpnet", "big_bird"])
 def test_pooler_equals_plain_transformers(architecture, tiny, plain):
     folder = tiny(architecture)
     got = Encoder(Model(name=folder, max_tokens=128), {"p": Feature(pool="pooler")}, device="cpu")(RAGGED)["p"]
@@ -26,7 +26,7 @@ def test_pooler_equals_plain_transformers(architecture, tiny, plain):
     assert np.abs(got - want).max() <= TOLERANCE
 
 
-@pytest.mark.parametrize("architecture", [name for name in ARCHITECTURES if name != "xlm-roberta"])
+@pytest.mark.parametrize("architecture", [*(name for name in ARCHITECTURES if name != "xlm-roberta"), "big_bird"])
 def test_fine_tuned_checkpoint_gives_base_features_and_logits_in_one_pass(architecture, tiny, plain):
     folder = tiny(architecture, labels=3)
     features = {"logits": Feature(pool="logits"), "cls": Feature(pool="cls"), "mean": Feature(pool="mean", layers=1)}
@@ -48,9 +48,13 @@ def test_head_on_the_mean_of_tokens_equals_plain_transformers(tiny, plain):
     assert np.abs(got - np.stack([reference(text).logits[0].numpy() for text in RAGGED])).max() <= TOLERANCE
 
 
-def test_head_on_every_token_is_refused(tiny):
-    folder = tiny("eurobert", labels=2, classifier_pooling="late")
-    with pytest.raises(JobError, match=r"head of EuroBertForSequenceClassification looks at more than one vector"):
+@pytest.mark.parametrize(
+    ("architecture", "changes", "name"),
+    [("eurobert", {"classifier_pooling": "late"}, "EuroBert"), ("longformer", {}, "Longformer")],
+)
+def test_head_on_more_than_one_vector_is_refused(architecture, changes, name, tiny):
+    folder = tiny(architecture, labels=2, **changes)
+    with pytest.raises(JobError, match=rf"head of {name}ForSequenceClassification looks at more than one vector"):
         Encoder(folder, {"logits": Feature(pool="logits")}, device="cpu")
 
 

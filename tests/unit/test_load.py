@@ -41,6 +41,11 @@ def cached(tiny, tmp_path, monkeypatch):
     return commit
 
 
+def test_model_that_wants_more_than_tokens_is_refused(tiny):
+    with pytest.raises(JobError, match=r"BrosModel can't be run on the tokens of a text alone: ValueError: .* bbox"):
+        Encoder(tiny("bros"), {"m": Feature(pool="mean")}, device="cpu")
+
+
 def test_hub_id_is_pinned_to_the_commit_whose_files_are_fetched(cached, monkeypatch):
     """Only the Hub is a stand-in: it gives the commit that a branch is at."""
     from pipeline.encoder import hub

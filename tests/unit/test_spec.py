@@ -115,6 +115,7 @@ def test_file_that_is_no_job_is_refused_with_its_name(text, tmp_path):
         (b"source: !!int docs", r"job\.yaml: a value can't be read: .*'docs'"),
         (b"source: &source {options: *source}", r"job\.yaml: a value can't be read: Circular reference"),
         (b"source: {}\nmodel: [", r"job\.yaml: is not YAML: .* \(line 2, column 9\)"),
+        (b"features:\n  a: {}\n  a: {}", r"is not YAML: the key a is there twice \(line 3, column 3\)"),
     ],
 )
 def test_file_that_can_not_be_read_as_yaml_is_told_with_the_place(content, told, tmp_path):
@@ -122,6 +123,16 @@ def test_file_that_can_not_be_read_as_yaml_is_told_with_the_place(content, told,
     path.write_bytes(content)
     with pytest.raises(JobError, match=told):
         Job.load(str(path))
+
+
+def test_key_of_its_own_goes_before_one_that_is_merged_in(tmp_path):
+    path = tmp_path / "job.yaml"
+    path.write_text(
+        "source: {dataset: docs, text: body}\nmodel: {name: a}\noutput: {path: out}\n"
+        "features:\n  a: &a {pool: mean, layers: 1}\n  b: &b {<<: *a, layers: 2}\n  c: {<<: *b, pool: max}\n"
+    )
+    features = Job.load(str(path)).pooled
+    assert [(feature.pool, feature.layers) for feature in features.values()] == [("mean", 1), ("mean", 2), ("max", 2)]
 
 
 def test_missing_file_is_refused_with_its_name():
