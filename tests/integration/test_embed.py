@@ -136,9 +136,9 @@ def test_too_many_error_rows_stop_the_run(job, run, write_shards, tmp_path):
 def test_source_that_breaks_while_it_is_read_stops_the_run_with_its_name(job, run, tmp_path):
     (tmp_path / "docs").mkdir()
     good = "".join(json.dumps({"text": f"text {row}"}) + "\n" for row in range(50))
-    (tmp_path / "docs/0.jsonl").write_text(good)
-    (tmp_path / "docs/1.jsonl").write_text(good + "{broken\n")
-    with pytest.raises(RunError, match=r"1\.jsonl"):
+    for shard in range(10):  # of which eight are looked at before the run
+        (tmp_path / f"docs/{shard}.jsonl").write_text(good + "{broken\n" * (shard == 4))
+    with pytest.raises(RunError, match=r"4\.jsonl"):
         run(job(tmp_path / "docs"))
     assert not (tmp_path / "out/_varve/manifest.json").exists()
 
