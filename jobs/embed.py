@@ -108,7 +108,7 @@ def _functions(computed: Mapping[str, Any]) -> str:
 
 def _happened(counts: Mapping[str, int]) -> str:
     told = {
-        "repeats": "sequences encoded once with an identical one",
+        "repeats": "sequence(s) encoded once with an identical one",
         "overflows": "redone in bfloat16",
         "splits": "packs split for lack of memory",
         "killers": "killed their worker",
