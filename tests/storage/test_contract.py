@@ -105,7 +105,13 @@ def test_address_of_no_store_is_refused():
         Storage("floppy://x").create("a", b"x")
 
 
-def test_folder_that_may_not_be_made_is_told(tmp_path):
+def test_folder_that_may_not_be_made_is_told():
+    with pytest.raises(RunError, match="/proc/varve"):  # where nobody makes folders, root neither
+        Storage("/proc/varve/out").create("a", b"x")
+
+
+@pytest.mark.parametrize("below", ["", "/out"])
+def test_folder_that_is_a_file_or_below_one_is_the_job_s_mistake(tmp_path, below):
     (tmp_path / "file").write_text("not a folder")
-    with pytest.raises(RunError, match="file/out"):
-        Storage(str(tmp_path / "file" / "out")).create("a", b"x")
+    with pytest.raises(JobError, match=f"{tmp_path}/file is a file"):
+        Storage(f"{tmp_path}/file{below}").create("a", b"x")
