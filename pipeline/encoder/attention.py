@@ -46,6 +46,7 @@ class Bounds:
     spans: Tensor | None = None  # (2, T) int32 on the device: where each token's window starts, and where it ends
 
 
+@torch.compiler.disable(reason="its ways differ by device and windows, and none of them is the compiler's to fuse")
 def packed_attention(
     module: nn.Module,  # noqa: ARG001 (the interface passes it)
     query: Tensor,
@@ -88,7 +89,6 @@ def packed_attention(
     return attend(q_THD, k_THD, v_THD, windows, scaling, reach).unsqueeze(0), None
 
 
-@torch.compiler.disable(reason="its ways differ by device and windows, and none of them is the compiler's to fuse")
 def attend(
     q_THD: Tensor, k_THD: Tensor, v_THD: Tensor, windows: Bounds, scaling: float | None, reach: int | None = None
 ) -> Tensor:
