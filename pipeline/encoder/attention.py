@@ -15,13 +15,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 
-from pipeline.encoder.gpu import find_triton_code, has_flash_attention
+from pipeline.encoder.gpu import find_triton_code
 from pipeline.encoder.kernel import find_kernel, takes
+from pipeline.encoder.tiles import Tiles
 
 PACKED = "packed"
-# Tokens of the longest window up to which a GPU attends to several windows at once, half precision.
-SHORT_TOKENS = 64
-_SHORT_HEADS = (16, 32, 64, 128)  # head dimensions that Triton's matrix products take
+HALF = (torch.float16, torch.bfloat16)
+_TILE_HEADS = (16, 32, 64, 128)  # head dimensions that Triton's matrix products take
+# Windows of one length go through torch's own attention where that is faster: of more tokens and head dimensions.
+_SHORT_TOKENS, _NARROW_HEADS = 64, 32
 
 Run = tuple[int, int, int]  # first token, windows, length of a run of windows of equal length
 
@@ -43,7 +45,7 @@ class Bounds:
     cu: Tensor  # (W + 1,) int32 on the device: where each starts
     longest: int
     runs: Runs
-    spans: Tensor | None = None  # (2, T) int32 on the device: where each token's window starts, and where it ends
+    tiles: Tiles | None = None  # on a GPU, in half precision
 
 
 @torch.compiler.disable(reason="its ways differ by device and windows, and none of them is the compiler's to fuse")
@@ -59,7 +61,7 @@ def packed_attention(
     cu_seq_lens_q: Tensor | None = None,
     max_length_q: int | None = None,
     runs: Runs | None = None,
-    spans: Tensor | None = None,
+    tiles: Tiles | None = None,
     **_: object,
 ) -> tuple[Tensor, None]:
     """Attention within each window of one packed row.
@@ -75,7 +77,7 @@ def packed_attention(
         cu_seq_lens_q: (W + 1,) int32 on the device.
         max_length_q: tokens of the longest window.
         runs: of windows of equal length, from the first to the last token.
-        spans: (2, T) int32, where each token's window starts and ends; on a GPU, where all windows are short.
+        tiles: of the windows; on a GPU, in half precision.
 
     Returns:
         (1, T, heads, D), and no weights.
@@ -85,7 +87,7 @@ def packed_attention(
         raise ValueError(msg)
     reach = None if sliding_window is None else sliding_window - 1
     q_THD, k_THD, v_THD = (x[0].transpose(0, 1) for x in (query, key, value))
-    windows = Bounds(cu_seq_lens_q, max_length_q, runs, spans)
+    windows = Bounds(cu_seq_lens_q, max_length_q, runs, tiles)
     return attend(q_THD, k_THD, v_THD, windows, scaling, reach).unsqueeze(0), None
 
 
@@ -105,17 +107,21 @@ def attend(
     cu, longest, head_dim = windows.cu, windows.longest, q_THD.shape[-1]
     if reach is not None and longest <= reach + 1:
         reach = None
-    if q_THD.is_cuda and q_THD.dtype in (torch.float16, torch.bfloat16):
-        short = windows.spans is not None and reach is None and head_dim in _SHORT_HEADS
-        if short and (code := find_triton_code()):
-            scaling = head_dim**-0.5 if scaling is None else scaling
-            return code.attend_windows(q_THD, k_THD, v_THD, windows.spans, longest, scaling)
+    if windows.tiles is not None and q_THD.dtype in HALF:
         equal = reach is None and longest * (len(cu) - 1) == len(q_THD)
-        if head_dim % 8 == 0 and has_flash_attention() and not equal:  # for equal lengths torch has what is faster
+        code = find_triton_code() if _fit_tiles(q_THD, k_THD, v_THD) else None
+        if code and not (equal and longest > _SHORT_TOKENS and head_dim > _NARROW_HEADS):
+            scaling = head_dim**-0.5 if scaling is None else scaling
+            return code.attend_windows(q_THD, k_THD, v_THD, windows.tiles, scaling, reach or 0)
+        if head_dim % 8 == 0 and not equal:
             return _varlen(q_THD, k_THD, v_THD, cu, longest, scaling, reach)
     elif takes(q_THD, k_THD, v_THD) and (kernel := find_kernel()):
         return kernel.attend(q_THD, k_THD, v_THD, cu, longest, scaling, reach)
     return attend_runs(q_THD, k_THD, v_THD, windows.runs, scaling, lambda length: _band(length, reach, q_THD.device))
+
+
+def _fit_tiles(*qkv: Tensor) -> bool:
+    return all(x.shape[-1] in _TILE_HEADS and x.stride(-1) == 1 and x.shape == qkv[0].shape for x in qkv)
 
 
 def _varlen(

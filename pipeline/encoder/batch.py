@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from pipeline.encoder.attention import SHORT_TOKENS, Runs, first_position
+from pipeline.encoder.attention import HALF, Runs, first_position
+from pipeline.encoder.gpu import attends_in_tiles
 from pipeline.encoder.packing import Pack
+from pipeline.encoder.tiles import Tiles, cut
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +63,9 @@ def packed_batch(model: PreTrainedModel, pack: Pack, start: int | None = None) -
         "max_length_k": longest,
         "runs": _runs(pack.lengths),
     }
-    if model.device.type == "cuda" and longest <= SHORT_TOKENS:
-        spans = np.stack([starts, np.repeat(offsets[1:], pack.lengths)])
-        inputs["spans"] = _to(model.device, spans.astype(np.int32))
+    if model.device.type == "cuda" and model.dtype in HALF and attends_in_tiles():
+        table, parts = cut(pack.lengths)
+        inputs["tiles"] = Tiles(_to(model.device, table), parts)
     if takes_token_types(model):
         # Models fill in absent types from a buffer as long as their positions, which a packed row outgrows.
         types = None if pack.token_type_ids is None else _to(model.device, pack.token_type_ids.astype(np.int64))[None]

@@ -129,7 +129,7 @@ class FewCalls:
             steps = self._steps()
             assert steps is not None
             return steps(hidden_states, *args, **kwargs)
-        windows = Bounds(kwargs["cu_seq_lens_q"], kwargs["max_length_q"], runs, kwargs.get("spans"))
+        windows = Bounds(kwargs["cu_seq_lens_q"], kwargs["max_length_q"], runs, kwargs.get("tiles"))
         rows = hidden_states[0].contiguous()
         if self._joined[0].dtype != rows.dtype:
             self._joined = self._join()

@@ -26,6 +26,6 @@ def find_triton_code() -> ModuleType | None:
 
 
 @cache
-def has_flash_attention() -> bool:
-    """Whether the GPU runs torch's flash attention over offsets, which needs Ampere's instructions or newer ones."""
+def attends_in_tiles() -> bool:
+    """Whether the GPU attends over offsets, by tiles or by torch's flash attention: from Ampere on."""
     return torch.cuda.is_available() and torch.cuda.get_device_capability() >= (8, 0)

@@ -12,6 +12,8 @@ import triton
 import triton.language as tl
 from torch import Tensor, nn
 
+from pipeline.encoder.tiles import Tiles
+
 _LOG2_E = 1.4426950408889634
 
 
@@ -84,64 +86,96 @@ def _norm(
     tl.store(normed + at, value.to(normed.dtype.element_ty), mask=inside)
 
 
-def attend_windows(q_THD: Tensor, k_THD: Tensor, v_THD: Tensor, spans: Tensor, longest: int, scaling: float) -> Tensor:
-    """Attention within windows so short that several of them make one tile of a matrix product: (T, heads, D).
+def attend_windows(q_THD: Tensor, k_THD: Tensor, v_THD: Tensor, tiles: Tiles, scaling: float, reach: int) -> Tensor:
+    """Attention within windows, tile by tile: (T, heads, D).
 
-    Flash attention gives each window tiles of its own, which a window of 20 tokens leaves empty for the most part. Here
-    a tile of queries runs over the keys of all its windows and looks away from those of others.
-    Source: FlashAttention-2, Dao 2023, algorithm 1 (the running maximum and sum).
+    Flash attention over offsets gives each window tiles of 128 queries and 128 keys, which texts leave empty for a good
+    part. Source: FlashAttention-2, Dao 2023, algorithm 1 (the running maximum and sum).
 
     Args:
         q_THD: half precision, D a power of two from 16 on, its numbers neighbours in memory; keys and values alike.
         k_THD: see q_THD.
         v_THD: see q_THD.
-        spans: (2, T) int32: where each token's window starts, and where it ends.
-        longest: tokens of the longest window.
+        tiles: of the windows.
         scaling: of the scores.
+        reach: how far apart two tokens may be; 0: any distance.
     """
     tokens_T, heads, head_dim = q_THD.shape
     attended = torch.empty(tokens_T, heads, head_dim, device=q_THD.device, dtype=q_THD.dtype)
     strides = [stride for each in (q_THD, k_THD, v_THD) for stride in each.stride()[:2]]
-    # More queries and keys in a step look at more tokens of other windows; fewer leave the tensor cores waiting.
-    queries, keys, warps = (32, 32, 2) if longest <= 32 else (128, 64, 4)
-    grid = triton.cdiv(tokens_T, queries), heads
-    tensors, sizes = (q_THD, k_THD, v_THD, spans, attended), (heads, head_dim, queries, keys)
-    _attend[grid](*tensors, tokens_T, scaling * _LOG2_E, *strides, *sizes, num_warps=warps)
+    for part in tiles.parts:
+        queries, keys = part.queries, min(part.queries, 64 if head_dim <= 64 else 32)
+        warps, stages = {16: 1, 32: 2}.get(queries, 4), 1 if part.longest <= 2 * keys else 3
+        tensors, sizes = (q_THD, k_THD, v_THD, tiles.table, attended), (heads, head_dim, queries, keys, reach, stages)
+        _attend[(heads * part.count,)](*tensors, part.first, scaling * _LOG2_E, *strides, *sizes, num_warps=warps)
     return attended
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["first_tile"])
 def _attend(
-    q, k, v, spans, attended, tokens, scaling, q_token, q_head, k_token, k_head, v_token, v_head,
-    HEADS: tl.constexpr, DIM: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr,
+    q, k, v, tiles, attended, first_tile, scaling, q_token, q_head, k_token, k_head, v_token, v_head,
+    HEADS: tl.constexpr, DIM: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr, REACH: tl.constexpr,
+    STAGES: tl.constexpr,
 ):  # fmt: skip
-    first, head = tl.program_id(0) * QUERIES, tl.program_id(1)
+    # Neighbours work on the heads of one tile, whose numbers are neighbours in memory.
+    tile, head = first_tile + tl.program_id(0) // HEADS, tl.program_id(0) % HEADS
+    first, start, stop = tl.load(tiles + 3 * tile), tl.load(tiles + 3 * tile + 1), tl.load(tiles + 3 * tile + 2)
     query, number = first + tl.arange(0, QUERIES), tl.arange(0, DIM)
-    real = query < tokens
-    of_query = tl.load(spans + query, mask=real, other=-1)
+    real = query < stop
     at = query[:, None].to(tl.int64) * q_token + head * q_head + number[None]
     queries = tl.load(q + at, mask=real[:, None], other=0)
+    keys, values = k + head * k_head + number[None], v + head * v_head + number[None]
+    if REACH:
+        start, stop = tl.maximum(start, first - REACH), tl.minimum(stop, first + QUERIES + REACH)
     largest = tl.full((QUERIES,), float("-inf"), tl.float32)
     total = tl.zeros((QUERIES,), tl.float32)
     sums = tl.zeros((QUERIES, DIM), tl.float32)
-    stop = tl.load(spans + tokens + tl.minimum(first + QUERIES, tokens) - 1)
-    for begin in range(tl.load(spans + first), stop, KEYS):
-        key = begin + tl.arange(0, KEYS)
-        there, far = key < tokens, key[:, None].to(tl.int64)
-        of_key = tl.load(spans + key, mask=there, other=-2)
-        keys = tl.load(k + far * k_token + head * k_head + number[None], mask=there[:, None], other=0)
-        values = tl.load(v + far * v_token + head * v_head + number[None], mask=there[:, None], other=0)
-        # A window whose values are not finite spoils itself, not those beside it: nothing times infinity is no number.
-        spoilt = tl.sum((values * 0).to(tl.float32), 1)
-        values = tl.where((spoilt == 0)[:, None], values, 0)
-        together = of_query[:, None] == of_key[None]
-        scores = tl.where(together, tl.dot(queries, keys.T) * scaling, float("-inf"))
-        above = tl.maximum(largest, tl.max(scores, 1))
-        least = tl.where(above == float("-inf"), 0.0, above)  # no key of its window was seen yet
-        weights = tl.exp2(scores - least[:, None])
-        before = tl.exp2(largest - least)
-        total = total * before + tl.sum(weights + tl.where(together, spoilt[None], 0.0), 1)
-        sums = tl.dot(weights.to(values.dtype), values, sums * before[:, None])
-        largest = above
+    rest = start + (stop - start) // KEYS * KEYS
+    for begin in tl.range(start, rest, KEYS, num_stages=STAGES):
+        largest, total, sums = _see(
+            queries, query, keys, values, begin, stop, largest, total, sums, scaling, k_token, v_token,
+            WHOLE=True, KEYS=KEYS, REACH=REACH,
+        )  # fmt: skip
+    if (KEYS == 64) & (stop - rest <= 32):
+        if rest < stop:
+            largest, total, sums = _see(
+                queries, query, keys, values, rest, stop, largest, total, sums, scaling, k_token, v_token,
+                WHOLE=False, KEYS=32, REACH=REACH,
+            )  # fmt: skip
+    elif rest < stop:
+        largest, total, sums = _see(
+            queries, query, keys, values, rest, stop, largest, total, sums, scaling, k_token, v_token,
+            WHOLE=False, KEYS=KEYS, REACH=REACH,
+        )  # fmt: skip
     at = query[:, None].to(tl.int64) * (HEADS * DIM) + head * DIM + number[None]
     tl.store(attended + at, (sums / total[:, None]).to(attended.dtype.element_ty), mask=real[:, None])
+
+
+@triton.jit
+def _see(
+    queries, query, keys, values, begin, stop, largest, total, sums, scaling, k_token, v_token,
+    KEYS: tl.constexpr, REACH: tl.constexpr, WHOLE: tl.constexpr,
+):  # fmt: skip
+    """The running maximum and sums of a tile's queries after some more keys; WHOLE: none of them is beyond `stop`."""
+    key = begin + tl.arange(0, KEYS)
+    there, far = key < stop, key[:, None].to(tl.int64)
+    # What is beyond a window stays out of all sums, also where it is not finite: nothing times infinity is no number.
+    if WHOLE:
+        of_keys, of_values = tl.load(keys + far * k_token), tl.load(values + far * v_token)
+    else:
+        of_keys = tl.load(keys + far * k_token, mask=there[:, None], other=0)
+        of_values = tl.load(values + far * v_token, mask=there[:, None], other=0)
+    scores = tl.dot(queries, of_keys.T)
+    if REACH:
+        near = tl.abs(query[:, None] - key[None]) <= REACH
+        scores = tl.where(near & there[None], scores, float("-inf"))
+    elif not WHOLE:
+        scores = tl.where(there[None], scores, float("-inf"))
+    above = tl.maximum(largest, tl.max(scores, 1) * scaling)
+    least = above
+    if REACH:
+        least = tl.where(above == float("-inf"), 0.0, above)  # no key within its reach was seen yet
+    weights = tl.exp2(scores * scaling - least[:, None])
+    before = tl.exp2(largest - least)
+    sums = tl.dot(weights.to(of_values.dtype), of_values, sums * before[:, None])
+    return above, total * before + tl.sum(weights, 1), sums

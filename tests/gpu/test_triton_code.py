@@ -1,16 +1,18 @@
 """Triton's kernels against torch in float64. Skipped without a GPU, where they can't run."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from pipeline.encoder.gpu import find_triton_code
+from pipeline.encoder.tiles import Tiles, cut
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
-# One token, windows that fill no tile, one tile to the last token, and one beyond the longest short window.
-LENGTHS = [[1], [1] * 70, [3, 9, 9, 20, 31], [20] * 13 + [32], [64] * 3, [2, 7, 7, 33, 63], [40, 129, 600]]
+# One token, windows that fill no tile, one tile to the last token, and tiles of every size side by side.
+LENGTHS = [[1], [1] * 70, [3, 9, 9, 20, 31], [16] * 13 + [32], [64] * 3, [2, 7, 17, 33, 97], [40, 128, 129, 160, 600]]
 HALF = {torch.float16: 2e-3, torch.bfloat16: 2e-2}
 
 
@@ -30,8 +32,9 @@ def offsets(lengths):
     return torch.tensor([0, *lengths], device="cuda").cumsum(0)
 
 
-def spans_of(cu):
-    return torch.stack([torch.repeat_interleave(ends, cu.diff()) for ends in (cu[:-1], cu[1:])]).int()
+def tiles_of(lengths):
+    table, parts = cut(np.array(lengths))
+    return Tiles(torch.from_numpy(table).cuda(), parts)
 
 
 def relative(got, want):
@@ -62,27 +65,41 @@ def test_norms_of_sums_are_those_of_float64(tokens, width, dtype, code):
     assert relative(code.norm_of_sum(hidden, residual, norm), want) <= HALF.get(dtype, 1e-6)
 
 
+@pytest.mark.parametrize("reach", [0, 5, 64])
 @pytest.mark.parametrize("lengths", LENGTHS, ids=str)
 @pytest.mark.parametrize("head_dim", [16, 64, 128])
 @pytest.mark.parametrize("dtype", HALF)
-def test_attention_of_short_windows_is_that_of_float64(lengths, head_dim, dtype, code):
-    cu = offsets(lengths)
+def test_attention_within_windows_is_that_of_float64(lengths, head_dim, dtype, reach, code):
     q, k, v = torch.randn(sum(lengths), 3, 2, head_dim, device="cuda").to(dtype).unbind(1)
-    spans = spans_of(cu)
-    together = spans[0][:, None] == spans[0][None]
+    window = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths)).cuda()
+    place = torch.arange(len(window), device="cuda")
+    seen = window[:, None] == window
+    if reach:
+        seen &= (place[:, None] - place).abs() <= reach
     wide = (each.double().transpose(0, 1) for each in (q, k, v))
-    want = scaled_dot_product_attention(*wide, attn_mask=together, scale=0.3).transpose(0, 1)
-    assert relative(code.attend_windows(q, k, v, spans, max(lengths), 0.3), want) <= HALF[dtype]
+    want = scaled_dot_product_attention(*wide, attn_mask=seen, scale=0.3).transpose(0, 1)
+    assert relative(code.attend_windows(q, k, v, tiles_of(lengths), 0.3, reach), want) <= HALF[dtype]
 
 
 @pytest.mark.parametrize("bad", [float("inf"), float("-inf"), float("nan")])
 @pytest.mark.parametrize("part", [0, 1, 2], ids=["query", "key", "value"])
 def test_a_window_that_is_not_finite_spoils_itself_alone(bad, part, code):
-    cu = offsets([20, 20, 20, 30])
+    tiles = tiles_of([20, 20, 20, 30])
     qkv = torch.randn(90, 3, 2, 32, device="cuda").half()
-    want = code.attend_windows(*qkv.unbind(1), spans_of(cu), 30, 0.2)
+    want = code.attend_windows(*qkv.unbind(1), tiles, 0.2, 0)
     qkv[45, part, 1, 3] = bad
-    got = code.attend_windows(*qkv.unbind(1), spans_of(cu), 30, 0.2)
+    got = code.attend_windows(*qkv.unbind(1), tiles, 0.2, 0)
     assert torch.equal(got[:40], want[:40])
     assert torch.equal(got[60:], want[60:])
     assert not torch.isfinite(got[40:60, 1]).all()
+
+
+def test_a_window_has_the_same_bits_alone_and_beside_others(code):
+    lengths = [5, 16, 17, 33, 64, 65, 100, 129, 300]
+    q, k, v = torch.randn(sum(lengths), 3, 2, 64, device="cuda").half().unbind(1)
+    together = code.attend_windows(q, k, v, tiles_of(lengths), 0.2, 0)
+    start = 0
+    for length in lengths:
+        part = slice(start, start + length)
+        assert torch.equal(code.attend_windows(q[part], k[part], v[part], tiles_of([length]), 0.2, 0), together[part])
+        start += length
