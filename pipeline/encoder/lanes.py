@@ -2,19 +2,19 @@
 
 A lane is a thread that runs packs one after the other. A CPU has a lane for each core, each with one pack at a time:
 nothing has to meet at a barrier inside a layer, and the last packs of a queue are cut, so that all lanes end together.
-A GPU has one lane, which launches a pack before it reads the results of the one before, so that the device never waits
-for the host. Knows nothing of poolings and texts. Invariants: every window of a pack is kept or told why it is not; a
-pack is cut where memory runs out, which is counted, and at the end of a queue, where a row has the same bits in any.
+A GPU has one lane, which launches packs while another thread reads the results of those before, so that the device
+never waits for the host. Knows nothing of poolings and texts. Invariants: every window of a pack is kept or told why it
+is not; a pack is cut where memory runs out, which is counted, and at the end of a queue, where a row has the same bits
+in any.
 """
 
 import gc
 import os
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from threading import Barrier, Lock
+from threading import Barrier, Lock, Semaphore
 from typing import Any, Self
 
 import numpy as np
@@ -68,7 +68,8 @@ class Lanes:
         Args:
             forward: runs a pack.
             lanes: threads; each has one core for torch's own work.
-            late_packs: that are launched and not yet read; above 0 only with one lane.
+            late_packs: that may wait behind the one that is read; above 0 only with one lane, and read by a thread of
+                their own.
             to_host: brings what `forward` gives to the host.
             rescue: gives the pass for windows whose numbers overflow in half precision; None in float32.
             most_tokens: that fit into the device's memory at once.
@@ -78,20 +79,20 @@ class Lanes:
         self._rescue, self._rescuer = rescue, None
         self._most_tokens = most_tokens
         self._lanes, self._cut_last = lanes, cut_last
-        self._late_packs = late_packs
-        self._late: deque[_Launched] = deque()
         self._waiting = 0
         self._read_at = 0.0
         self._lock = Lock()
+        self._unread = Semaphore(lanes + late_packs)
         self._pool = ThreadPoolExecutor(lanes, thread_name_prefix="lane")
-        self._give_each_a_core(lanes)
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="reader") if late_packs else None
+        self._give_each_a_core()
 
     @classmethod
     def on(cls, device: torch.device, forward: Forward, threads: int, **more: Any) -> Self:
-        """The lanes of a device: a CPU's threads, or a GPU's one with its results a pack late."""
+        """The lanes of a device: a CPU's threads, or a GPU's one with its results read behind it."""
         keep_freed_memory()
         if device.type == "cuda":
-            return cls(forward, lanes=1, late_packs=1, to_host=_copy_to_host, **more)
+            return cls(forward, lanes=1, late_packs=2, to_host=_copy_to_host, **more)
         return cls(forward, lanes=threads, late_packs=0, to_host=_here, **more)
 
     def submit(self, packs: Sequence[Pack], results: Results) -> None:
@@ -101,10 +102,11 @@ class Lanes:
         for pack in packs:
             self._pool.submit(self._take, pack, results)
 
-    def _give_each_a_core(self, lanes: int) -> None:
-        """One core to a lane for torch's own work; torch's number for all other threads stays what it was."""
+    def _give_each_a_core(self) -> None:
+        """One core to a thread for torch's own work; torch's number for all other threads stays what it was."""
         before = torch.get_num_threads()
-        ready = Barrier(lanes + 1)
+        pools = [self._pool] * self._lanes + ([self._reader] if self._reader else [])
+        ready = Barrier(len(pools) + 1)
 
         def settle() -> None:
             torch.set_num_threads(1)
@@ -112,13 +114,12 @@ class Lanes:
             torch.get_num_threads()
             ready.wait()
 
-        for _ in range(lanes):
-            self._pool.submit(settle)
+        for pool in pools:
+            pool.submit(settle)
         ready.wait()
         torch.set_num_threads(before)
 
     def _take(self, pack: Pack, results: Results) -> None:
-        """Run a pack, then read what is late: all of it when no pack waits to be launched."""
         with self._lock:
             self._waiting -= 1
             among_last = self._cut_last and self._waiting < self._lanes
@@ -126,7 +127,6 @@ class Lanes:
             self._run(self._share(pack, results) if among_last else pack, results)
         except BaseException as e:  # noqa: BLE001 (it belongs to the caller's thread)
             results.abort(e)
-        self._read_late(self._late_packs if self._waiting else 0)
 
     def _share(self, pack: Pack, results: Results) -> Pack:
         """Half of a pack, the other half queued for whichever lane is free first; all of it where it is small."""
@@ -138,12 +138,11 @@ class Lanes:
 
     def _run(self, pack: Pack, results: Results) -> None:
         """Launch a pack, in halves where memory is short."""
-        began = time.perf_counter()
         many = len(pack.windows) > 1
         if many and self._most_tokens is not None and pack.num_tokens > self._most_tokens:
             self._run_halves(pack, results)
-        elif (vectors := self._try(pack)) is not None:
-            self._launched(pack, vectors, results, began)
+        elif self._launch(pack, results):
+            return
         elif many:
             self._most_tokens = min(self._most_tokens or pack.num_tokens, (pack.num_tokens + 1) // 2)
             self._run_halves(pack, results)
@@ -157,37 +156,43 @@ class Lanes:
         for half in pack.halves():
             self._run(half, results)
 
-    def _try(self, pack: Pack) -> Vectors | None:
-        """The pack's vectors, or None if memory ran out; then all that could be freed is free."""
+    def _launch(self, pack: Pack, results: Results) -> bool:
+        """Run a pack, and have it read; False if memory ran out, when all that could be freed is free."""
+        self._unread.acquire()
+        began, launched = time.perf_counter(), None
         try:
-            return self._forward(pack)
+            launched = _Launched(pack, *self._to_host(self._forward(pack)), results, began)
         except torch.OutOfMemoryError:
             pass
-        # Outside of the handler, which would hold the failed pass's tensors by its traceback.
-        self._read_late(0)
+        finally:
+            if launched is None:
+                self._unread.release()
+        if launched is None:
+            # Outside of the handler, which would hold the failed pass's tensors by its traceback.
+            self._free_memory()
+        elif self._reader is None:
+            self._read(launched)
+        else:
+            self._reader.submit(self._read, launched)
+        return launched is not None
+
+    def _free_memory(self) -> None:
+        """Free what no pass under way needs."""
+        if self._reader is not None:
+            self._reader.submit(lambda: None).result()  # all that was launched has been read
         gc.collect()
         torch.cuda.empty_cache()
-        return None
-
-    def _launched(self, pack: Pack, vectors: Vectors, results: Results, began: float) -> None:
-        on_host, wait = self._to_host(vectors)
-        launched = _Launched(pack, on_host, wait, results, began)
-        if not self._late_packs:
-            self._read(launched)
-            return
-        self._late.append(launched)
-        self._read_late(self._late_packs)
-
-    def _read_late(self, left: int) -> None:
-        """Read launched packs, the oldest first, until `left` remain."""
-        while len(self._late) > left:
-            launched = self._late.popleft()
-            try:
-                self._read(launched)
-            except BaseException as e:  # noqa: BLE001 (whoever waits for the results raises it)
-                launched.results.abort(e)
 
     def _read(self, launched: _Launched) -> None:
+        """Wait for a pack's vectors and keep them."""
+        try:
+            self._keep(launched)
+        except BaseException as e:  # noqa: BLE001 (whoever waits for the results raises it)
+            launched.results.abort(e)
+        finally:
+            self._unread.release()
+
+    def _keep(self, launched: _Launched) -> None:
         pack, results = launched.pack, launched.results
         launched.wait()
         results.keep(pack, launched.vectors)
@@ -196,7 +201,7 @@ class Lanes:
             again = pack.select(over)
             results.keep(again, self._rescuing()(again))
         # Packs that are read late overlap: the device's time starts where that of the pack before ended.
-        since = max(launched.began, self._read_at) if self._late_packs else launched.began
+        since = max(launched.began, self._read_at) if self._reader else launched.began
         self._read_at = read_at = time.perf_counter()  # the lanes of a CPU share it, and none of them asks for it
         results.count(busy_s=read_at - since)
         results.finish(len(pack.windows))

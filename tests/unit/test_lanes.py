@@ -74,26 +74,34 @@ def test_the_last_packs_of_a_queue_are_shared_so_that_no_lane_idles_long():
     assert min(ran) >= 128
 
 
-def test_a_late_lane_launches_the_next_pack_before_it_waits_for_the_last():
-    told = []
-    both_queued = threading.Event()
+def test_packs_behind_one_that_is_awaited_are_launched_as_far_as_there_is_room():
+    launched, room_used = [], threading.Event()
 
     def forward(pack):
-        both_queued.wait(10)
-        told.append(("launched", int(pack.windows[0])))
+        launched.append(int(pack.windows[0]))
+        if len(launched) == 3:
+            room_used.set()
         return first_ids(pack)
+
+    seen = {}
 
     def to_host(vectors):
         window = int(vectors.pooled["mean", 1][0, 0])
-        return vectors, lambda: told.append(("waited", window))
 
-    pack = windows(1, 1, 1)
-    lanes = Lanes(forward, lanes=1, late_packs=1, to_host=to_host)
+        def wait():
+            assert room_used.wait(10)
+            seen[window] = list(launched)
+
+        return vectors, wait
+
+    pack = windows(*[1] * 6)
+    lanes = Lanes(forward, lanes=1, late_packs=2, to_host=to_host)
     results = Results(PLAN, PLAN.pooled, pack.lengths, 2, 1)
-    lanes.submit([pack.select(np.array([window])) for window in range(3)], results)
-    both_queued.set()
+    lanes.submit([pack.select(np.array([window])) for window in range(6)], results)
     results.wait()
-    assert told == [("launched", 0), ("launched", 1), ("waited", 0), ("launched", 2), ("waited", 1), ("waited", 2)]
+    assert seen[0] == [0, 1, 2]  # the rest waits until it is read
+    assert list(seen) == [0, 1, 2, 3, 4, 5]
+    assert_every_window_has_its_own(results, pack)
 
 
 @pytest.mark.parametrize("late_packs", [0, 1])
@@ -176,6 +184,33 @@ def test_an_error_in_a_lane_reaches_the_caller(late_packs):
 
     with pytest.raises(RuntimeError, match="device lost"):
         run(windows(1, 2), broken, late_packs=late_packs)
+
+
+@pytest.mark.parametrize("late_packs", [0, 1])
+def test_an_error_while_results_are_read_reaches_the_caller_and_the_next_call_is_served(late_packs):
+    broken = [True]
+
+    def to_host(vectors):
+        def wait():
+            if broken:
+                broken.pop()
+                msg = "device lost"
+                raise RuntimeError(msg)
+
+        return vectors, wait
+
+    pack = windows(1, 2, 3)
+    lanes = Lanes(first_ids, lanes=1, late_packs=late_packs, to_host=to_host)
+    for _ in range(4):  # more than there is room for
+        results = Results(PLAN, PLAN.pooled, pack.lengths, 2, 1)
+        failed = bool(broken)
+        lanes.submit([pack], results)
+        if failed:
+            with pytest.raises(RuntimeError, match="device lost"):
+                results.wait()
+        else:
+            results.wait()
+            assert_every_window_has_its_own(results, pack)
 
 
 def mkl_threads() -> int:
