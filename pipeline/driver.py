@@ -232,5 +232,6 @@ def _measure(ran: Ran) -> dict[str, Any]:
         last.last_s or 0.0,
         lanes=layout.lanes,
         tokenizers=layout.tokenizers or layout.replicas,
+        before_s=last.before_s,
     )
     return stages.to_json(measured)

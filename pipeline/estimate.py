@@ -15,14 +15,14 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.encoder.encoder import Encoder, describe
-from pipeline.featurize import featurize, tokenize_blocks
+from pipeline.featurize import featurize
 from pipeline.plan import Plan
 from pipeline.ranges import Range
 from pipeline.sink import encode_part
 from pipeline.size import row_bytes
 from pipeline.source.sample import some_shards
 from pipeline.storage.files import file_size
-from pipeline.texts import Tokenized
+from pipeline.texts import Tokenized, tokenize_blocks
 
 SAMPLED_ROWS = 1000  # of each sampled shard
 BURST_S = 5.0

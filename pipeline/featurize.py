@@ -7,39 +7,26 @@ in every run; a row that can't be encoded carries its reason and costs no other 
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipeline.computed import ComputedColumn, blank
+from pipeline.computed import blank
 from pipeline.encoder.encoder import Call, Encoder
 from pipeline.encoder.packing import Index
 from pipeline.encoder.ragged import Columns, Ragged
 from pipeline.encoder.results import NOT_FINITE, Counts, not_finite
 from pipeline.schema import feature_arrays, row_arrays
 from pipeline.tally import Block
-from pipeline.texts import Tokenized, tokenize_block
-from pipeline.tokenizer import Tokenizer
+from pipeline.texts import Tokenized
 
 # Blocks in the encoder's lanes beside the one that is being tokenized: no lane runs dry at a block's end.
 _BLOCKS_AHEAD = 1
 
 OnBlock = Callable[[Block], None]
-
-
-def tokenize_blocks(
-    tokenizer: Tokenizer,
-    table: pa.Table,
-    text_columns: Sequence[str],
-    block_rows: int,
-    computed: Sequence[ComputedColumn] = (),
-) -> Iterator[Tokenized]:
-    """The tokens and computed columns of a table's blocks, each when it is asked for."""
-    for first in range(0, len(table), block_rows):
-        yield tokenize_block(tokenizer, table.slice(first, block_rows), text_columns, computed)
 
 
 def featurize(

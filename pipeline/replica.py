@@ -1,4 +1,4 @@
-"""What stands in the workers: a replica of the encoder, and the tokenizer where it has workers of its own.
+"""What stands in a worker with a model: a replica of the encoder.
 
 A part of texts in, a part of features out. Knows nothing of Ray: run/ makes actors and tasks of these and tells
 them whom to report to. Nothing of the source or the plan is imported here, since a replica's start waits for it.
@@ -10,96 +10,28 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
 from threading import Lock
-from typing import Any, Protocol
 
 import pyarrow as pa
 import torch
 
 from pipeline.encoder.encoder import Encoder, describe
-from pipeline.encoder.resolve import make_plan, make_tokenizer
 from pipeline.envelope import Sealed, seal, unseal
 from pipeline.errors import RunError
-from pipeline.featurize import featurize, tokenize_blocks
+from pipeline.featurize import featurize
 from pipeline.quarantine import Quarantine
 from pipeline.quiet import quiet_transformers
 from pipeline.ranges import Range
 from pipeline.tally import Block, Verdict
-from pipeline.texts import Tokenized
-from pipeline.tokenizer import Tokenizer
+from pipeline.tell import MAX_DEATHS, Tell
+from pipeline.texts import Tokenized, tokenize_blocks
 from pipeline.work import Work
 
-# A part that its worker died of so often goes to a process of its own; a worker that dies even then ends the run.
-MAX_DEATHS = 3
 # Of the encoder's counts, those that are written with a part.
 _HAPPENED = ("repeats", "overflows", "splits")
 
 
-class Tell(Protocol):
-    """Whom a worker reports to."""
-
-    def join(self, encoder: dict[str, Any]) -> None:
-        """It is ready, and runs like this."""
-        ...
-
-    def begin(self, stage: str, rows: Range) -> int:
-        """It takes a part; returns how often a worker was lost with it before."""
-        ...
-
-    def end(self, stage: str, rows: Range) -> None:
-        """It is done with it."""
-        ...
-
-    def spend(self, stage: str, seconds: float) -> None:
-        """It has worked on a part for so long."""
-        ...
-
-    def count(self, block: Block, part: Range, *, wait: bool) -> Verdict:
-        """It has done a block of a part; returns the answer to the block before, or with `wait` to this one."""
-        ...
-
-    def stopped(self) -> bool:
-        """Whether the run was asked to end."""
-        ...
-
-
 class _StoppedError(Exception):
     """The run was asked to end in the midst of a part."""
-
-
-def tokenize_part(batch: pa.Table, work: Work, tell: Tell) -> pa.Table:
-    """Add the tokens of its blocks to a part on its way to a replica.
-
-    One that kills those who tokenize it passes as it is: a replica has the means to find the rows that do so.
-    """
-    part = unseal(batch)
-    if tell.stopped():
-        return batch.slice(0, 0)
-    if tell.begin("tokenize", part.rows) >= MAX_DEATHS:
-        tell.end("tokenize", part.rows)
-        return batch
-    began = time.perf_counter()
-    blocks = list(tokenize_blocks(_tokenizer_of(work), part.table, work.text_columns, work.block_rows, work.computed))
-    compute_s = sum(block.compute_s for block in blocks)
-    tokens = tuple(block.to_arrow() for block in blocks)
-    seconds = {"tokenize": time.perf_counter() - began - compute_s} | ({"compute": compute_s} if work.computed else {})
-    for stage, spent_s in seconds.items():
-        tell.spend(stage, spent_s)
-    tell.end("tokenize", part.rows)
-    return seal(Sealed(part.rows, part.table, blocks=tokens))
-
-
-_tokenizers: dict[str, Tokenizer] = {}
-
-
-def _tokenizer_of(work: Work) -> Tokenizer:
-    """The work's tokenizer, loaded once in a process."""
-    key = work.checkpoint.folder + work.model.model_dump_json() + repr(work.features)
-    if key not in _tokenizers:
-        quiet_transformers()
-        here = work.here()
-        features = make_plan(here.model, here.features, here.checkpoint, here.output_dtype)
-        _tokenizers[key] = make_tokenizer(here.model, here.checkpoint, features)
-    return _tokenizers[key]
 
 
 class Replica:

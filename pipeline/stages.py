@@ -1,7 +1,8 @@
 """How busy each stage of a run was, and which one the others waited for. Pure.
 
-A stage's share is the seconds it worked, over the seconds in which it could, times what can work at once: the lanes of
-the replicas, those who tokenize, one reader and one writer.
+A stage's share is the seconds it worked, over the seconds since the first replica was ready, times what can work at
+once: the lanes of the replicas, those who tokenize (in seconds of CPU, where they have workers of their own), one
+reader and one writer. What was read and tokenized before waited for the replica, and would tell of its start.
 """
 
 from collections.abc import Mapping
@@ -33,7 +34,13 @@ class Stage:
 
 
 def measure(
-    seconds: Mapping[str, float], ready_s: float, last_s: float, *, lanes: int, tokenizers: int
+    seconds: Mapping[str, float],
+    ready_s: float,
+    last_s: float,
+    *,
+    lanes: int,
+    tokenizers: int,
+    before_s: Mapping[str, float] | None = None,
 ) -> dict[str, Stage]:
     """The stages of a run.
 
@@ -43,14 +50,15 @@ def measure(
         last_s: when the last block was encoded, after the first read began.
         lanes: of all replicas.
         tokenizers: that work at once.
+        before_s: of the seconds, those until the first replica was ready.
     """
     at_once = {"read": 1, "compute": tokenizers, "tokenize": tokenizers, "encode": lanes, "write": 1}
-    elapsed_s = dict.fromkeys(STAGES, last_s) | {"encode": last_s - ready_s}
+    since = {name: seconds.get(name, 0.0) - (before_s or {}).get(name, 0.0) for name in STAGES}
     return {
         name: Stage(
             work_s=round(seconds.get(name, 0.0), 3),
             at_once=at_once[name],
-            busy=round(min(1.0, seconds.get(name, 0.0) / max(elapsed_s[name], 1e-9) / at_once[name]), 3),
+            busy=round(min(1.0, since[name] / max(last_s - ready_s, 1e-9) / at_once[name]), 3),
         )
         for name in STAGES
         if name != "compute" or name in seconds  # most jobs have nothing to compute

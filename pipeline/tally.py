@@ -52,6 +52,7 @@ class Snapshot:
     under_way: tuple[Range, ...] = ()  # parts that replicas have begun and not ended
     oldest_at: float | None = None  # Unix time at which the oldest of them was begun first
     seconds: dict[str, float] = field(default_factory=dict)  # stage → seconds of work
+    before_s: dict[str, float] = field(default_factory=dict)  # of those, until the first replica was ready
     packs: int = 0
     packed_tokens: int = 0
     parts: int = 0  # committed
@@ -119,6 +120,7 @@ class Tally:
             restarts=self._now.restarts + back,
             encoder=encoder,
             ready_s=self._now.ready_s or self._clock(),
+            before_s=self._now.before_s if self._now.ready_s else dict(self._seconds),
         )
         return number
 

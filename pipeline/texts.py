@@ -54,6 +54,18 @@ class Tokenized:
         return cls(Tokens(**columns), reasons, computed)
 
 
+def tokenize_blocks(
+    tokenizer: Tokenizer,
+    table: pa.Table,
+    text_columns: Sequence[str],
+    block_rows: int,
+    computed: Sequence[ComputedColumn] = (),
+) -> Iterator[Tokenized]:
+    """The tokens and computed columns of a table's blocks, each when it is asked for."""
+    for first in range(0, len(table), block_rows):
+        yield tokenize_block(tokenizer, table.slice(first, block_rows), text_columns, computed)
+
+
 def tokenize_block(
     tokenizer: Tokenizer, block: pa.Table, text_columns: Sequence[str], computed: Sequence[ComputedColumn] = ()
 ) -> Tokenized:

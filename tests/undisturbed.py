@@ -4,9 +4,10 @@ import pyarrow as pa
 
 from pipeline import Job
 from pipeline.encoder.encoder import Encoder
-from pipeline.featurize import featurize, tokenize_blocks
+from pipeline.featurize import featurize
 from pipeline.plan import make_plan
 from pipeline.ranges import missing
+from pipeline.texts import tokenize_blocks
 
 
 def rows_of(job: Job) -> pa.Table:

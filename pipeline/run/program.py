@@ -8,13 +8,14 @@ from ray.data import ActorPoolStrategy, Dataset
 
 from pipeline.encoder.encoder import Encoder
 from pipeline.errors import JobError
-from pipeline.featurize import featurize, tokenize_blocks
+from pipeline.featurize import featurize
 from pipeline.quiet import quiet_transformers
 from pipeline.run.tasks import TWO_CALLS
 from pipeline.schema import output_schema
 from pipeline.spec.feature import Feature
 from pipeline.spec.model import NO_WINDOWS_OF_PAIRS, Model, Windows
 from pipeline.spec.short import parse_features
+from pipeline.texts import tokenize_blocks
 
 # Written beside features into the rows of a part; of no use here.
 _OF_PARTS = frozenset({"shard", "row"})

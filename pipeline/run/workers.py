@@ -3,6 +3,7 @@
 The driver would wait for that code before the first replica is even asked for.
 """
 
+import os
 from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,9 @@ from pipeline.run.reports import Reports
 
 if TYPE_CHECKING:
     from pipeline.work import Work
+
+# Of a process that tokenizes, beyond Ray's 15.
+_NICER = 4
 
 
 class Replica:
@@ -30,11 +34,19 @@ class Replica:
 
 def tokenize_part(batch: pa.Table, work: "Work", tell: Reports) -> pa.Table:
     """Add the tokens of its blocks to a part on its way to a replica."""
-    return _code().tokenize_part(batch, work, tell)
+    return _behind_replicas().tokenize_part(batch, work, tell)
 
 
 @cache
 def _code() -> Any:
-    """What they do, imported once in a process."""
+    """What a replica does, imported once in a process."""
     with uncollected():
         return import_module("pipeline.replica")
+
+
+@cache
+def _behind_replicas() -> Any:
+    """What tokenizes, imported once in a process, which gets the time that replicas leave: a GPU waits for theirs."""
+    os.nice(_NICER)
+    with uncollected():
+        return import_module("pipeline.tokenize")

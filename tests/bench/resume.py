@@ -24,13 +24,14 @@ import pyarrow.parquet as pq
 from jobs.corpus import model_folder
 from pipeline import manifest
 from pipeline.encoder.encoder import Encoder
-from pipeline.featurize import featurize, tokenize_blocks
+from pipeline.featurize import featurize
 from pipeline.plan import Plan
 from pipeline.ranges import Range
 from pipeline.recall import prepare, record
 from pipeline.sink import write_part
 from pipeline.spec.job import Job
 from pipeline.storage.objects import Storage
+from pipeline.texts import tokenize_blocks
 from tests.servers.stores import make_bucket, radosgw, s3_environment
 
 OUTPUT = "s3://resume/out"

@@ -116,3 +116,16 @@ def test_job_whose_function_fails_everywhere_is_refused_before_anything_is_writt
     with pytest.raises(JobError, match=r"my_features:overlap fails on each of the first 64 rows\. overlap: KeyError"):
         run(job)
     assert not (tmp_path / "out").exists()
+
+
+def test_what_tokenizes_beside_replicas_stands_back_behind_them(load, run, tmp_path):
+    told = {}
+    for tokenizers in (0, 1):
+        seen = tmp_path / f"seen-{tokenizers}"
+        job = load({"same": "int32"}, f"compute.tokenizers={tokenizers}", f"output.path={tmp_path}/out-{tokenizers}")
+        code = f"import os\ndef same(rows):\n    told = open({str(seen)!r}, 'a')\n"
+        code += "    print(os.getpriority(os.PRIO_PROCESS, 0), file=told)\n    return [0] * len(rows)"
+        (tmp_path / "code/my_features.py").write_text(code)
+        run(job)
+        told[tokenizers] = max(map(int, seen.read_text().split()))
+    assert told[1] > told[0]

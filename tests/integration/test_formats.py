@@ -14,12 +14,13 @@ from datasets import Dataset, DatasetDict
 
 from pipeline.encoder.encoder import Encoder
 from pipeline.errors import RunError
-from pipeline.featurize import featurize, tokenize_blocks
+from pipeline.featurize import featurize
 from pipeline.ranges import Missing, missing
 from pipeline.recall import prepare
 from pipeline.run.tasks import spread
 from pipeline.source.opening import MIN_SHARD_ROWS, open_dataset
 from pipeline.spec.model import Model
+from pipeline.texts import tokenize_blocks
 
 TEXTS = [f"text number {number}, and more of it" for number in range(120)] + [
     "null",

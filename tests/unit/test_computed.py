@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from pipeline.computed import ComputedColumn, compute_columns
 from pipeline.encoder.encoder import Encoder
 from pipeline.errors import JobError, RunError
-from pipeline.featurize import featurize, tokenize_blocks
+from pipeline.featurize import featurize
 from pipeline.schema import output_schema
 from pipeline.spec.feature import Computed, Feature
-from pipeline.texts import Tokenized
+from pipeline.texts import Tokenized, tokenize_blocks
 from pipeline.trial import try_functions
 
 FUNCTIONS = """

@@ -10,11 +10,11 @@ from transformers import AutoTokenizer
 from pipeline.encoder.encoder import Encoder
 from pipeline.encoder.forward import Forward
 from pipeline.errors import RunError
-from pipeline.featurize import featurize, tokenize_blocks
+from pipeline.featurize import featurize
 from pipeline.schema import output_schema
 from pipeline.spec.feature import Feature
 from pipeline.spec.model import Model, Windows
-from pipeline.texts import Tokenized, tokenize_block
+from pipeline.texts import Tokenized, tokenize_block, tokenize_blocks
 from pipeline.tokenizer import Tokenizer
 
 DTYPES = {"float32": pa.float32(), "float16": pa.float16(), "int8": pa.int8(), "binary": pa.uint8()}

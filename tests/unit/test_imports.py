@@ -62,9 +62,9 @@ def test_imports_follow_the_flow():
     order = [
         "errors", "quiet", "imports", "spec", "columns", "ranges", "storage", "source", "tokenizer", "code",
         "computed", "texts", "encoder", "schema", "size", "sink", "parts", "trial", "plan", "recall", "manifest",
-        "recomputed", "reference", "canary", "envelope", "tally", "featurize", "estimate", "metrics", "progress",
-        "stages", "quarantine", "work", "replica", "cluster", "forecast", "watch", "run", "check", "verify", "driver",
-        "submission", "probe",
+        "recomputed", "reference", "canary", "envelope", "tally", "tell", "featurize", "estimate", "metrics",
+        "progress", "stages", "quarantine", "work", "tokenize", "replica", "cluster", "forecast", "watch", "run",
+        "check", "verify", "driver", "submission", "probe",
     ]  # fmt: skip
     stages = {path.stem if path.parent == ROOT / "pipeline" else path.parent.name for path in PIPELINE} - {"__init__"}
     assert stages == set(order)
@@ -102,3 +102,9 @@ def test_reading_a_shard_does_not_wait_for_torch(tmp_path):
     code += "print(rows, 'torch' in sys.modules)"
     command = [sys.executable, "-c", code, str(tmp_path / "pickled")]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.split() == ["2", "False"]
+
+
+def test_what_tokenizes_beside_gpus_does_not_wait_for_the_code_of_models():
+    models = "{'pipeline.encoder.encoder', 'transformers.modeling_utils'}"
+    code = f"import pipeline.tokenize, sys; print(*{models} & {{*sys.modules}})"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split() == []

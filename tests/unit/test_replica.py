@@ -10,9 +10,10 @@ from pipeline.envelope import Sealed, seal, unseal
 from pipeline.errors import RunError
 from pipeline.ranges import Range
 from pipeline.recall import prepare
-from pipeline.replica import MAX_DEATHS, Replica
+from pipeline.replica import Replica
 from pipeline.spec.job import Job
 from pipeline.tally import Block, Tally, Verdict
+from pipeline.tell import MAX_DEATHS
 from pipeline.work import Work
 from tests.killer import KILLING_TEXT
 

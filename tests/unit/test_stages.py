@@ -9,7 +9,7 @@ def stages_of(**seconds):
 
 def test_an_encoder_that_works_all_the_time_is_the_bottleneck():
     stages = stages_of(read=5.0, tokenize=22.0, encode=396.0, write=11.0)
-    assert [stage.busy for stage in stages.values()] == [0.045, 0.1, 0.99, 0.1]
+    assert [stage.busy for stage in stages.values()] == [0.05, 0.11, 0.99, 0.11]
     assert bottleneck(stages).startswith("encode, 99% busy")
 
 
@@ -22,6 +22,13 @@ def test_the_busiest_stage_is_named_with_what_helps(name):
 
 def test_a_run_of_little_work_has_no_bottleneck():
     assert bottleneck(stages_of(encode=100.0)).startswith("none")
+
+
+def test_work_before_a_replica_was_ready_makes_no_bottleneck_and_counts_as_work():
+    seconds, before_s = {"tokenize": 500.0, "encode": 360.0}, {"tokenize": 400.0}
+    stages = measure(seconds, 10.0, 110.0, lanes=4, tokenizers=2, before_s=before_s)
+    assert (stages["tokenize"].busy, stages["tokenize"].work_s) == (0.5, 500.0)
+    assert bottleneck(stages).startswith("encode, 90% busy")
 
 
 def test_a_run_that_encoded_nothing_divides_by_nothing():
