@@ -1,6 +1,7 @@
 """The parts of a probe, against scikit-learn and against what must be refused."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -407,6 +408,16 @@ def test_wrong_question_is_refused_in_words(question, told, output):
     asked = {key: value for key, value in question.items() if key not in {"model", "chosen_text"}}
     with pytest.raises(JobError, match=told.replace("(", r"\(")):
         ask(path, model=model, text=text, **asked)
+
+
+def test_report_is_written_and_model_read_where_the_locale_is_not_utf8(output, tmp_path):
+    path = output(word=["gr\u00fcn", "rot"] * (ROWS // 2))
+    asked = ["--label", "word", "--features", "cls_00", "--text", "none", "--output", str(tmp_path / "p")]
+    env = os.environ | {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"}
+    for argv in (["probe", path, *asked], ["predict", str(tmp_path / "p"), path]):
+        done = subprocess.run([sys.executable, "-m", "jobs", *argv], env=env, capture_output=True, check=False)
+        assert done.returncode == 0, done.stderr.decode()
+    assert "gr\u00fcn" in (tmp_path / "p/report.html").read_text("utf-8")
 
 
 def test_torn_groups_are_named(output):
