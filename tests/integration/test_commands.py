@@ -98,6 +98,16 @@ def test_wrong_job_exits_with_2_and_writes_nothing(extra, told, arguments, tmp_p
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("output", ["docs/features", "docs", "."])
+def test_output_that_the_source_would_read_is_refused(output, docs, arguments, tmp_path, capsys):
+    folder = tmp_path / ("data" if output == "." else "docs")
+    shutil.copytree(docs, folder)
+    before = sorted(folder.rglob("*"))
+    assert main(["embed", *arguments(dataset=str(folder), output=str(tmp_path / output))]) == 2
+    assert f"into the source's own folder {folder}" in capsys.readouterr().err
+    assert sorted(folder.rglob("*")) == before
+
+
 def test_unreadable_file_exits_with_2(arguments, tmp_path, capsys):
     (tmp_path / "torn").mkdir()
     (tmp_path / "torn/0.parquet").write_bytes(b"PAR1 but not really")
