@@ -87,6 +87,7 @@ def test_schema_is_one_json_document(capsys):
         (["--set", "source.dataset=./nowhere"], "./nowhere: no such folder"),
         (["--set", "model.name=./nowhere"], "./nowhere: no such folder"),
         (["--set", "source.split=test"], "split 'test'"),
+        (["--set", "output.path=~nobody-of-this-name/out"], "~nobody-of-this-name is nobody's home"),
         (["--set", "source.dataset=parquet", "--data-files", "/nowhere/*.parquet"], "/nowhere/*.parquet"),
     ],
 )
