@@ -315,6 +315,14 @@ def test_numbers_are_a_regression(output):
     assert network.results[0].judged.figures["mae"].value < 1
 
 
+@pytest.mark.parametrize("rows", [20, 30, 40, 99])
+def test_few_numbers_are_split_like_many(rows):
+    strata = split.strata_of(np.random.default_rng(0).normal(size=rows))
+    sizes = np.bincount(split.assign(strata, np.arange(rows), seed=0), minlength=3)
+    assert sizes == pytest.approx([rows * 0.7, rows * 0.15, rows * 0.15], abs=3)
+    assert sizes.min() >= 2
+
+
 def test_unlike_classes_are_weighted_and_rare_ones_told(output):
     labels = np.where(np.arange(ROWS) % 11 == 0, "rare", "usual").astype(object)
     labels[5] = "once"
@@ -389,6 +397,7 @@ WRONG = [
     ({"label": "label", "model": "ridge"}, "--model ridge: --label label holds 3 classes"),
     ({"label": "length", "class_weights": "balanced"}, "--class-weights balanced: the label holds numbers"),
     ({"label": "empty"}, "can be learned from"),
+    ({"label": "own", "task": "classification"}, "600 classes of own have too few rows each"),
     ({"label": "label", "chosen_text": "length"}, "--text length: it holds double"),
 ]
 
@@ -403,6 +412,7 @@ def test_wrong_question_is_refused_in_words(question, told, output):
         late_size=[2.5 + (row % 3) for row in range(ROWS)],
         huge=[1e300, *[1.5] * (ROWS - 1)],
         empty=pa.nulls(ROWS, pa.string()),
+        own=list(range(ROWS)),
     )
     model, text = question.get("model", "auto"), question.get("chosen_text", "none")
     asked = {key: value for key, value in question.items() if key not in {"model", "chosen_text"}}
