@@ -364,6 +364,22 @@ def test_joined_table_brings_columns_by_key(output, tmp_path):
     assert (np.diff(order) > 0).mean() > 0.9
 
 
+def test_categories_are_keys_like_the_values_that_they_stand_for(output, tmp_path):
+    keys = pa.array([f"doc {row}" for row in range(ROWS // 3)]).dictionary_encode()
+    table = pa.table({"doc": keys, "weight": np.arange(ROWS // 3)})
+    pq.write_table(table, tmp_path / "more.parquet")
+    asked = {"handcrafted": ("weight",), "join": str(tmp_path / "more.parquet"), "on": "doc"}
+    found = ask(output(), features=("cls_01",), **asked)
+    assert [made.name for made in found.rows.columns] == ["weight"]
+    assert not any("have no doc there" in note for note in found.notes)
+
+
+def test_joined_file_without_a_key_is_told_as_such(output, tmp_path):
+    (tmp_path / "more.csv").write_text("doc,weight\n")
+    with pytest.raises(JobError, match="no key in the file"):
+        ask(output(), handcrafted=("weight",), join=str(tmp_path / "more.csv"), on="doc")
+
+
 def test_blank_cells_of_a_joined_csv_are_no_class_and_no_key(output, tmp_path):
     kinds = {doc: ("", "ham", "spam")[doc % 3] for doc in range(ROWS // 3)}
     lines = [f"doc {doc},{kind}\n" for doc, kind in kinds.items()]
