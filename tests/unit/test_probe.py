@@ -414,6 +414,7 @@ WRONG = [
     ({"label": "length", "class_weights": "balanced"}, "--class-weights balanced: the label holds numbers"),
     ({"label": "empty"}, "can be learned from"),
     ({"label": "own", "task": "classification"}, "600 classes of own have too few rows each"),
+    ({"label": "label", "features": ()}, "--features names none: there are cls_00"),
     ({"label": "label", "chosen_text": "length"}, "--text length: it holds double"),
 ]
 
@@ -434,6 +435,12 @@ def test_wrong_question_is_refused_in_words(question, told, output):
     asked = {key: value for key, value in question.items() if key not in {"model", "chosen_text"}}
     with pytest.raises(JobError, match=told.replace("(", r"\(")):
         ask(path, model=model, text=text, **asked)
+
+
+@pytest.mark.parametrize("seed", ["-1", str(2**32)])
+def test_seed_that_nothing_takes_exits_with_2(seed, output, tmp_path, capsys):
+    assert main(["probe", output(), "--label", "label", "--seed", seed, "--output", str(tmp_path / "p")]) == 2
+    assert f"--seed: {seed} is not allowed: expected 0 to 4294967295" in capsys.readouterr().err
 
 
 def test_report_is_written_and_model_read_where_the_locale_is_not_utf8(output, tmp_path):
