@@ -453,6 +453,16 @@ def test_report_is_written_and_model_read_where_the_locale_is_not_utf8(output, t
     assert "gr\u00fcn" in (tmp_path / "p/report.html").read_text("utf-8")
 
 
+def test_predictions_carry_columns_along_but_none_of_their_own_names(output, tmp_path, capsys):
+    path, probe = output(prediction=["old"] * ROWS), str(tmp_path / "p")
+    assert main(["probe", path, "--label", "label", "--features", "cls_01", "--text", "none", "--output", probe]) == 0
+    assert main(["predict", probe, path, "--keep", "prediction"]) == 2
+    assert "--keep prediction: predictions have a column of that name" in capsys.readouterr().err
+    assert main(["predict", probe, path, "--keep", "doc, length"]) == 0
+    part = next(Path(path).glob("predictions/label/*.parquet"))
+    assert pq.read_schema(part).names[:3] == ["doc", "length", "prediction"]
+
+
 def test_torn_groups_are_named(output):
     path = output(sides=[("train", "val", "test")[row % 3] for row in range(ROWS)])
     with pytest.raises(JobError, match=r"200 group\(s\).*'doc 0' \(train and validation and test\)"):
