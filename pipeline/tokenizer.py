@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.errors import JobError
+
 # Characters read at first per token that may be kept; English has about 4.5.
 CHARACTERS_PER_TOKEN = 12
 
@@ -101,7 +103,14 @@ class Tokenizer:
         self._raw.encode_special_tokens = self._splits_special_tokens
 
     def __call__(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> Tokens:
-        """Tokenize texts, or pairs of texts."""
+        """Tokenize texts, or pairs of texts.
+
+        Raises:
+            JobError: one text was given instead of a list.
+        """
+        if isinstance(texts, str) or isinstance(pairs, str):
+            msg = "one text was given: expected a list of texts, such as [text]"
+            raise JobError(msg)
         if pairs is not None:
             return self._collect(self._encode(list(zip(texts, pairs, strict=True))), types=self._pair_types)
         encodings = self._encode_cut(texts) if self._first_cut else self._encode(list(texts))

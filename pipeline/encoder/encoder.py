@@ -162,7 +162,7 @@ class Encoder:
         """Encode texts, or sentence pairs: {column: (R, width) array or `Ragged`}, with num_tokens and truncated.
 
         Raises:
-            JobError: pairs, which windows don't take, or a text that has no tokens.
+            JobError: one text instead of a list, pairs, which windows don't take, or a text that has no tokens.
             RunError: a text does not fit into the device's memory.
         """
         if pairs is not None and self.tokenizer.cuts_windows:

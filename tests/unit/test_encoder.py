@@ -233,3 +233,9 @@ def test_text_without_a_token_that_the_model_knows_is_refused_with_its_number(
 def test_wrong_short_form_of_a_feature_is_refused(tiny):
     with pytest.raises(JobError, match=r'features\.e: pool: "average" is not allowed'):
         Encoder(tiny("bert"), {"e": "average"}, device="cpu")
+
+
+def test_one_text_instead_of_a_list_is_refused_and_not_read_letter_by_letter(tiny):
+    encoder = Encoder(Model(name=tiny("bert"), max_tokens=128), {"e": Feature(pool="mean")}, device="cpu")
+    with pytest.raises(JobError, match="expected a list of texts"):
+        encoder("a text")
