@@ -53,6 +53,9 @@ def process() -> None:
     try:
         code = main()
         sys.stdout.flush()
+    except KeyboardInterrupt:  # while the command was imported; from then on it tells by itself
+        sys.stderr.write("varve: stopped before it began\n")
+        code = 1
     except BrokenPipeError:  # `varve status PATH | head -1`: who was reading has seen enough
         code = 1
     except OSError as e:

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -66,6 +67,27 @@ def test_wrong_command_exits_with_2(argv, capsys):
 def test_plan_that_is_told_of_a_cluster_and_not_where_it_is_exits_with_2(arguments, capsys):
     assert main(["plan", *arguments(), "--installed"]) == 2
     assert "--installed goes with --to ADDRESS" in capsys.readouterr().err
+
+
+STOPPED_EARLY = """
+import os, signal, sys
+from jobs.__main__ import process
+
+class Stop:
+    def find_spec(self, name, path=None, target=None):
+        if name == "jobs.status":
+            os.kill(os.getpid(), signal.SIGINT)
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.argv = ["varve", "status", "."]
+sys.meta_path.insert(0, Stop())
+process()
+"""
+
+
+def test_ctrl_c_while_a_command_is_imported_is_told_in_a_line():
+    done = subprocess.run([sys.executable, "-c", STOPPED_EARLY], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "varve: stopped before it began\n")
 
 
 def test_schema_is_one_json_document(capsys):
