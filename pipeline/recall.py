@@ -8,6 +8,7 @@ import base64
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -31,7 +32,23 @@ def prepare(job: Job, *, device: str) -> Plan:
     """The plan of a job: recalled from its output where an earlier run has left one, else made anew."""
     storage = Storage(job.output.path, patient=False)
     stored = read_job(storage)
-    return make_plan(job, device=device) if stored is None else recall_plan(job, stored, storage.uri)
+    if stored is not None:
+        return recall_plan(job, stored, storage.uri)
+    _refuse_output_in_source(job.source, storage)
+    return make_plan(job, device=device)
+
+
+def _refuse_output_in_source(source: Source, storage: Storage) -> None:
+    """Refuse an output whose parts the next run would take for files of the source."""
+    folder = Path(source.dataset).resolve()
+    if source.data_files or not folder.is_dir() or not storage.is_local:
+        return
+    if (Path(storage.uri) / "data").resolve().is_relative_to(folder):
+        msg = (
+            f"output.path: {storage.uri} would lay its parts into the source's own folder {folder}, to be read as its"
+            " files. Choose a folder outside"
+        )
+        raise JobError(msg)
 
 
 def record(plan: Plan, storage: Storage) -> None:

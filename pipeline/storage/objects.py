@@ -56,7 +56,7 @@ class Storage:
 
     def __post_init__(self) -> None:
         if "://" not in self.uri:
-            object.__setattr__(self, "uri", str(Path(self.uri).expanduser().absolute()))
+            object.__setattr__(self, "uri", str(_at_home(self.uri).absolute()))
 
     @property
     def is_local(self) -> bool:
@@ -202,6 +202,15 @@ def _store(uri: str, *, create: bool = False) -> ObjectStore:
         return from_url(_escaped(uri), **options, retry_config={"max_retries": 0})
     except (BaseError, ValueError) as e:
         msg = f"output.path: {uri} is not a folder or an address of a store (s3://, gs://, az://): {e}"
+        raise JobError(msg) from e
+
+
+def _at_home(path: str) -> Path:
+    """A path with the home that `~` or `~somebody` stands for."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as e:
+        msg = f"{path}: {path.split('/', maxsplit=1)[0]} is nobody's home on this machine"
         raise JobError(msg) from e
 
 

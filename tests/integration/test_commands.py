@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -68,6 +69,27 @@ def test_plan_that_is_told_of_a_cluster_and_not_where_it_is_exits_with_2(argumen
     assert "--installed goes with --to ADDRESS" in capsys.readouterr().err
 
 
+STOPPED_EARLY = """
+import os, signal, sys
+from jobs.__main__ import process
+
+class Stop:
+    def find_spec(self, name, path=None, target=None):
+        if name == "jobs.status":
+            os.kill(os.getpid(), signal.SIGINT)
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.argv = ["varve", "status", "."]
+sys.meta_path.insert(0, Stop())
+process()
+"""
+
+
+def test_ctrl_c_while_a_command_is_imported_is_told_in_a_line():
+    done = subprocess.run([sys.executable, "-c", STOPPED_EARLY], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "varve: stopped before it began\n")
+
+
 def test_schema_is_one_json_document(capsys):
     assert main(["schema"]) == 0
     assert json.loads(capsys.readouterr().out)["title"] == "Job"
@@ -88,6 +110,7 @@ def test_schema_is_one_json_document(capsys):
         (["--set", "source.dataset=./nowhere"], "./nowhere: no such folder"),
         (["--set", "model.name=./nowhere"], "./nowhere: no such folder"),
         (["--set", "source.split=test"], "split 'test'"),
+        (["--set", "output.path=~nobody-of-this-name/out"], "~nobody-of-this-name is nobody's home"),
         (["--set", "source.dataset=parquet", "--data-files", "/nowhere/*.parquet"], "/nowhere/*.parquet"),
     ],
 )
@@ -112,6 +135,16 @@ def test_output_that_is_a_file_exits_with_2_and_stays_as_it_was(below, arguments
     assert main(["embed", *arguments(output=f"{file}{below}")]) == 2
     assert f"output.path: {file} is a file: name a folder" in capsys.readouterr().err
     assert file.read_text() == "notes"
+
+
+@pytest.mark.parametrize("output", ["docs/features", "docs", "."])
+def test_output_that_the_source_would_read_is_refused(output, docs, arguments, tmp_path, capsys):
+    folder = tmp_path / ("data" if output == "." else "docs")
+    shutil.copytree(docs, folder)
+    before = sorted(folder.rglob("*"))
+    assert main(["embed", *arguments(dataset=str(folder), output=str(tmp_path / output))]) == 2
+    assert f"into the source's own folder {folder}" in capsys.readouterr().err
+    assert sorted(folder.rglob("*")) == before
 
 
 def test_unreadable_file_exits_with_2(arguments, tmp_path, capsys):
