@@ -8,7 +8,6 @@ import base64
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -17,8 +16,11 @@ from pipeline.computed import find_computed
 from pipeline.encoder.checkpoint import look_at
 from pipeline.errors import JobError
 from pipeline.plan import Plan, Resolved, code_identity, make_plan
+from pipeline.ranges import Range
+from pipeline.sink import part_name
 from pipeline.source.dataset import Dataset, Shards
 from pipeline.source.opening import open_dataset
+from pipeline.source.patterns import finding
 from pipeline.spec.job import Job
 from pipeline.spec.source import Source
 from pipeline.storage.objects import Storage
@@ -39,14 +41,12 @@ def prepare(job: Job, *, device: str) -> Plan:
 
 
 def _refuse_output_in_source(source: Source, storage: Storage) -> None:
-    """Refuse an output whose parts the next run would take for files of the source."""
-    folder = Path(source.dataset).resolve()
-    if source.data_files or not folder.is_dir() or not storage.is_local:
-        return
-    if (Path(storage.uri) / "data").resolve().is_relative_to(folder):
+    """Refuse an output whose files the next run would take for the source's."""
+    written = [f"{storage.uri}/{name}" for name in (part_name(Range(0, 0, 1)), JOB_NAME)]
+    if storage.is_local and (pattern := finding(source, written)):
         msg = (
-            f"output.path: {storage.uri} would lay its parts into the source's own folder {folder}, to be read as its"
-            " files. Choose a folder outside"
+            f"output.path: {storage.uri} lies where the source looks for its files ({pattern}): the next run would "
+            "read those of the output too. Choose a folder outside, or source.data_files that don't match it"
         )
         raise JobError(msg)
 

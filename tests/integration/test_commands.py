@@ -143,7 +143,7 @@ def test_output_that_the_source_would_read_is_refused(output, docs, arguments, t
     shutil.copytree(docs, folder)
     before = sorted(folder.rglob("*"))
     assert main(["embed", *arguments(dataset=str(folder), output=str(tmp_path / output))]) == 2
-    assert f"into the source's own folder {folder}" in capsys.readouterr().err
+    assert f"lies where the source looks for its files ({folder}/**)" in capsys.readouterr().err
     assert sorted(folder.rglob("*")) == before
 
 
