@@ -55,8 +55,9 @@ class Storage:
     patient: bool = True
 
     def __post_init__(self) -> None:
-        if "://" not in self.uri:
-            object.__setattr__(self, "uri", str(_at_home(self.uri).absolute()))
+        path = self.uri.removeprefix("file://") if self.uri.startswith("file:///") else self.uri
+        if "://" not in path:
+            object.__setattr__(self, "uri", str(_at_home(path).absolute()))
 
     @property
     def is_local(self) -> bool:
@@ -201,7 +202,8 @@ def _store(uri: str, *, create: bool = False) -> ObjectStore:
         # Repeated by `persist`, which counts; the client would repeat without a word.
         return from_url(_escaped(uri), **options, retry_config={"max_retries": 0})
     except (BaseError, ValueError) as e:
-        msg = f"output.path: {uri} is not a folder or an address of a store (s3://, gs://, az://): {e}"
+        why = str(e).splitlines()[0]
+        msg = f"output.path: {uri} is not a folder or an address of a store (s3://, gs://, az://): {why}"
         raise JobError(msg) from e
 
 

@@ -110,6 +110,7 @@ def test_schema_is_one_json_document(capsys):
         (["--set", "source.dataset=./nowhere"], "./nowhere: no such folder"),
         (["--set", "model.name=./nowhere"], "./nowhere: no such folder"),
         (["--set", "source.split=test"], "split 'test'"),
+        (["--set", "output.path=file://here/out"], "file://here/out is not a folder or an address of a store"),
         (["--set", "output.path=~nobody-of-this-name/out"], "~nobody-of-this-name is nobody's home"),
         (["--set", "source.dataset=parquet", "--data-files", "/nowhere/*.parquet"], "/nowhere/*.parquet"),
     ],
@@ -128,11 +129,11 @@ def test_model_that_can_not_be_encoded_exits_with_2_in_its_own_words(command, ar
     assert f"\nvarve {command}: model: ConvBertModel in batches differs" in f"\n{capsys.readouterr().err}"
 
 
-@pytest.mark.parametrize("below", ["", "/out"])
-def test_output_that_is_a_file_exits_with_2_and_stays_as_it_was(below, arguments, tmp_path, capsys):
+@pytest.mark.parametrize(("scheme", "below"), [("", ""), ("", "/out"), ("file://", "/out")])
+def test_output_that_is_a_file_exits_with_2_and_stays_as_it_was(scheme, below, arguments, tmp_path, capsys):
     file = tmp_path / "notes.txt"
     file.write_text("notes")
-    assert main(["embed", *arguments(output=f"{file}{below}")]) == 2
+    assert main(["embed", *arguments(output=f"{scheme}{file}{below}")]) == 2
     assert f"output.path: {file} is a file: name a folder" in capsys.readouterr().err
     assert file.read_text() == "notes"
 
