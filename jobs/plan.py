@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import os
 import sys
 import time
@@ -40,8 +41,9 @@ def _plan(arguments: argparse.Namespace) -> int:
     if arguments.installed and not arguments.to:
         msg = "--installed goes with --to ADDRESS: without one the job is measured here, or at RAY_ADDRESS"
         raise JobError(msg)
-    job = read_job(arguments)
     price = arguments.price_per_hour
+    _refuse_price(price)
+    job = read_job(arguments)
     if arguments.to:
         report = _ask_cluster(job, arguments.to, price, with_code=not arguments.installed)
     else:
@@ -53,6 +55,12 @@ def _plan(arguments: argparse.Namespace) -> int:
     elif "error" not in report:
         sys.stdout.write(_text(report))
     return report.get("exit_code", 0)
+
+
+def _refuse_price(price: float | None) -> None:
+    if price is not None and not 0 <= price < math.inf:  # NaN is nowhere
+        msg = f"--price-per-hour: {price:g} is not allowed: expected 0 or more"
+        raise JobError(msg)
 
 
 def _measure_here(job: Job, price_per_hour: float | None) -> dict[str, Any]:

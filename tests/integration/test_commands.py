@@ -69,6 +69,12 @@ def test_plan_that_is_told_of_a_cluster_and_not_where_it_is_exits_with_2(argumen
     assert "--installed goes with --to ADDRESS" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("price", ["-1", "nan", "inf"])
+def test_plan_at_a_price_that_is_none_exits_with_2_in_a_line(price, arguments, capsys):
+    assert main(["plan", *arguments(), f"--price-per-hour={price}"]) == 2
+    assert capsys.readouterr().err == f"varve plan: --price-per-hour: {price} is not allowed: expected 0 or more\n"
+
+
 STOPPED_EARLY = """
 import os, signal, sys
 from jobs.__main__ import process
