@@ -48,6 +48,7 @@ def _plan(arguments: argparse.Namespace) -> int:
         report = _ask_cluster(job, arguments.to, price, with_code=not arguments.installed)
     else:
         report = _measure_here(job, price)
+    sys.stderr.writelines(f"{note}\n" for note in report.get("notes", ()))
     if "error" in report:
         sys.stderr.write(f"varve plan: {report['error']}\n")
     if arguments.json:
@@ -91,6 +92,7 @@ def _measure_here(job: Job, price_per_hour: float | None) -> dict[str, Any]:
     return {
         "fingerprint": plan.fingerprint,
         "resolved": asdict(plan.resolved),
+        "notes": plan.notes,
         **asdict(figures),
         "cluster": asdict(cluster),
         "layout": asdict(layout),

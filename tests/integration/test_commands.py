@@ -324,3 +324,17 @@ def test_full_disk_exits_with_1_and_leaves_no_half_part(arguments, tmp_path, min
             assert pq.read_table(part).num_rows == stop - first
     finally:
         subprocess.run(["umount", str(small)], check=True)
+
+
+def test_plan_of_a_checkpoint_that_pools_otherwise_says_so_in_a_line(arguments, tiny, tmp_path, capsys):
+    model = tmp_path / "model"
+    shutil.copytree(tiny("bert"), model)
+    (model / "1_Pooling").mkdir()
+    (model / "modules.json").write_text(
+        json.dumps([{"type": "a.Transformer"}, {"type": "a.Pooling", "path": "1_Pooling"}])
+    )
+    (model / "1_Pooling/config.json").write_text(json.dumps({"pooling_mode_cls_token": True}))
+    assert main(["plan", *arguments(model=str(model)), "--json"]) == 0
+    told = capsys.readouterr()
+    note = f"sentence-transformers would use {model} otherwise: cls pooling (no feature has it)"
+    assert (told.err, json.loads(told.out)["notes"]) == (f"{note}\n", [note])
