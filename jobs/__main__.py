@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
 from importlib.metadata import version
+from io import TextIOWrapper
 
 COMMANDS = {
     "embed": "run a job, or go on with it",
@@ -46,11 +47,15 @@ def process() -> None:
     A process that has imported torch and joined a Ray takes itself apart for one and a half seconds, for nobody: it
     leaves as soon as all that was registered for its end is done.
     """
+    _print_whatever_the_locale()
     codes: list[int] = []
     atexit.register(_leave, codes)  # before all others, so that it is called after them
     try:
         code = main()
         sys.stdout.flush()
+    except KeyboardInterrupt:  # while the command was imported; from then on it tells by itself
+        sys.stderr.write("varve: stopped before it began\n")
+        code = 1
     except BrokenPipeError:  # `varve status PATH | head -1`: who was reading has seen enough
         code = 1
     except OSError as e:
@@ -60,6 +65,12 @@ def process() -> None:
         code = 1
     codes.append(code)
     sys.exit(code)
+
+
+def _print_whatever_the_locale() -> None:
+    """Escape letters that stdout's encoding lacks, as stderr does by itself."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _leave(codes: Sequence[int]) -> None:

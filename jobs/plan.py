@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import os
 import sys
 import time
@@ -40,12 +41,14 @@ def _plan(arguments: argparse.Namespace) -> int:
     if arguments.installed and not arguments.to:
         msg = "--installed goes with --to ADDRESS: without one the job is measured here, or at RAY_ADDRESS"
         raise JobError(msg)
-    job = read_job(arguments)
     price = arguments.price_per_hour
+    _refuse_price(price)
+    job = read_job(arguments)
     if arguments.to:
         report = _ask_cluster(job, arguments.to, price, with_code=not arguments.installed)
     else:
         report = _measure_here(job, price)
+    sys.stderr.writelines(f"{note}\n" for note in report.get("notes", ()))
     if "error" in report:
         sys.stderr.write(f"varve plan: {report['error']}\n")
     if arguments.json:
@@ -53,6 +56,12 @@ def _plan(arguments: argparse.Namespace) -> int:
     elif "error" not in report:
         sys.stdout.write(_text(report))
     return report.get("exit_code", 0)
+
+
+def _refuse_price(price: float | None) -> None:
+    if price is not None and not 0 <= price < math.inf:  # NaN is nowhere
+        msg = f"--price-per-hour: {price:g} is not allowed: expected 0 or more"
+        raise JobError(msg)
 
 
 def _measure_here(job: Job, price_per_hour: float | None) -> dict[str, Any]:
@@ -83,6 +92,7 @@ def _measure_here(job: Job, price_per_hour: float | None) -> dict[str, Any]:
     return {
         "fingerprint": plan.fingerprint,
         "resolved": asdict(plan.resolved),
+        "notes": plan.notes,
         **asdict(figures),
         "cluster": asdict(cluster),
         "layout": asdict(layout),

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from jobs.command import print_json, run
-from jobs.probe import require_extra
+from jobs.probe import listed, require_extra
 from pipeline.errors import JobError
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -35,7 +35,7 @@ def _predict(arguments: argparse.Namespace) -> int:
     if not _NAME.fullmatch(name):
         msg = f"--name: {name!r} is not allowed: expected letters, digits, dots, - and _"
         raise JobError(msg)
-    keep = [word for word in arguments.keep.split(",") if word]
+    keep = listed(arguments.keep)
     done = predict(probe, Output.open(arguments.path), name, keep=keep, on_part=_show)
     if arguments.json:
         fields = ("path", "num_rows", "num_errors", "num_parts", "made_before", "counts")

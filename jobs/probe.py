@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from pipeline.probe.study import Study
     from pipeline.verify import Spread
 
+# What numpy and scikit-learn both take.
+_MOST_SEED = 2**32 - 1
+
 
 def main(argv: Sequence[str]) -> int:
     """Run the command; returns its exit code."""
@@ -55,14 +58,15 @@ def _probe(arguments: argparse.Namespace) -> int:
     from pipeline.probe.study import study
     from pipeline.quiet import quiet_datasets, quiet_transformers
 
+    _refuse_seed(arguments.seed)
     quiet_transformers()
     quiet_datasets()
     folder = writable_folder(arguments.output)
     report.claim(folder)
     question = Question(
         label=arguments.label,
-        features=_listed(arguments.features),
-        handcrafted=_listed(arguments.handcrafted),
+        features=listed(arguments.features),
+        handcrafted=listed(arguments.handcrafted),
         groups=arguments.groups,
         split=arguments.split,
         join=arguments.join,
@@ -91,7 +95,14 @@ def _probe(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _listed(text: str | None) -> tuple[str, ...]:
+def _refuse_seed(seed: int) -> None:
+    if not 0 <= seed <= _MOST_SEED:
+        msg = f"--seed: {seed} is not allowed: expected 0 to {_MOST_SEED}"
+        raise JobError(msg)
+
+
+def listed(text: str | None) -> tuple[str, ...]:
+    """The names in `A, B,...`."""
     return tuple(word.strip() for word in text.split(",") if word.strip()) if text else ()
 
 

@@ -89,6 +89,8 @@ def run(job: Job, on_start: OnStart, on_note: OnNote) -> Manifest:
         storage = replace(storage, conditional=storage.check())
     storage = replace(storage, patient=True)
     on_start(plan, done_rows, storage)
+    for note in plan.notes:
+        on_note(note)
     clock.lap("plan")
     # Beside the start of replicas, which it would hold up if it came before.
     Thread(target=_import, args=("pipeline.canary",), daemon=True).start()

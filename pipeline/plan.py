@@ -20,6 +20,7 @@ from pipeline import size
 from pipeline.columns import ROW_COLUMNS, FeaturePlan
 from pipeline.computed import ComputedColumn, find_computed
 from pipeline.encoder.checkpoint import Checkpoint, load_tokenizer, look_at
+from pipeline.encoder.modules import differences
 from pipeline.encoder.resolve import (
     default_block_rows,
     default_tokens_per_pack,
@@ -94,6 +95,13 @@ class Plan:
         """The output's Arrow schema, with its metadata."""
         kept = pa.schema([self.dataset.schema.field(name) for name in self.job.source.keep])
         return output_schema(self.features, kept, pairs=self.pairs, computed=self.computed, metadata=self._provenance())
+
+    @property
+    def notes(self) -> list[str]:
+        """What a user should know before the run."""
+        cut = None if isinstance(self.job.model.long_text, Windows) else self.resolved.max_tokens
+        found = differences(self.checkpoint.folder, self.features, cut)
+        return [f"sentence-transformers would use {self.job.model.name} otherwise: {'; '.join(found)}"] if found else []
 
     @property
     def pinned_model(self) -> Model:

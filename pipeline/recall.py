@@ -16,8 +16,11 @@ from pipeline.computed import find_computed
 from pipeline.encoder.checkpoint import look_at
 from pipeline.errors import JobError
 from pipeline.plan import Plan, Resolved, code_identity, make_plan
+from pipeline.ranges import Range
+from pipeline.sink import part_name
 from pipeline.source.dataset import Dataset, Shards
 from pipeline.source.opening import open_dataset
+from pipeline.source.patterns import finding
 from pipeline.spec.job import Job
 from pipeline.spec.source import Source
 from pipeline.storage.objects import Storage
@@ -31,7 +34,21 @@ def prepare(job: Job, *, device: str) -> Plan:
     """The plan of a job: recalled from its output where an earlier run has left one, else made anew."""
     storage = Storage(job.output.path, patient=False)
     stored = read_job(storage)
-    return make_plan(job, device=device) if stored is None else recall_plan(job, stored, storage.uri)
+    if stored is not None:
+        return recall_plan(job, stored, storage.uri)
+    _refuse_output_in_source(job.source, storage)
+    return make_plan(job, device=device)
+
+
+def _refuse_output_in_source(source: Source, storage: Storage) -> None:
+    """Refuse an output whose files the next run would take for the source's."""
+    written = [f"{storage.uri}/{name}" for name in (part_name(Range(0, 0, 1)), JOB_NAME)]
+    if storage.is_local and (pattern := finding(source, written)):
+        msg = (
+            f"output.path: {storage.uri} lies where the source looks for its files ({pattern}): the next run would "
+            "read those of the output too. Choose a folder outside, or source.data_files that don't match it"
+        )
+        raise JobError(msg)
 
 
 def record(plan: Plan, storage: Storage) -> None:

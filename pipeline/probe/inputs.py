@@ -52,6 +52,9 @@ def choose_inputs(output: Output, words: Sequence[str], *, beside: bool) -> tupl
         for name, columns in _find(output, word, notes).items():
             kind = "single" if len(columns) == 1 else "concat"
             listed[name] = Inputs(name=name, kind=kind, columns=columns, with_handcrafted=beside)
+    if not words:
+        msg = f"--features names none: there are {_told(output)}"
+        raise JobError(msg)
     if not listed:
         msg = f"--features: {output.storage.uri} has no feature with one vector to a row: it has {_told(output)}"
         raise JobError(msg)

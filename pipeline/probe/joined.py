@@ -17,6 +17,7 @@ from pyarrow import csv as csv_files
 from pyarrow import json as json_files
 
 from pipeline.errors import JobError
+from pipeline.probe.handcrafted import plain
 from pipeline.probe.table import positions
 from pipeline.storage.files import read_file
 
@@ -70,10 +71,10 @@ class Joined:
         Raises:
             JobError: a key stands here twice, is of another type than the run's, or none is of the run.
         """
-        keys, wanted = self.table[self.on].combine_chunks(), rows[self.on]
+        keys, wanted = plain(self.table[self.on]).combine_chunks(), rows[self.on]
         self._refuse_twins(keys)
         try:
-            at = positions(wanted.cast(keys.type), keys)
+            at = positions(wanted.cast(keys.type), keys) if len(keys) else pa.nulls(len(wanted), pa.int32())
         except pa.ArrowException as e:
             msg = f"--on {self.on}: it is {wanted.type} in the run and {keys.type} in {self.file}"
             raise JobError(msg) from e

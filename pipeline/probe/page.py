@@ -34,7 +34,7 @@ def page(study: Study, content: dict[str, Any], headline: str) -> str:
     from jinja2 import Environment  # noqa: PLC0415 (an extra)
 
     rows, best = study.rows, study.best
-    template = files("pipeline.probe").joinpath("report.html.jinja").read_text()
+    template = files("pipeline.probe").joinpath("report.html.jinja").read_text("utf-8")
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     names = list(best.judged.figures)
     target = rows.target[rows.of(TEST)]

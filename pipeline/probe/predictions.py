@@ -27,6 +27,7 @@ from pipeline.sink import DATA_PREFIX, Part
 
 PREFIX = "predictions"
 _ROW = ("error", "shard", "row")
+_OWN = ("prediction", "probability", "probabilities")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,9 @@ def predict(
         RunError: the store failed.
     """
     probe.refuse_others(output)
+    if own := next((column for column in keep if column in _OWN), None):
+        msg = f"--keep {own}: predictions have a column of that name"
+        raise JobError(msg)
     wanted = [*(column.name for column in probe.handcrafted), *keep]
     for column in wanted:
         if column not in output.others:

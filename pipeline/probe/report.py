@@ -30,11 +30,11 @@ def write(study: Study, folder: Path) -> dict[str, Any]:
     content = to_json(study)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / JSON_NAME).write_text(json.dumps(content, indent=1) + "\n")
+        (folder / JSON_NAME).write_text(json.dumps(content, indent=1) + "\n", "utf-8")
         probe_of(study).save(folder / MODEL_NAME)
         plot = drawing.layer_plot(study.results, study.best.name, study.primary, alone=True)
-        (folder / PLOT_NAME).write_text(plot)
-        (folder / PAGE_NAME).write_text(page(study, content, headline(content)))
+        (folder / PLOT_NAME).write_text(plot, "utf-8")
+        (folder / PAGE_NAME).write_text(page(study, content, headline(content)), "utf-8")
     except OSError as e:
         msg = f"{folder}: what was found can't be written: {e.strerror or e}. Make room, or choose another --output"
         raise RunError(msg) from e

@@ -100,7 +100,7 @@ def gather(output: Output, question: Question) -> Rows:
     target, classes, fits = _train_classes(target, classes, sides, left_out)
     good[good] = fits
     part, codes, sides = part.filter(pa.array(fits)), codes[fits], sides[fits]
-    _refuse_empty(sides, question)
+    _refuse_empty(sides, question, classes)
     columns = _learn(part, question.handcrafted, sides, notes)
     return Rows(
         used=good,
@@ -226,11 +226,12 @@ def _train_classes(
     return codes[target[fits]].astype(np.int32), tuple(np.array(classes, object)[known].tolist()), fits
 
 
-def _refuse_empty(sides: NDArray[np.int8], question: Question) -> None:
+def _refuse_empty(sides: NDArray[np.int8], question: Question, classes: tuple[str, ...]) -> None:
     sizes = np.bincount(sides, minlength=len(split.NAMES))
     for name, size in zip(split.NAMES, sizes, strict=True):
         if size < 2:
-            why = f": the groups of {question.groups} are too few or too large" if question.groups else ""
+            few = f": {len(classes):,} classes of {question.label} have too few rows each" if classes else ""
+            why = f": the groups of {question.groups} are too few or too large" if question.groups else few
             msg = f"{size} rows would be left for {name}{why}"
             raise JobError(msg)
 

@@ -86,7 +86,7 @@ class Probe:
         """Write all files of the probe; `model.onnx` only where `onnx` is installed."""
         folder.mkdir(parents=True, exist_ok=True)
         (folder / TENSORS_NAME).write_bytes(to_safetensors(self.head.state()))
-        (folder / JSON_NAME).write_text(json.dumps(self.to_json(), indent=1) + "\n")
+        (folder / JSON_NAME).write_text(json.dumps(self.to_json(), indent=1) + "\n", "utf-8")
         (folder / ONNX_NAME).unlink(missing_ok=True)
         if (graph := self.to_onnx()) is not None:
             (folder / ONNX_NAME).write_bytes(graph)
@@ -123,7 +123,7 @@ class Probe:
         """
         path = Path(folder) if (Path(folder) / JSON_NAME).exists() else Path(folder) / "model"
         try:
-            content = json.loads((path / JSON_NAME).read_text())
+            content = json.loads((path / JSON_NAME).read_text("utf-8"))
             shape = Shape(**{**content["shape"], "hidden": tuple(content["shape"]["hidden"])})
             head = Head.from_state(shape, load_file(path / TENSORS_NAME))
             features = tuple(Column(**{**column, "layers": tuple(column["layers"])}) for column in content["features"])

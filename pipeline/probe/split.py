@@ -23,6 +23,7 @@ _WORDS = {
     "dev": VALIDATION, "test": TEST,
 }  # fmt: skip
 _STRATA = 10
+_STRATUM_ROWS = 20  # with fewer, a split would get none of a stratum
 _SHOWN = 5
 
 
@@ -57,8 +58,9 @@ def assign(
 
 
 def strata_of(values: NDArray[np.float64]) -> NDArray[np.int64]:
-    """(R,) which tenth of the values each value is of."""
-    return np.searchsorted(np.quantile(values, np.arange(1, _STRATA) / _STRATA), values)
+    """(R,) which tenth of the values each value is of; of few values, which larger share."""
+    strata = max(1, min(_STRATA, len(values) // _STRATUM_ROWS))
+    return np.searchsorted(np.quantile(values, np.arange(1, strata) / strata), values)
 
 
 def is_split(values: pa.ChunkedArray) -> bool:

@@ -45,12 +45,12 @@ def _arguments(spec: Source, commit: str | None) -> dict[str, Any]:
         arguments["data_files"] = {spec.split: files} if spec.dataset in BUILDERS else files
     if commit:
         arguments["revision"] = commit
-    if saved := _saved_files(spec):
+    if saved := saved_files(spec):
         arguments |= {"path": "arrow", "data_files": {spec.split: saved}}
     return arguments
 
 
-def _saved_files(spec: Source) -> list[str] | None:
+def saved_files(spec: Source) -> list[str] | None:
     """The Arrow files of a `save_to_disk` folder in their order; None for any other source."""
     if spec.dataset in BUILDERS:
         return None

@@ -2,10 +2,12 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from pipeline.spec.credentials import Location
 from pipeline.spec.section import PositiveInt, Section
+
+_STORES = ("s3", "s3a", "gs", "az", "azure", "adl", "abfs", "abfss", "https", "file")
 
 
 class Output(Section):
@@ -19,3 +21,12 @@ class Output(Section):
     max_errors: Annotated[int, Field(ge=0)] | None = Field(
         default=None, description="rows that may end with an error before the run is stopped; null: any number"
     )
+
+    @field_validator("path")
+    @classmethod
+    def _refuse_other_places(cls, path: str) -> str:
+        scheme, is_address, _ = path.partition("://")
+        if is_address and scheme not in _STORES:
+            msg = f"{path} is not a folder or an address of a store (s3://, gs://, az://)"
+            raise ValueError(msg)
+        return path

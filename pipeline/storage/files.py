@@ -3,12 +3,14 @@
 Knows nothing of rows or formats.
 """
 
+import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import IO, Any
 
 import fsspec
 from fsspec.config import conf
-from fsspec.utils import get_protocol
+from fsspec.utils import get_protocol, glob_translate
 
 
 def use_options(uri: str, options: Mapping[str, Any]) -> None:
@@ -34,6 +36,17 @@ def file_size(uri: str) -> int | None:
     """Bytes of a file, where its file system says."""
     filesystem, path = fsspec.core.url_to_fs(uri)
     return filesystem.info(path).get("size")
+
+
+def matches(pattern: str, path: str) -> bool:
+    """Whether a glob would find a path of this machine; that of a store, or a wrong one, finds none."""
+    if get_protocol(pattern) != "file":
+        return False
+    _, glob = fsspec.core.url_to_fs(pattern)
+    try:
+        return re.match(glob_translate(str(Path(glob).resolve())), str(Path(path).resolve())) is not None
+    except ValueError:
+        return False
 
 
 def file_exists(uri: str) -> bool:

@@ -55,8 +55,9 @@ class Storage:
     patient: bool = True
 
     def __post_init__(self) -> None:
-        if "://" not in self.uri:
-            object.__setattr__(self, "uri", str(Path(self.uri).expanduser().absolute()))
+        path = self.uri.removeprefix("file://") if self.uri.startswith("file:///") else self.uri
+        if "://" not in path:
+            object.__setattr__(self, "uri", str(_at_home(path).absolute()))
 
     @property
     def is_local(self) -> bool:
@@ -201,7 +202,17 @@ def _store(uri: str, *, create: bool = False) -> ObjectStore:
         # Repeated by `persist`, which counts; the client would repeat without a word.
         return from_url(_escaped(uri), **options, retry_config={"max_retries": 0})
     except (BaseError, ValueError) as e:
-        msg = f"output.path: {uri} is not a folder or an address of a store (s3://, gs://, az://): {e}"
+        why = str(e).splitlines()[0]
+        msg = f"output.path: {uri} is not a folder or an address of a store (s3://, gs://, az://): {why}"
+        raise JobError(msg) from e
+
+
+def _at_home(path: str) -> Path:
+    """A path with the home that `~` or `~somebody` stands for."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as e:
+        msg = f"{path}: {path.split('/', maxsplit=1)[0]} is nobody's home on this machine"
         raise JobError(msg) from e
 
 

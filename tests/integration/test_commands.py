@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -68,6 +69,33 @@ def test_plan_that_is_told_of_a_cluster_and_not_where_it_is_exits_with_2(argumen
     assert "--installed goes with --to ADDRESS" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("price", ["-1", "nan", "inf"])
+def test_plan_at_a_price_that_is_none_exits_with_2_in_a_line(price, arguments, capsys):
+    assert main(["plan", *arguments(), f"--price-per-hour={price}"]) == 2
+    assert capsys.readouterr().err == f"varve plan: --price-per-hour: {price} is not allowed: expected 0 or more\n"
+
+
+STOPPED_EARLY = """
+import os, signal, sys
+from jobs.__main__ import process
+
+class Stop:
+    def find_spec(self, name, path=None, target=None):
+        if name == "jobs.status":
+            os.kill(os.getpid(), signal.SIGINT)
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.argv = ["varve", "status", "."]
+sys.meta_path.insert(0, Stop())
+process()
+"""
+
+
+def test_ctrl_c_while_a_command_is_imported_is_told_in_a_line():
+    done = subprocess.run([sys.executable, "-c", STOPPED_EARLY], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "varve: stopped before it began\n")
+
+
 def test_schema_is_one_json_document(capsys):
     assert main(["schema"]) == 0
     assert json.loads(capsys.readouterr().out)["title"] == "Job"
@@ -88,6 +116,8 @@ def test_schema_is_one_json_document(capsys):
         (["--set", "source.dataset=./nowhere"], "./nowhere: no such folder"),
         (["--set", "model.name=./nowhere"], "./nowhere: no such folder"),
         (["--set", "source.split=test"], "split 'test'"),
+        (["--set", "output.path=file://here/out"], "file://here/out is not a folder or an address of a store"),
+        (["--set", "output.path=~nobody-of-this-name/out"], "~nobody-of-this-name is nobody's home"),
         (["--set", "source.dataset=parquet", "--data-files", "/nowhere/*.parquet"], "/nowhere/*.parquet"),
     ],
 )
@@ -105,13 +135,23 @@ def test_model_that_can_not_be_encoded_exits_with_2_in_its_own_words(command, ar
     assert f"\nvarve {command}: model: ConvBertModel in batches differs" in f"\n{capsys.readouterr().err}"
 
 
-@pytest.mark.parametrize("below", ["", "/out"])
-def test_output_that_is_a_file_exits_with_2_and_stays_as_it_was(below, arguments, tmp_path, capsys):
+@pytest.mark.parametrize(("scheme", "below"), [("", ""), ("", "/out"), ("file://", "/out")])
+def test_output_that_is_a_file_exits_with_2_and_stays_as_it_was(scheme, below, arguments, tmp_path, capsys):
     file = tmp_path / "notes.txt"
     file.write_text("notes")
-    assert main(["embed", *arguments(output=f"{file}{below}")]) == 2
+    assert main(["embed", *arguments(output=f"{scheme}{file}{below}")]) == 2
     assert f"output.path: {file} is a file: name a folder" in capsys.readouterr().err
     assert file.read_text() == "notes"
+
+
+@pytest.mark.parametrize("output", ["docs/features", "docs", "."])
+def test_output_that_the_source_would_read_is_refused(output, docs, arguments, tmp_path, capsys):
+    folder = tmp_path / ("data" if output == "." else "docs")
+    shutil.copytree(docs, folder)
+    before = sorted(folder.rglob("*"))
+    assert main(["embed", *arguments(dataset=str(folder), output=str(tmp_path / output))]) == 2
+    assert f"lies where the source looks for its files ({folder}/**)" in capsys.readouterr().err
+    assert sorted(folder.rglob("*")) == before
 
 
 def test_unreadable_file_exits_with_2(arguments, tmp_path, capsys):
@@ -284,3 +324,17 @@ def test_full_disk_exits_with_1_and_leaves_no_half_part(arguments, tmp_path, min
             assert pq.read_table(part).num_rows == stop - first
     finally:
         subprocess.run(["umount", str(small)], check=True)
+
+
+def test_plan_of_a_checkpoint_that_pools_otherwise_says_so_in_a_line(arguments, tiny, tmp_path, capsys):
+    model = tmp_path / "model"
+    shutil.copytree(tiny("bert"), model)
+    (model / "1_Pooling").mkdir()
+    (model / "modules.json").write_text(
+        json.dumps([{"type": "a.Transformer"}, {"type": "a.Pooling", "path": "1_Pooling"}])
+    )
+    (model / "1_Pooling/config.json").write_text(json.dumps({"pooling_mode_cls_token": True}))
+    assert main(["plan", *arguments(model=str(model)), "--json"]) == 0
+    told = capsys.readouterr()
+    note = f"sentence-transformers would use {model} otherwise: cls pooling (no feature has it)"
+    assert (told.err, json.loads(told.out)["notes"]) == (f"{note}\n", [note])

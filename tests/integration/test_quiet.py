@@ -18,4 +18,8 @@ def test_a_run_puts_nothing_on_stderr_but_its_own_lines(minilm, tmp_path):
     assert ran.returncode == 0, ran.stderr
     lines = ran.stderr.splitlines()
     assert lines[0].startswith("1 shard(s), 2 rows")
-    assert all("replica" in line for line in lines[1:]), lines  # the progress of a slow run
+    assert lines[1] == (
+        f"sentence-transformers would use {minilm} otherwise: vectors of length 1 (no feature is normalized); "
+        "texts cut at 256 tokens (here 512)"
+    )
+    assert all("replica" in line for line in lines[2:]), lines  # the progress of a slow run

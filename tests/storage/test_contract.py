@@ -10,13 +10,15 @@ from pipeline.errors import JobError, RunError
 from pipeline.storage.objects import Storage
 
 
-@pytest.fixture(params=["memory", "local", "radosgw", "azurite", "gcs", "moto"])
+@pytest.fixture(params=["memory", "local", "file", "radosgw", "azurite", "gcs", "moto"])
 def storage(request, tmp_path, container):
     match request.param:
         case "memory":
             return Storage(f"memory://{time.monotonic_ns()}")
         case "local":
             return Storage(str(tmp_path / "out put"))
+        case "file":
+            return Storage(f"file://{tmp_path}/out put")
         case server:
             return Storage(f"{container(server)}/some/prefix")
 

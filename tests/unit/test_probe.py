@@ -1,6 +1,7 @@
 """The parts of a probe, against scikit-learn and against what must be refused."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -314,6 +315,14 @@ def test_numbers_are_a_regression(output):
     assert network.results[0].judged.figures["mae"].value < 1
 
 
+@pytest.mark.parametrize("rows", [20, 30, 40, 99])
+def test_few_numbers_are_split_like_many(rows):
+    strata = split.strata_of(np.random.default_rng(0).normal(size=rows))
+    sizes = np.bincount(split.assign(strata, np.arange(rows), seed=0), minlength=3)
+    assert sizes == pytest.approx([rows * 0.7, rows * 0.15, rows * 0.15], abs=3)
+    assert sizes.min() >= 2
+
+
 def test_unlike_classes_are_weighted_and_rare_ones_told(output):
     labels = np.where(np.arange(ROWS) % 11 == 0, "rare", "usual").astype(object)
     labels[5] = "once"
@@ -355,6 +364,22 @@ def test_joined_table_brings_columns_by_key(output, tmp_path):
     assert (np.diff(order) > 0).mean() > 0.9
 
 
+def test_categories_are_keys_like_the_values_that_they_stand_for(output, tmp_path):
+    keys = pa.array([f"doc {row}" for row in range(ROWS // 3)]).dictionary_encode()
+    table = pa.table({"doc": keys, "weight": np.arange(ROWS // 3)})
+    pq.write_table(table, tmp_path / "more.parquet")
+    asked = {"handcrafted": ("weight",), "join": str(tmp_path / "more.parquet"), "on": "doc"}
+    found = ask(output(), features=("cls_01",), **asked)
+    assert [made.name for made in found.rows.columns] == ["weight"]
+    assert not any("have no doc there" in note for note in found.notes)
+
+
+def test_joined_file_without_a_key_is_told_as_such(output, tmp_path):
+    (tmp_path / "more.csv").write_text("doc,weight\n")
+    with pytest.raises(JobError, match="no key in the file"):
+        ask(output(), handcrafted=("weight",), join=str(tmp_path / "more.csv"), on="doc")
+
+
 def test_blank_cells_of_a_joined_csv_are_no_class_and_no_key(output, tmp_path):
     kinds = {doc: ("", "ham", "spam")[doc % 3] for doc in range(ROWS // 3)}
     lines = [f"doc {doc},{kind}\n" for doc, kind in kinds.items()]
@@ -388,6 +413,8 @@ WRONG = [
     ({"label": "label", "model": "ridge"}, "--model ridge: --label label holds 3 classes"),
     ({"label": "length", "class_weights": "balanced"}, "--class-weights balanced: the label holds numbers"),
     ({"label": "empty"}, "can be learned from"),
+    ({"label": "own", "task": "classification"}, "600 classes of own have too few rows each"),
+    ({"label": "label", "features": ()}, "--features names none: there are cls_00"),
     ({"label": "label", "chosen_text": "length"}, "--text length: it holds double"),
 ]
 
@@ -402,11 +429,38 @@ def test_wrong_question_is_refused_in_words(question, told, output):
         late_size=[2.5 + (row % 3) for row in range(ROWS)],
         huge=[1e300, *[1.5] * (ROWS - 1)],
         empty=pa.nulls(ROWS, pa.string()),
+        own=list(range(ROWS)),
     )
     model, text = question.get("model", "auto"), question.get("chosen_text", "none")
     asked = {key: value for key, value in question.items() if key not in {"model", "chosen_text"}}
     with pytest.raises(JobError, match=told.replace("(", r"\(")):
         ask(path, model=model, text=text, **asked)
+
+
+@pytest.mark.parametrize("seed", ["-1", str(2**32)])
+def test_seed_that_nothing_takes_exits_with_2(seed, output, tmp_path, capsys):
+    assert main(["probe", output(), "--label", "label", "--seed", seed, "--output", str(tmp_path / "p")]) == 2
+    assert f"--seed: {seed} is not allowed: expected 0 to 4294967295" in capsys.readouterr().err
+
+
+def test_report_is_written_and_model_read_where_the_locale_is_not_utf8(output, tmp_path):
+    path = output(word=["gr\u00fcn", "rot"] * (ROWS // 2))
+    asked = ["--label", "word", "--features", "cls_00", "--text", "none", "--output", str(tmp_path / "p")]
+    env = os.environ | {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"}
+    for argv in (["probe", path, *asked], ["predict", str(tmp_path / "p"), path]):
+        done = subprocess.run([sys.executable, "-m", "jobs", *argv], env=env, capture_output=True, check=False)
+        assert done.returncode == 0, done.stderr.decode()
+    assert "gr\u00fcn" in (tmp_path / "p/report.html").read_text("utf-8")
+
+
+def test_predictions_carry_columns_along_but_none_of_their_own_names(output, tmp_path, capsys):
+    path, probe = output(prediction=["old"] * ROWS), str(tmp_path / "p")
+    assert main(["probe", path, "--label", "label", "--features", "cls_01", "--text", "none", "--output", probe]) == 0
+    assert main(["predict", probe, path, "--keep", "prediction"]) == 2
+    assert "--keep prediction: predictions have a column of that name" in capsys.readouterr().err
+    assert main(["predict", probe, path, "--keep", "doc, length"]) == 0
+    part = next(Path(path).glob("predictions/label/*.parquet"))
+    assert pq.read_schema(part).names[:3] == ["doc", "length", "prediction"]
 
 
 def test_torn_groups_are_named(output):

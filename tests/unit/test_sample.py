@@ -17,10 +17,13 @@ LONG = ["word " * 300] * 700
 def docs(tmp_path):
     """(texts of each file) → a folder of them."""
 
+    folder = tmp_path / "docs"
+    folder.mkdir()
+
     def write(*shards):
         for shard, texts in enumerate(shards):
-            pq.write_table(pa.table({"text": pa.array(texts, pa.string())}), tmp_path / f"{shard:04d}.parquet")
-        return str(tmp_path)
+            pq.write_table(pa.table({"text": pa.array(texts, pa.string())}), folder / f"{shard:04d}.parquet")
+        return str(folder)
 
     return write
 

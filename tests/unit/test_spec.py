@@ -57,6 +57,8 @@ def changed(path: str, value) -> dict:
         ("source.keep", ["id", "url", "id"], ["source.keep", "'id' twice", "once"]),
         ("source.split", "train[:10%]", ["source.split", "'train[:10%]'", "part of a split", "the whole one"]),
         ("output.dtype", "f16", ["output.dtype", '"f16"', "'float16'"]),
+        ("output.path", "memory://here", ["output.path", "memory://here is not a folder or an address of a store"]),
+        ("output.path", "http://host/there", ["output.path", "http://host/there is not a folder"]),
         ("output.max_errors", -1, ["output.max_errors", "-1"]),
         ("model.trust_remote_code", "yes", ["model.trust_remote_code", '"yes"', "boolean"]),
     ],

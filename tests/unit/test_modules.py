@@ -1,0 +1,85 @@
+"""What sentence-transformers would do with a checkpoint, told where a job does otherwise."""
+
+import json
+
+import pytest
+
+from pipeline.columns import ModelShape, plan_features
+from pipeline.encoder.modules import differences
+from pipeline.spec.short import parse_features
+
+SHAPE = ModelShape(num_layers=3, hidden_size=32, num_heads=4, num_labels=0, has_pooler=True)
+POOLING = {"word_embedding_dimension": 32, "pooling_mode_mean_tokens": False, "include_prompt": True}
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """The small files of a checkpoint with these modules behind its Transformer, as sentence-transformers has them."""
+
+    def make(*names: str, pooling=(), prompts=None, max_seq_length=None) -> str:
+        paths = {name: f"{place}_{name}" for place, name in enumerate(names, 1)}
+        modules = [{"type": f"sentence_transformers.models.{name}", "path": path} for name, path in paths.items()]
+        files = {
+            "modules.json": [{"type": "sentence_transformers.models.Transformer", "path": ""}, *modules],
+            "config_sentence_transformers.json": {"prompts": prompts, "default_prompt_name": None},
+            "sentence_bert_config.json": {"max_seq_length": max_seq_length, "do_lower_case": False},
+            "1_Pooling/config.json": POOLING | dict(pooling),
+        }
+        (tmp_path / "1_Pooling").mkdir()
+        for name, content in files.items():
+            (tmp_path / name).write_text(json.dumps(content))
+        return str(tmp_path)
+
+    return make
+
+
+def told(folder: str, max_tokens: int | None = 128, **features: str) -> list[str]:
+    wanted = parse_features(features or {"embedding": "mean"})
+    return differences(folder, plan_features(wanted, SHAPE, dtype="float32"), max_tokens)
+
+
+UNIT = "vectors of length 1 (no feature is normalized)"
+CLS, MEAN = {"pooling_mode_cls_token": True}, {"pooling_mode_mean_tokens": True}
+
+
+@pytest.mark.parametrize(
+    ("modules", "pooling", "features", "expected"),
+    [
+        (["Pooling"], MEAN, {"a": "mean"}, []),
+        (["Pooling"], CLS, {"a": "mean"}, ["cls pooling (no feature has it)"]),
+        (["Pooling"], {"pooling_mode": "lasttoken"}, {"a": "cls"}, ["last pooling (no feature has it)"]),
+        (["Pooling"], CLS | MEAN, {"a": "cls", "b": "mean"}, ["mean and cls pooling (no feature has it)"]),
+        (["Pooling"], CLS, {"a": "mean", "b": "cls"}, []),
+        (["Pooling", "Normalize"], MEAN, {"a": "mean", "b": "cls+normalize"}, [UNIT]),
+        (["Pooling", "Normalize"], CLS, {"a": "mean"}, ["cls pooling (no feature has it)", UNIT]),
+        (["Pooling", "Normalize"], MEAN, {"a": "mean+normalize"}, []),
+        (["Pooling", "Dense", "LayerNorm"], MEAN, {"a": "mean"}, ["Dense and LayerNorm applied to vectors (not here)"]),
+        (["Pooling", "Dense"], CLS, {"a": "mean@1", "b": "tokens"}, []),  # not what it would make at all
+    ],
+)
+def test_vectors_that_a_job_makes_otherwise_are_told(modules, pooling, features, expected, checkpoint):
+    assert told(checkpoint(*modules, pooling=pooling), **features) == expected
+
+
+@pytest.mark.parametrize(
+    ("prompts", "most", "max_tokens", "expected"),
+    [
+        ({"query": "query: ", "document": ""}, 128, 128, ["prompts before texts: query (none here)"]),
+        ({"query": "", "document": ""}, None, 128, []),
+        (None, 256, 128, ["texts cut at 256 tokens (here 128)"]),
+        (None, 256, None, []),
+    ],
+)
+def test_texts_that_a_job_takes_otherwise_are_told(prompts, most, max_tokens, expected, checkpoint):
+    folder = checkpoint("Pooling", pooling=MEAN, prompts=prompts, max_seq_length=most)
+    assert told(folder, max_tokens) == expected
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[1]", '[{"path": null}]'])
+def test_modules_that_are_none_say_nothing_and_end_nothing(content, tmp_path):
+    (tmp_path / "modules.json").write_text(content)
+    assert told(str(tmp_path)) == []
+
+
+def test_checkpoint_that_is_not_of_sentence_transformers_says_nothing(tiny):
+    assert told(tiny("bert")) == []

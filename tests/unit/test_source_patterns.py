@@ -1,0 +1,69 @@
+"""Whether a source would read what is laid beside it, held against what `datasets` then reads."""
+
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from datasets import Dataset
+
+from pipeline.source.opening import open_dataset
+from pipeline.source.patterns import finding
+from pipeline.spec.source import Source
+
+WRITTEN = ("data/part-00000-000000000000-000000000001.parquet", "_varve/job.json")
+
+
+@pytest.fixture
+def docs(tmp_path, monkeypatch):
+    """A folder `docs` in the working directory, with a file that is hidden."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "docs/.before/_varve").mkdir(parents=True)
+    (tmp_path / "docs/.before/_varve/0.json").write_text('{"text": "hidden"}\n')
+    return tmp_path / "docs"
+
+
+def read_after(output, spec: Source) -> list[str]:
+    """The files of the source once an output lies there."""
+    part, job = (output / name for name in WRITTEN)
+    for path in (part, job):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table({"text": ["a part's"]}), part)
+    job.write_text(json.dumps({"text": "a job's"}) + "\n")
+    return [file for file in open_dataset(spec).files if file in (str(part), str(job))]
+
+
+@pytest.mark.parametrize(
+    ("output", "source", "found"),
+    [
+        ("docs/out", {"dataset": "docs"}, True),
+        ("docs/.out", {"dataset": "docs"}, False),
+        ("docs/__out", {"dataset": "docs"}, False),
+        ("beside", {"dataset": "docs"}, False),
+        ("docs/out", {"dataset": "docs", "data_files": "*.jsonl"}, False),
+        ("docs/out", {"dataset": "docs", "data_files": "**/*.json*"}, True),
+        ("docs/out", {"dataset": "json", "data_files": "docs/*.jsonl"}, False),
+        ("docs/out", {"dataset": "json", "data_files": ("docs/0.jsonl", "docs/**/*.json")}, True),
+        ("docs", {"dataset": "json", "data_files": "docs/*.jsonl"}, False),
+        ("docs", {"dataset": "json", "data_files": "docs/**/*.json*"}, True),
+        ("docs/.out", {"dataset": "json", "data_files": "docs/.*/_varve/*.json"}, True),
+    ],
+)
+def test_source_finds_an_output_where_datasets_would_read_of_it(output, source, found, docs):
+    (docs / "0.jsonl").write_text('{"text": "one"}\n')
+    spec, place = Source(text="text", **source), docs.parent / output
+    assert (finding(spec, [str(place / name) for name in WRITTEN]) is not None) == found
+    assert bool(read_after(place, spec)) == found
+
+
+def test_saved_dataset_finds_nothing_but_its_own_files(docs):
+    Dataset.from_dict({"text": ["one"]}).save_to_disk(docs)
+    spec = Source(dataset=str(docs), text="text")
+    assert finding(spec, [str(docs / "out" / name) for name in WRITTEN]) is None
+    assert read_after(docs / "out", spec) == []
+
+
+@pytest.mark.parametrize("files", ["s3://bucket/**", "docs/**.jsonl"])
+def test_pattern_of_a_store_or_a_wrong_one_finds_nothing(files, docs):
+    spec = Source(dataset="json", data_files=files, text="text")
+    assert finding(spec, [str(docs / "out" / name) for name in WRITTEN]) is None
