@@ -3,9 +3,8 @@
 A lane is a thread that runs packs one after the other. A CPU has a lane for each core, each with one pack at a time:
 nothing has to meet at a barrier inside a layer, and the last packs of a queue are cut, so that all lanes end together.
 A GPU has one lane, which launches packs while another thread reads the results of those before, so that the device
-never waits for the host. Knows nothing of poolings and texts. Invariants: every window of a pack is kept or told why it
-is not; a pack is cut where memory runs out, which is counted, and at the end of a queue, where a row has the same bits
-in any.
+never waits for the host. Knows nothing of poolings and texts. Invariants: every window of a pack is kept or told why
+it is not; a pack is cut where memory runs out, which is counted, and at the end of a queue: a row has its bits in any.
 """
 
 import gc
@@ -68,8 +67,7 @@ class Lanes:
         Args:
             forward: runs a pack.
             lanes: threads; each has one core for torch's own work.
-            late_packs: that may wait behind the one that is read; above 0 only with one lane, and read by a thread of
-                their own.
+            late_packs: that may wait behind the one that is read; above 0 only with one lane.
             to_host: brings what `forward` gives to the host.
             rescue: gives the pass for windows whose numbers overflow in half precision; None in float32.
             most_tokens: that fit into the device's memory at once.
@@ -142,7 +140,7 @@ class Lanes:
         if many and self._most_tokens is not None and pack.num_tokens > self._most_tokens:
             self._run_halves(pack, results)
         elif self._launch(pack, results):
-            return
+            pass
         elif many:
             self._most_tokens = min(self._most_tokens or pack.num_tokens, (pack.num_tokens + 1) // 2)
             self._run_halves(pack, results)
@@ -177,7 +175,6 @@ class Lanes:
         return launched is not None
 
     def _free_memory(self) -> None:
-        """Free what no pass under way needs."""
         if self._reader is not None:
             self._reader.submit(lambda: None).result()  # all that was launched has been read
         gc.collect()
