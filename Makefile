@@ -36,7 +36,7 @@ format: $(VENV)/.dev
 	$(BIN)/ruff format .
 
 # Each extra is installed once, with every version taken from the lock; the install compiles the encoder's inner loops.
-$(VENV)/.%: pyproject.toml $(LOCK) infra/build.py $(wildcard pipeline/encoder/compiled/*.[ch])
+$(VENV)/.%: pyproject.toml $(LOCK) infra/build.py $(wildcard pipeline/varve/encoder/kernels/compiled/*.[ch])
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) --editable '.[$*]'
 	touch $@
@@ -49,4 +49,4 @@ lock:
 	$(BIN)/python infra/lock.py > $(LOCK)
 
 clean:
-	rm -rf $(VENV) tests/servers/node_modules tests/servers/unpacked demo-output bench-output .pytest_cache .ruff_cache .hypothesis pipeline/encoder/compiled/*.so
+	rm -rf $(VENV) tests/servers/node_modules tests/servers/unpacked demo-output bench-output .pytest_cache .ruff_cache .hypothesis pipeline/varve/encoder/kernels/compiled/*.so

@@ -1,4 +1,4 @@
-"""Build hook of the wheel: compiles the encoder's inner loops (pipeline/encoder/compiled/) where they can be compiled.
+"""Build hook of the wheel: compiles the encoder's inner loops, where there is a C compiler.
 
 pip calls it through hatchling (pyproject.toml), for editable installs too. Invariant: a machine without a C compiler,
 or with another processor than x86-64, gets a wheel that is whole without it: torch's own operations run there, slower.
@@ -16,7 +16,7 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-FOLDER = Path("pipeline", "encoder", "compiled")
+FOLDER = Path("pipeline/varve/encoder/kernels/compiled")
 INSTRUCTIONS = {
     "amx": ["-mavx512f", "-mavx512bf16", "-mamx-tile", "-mamx-bf16"],
     "avx512": ["-mavx512f"],
@@ -27,8 +27,10 @@ INSTRUCTIONS = {
 class CompiledHook(BuildHookInterface):
     """Adds what could be compiled to the wheel, which is then one for this platform."""
 
-    def initialize(self, version: str, build_data: dict[str, Any]) -> None:  # noqa: ARG002 (the interface passes it)
-        """Called before the files of a wheel are gathered."""
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        """Called before the files of a wheel are gathered; `version` is "standard" or "editable"."""
+        if version == "standard":  # an editable install reads the templates from the checkout
+            build_data["force_include"]["jobs/templates"] = "varve/cli/deploy/templates"
         if built := [file for file in map(self._compile, INSTRUCTIONS) if file]:
             build_data["artifacts"] += [f"/{file.as_posix()}" for file in built]
             build_data["pure_python"] = False

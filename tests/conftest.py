@@ -21,7 +21,6 @@ import torch
 import transformers
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
-from jobs.corpus import model_folder
 from tests.killer import make_killer
 from tests.models import ARCHITECTURES, RELATED
 from tests.servers.proxy import Control, proxy
@@ -33,6 +32,7 @@ from tests.servers.stores import (
     moto,
     radosgw,
 )
+from varve.cli.corpus import model_folder
 
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()

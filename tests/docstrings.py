@@ -3,7 +3,7 @@
 from importlib.util import find_spec
 from pathlib import Path
 
-from jobs.corpus import docstrings_of
+from varve.cli.corpus import docstrings_of
 
 MAX_CHARACTERS = 400
 

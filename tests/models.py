@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+import torch
 
-from pipeline.spec.feature import Feature
+from varve.config.feature import Feature
+from varve.encoder.kernels.cpu_library import find_kernel
 
 TOLERANCE = 2e-5  # float32, absolute: the promise of the README
 
@@ -103,6 +105,6 @@ def worst_difference(columns, outputs) -> dict[str, float]:
 
 
 def leave_all_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a machine for which nothing was compiled."""
-    for user in ("encoder", "attention"):
-        monkeypatch.setattr(f"pipeline.encoder.{user}.find_kernel", lambda: None)
+    """As on a CPU without AVX2: no compiled code runs, wherever it would be called."""
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "DEFAULT")
+    assert find_kernel() is None

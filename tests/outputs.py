@@ -6,14 +6,14 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from pipeline.columns import Column, FeaturePlan
-from pipeline.encoder.ragged import Ragged
-from pipeline.manifest import Manifest, publish
-from pipeline.parts import Parts
-from pipeline.ranges import Range
-from pipeline.schema import feature_arrays, output_schema
-from pipeline.sink import write_part
-from pipeline.storage.objects import Storage
+from varve.encoder.feature_plan import Column, FeaturePlan
+from varve.encoder.ragged import Ragged
+from varve.output.manifest import Manifest, publish
+from varve.output.part_file import write_part
+from varve.output.part_table import Parts
+from varve.output.schema import feature_arrays, output_schema
+from varve.ranges import Range
+from varve.storage.object_store import Storage
 
 PROVENANCE = {
     "version": "0.1.0",

@@ -2,12 +2,12 @@
 
 import pyarrow as pa
 
-from pipeline import Job
-from pipeline.encoder.encoder import Encoder
-from pipeline.featurize import featurize
-from pipeline.plan import make_plan
-from pipeline.ranges import missing
-from pipeline.texts import tokenize_blocks
+from varve import Job
+from varve.encoder.encoder import Encoder
+from varve.planning.plan import make_plan
+from varve.preprocessing.text_blocks import tokenize_blocks
+from varve.ranges import missing
+from varve.workers.featurize import featurize
 
 
 def rows_of(job: Job) -> pa.Table:

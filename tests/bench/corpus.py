@@ -12,8 +12,8 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-from jobs.corpus import docstrings_of, model_folder, python_files
-from pipeline.errors import JobError
+from varve.cli.corpus import docstrings_of, model_folder, python_files
+from varve.errors import JobError
 
 SHAPES = {
     "minilm": {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536},

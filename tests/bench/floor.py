@@ -50,7 +50,7 @@ class Floor:
 
     def measure(self) -> dict[str, float]:
         """{"tokens, call": operations per second}, all streams together."""
-        from pipeline.encoder.kernel import find_kernel
+        from varve.encoder.kernels.cpu_library import find_kernel
 
         cuda = self._device == "cuda"
         on_cpu = ["linear", "addmm", "onednn", *(["compiled"] if find_kernel() else [])]
@@ -135,9 +135,9 @@ def _onednn(layers: Sequence[Any]) -> list[Callable[[Any], Any]]:
 
 def _compiled(layers: Sequence[Any]) -> list[Callable[[Any], Any]]:
     """As the encoder runs them."""
-    from pipeline.encoder.kernel import find_kernel
-    from pipeline.encoder.linear import Linear
-    from pipeline.encoder.panels import Room
+    from varve.encoder.kernels.cpu_library import find_kernel
+    from varve.encoder.kernels.cpu_weights import Room
+    from varve.encoder.model.fused_linear import Linear
 
     kernel = find_kernel()
     assert kernel is not None

@@ -96,7 +96,7 @@ def varve(source: str, target: str, model: str) -> None:
 
     file = Path(f"{target}.yaml")
     file.write_text(json.dumps(job))  # JSON is YAML
-    os.execv(sys.executable, [sys.executable, "-m", "jobs", "embed", str(file), "--json"])
+    os.execv(sys.executable, [sys.executable, "-m", "varve", "embed", str(file), "--json"])
 
 
 FLOWS = {

@@ -13,10 +13,10 @@ import torch
 import transformers
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-from jobs.corpus import docstrings, model_folder
-from pipeline.encoder.encoder import Encoder
-from pipeline.spec.feature import Feature
-from pipeline.spec.model import Model
+from varve.cli.corpus import docstrings, model_folder
+from varve.config.feature import Feature
+from varve.config.model import Model
+from varve.encoder.encoder import Encoder
 
 LAYERS = (2, 6, 12)
 TEXTS = 48

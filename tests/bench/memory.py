@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import torch
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-from jobs.corpus import model_folder
+from varve.cli.corpus import model_folder
 
 ROWS = (20_000, 50_000, 100_000)
 SHARDS = 4
@@ -50,7 +50,7 @@ def main() -> None:
                 pq.write_table(table, folder / f"docs{rows}/{shard}.parquet")
             job = ["--dataset", f"{folder}/docs{rows}", "--text", "text", "--model", f"{folder}/model"]
             more = ["--output", f"{folder}/out{rows}", "--set", "output.rows_per_part=1000"]
-            peak = peak_bytes([sys.executable, "-m", "jobs.embed", *job, *more])
+            peak = peak_bytes([sys.executable, "-m", "varve.cli.embed", *job, *more])
             sys.stdout.write(f"| {rows:,} | {peak / 1e6:.0f} MB |\n")
             sys.stdout.flush()
 

@@ -18,9 +18,9 @@ class Varve:
     def __init__(self, setup: Setup, *, wanted: str = "last", **options: bool) -> None:
         from transformers import AutoConfig
 
-        from pipeline.encoder.encoder import Encoder
-        from pipeline.spec.feature import Feature
-        from pipeline.spec.model import Model
+        from varve.config.feature import Feature
+        from varve.config.model import Model
+        from varve.encoder.encoder import Encoder
 
         count = AutoConfig.from_pretrained(setup.folder).num_hidden_layers
         layers = {"all": range(count + 1), "first": [1], "half": [count // 2]}.get(wanted, [count])
@@ -38,7 +38,7 @@ class Varve:
 
     def _rows_of_blocks(self, texts: Sequence[str]) -> int:
         """About as a run settles it from the tokens of its first rows: here four characters are one."""
-        from pipeline.encoder.resolve import default_block_rows
+        from varve.encoder.checkpoint.defaults import default_block_rows
 
         encoder = self._encoder
         tokens = sum(min(len(text) // 4, encoder.max_tokens) for text in texts) / len(texts)

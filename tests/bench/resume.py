@@ -21,18 +21,18 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jobs.corpus import model_folder
-from pipeline import manifest
-from pipeline.encoder.encoder import Encoder
-from pipeline.featurize import featurize
-from pipeline.plan import Plan
-from pipeline.ranges import Range
-from pipeline.recall import prepare, record
-from pipeline.sink import write_part
-from pipeline.spec.job import Job
-from pipeline.storage.objects import Storage
-from pipeline.texts import tokenize_blocks
 from tests.servers.stores import make_bucket, radosgw, s3_environment
+from varve.cli.corpus import model_folder
+from varve.config.job import Job
+from varve.encoder.encoder import Encoder
+from varve.output import manifest
+from varve.output.part_file import write_part
+from varve.planning.plan import Plan
+from varve.planning.saved_plan import prepare, record
+from varve.preprocessing.text_blocks import tokenize_blocks
+from varve.ranges import Range
+from varve.storage.object_store import Storage
+from varve.workers.featurize import featurize
 
 OUTPUT = "s3://resume/out"
 
@@ -77,7 +77,10 @@ def go_on(job_file: Path) -> tuple[float, float, str]:
     """(seconds, peak MB of the driver's own process, what it printed) of `varve embed`."""
     began, peak_kb = time.perf_counter(), 0
     process = subprocess.Popen(
-        [sys.executable, "-m", "jobs.embed", str(job_file)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "varve", "embed", str(job_file)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     while process.poll() is None:
         status = Path(f"/proc/{process.pid}/status")

@@ -21,19 +21,19 @@ from threading import Event, Thread
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-import pipeline.run.graph
-from jobs.command import _QUIET
-from jobs.corpus import model_folder
-from pipeline import manifest
-from pipeline.cluster.connection import start_ray
-from pipeline.cluster.layout import settle
-from pipeline.envelope import Sealed, seal, unseal
-from pipeline.quiet import quiet_datasets, quiet_transformers
-from pipeline.recall import prepare, record
-from pipeline.run.graph import run_graph
-from pipeline.spec.job import Job
-from pipeline.storage.objects import Storage
-from pipeline.tally import Block
+import varve.engine.dataflow
+from varve.cli.command import _QUIET
+from varve.cli.corpus import model_folder
+from varve.cluster.connection import start_ray
+from varve.cluster.placement import settle
+from varve.config.job import Job
+from varve.engine.dataflow import run_graph
+from varve.library_logs import quiet_datasets, quiet_transformers
+from varve.monitoring.run_counters import Block
+from varve.output import manifest
+from varve.planning.saved_plan import prepare, record
+from varve.storage.object_store import Storage
+from varve.workers.part_message import Sealed, seal, unseal
 
 _SHARDS = 10
 
@@ -135,9 +135,9 @@ def main() -> None:
     quiet_datasets()
     start_ray(Job.model_fields["compute"].default)
     # A class of this file is sent to the workers as it is.
-    pipeline.run.graph.Replica = Idle  # type: ignore[misc]
+    varve.engine.dataflow.Replica = Idle  # type: ignore[misc]
     if chosen.alone:
-        pipeline.run.graph.TOGETHER_BYTES = 1
+        varve.engine.dataflow.TOGETHER_BYTES = 1
     names: list[str] = []
     for parts in chosen.parts:
         with tempfile.TemporaryDirectory() as folder:

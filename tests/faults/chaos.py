@@ -22,13 +22,13 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jobs.corpus import model_folder
-from pipeline.manifest import read_manifest
-from pipeline.storage.objects import Storage
 from tests.faults.kill import write_source
 from tests.servers.processes import descendants
 from tests.servers.proxy import Control, proxy
 from tests.servers.stores import make_bucket, radosgw, s3_environment
+from varve.cli.corpus import model_folder
+from varve.output.manifest import read_manifest
+from varve.storage.object_store import Storage
 
 KINDS = {"driver": 0.13, "worker": 0.47, "node": 0.12, "connections": 0.28}
 FAULTS = {"slow_down": 0.1, "reset": 0.06, "lost": 0.05}
@@ -144,7 +144,7 @@ def command(source: Path, output: str, rows_per_part: int) -> list[str]:
     job = ["--dataset", str(source), "--text", "text", "--model", str(model_folder()), "--output", output]
     more = ["--max-tokens", "128", "--feature", "e=mean", "--feature", "c=cls@all"]
     settings = [f"output.rows_per_part={rows_per_part}", "compute.replicas=2"]
-    return [sys.executable, "-m", "jobs.embed", *job, *more, *(part for s in settings for part in ("--set", s))]
+    return [sys.executable, "-m", "varve.cli.embed", *job, *more, *(part for s in settings for part in ("--set", s))]
 
 
 def main() -> None:

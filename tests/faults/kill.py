@@ -17,7 +17,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jobs.corpus import docstrings, model_folder
+from varve.cli.corpus import docstrings, model_folder
 
 SHARDS = 4
 
@@ -32,7 +32,7 @@ def write_source(folder: Path, rows: int) -> None:
 def command(source: Path, output: Path, rows_per_part: int) -> list[str]:
     job = ["--dataset", str(source), "--text", "text", "--model", str(model_folder()), "--output", str(output)]
     more = ["--max-tokens", "128", "--feature", "e=mean", "--feature", "c=cls@all", "--set"]
-    return [sys.executable, "-m", "jobs.embed", *job, *more, f"output.rows_per_part={rows_per_part}"]
+    return [sys.executable, "-m", "varve.cli.embed", *job, *more, f"output.rows_per_part={rows_per_part}"]
 
 
 def run_to_the_end(argv: list[str]) -> float:

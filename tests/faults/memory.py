@@ -15,11 +15,11 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from pipeline.manifest import read_manifest
-from pipeline.storage.objects import Storage
 from tests.faults.chaos import working
 from tests.faults.kill import command, compare, run_to_the_end, tables, write_source
 from tests.servers.processes import descendants
+from varve.output.manifest import read_manifest
+from varve.storage.object_store import Storage
 
 ROWS_PER_PART = 40
 ROOM_BYTES = 3 << 30  # above what is in use: enough for a run

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pytest
 
-from jobs.__main__ import main
-from pipeline import Job
 from tests.faults.kill import command, tables, write_source
 from tests.patience import PATIENCE_S, wait_until
 from tests.undisturbed import rows_of
+from varve import Job
+from varve.cli.main import run_command
 
 ROWS = 900
 
@@ -114,7 +114,7 @@ def test_second_signal_ends_at_once(interrupted):
 def test_run_that_goes_on_after_kills_and_signals_ends_with_the_rows_of_an_undisturbed_one(interrupted, folder):
     assert interrupted["killed"].code == -signal.SIGKILL
     assert interrupted["asked to end"].rows < interrupted["killed"].rows < ROWS
-    assert main(["embed", *argv_to(folder / "out")[3:]]) == 0
+    assert run_command(["embed", *argv_to(folder / "out")[3:]]) == 0
     stored = pa.concat_tables(tables(folder / "out").values()).sort_by([("shard", "ascending"), ("row", "ascending")])
     assert stored.num_rows == ROWS
     written = json.loads((folder / "out/_varve/manifest.json").read_text())

@@ -5,10 +5,10 @@ import pytest
 import torch
 from transformers import CONFIG_MAPPING
 
-from pipeline.encoder.encoder import Encoder
-from pipeline.spec.feature import Feature
-from pipeline.spec.model import Model
 from tests.models import ARCHITECTURES, RAGGED
+from varve.config.feature import Feature
+from varve.config.model import Model
+from varve.encoder.encoder import Encoder
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from pipeline.encoder.gpu import find_triton_code
-from pipeline.encoder.tiles import Tiles, cut
+from varve.encoder.kernels.attention_tiles import Tiles, cut
+from varve.encoder.kernels.gpu_support import find_triton_code
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 

@@ -8,7 +8,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import Job, embed
+from varve import Job, embed
 
 os.environ["RAY_DATA_DISABLE_PROGRESS_BARS"] = "1"
 

@@ -10,9 +10,9 @@ import ray
 from ray.data import DataContext
 from ray.data.block import BlockStats
 
-from pipeline.cluster.connection import start_ray
-from pipeline.run.graph import context
-from pipeline.spec.compute import Compute
+from varve.cluster.connection import start_ray
+from varve.config.compute import Compute
+from varve.engine.dataflow import context
 
 BLOCKS = 120
 

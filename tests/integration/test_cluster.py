@@ -11,13 +11,13 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 
-from pipeline.cluster.connection import start_ray
-from pipeline.cluster.layout import settle
-from pipeline.errors import RunError
-from pipeline.spec.compute import Compute
 from tests.patience import PATIENCE_S
 from tests.servers.cluster import TOKEN, ray_head
 from tests.servers.processes import descendants
+from varve.cluster.connection import start_ray
+from varve.cluster.placement import settle
+from varve.config.compute import Compute
+from varve.errors import RunError
 
 
 @contextmanager
@@ -54,7 +54,7 @@ def test_run_that_finds_no_cpu_says_what_it_lacks():
 def test_starting_ray_leaves_the_handler_of_sigterm_as_it_was():
     code = (
         "import signal; signal.signal(signal.SIGTERM, signal.default_int_handler)\n"
-        "from pipeline.cluster.connection import start_ray; from pipeline.spec.compute import Compute\n"
+        "from varve.cluster.connection import start_ray; from varve.config.compute import Compute\n"
         "start_ray(Compute())\n"
         "assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler"
     )
@@ -97,8 +97,8 @@ def test_command_of_a_program_that_has_ray_already_leaves_it_able_to_start(tmp_p
     (tmp_path / ".ray").mkdir()
     (tmp_path / ".ray/auth_token").write_text("a-token-of-the-tests-0123456789")
     code = (
-        "import ray; from jobs.__main__ import main; main(['status', 'nothing-there'])\n"
-        "from pipeline.cluster.connection import start_ray; from pipeline.spec.compute import Compute\n"
+        "import ray; from varve.cli.main import run_command; run_command(['status', 'nothing-there'])\n"
+        "from varve.cluster.connection import start_ray; from varve.config.compute import Compute\n"
         "start_ray(Compute())"
     )
     known = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
@@ -108,7 +108,7 @@ def test_command_of_a_program_that_has_ray_already_leaves_it_able_to_start(tmp_p
 @pytest.mark.parametrize("mode", ["disabled", "token"])
 def test_token_in_the_home_folder_is_used_only_where_the_cluster_asks_for_one(mode):
     code = (
-        "import os; from pipeline.cluster.token import use_token; use_token(os.environ['RAY_ADDRESS'])\n"
+        "import os; from varve.cluster.auth_token import use_token; use_token(os.environ['RAY_ADDRESS'])\n"
         "import ray; ray.init(log_to_driver=False)\n"
         "class Actor:\n    def answer(self): return os.environ['RAY_AUTH_MODE']\n"
         f"print(ray.get(ray.remote(Actor).remote().answer.remote(), timeout={PATIENCE_S}))"

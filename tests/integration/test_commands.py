@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.__main__ import COMMANDS, main
+from varve.cli.main import COMMANDS, run_command
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def made(docs, tiny):
     """A finished output, made by the command itself."""
     output = docs.parent / "made"
     argv = options(dataset=str(docs), text="text", model=tiny("bert"), output=str(output))
-    assert main(["embed", *argv, "--set", "output.rows_per_part=20"]) == 0
+    assert run_command(["embed", *argv, "--set", "output.rows_per_part=20"]) == 0
     return output
 
 
@@ -53,41 +53,41 @@ def finished(made, tmp_path):
 
 
 def test_commands_are_listed_with_what_they_do(capsys):
-    assert main(["--help"]) == 0
+    assert run_command(["--help"]) == 0
     told = capsys.readouterr().out
     assert all(f"varve {name}" in told and what in told for name, what in COMMANDS.items())
 
 
 @pytest.mark.parametrize("argv", [[], ["embd"], ["embed"], ["embed", "--dataset", "x"]])
 def test_wrong_command_exits_with_2(argv, capsys):
-    assert main(argv) == 2
+    assert run_command(argv) == 2
     assert "varve" in capsys.readouterr().err
 
 
 def test_plan_that_is_told_of_a_cluster_and_not_where_it_is_exits_with_2(arguments, capsys):
-    assert main(["plan", *arguments(), "--installed"]) == 2
+    assert run_command(["plan", *arguments(), "--installed"]) == 2
     assert "--installed goes with --to ADDRESS" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("price", ["-1", "nan", "inf"])
 def test_plan_at_a_price_that_is_none_exits_with_2_in_a_line(price, arguments, capsys):
-    assert main(["plan", *arguments(), f"--price-per-hour={price}"]) == 2
+    assert run_command(["plan", *arguments(), f"--price-per-hour={price}"]) == 2
     assert capsys.readouterr().err == f"varve plan: --price-per-hour: {price} is not allowed: expected 0 or more\n"
 
 
 STOPPED_EARLY = """
 import os, signal, sys
-from jobs.__main__ import process
+from varve.cli.main import main
 
 class Stop:
     def find_spec(self, name, path=None, target=None):
-        if name == "jobs.status":
+        if name == "varve.cli.status":
             os.kill(os.getpid(), signal.SIGINT)
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.argv = ["varve", "status", "."]
 sys.meta_path.insert(0, Stop())
-process()
+main()
 """
 
 
@@ -97,7 +97,7 @@ def test_ctrl_c_while_a_command_is_imported_is_told_in_a_line():
 
 
 def test_schema_is_one_json_document(capsys):
-    assert main(["schema"]) == 0
+    assert run_command(["schema"]) == 0
     assert json.loads(capsys.readouterr().out)["title"] == "Job"
 
 
@@ -122,7 +122,7 @@ def test_schema_is_one_json_document(capsys):
     ],
 )
 def test_wrong_job_exits_with_2_and_writes_nothing(extra, told, arguments, tmp_path, capsys):
-    assert main(["embed", *arguments(), *extra]) == 2
+    assert run_command(["embed", *arguments(), *extra]) == 2
     error = capsys.readouterr().err
     assert told in error
     assert "Traceback" not in error
@@ -131,7 +131,7 @@ def test_wrong_job_exits_with_2_and_writes_nothing(extra, told, arguments, tmp_p
 
 @pytest.mark.parametrize("command", ["embed", "plan"])
 def test_model_that_can_not_be_encoded_exits_with_2_in_its_own_words(command, arguments, tiny, capsys):
-    assert main([command, *arguments(model=tiny("convbert"))]) == 2
+    assert run_command([command, *arguments(model=tiny("convbert"))]) == 2
     assert f"\nvarve {command}: model: ConvBertModel in batches differs" in f"\n{capsys.readouterr().err}"
 
 
@@ -139,7 +139,7 @@ def test_model_that_can_not_be_encoded_exits_with_2_in_its_own_words(command, ar
 def test_output_that_is_a_file_exits_with_2_and_stays_as_it_was(scheme, below, arguments, tmp_path, capsys):
     file = tmp_path / "notes.txt"
     file.write_text("notes")
-    assert main(["embed", *arguments(output=f"{scheme}{file}{below}")]) == 2
+    assert run_command(["embed", *arguments(output=f"{scheme}{file}{below}")]) == 2
     assert f"output.path: {file} is a file: name a folder" in capsys.readouterr().err
     assert file.read_text() == "notes"
 
@@ -149,7 +149,7 @@ def test_output_that_the_source_would_read_is_refused(output, docs, arguments, t
     folder = tmp_path / ("data" if output == "." else "docs")
     shutil.copytree(docs, folder)
     before = sorted(folder.rglob("*"))
-    assert main(["embed", *arguments(dataset=str(folder), output=str(tmp_path / output))]) == 2
+    assert run_command(["embed", *arguments(dataset=str(folder), output=str(tmp_path / output))]) == 2
     assert f"lies where the source looks for its files ({folder}/**)" in capsys.readouterr().err
     assert sorted(folder.rglob("*")) == before
 
@@ -157,14 +157,14 @@ def test_output_that_the_source_would_read_is_refused(output, docs, arguments, t
 def test_unreadable_file_exits_with_2(arguments, tmp_path, capsys):
     (tmp_path / "torn").mkdir()
     (tmp_path / "torn/0.parquet").write_bytes(b"PAR1 but not really")
-    assert main(["embed", *arguments(dataset=str(tmp_path / "torn"))]) == 2
+    assert run_command(["embed", *arguments(dataset=str(tmp_path / "torn"))]) == 2
     error = capsys.readouterr().err
     assert "0.parquet" in error or "torn" in error
     assert "Traceback" not in error
 
 
 def test_error_under_json_is_one_document(arguments, capsys):
-    assert main(["embed", *arguments(dataset="./nowhere"), "--json"]) == 2
+    assert run_command(["embed", *arguments(dataset="./nowhere"), "--json"]) == 2
     told = json.loads(capsys.readouterr().out)
     assert told["exit_code"] == 2
     assert "no such folder" in told["error"]
@@ -172,27 +172,27 @@ def test_error_under_json_is_one_document(arguments, capsys):
 
 def test_output_of_another_job_exits_with_2_and_stays_as_it_was(finished, arguments, capsys):
     before = sorted(path.name for path in finished.rglob("*"))
-    assert main(["embed", *arguments(), "--set", "output.rows_per_part=20", "--feature", "e=cls"]) == 2
+    assert run_command(["embed", *arguments(), "--set", "output.rows_per_part=20", "--feature", "e=cls"]) == 2
     assert 'features.e.pool: absent → "cls"' in capsys.readouterr().err
     assert sorted(path.name for path in finished.rglob("*")) == before
 
 
 def test_status_of_absent_partial_and_complete_outputs(finished, tmp_path, capsys):
-    assert main(["status", str(tmp_path / "nowhere")]) == 1
+    assert run_command(["status", str(tmp_path / "nowhere")]) == 1
     assert "Absent" in capsys.readouterr().out
-    assert main(["status", str(finished), "--json"]) == 0
+    assert run_command(["status", str(finished), "--json"]) == 0
     whole = json.loads(capsys.readouterr().out)
     assert (whole["state"], whole["rows"], whole["parts"]) == ("complete", 60, 4)
     (finished / "_varve/manifest.json").unlink()
     (finished / "data/part-00000-000000000020-000000000040.parquet").unlink()
     (finished / "data/part-00000-000000000060-000000000060.parquet").unlink()
-    assert main(["status", str(finished), "--json"]) == 1
+    assert run_command(["status", str(finished), "--json"]) == 1
     part = json.loads(capsys.readouterr().out)
     assert part["missing"] == [{"shard": 0, "rows": [20, 40]}, {"shard": 0, "rows": [60, None]}]
 
 
 def test_verify_passes_a_finished_output(finished, capsys):
-    assert main(["verify", str(finished), "--json"]) == 0
+    assert run_command(["verify", str(finished), "--json"]) == 0
     checks = {check["check"] for check in json.loads(capsys.readouterr().out)["checks"]}
     assert checks == {"published", "checksums", "rows", "numbers", "coverage", "totals", "canary"}
 
@@ -212,17 +212,17 @@ def test_verify_tells_damage_by_name(damage, finished, capsys):
             part.write_bytes(content[: len(content) // 2])
         case "a strange part":
             shutil.copy(part, finished / "data/part-00007-000000000020-000000000040.parquet")
-    assert main(["verify", str(finished)]) == 1
+    assert run_command(["verify", str(finished)]) == 1
     told = capsys.readouterr().out
     assert "FAILED" in told
     assert ("shard 7" if damage == "a strange part" else "part-00000-000000000020") in told
 
 
 def test_verify_on_ray_finds_what_verify_here_finds(finished):
-    from pipeline.cluster.connection import start_ray
-    from pipeline.run.tasks import spread
-    from pipeline.spec.compute import Compute
-    from pipeline.verify import verify
+    from varve.cluster.connection import start_ray
+    from varve.config.compute import Compute
+    from varve.engine.ray_tasks import spread
+    from varve.verification.verify import verify
 
     part = finished / "data/part-00000-000000000020-000000000040.parquet"
     content = bytearray(part.read_bytes())
@@ -235,13 +235,13 @@ def test_verify_on_ray_finds_what_verify_here_finds(finished):
 
 
 def test_deep_verify_counts_the_source_again(finished, capsys):
-    assert main(["verify", str(finished), "--deep"]) == 0
+    assert run_command(["verify", str(finished), "--deep"]) == 0
     assert "ok       source" in capsys.readouterr().out
     recorded = finished / "_varve/manifest.json"
     content = json.loads(recorded.read_text())
     content["parts"][-2]["stop"] -= 5  # as if the last rows had been forgotten
     recorded.write_text(json.dumps(content))
-    assert main(["verify", str(finished), "--deep", "--json"]) == 1
+    assert run_command(["verify", str(finished), "--deep", "--json"]) == 1
     checks = {check["check"]: check for check in json.loads(capsys.readouterr().out)["checks"]}
     assert any("has 60 rows, its parts have" in told for told in checks["source"]["failures"])
 
@@ -254,27 +254,27 @@ def test_clean_tells_leftovers_and_deletes_only_when_told(finished, capsys):
     fresh.write_bytes(b"half")
     (finished / "data/notes.txt").write_text("mine")
     parts = sorted(path.name for path in (finished / "data").glob("*.parquet"))
-    assert main(["clean", str(finished)]) == 0
+    assert run_command(["clean", str(finished)]) == 0
     told = capsys.readouterr().out
     assert "staged file" in told
     assert "parquet#3" in told
     assert "parquet#4" not in told
     assert "notes.txt: no part of Varve" in told
     assert staged.exists()
-    assert main(["clean", str(finished), "--delete"]) == 0
+    assert run_command(["clean", str(finished), "--delete"]) == 0
     assert not staged.exists()
     assert fresh.exists()
     assert sorted(path.name for path in (finished / "data").glob("*.parquet")) == parts
-    assert main(["clean", str(finished.parent)]) == 2
+    assert run_command(["clean", str(finished.parent)]) == 2
 
 
 def test_verify_of_nothing_exits_with_2(tmp_path, capsys):
-    assert main(["verify", str(tmp_path)]) == 2
+    assert run_command(["verify", str(tmp_path)]) == 2
     assert "holds no output of Varve" in capsys.readouterr().err
 
 
 def test_plan_counts_and_writes_nothing(arguments, tmp_path, capsys):
-    assert main(["plan", *arguments(), "--feature", "e=mean@1", "--feature", "t=tokens@2", "--json"]) == 0
+    assert run_command(["plan", *arguments(), "--feature", "e=mean@1", "--feature", "t=tokens@2", "--json"]) == 0
     figures = json.loads(capsys.readouterr().out)
     assert (figures["num_rows"], figures["rows_known"]) == (60, True)
     assert (figures["layers_run"], figures["num_layers"]) == (2, 3)
@@ -282,14 +282,14 @@ def test_plan_counts_and_writes_nothing(arguments, tmp_path, capsys):
     assert sum(rows for *_, rows in figures["length_histogram"]) == 60
     assert figures["tokens_per_s"] > 0
     assert not (tmp_path / "out").exists()
-    assert main(["plan", *arguments()]) == 0
+    assert run_command(["plan", *arguments()]) == 0
     assert "tokens/s of a replica, measured" in capsys.readouterr().out
 
 
 def test_plan_counts_the_highest_layer_once_for_a_text_where_only_cls_is_wanted(arguments, capsys):
     figures = {}
     for pool in ("mean", "cls"):
-        assert main(["plan", *arguments(), "--feature", f"e={pool}@2", "--json"]) == 0
+        assert run_command(["plan", *arguments(), "--feature", f"e={pool}@2", "--json"]) == 0
         figures[pool] = json.loads(capsys.readouterr().out)
     # Of the layer's 24 h^2 for each token 18 h^2 are left out, but for one token in each text.
     mean, cls = figures["mean"], figures["cls"]
@@ -302,7 +302,7 @@ def test_plan_counts_the_highest_layer_once_for_a_text_where_only_cls_is_wanted(
 def test_plan_estimates_rows_of_formats_that_do_not_count_them(arguments, tmp_path, capsys):
     (tmp_path / "lines").mkdir()
     (tmp_path / "lines/0.txt").write_text("".join(f"line number {row}\n" for row in range(20_000)))
-    assert main(["plan", *arguments(dataset=str(tmp_path / "lines")), "--json"]) == 0
+    assert run_command(["plan", *arguments(dataset=str(tmp_path / "lines")), "--json"]) == 0
     figures = json.loads(capsys.readouterr().out)
     assert not figures["rows_known"]
     assert 10_000 < figures["num_rows"] < 40_000
@@ -315,7 +315,7 @@ def test_full_disk_exits_with_1_and_leaves_no_half_part(arguments, tmp_path, min
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=96k", "tmpfs", str(small)], check=True)
     try:
         argv = arguments(output=str(small / "out"), model=minilm)
-        assert main(["embed", *argv, "--set", "output.rows_per_part=30"]) == 1
+        assert run_command(["embed", *argv, "--set", "output.rows_per_part=30"]) == 1
         error = capfd.readouterr().err
         assert "No space left on device" in error
         assert "Traceback" not in error
@@ -334,7 +334,7 @@ def test_plan_of_a_checkpoint_that_pools_otherwise_says_so_in_a_line(arguments, 
         json.dumps([{"type": "a.Transformer"}, {"type": "a.Pooling", "path": "1_Pooling"}])
     )
     (model / "1_Pooling/config.json").write_text(json.dumps({"pooling_mode_cls_token": True}))
-    assert main(["plan", *arguments(model=str(model)), "--json"]) == 0
+    assert run_command(["plan", *arguments(model=str(model)), "--json"]) == 0
     told = capsys.readouterr()
     note = f"sentence-transformers would use {model} otherwise: cls pooling (no feature has it)"
     assert (told.err, json.loads(told.out)["notes"]) == (f"{note}\n", [note])

@@ -8,9 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from pipeline import Job, JobError, RunError
-from pipeline.schema import METADATA_KEY
-from pipeline.verify import verify
+from varve import Job, JobError, RunError
+from varve.output.schema import METADATA_KEY
+from varve.verification.verify import verify
 
 CODE = """
 import pyarrow as pa

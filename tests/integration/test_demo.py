@@ -2,12 +2,12 @@ import json
 
 import pyarrow.parquet as pq
 
-from jobs.__main__ import main
-from jobs.demo import MAX_ROWS
+from varve.cli.demo import MAX_ROWS
+from varve.cli.main import run_command
 
 
 def test_demo_answers_its_searches_from_docstrings_and_verifies_its_output(tmp_path, capsys):
-    assert main(["demo", "--output", str(tmp_path / "demo"), "--json"]) == 0
+    assert run_command(["demo", "--output", str(tmp_path / "demo"), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["verified"]
     assert told["num_rows"] == MAX_ROWS
@@ -21,6 +21,6 @@ def test_demo_answers_its_searches_from_docstrings_and_verifies_its_output(tmp_p
 
 def test_demo_does_not_empty_a_folder_that_is_not_its_own(tmp_path, capsys):
     (tmp_path / "precious.txt").write_text("mine")
-    assert main(["demo", "--output", str(tmp_path)]) == 2
+    assert run_command(["demo", "--output", str(tmp_path)]) == 2
     assert (tmp_path / "precious.txt").read_text() == "mine"
     assert "is not a demo's" in capsys.readouterr().err

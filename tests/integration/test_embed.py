@@ -7,10 +7,10 @@ import pyarrow as pa
 import pytest
 from transformers import AutoTokenizer
 
-from jobs.status import look
-from pipeline import RunError
-from pipeline.storage.objects import Storage
-from pipeline.verify import verify
+from varve import RunError
+from varve.cli.status import look
+from varve.storage.object_store import Storage
+from varve.verification.verify import verify
 
 
 def awkward(shard: int, rows: int = 250) -> pa.Table:

@@ -12,15 +12,15 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, DatasetDict
 
-from pipeline.encoder.encoder import Encoder
-from pipeline.errors import RunError
-from pipeline.featurize import featurize
-from pipeline.ranges import Missing, missing
-from pipeline.recall import prepare
-from pipeline.run.tasks import spread
-from pipeline.source.opening import MIN_SHARD_ROWS, open_dataset
-from pipeline.spec.model import Model
-from pipeline.texts import tokenize_blocks
+from varve.config.model import Model
+from varve.encoder.encoder import Encoder
+from varve.engine.ray_tasks import spread
+from varve.errors import RunError
+from varve.planning.saved_plan import prepare
+from varve.preprocessing.text_blocks import tokenize_blocks
+from varve.ranges import Missing, missing
+from varve.source.open_dataset import MIN_SHARD_ROWS, open_dataset
+from varve.workers.featurize import featurize
 
 TEXTS = [f"text number {number}, and more of it" for number in range(120)] + [
     "null",
@@ -101,7 +101,7 @@ def same_as_in_other_formats(vectors, seen) -> bool:
 @pytest.mark.parametrize("kind", WRITERS)
 def test_texts_and_kept_columns_of_a_format_reach_the_output_unchanged(kind, job, tmp_path, encoder, seen):
     """Read by a Ray worker, as in a run; encoded here, since only what is read depends on the format."""
-    from pipeline.cluster.connection import start_ray
+    from varve.cluster.connection import start_ray
 
     write, below, keep = WRITERS[kind]
     folder = tmp_path / "docs"

@@ -37,7 +37,9 @@ def test_host_cut_off_in_the_midst_of_a_run_costs_no_row(job, tmp_path, minilm):
     with hosts(2) as cluster:
         known = cluster.environment if cluster.separate else cluster.environment | {"RAY_ADDRESS": cluster.ray_address}
         job_file = str(tmp_path / "job.yaml")
-        command = ["jobs.submit", job_file, "--to", cluster.address] if cluster.separate else ["jobs.embed", job_file]
+        command = (
+            ["varve", "submit", job_file, "--to", cluster.address] if cluster.separate else ["varve", "embed", job_file]
+        )
         on_head = cluster.on(0, [sys.executable, "-m", *command])
         started = subprocess.Popen(on_head, env=known, stderr=subprocess.PIPE, text=True)
         wait_for_parts(tmp_path / "there", 6)

@@ -17,9 +17,9 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from jobs.corpus import docstrings
 from tests.patience import wait_until
 from tests.servers.monitoring import MONITORING, Prometheus, RayHead, prometheus, ray_head, tool
+from varve.cli.corpus import docstrings
 
 pytestmark = pytest.mark.skipif(
     not tool("prometheus"), reason="Prometheus is not here: run `make servers` (a Debian package)"
@@ -60,7 +60,7 @@ def run_and_kill(head: RayHead, server: Prometheus, folder: Path, model: str) ->
     for shard in range(2):
         pq.write_table(pa.table({"text": texts[shard::2]}), folder / f"docs/{shard}.parquet")
     command = [
-        sys.executable, "-m", "jobs.embed", "--dataset", str(folder / "docs"), "--text", "text", "--model", model,
+        sys.executable, "-m", "varve.cli.embed", "--dataset", str(folder / "docs"), "--text", "text", "--model", model,
         "--max-tokens", "64", "--output", str(folder / "out"), "--set", f"output.rows_per_part={ROWS_PER_PART}",
         "--set", "compute.replicas=2",
     ]  # fmt: skip

@@ -12,9 +12,9 @@ import torch
 import yaml
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from jobs.__main__ import main
-from pipeline import Job
 from tests.docstrings import docstrings
+from varve import Job
+from varve.cli.main import run_command
 
 RECIPES = Path(__file__).parents[2] / "jobs/recipes"
 PACKAGES = ("moto", "networkx", "pandas", "sympy")
@@ -94,7 +94,7 @@ def test_tuned_cls_with_handcrafted_columns_is_told_apart_no_worse_than_by_eithe
     path = run(Job.load(str(tmp_path / "job.yaml"))).path
     capsys.readouterr()
     argv = ["probe", path, "--label", "same", "--with", "overlap,length_ratio", "--groups", "block", "--model", "mlp"]
-    assert main([*argv, "--text", "none", "--output", str(tmp_path / "probe"), "--json"]) == 0
+    assert run_command([*argv, "--text", "none", "--output", str(tmp_path / "probe"), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     auc = {result["name"]: result["test"]["auc"]["value"] for result in told["results"]}
     assert auc["cls"] >= max(auc["cls alone"], auc["hand-crafted alone"])

@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from jobs.__main__ import main
-from pipeline import Encoder, Probe
 from tests.docstrings import docstrings
 from tests.outputs import column, write_output
+from varve import Encoder, Probe
+from varve.cli.main import run_command
 
 PACKAGES = ("hypothesis", "moto", "networkx", "numpy", "pandas", "polars", "pydantic", "sklearn", "sympy", "torch")
 PER_PACKAGE = 50
@@ -41,7 +41,7 @@ def labelled(packages, tmp_path):
 
 def asked(capsys, *argv) -> dict:
     capsys.readouterr()
-    code = main([*map(str, argv), "--json"])
+    code = run_command([*map(str, argv), "--json"])
     told = capsys.readouterr()
     assert code == 0, told.err
     return json.loads(told.out)
@@ -87,9 +87,9 @@ def scikit_learn(path: str, feature: str) -> float:
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    from pipeline.probe.linear import CS
-    from pipeline.probe.rows import Question, gather
-    from pipeline.probe.table import Output
+    from varve.probe.data.dataset import Question, gather
+    from varve.probe.data.run_output import Output
+    from varve.probe.models.linear import CS
 
     rows = gather(Output.open(path), Question(label="package", handcrafted=("n_words",)))
     table = pa.concat_tables([pq.read_table(part) for part in sorted(Path(path, "data").glob("*.parquet"))])
@@ -153,7 +153,7 @@ def test_predictions_lie_beside_each_part_and_are_those_of_onnx(told_apart, tmp_
     assert asked(capsys, "predict", tmp_path / "probe", other, "--keep", "kind")["made_before"] == 2
     source = ds.dataset(sorted(Path(other, "data").glob("*.parquet"))).to_table().filter(table["error"].is_null())
     probe = Probe.load(tmp_path / "probe/model")
-    from pipeline.probe.handcrafted import encode
+    from varve.probe.data.handcrafted import encode
 
     vectors = np.stack(source["cls_01"].to_numpy())
     session = onnxruntime.InferenceSession(tmp_path / "probe/model/model.onnx")
@@ -172,7 +172,7 @@ def test_predictions_lie_beside_each_part_and_are_those_of_onnx(told_apart, tmp_
 )
 def test_predict_refuses_a_run_of_another_model(changes, told, told_apart, tmp_path, capsys):
     probe_one_layer(told_apart(), tmp_path / "p", capsys)
-    assert main(["predict", str(tmp_path / "p"), told_apart("other", **changes)]) == 2
+    assert run_command(["predict", str(tmp_path / "p"), told_apart("other", **changes)]) == 2
     assert told in capsys.readouterr().err
     assert not (tmp_path / "other/predictions").exists()
 
@@ -183,7 +183,7 @@ def test_predict_refuses_another_layer_or_pooling_under_the_same_name(told_apart
     other = write_output(
         tmp_path / "o", {column("cls_01", WIDTH, layer=2, pool="mean"): vectors}, {"x": list(range(30))}
     )
-    assert main(["predict", str(tmp_path / "p"), other]) == 2
+    assert run_command(["predict", str(tmp_path / "p"), other]) == 2
     error = capsys.readouterr().err
     assert "cls_01, pool: cls → mean" in error
     assert "cls_01, layers: 1 → 2" in error
@@ -192,7 +192,7 @@ def test_predict_refuses_another_layer_or_pooling_under_the_same_name(told_apart
 def test_mixed_layers_and_networks_leave_as_the_same_onnx(tmp_path):
     import onnxruntime
 
-    from pipeline.probe.head import Head, Shape
+    from varve.probe.models.head import Head, Shape
 
     torch.manual_seed(0)
     shape = Shape(vector_width=12, mixed_layers=3, handcrafted_width=2, hidden=(5,), outputs=1)
@@ -202,7 +202,7 @@ def test_mixed_layers_and_networks_leave_as_the_same_onnx(tmp_path):
         head.mean.normal_()
         head.scale.uniform_(1, 2)
     features = tuple(column(f"cls_{layer:02d}", 4, layer=layer) for layer in range(3))
-    from pipeline.probe.handcrafted import HandCrafted
+    from varve.probe.data.handcrafted import HandCrafted
 
     columns = tuple(HandCrafted(name=name, kind="number") for name in "ab")
     probe = Probe(head, features, columns, (), "y", {}, {})
@@ -225,8 +225,8 @@ def test_probe_on_ray_finds_what_it_finds_here(told_apart, tmp_path, capsys, mon
     argv = ("probe", told_apart(), "--label", "kind", "--text", "none", "--model", "mlp")
     monkeypatch.setenv("RAY_ADDRESS", "")
     here = asked(capsys, *argv, "--output", tmp_path / "here")
-    from pipeline.cluster.connection import start_ray
-    from pipeline.spec.compute import Compute
+    from varve.cluster.connection import start_ray
+    from varve.config.compute import Compute
 
     start_ray(Compute())
     monkeypatch.setenv("RAY_ADDRESS", "auto")
@@ -252,7 +252,7 @@ def test_wrong_command_exits_with_2_and_writes_nothing(argv, told, told_apart, t
     (tmp_path / "taken/mine.txt").write_text("mine")
     places = {"nothing": tmp_path / "nothing", "run": told_apart(), "taken": tmp_path / "taken"}
     argv = [word.format(**places) for word in argv]
-    assert main(["probe", *argv, *([] if "--output" in argv else ["--output", str(tmp_path / "p")])]) == 2
+    assert run_command(["probe", *argv, *([] if "--output" in argv else ["--output", str(tmp_path / "p")])]) == 2
     error = capsys.readouterr().err
     assert told in error
     assert "Traceback" not in error

@@ -5,7 +5,7 @@ import json
 import pyarrow as pa
 import pytest
 
-from pipeline import Job
+from varve import Job
 
 
 @pytest.fixture
@@ -23,8 +23,8 @@ def test_hub_id_is_pinned_to_its_commit_once(job, docs, monkeypatch):
     """Only the Hub is a stand-in: it answers with a commit, and loading must ask for that commit and no branch."""
     from types import SimpleNamespace
 
-    from pipeline.source import builder
-    from pipeline.source.opening import open_dataset
+    from varve.source import hf_builder
+    from varve.source.open_dataset import open_dataset
 
     asked = []
 
@@ -32,10 +32,10 @@ def test_hub_id_is_pinned_to_its_commit_once(job, docs, monkeypatch):
         asked.append(arguments)
         return real(**{key: value for key, value in arguments.items() if key != "revision"} | {"path": str(docs)})
 
-    real = builder.load_dataset_builder
-    monkeypatch.setattr(builder, "load_dataset_builder", load)
+    real = hf_builder.load_dataset_builder
+    monkeypatch.setattr(hf_builder, "load_dataset_builder", load)
     monkeypatch.setattr(
-        builder, "HfApi", lambda: SimpleNamespace(dataset_info=lambda *_, **__: SimpleNamespace(sha="c0ffee"))
+        hf_builder, "HfApi", lambda: SimpleNamespace(dataset_info=lambda *_, **__: SimpleNamespace(sha="c0ffee"))
     )
     dataset = open_dataset(job("someone/corpus", source={"revision": "main"}).source)
     assert dataset.commit == "c0ffee"
@@ -45,7 +45,7 @@ def test_hub_id_is_pinned_to_its_commit_once(job, docs, monkeypatch):
 def test_features_of_a_ray_dataset_keep_its_columns(tiny):
     import ray
 
-    from pipeline import Feature, features
+    from varve import Feature, features
 
     dataset = ray.data.from_items([{"text": f"text {row}", "id": row} for row in range(20)])
     result = features(dataset, text="text", model=tiny("bert"), features={"e": Feature(pool="cls")})
@@ -59,7 +59,7 @@ def test_features_of_a_dataset_that_has_their_columns_are_refused_with_the_name(
     import ray
     from ray.exceptions import UserCodeException
 
-    from pipeline import features
+    from varve import features
 
     dataset = ray.data.from_items([{"text": "text", "shard": "mine", "row": 7}])
     once = features(dataset, text="text", model=tiny("bert"), features={"a": "cls"})
@@ -76,7 +76,7 @@ def test_features_of_many_batches_are_those_of_each_text(tiny):
     import numpy as np
     import ray
 
-    from pipeline import Encoder, features
+    from varve import Encoder, features
 
     texts = [f"text {row} " * (row % 9) for row in range(300)]
     rows = [{"text": text, "id": row} for row, text in enumerate(texts)]

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 def test_a_run_puts_nothing_on_stderr_but_its_own_lines(minilm, tmp_path):
     (tmp_path / "docs").mkdir()
     pq.write_table(pa.table({"body": ["one text", "another"]}), tmp_path / "docs/0.parquet")
-    command = [sys.executable, "-m", "jobs", "embed", "--dataset", str(tmp_path / "docs"), "--text", "body"]
+    command = [sys.executable, "-m", "varve", "embed", "--dataset", str(tmp_path / "docs"), "--text", "body"]
     command += ["--model", minilm, "--output", str(tmp_path / "features")]
     env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     ran = subprocess.run(command, capture_output=True, text=True, env=env, check=False)

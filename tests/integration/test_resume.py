@@ -10,11 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 from ray.data import DataContext
 
-from jobs.status import look
-from pipeline import JobError, RunError
-from pipeline.storage.objects import Storage
 from tests.patience import wait_until
 from tests.servers.processes import descendants
+from varve import JobError, RunError
+from varve.cli.status import look
+from varve.storage.object_store import Storage
 
 FEATURES = {
     "e": {"pool": "mean", "normalize": True},
@@ -166,9 +166,9 @@ def test_part_of_another_job_among_the_parts_keeps_the_run_from_publishing(job, 
 
 def test_stored_vector_that_is_wrong_keeps_the_run_from_publishing(job, run, finished):
     """The canary reads what was stored: a part with other vectors than the model's is found before the manifest."""
-    from pipeline.ranges import Range
-    from pipeline.recall import prepare
-    from pipeline.sink import part_name, write_part
+    from varve.output.part_file import part_name, write_part
+    from varve.planning.saved_plan import prepare
+    from varve.ranges import Range
 
     rows = Range(0, 0, 100)
     table = pq.read_table(finished / part_name(rows))

@@ -14,7 +14,7 @@ import yaml
 
 from tests.patience import PATIENCE_S, wait_until
 
-SCRIPT = Path(__file__).parents[2] / "infra/slurm/varve.sbatch"
+SCRIPT = Path(__file__).parents[2] / "jobs/templates/slurm/varve.sbatch"
 
 # Starts the tasks of a step here, and ends with them; passes notices on, as Slurm does.
 SRUN = """#!/usr/bin/env bash

@@ -11,12 +11,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.__main__ import main
-from pipeline.manifest import read_manifest
-from pipeline.storage.objects import Storage
 from tests.patience import PATIENCE_S, wait_until
 from tests.servers.processes import ray_folder
 from tests.servers.stores import SECRET_KEY, empty_container
+from varve.cli.main import run_command
+from varve.output.manifest import read_manifest
+from varve.storage.object_store import Storage
 
 ROWS = 90
 
@@ -36,7 +36,7 @@ def command(arguments):
     """A run in a process of its own: its Ray's workers have the environment of this test."""
 
     def make(*job: str) -> list[str]:
-        return [sys.executable, "-m", "jobs.embed", *arguments(*job)]
+        return [sys.executable, "-m", "varve.cli.embed", *arguments(*job)]
 
     return make
 
@@ -122,7 +122,7 @@ def between_stores(servers, docs, tiny, tmp_path_factory):
         }
         job.write_text(json.dumps(content))
         environment.setenv("RAY_TMPDIR", ray)
-        done = finish([sys.executable, "-m", "jobs.embed", str(job), "--json"])
+        done = finish([sys.executable, "-m", "varve.cli.embed", str(job), "--json"])
         assert done.returncode == 0, done.stderr
         storage = Storage(f"{address}/out")
         objects = {found.name: storage.read(found.name) or b"" for found in storage.list("")}
@@ -179,7 +179,7 @@ def test_wrong_access_exits_with_1_in_the_words_of_the_store(
     container("radosgw")
     for name, value in change.items():
         monkeypatch.setenv(name, value)
-    assert main(["embed", *arguments(str(docs / "*.parquet"), f"{address}/out")]) == 1
+    assert run_command(["embed", *arguments(str(docs / "*.parquet"), f"{address}/out")]) == 1
     told = capfd.readouterr()
     assert words in told.err
     assert "Traceback" not in told.err
@@ -193,7 +193,7 @@ def test_bucket_that_may_only_be_read_exits_with_1_before_anything_takes_time(
     address = container("radosgw")
     with read_only(address):
         job = arguments(str(docs / "*.parquet"), f"{address}/out", "model.name=/no/such/model")
-        assert main(["embed", *job]) == 1
+        assert run_command(["embed", *job]) == 1
     assert "AccessDenied (403)" in capfd.readouterr().err
 
 
@@ -209,5 +209,5 @@ def test_source_file_replaced_in_a_run_is_refused_and_named(arguments, command, 
     _, told = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 1
     assert "0.parquet) has changed since the run was planned" in told
-    assert main(["embed", *arguments(*job)]) == 2
+    assert run_command(["embed", *arguments(*job)]) == 2
     assert "source file 0.parquet" in capfd.readouterr().err

@@ -13,12 +13,12 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from pipeline import Job
 from tests.patience import PATIENCE_S, wait_until
 from tests.servers.cluster import ray_head
 from tests.servers.processes import free_port
 from tests.servers.tls import behind_tls
 from tests.undisturbed import rows_of
+from varve import Job
 
 SECRET = "a-value-that-must-stay-where-it-is"
 
@@ -50,7 +50,7 @@ def job_file(tmp_path, job):
 
 
 def command(job_file, address, *options) -> list[str]:
-    return [sys.executable, "-m", "jobs.submit", str(job_file), "--to", address, *options]
+    return [sys.executable, "-m", "varve.cli.submit", str(job_file), "--to", address, *options]
 
 
 def submit(job_file, head, *options, **environment) -> subprocess.CompletedProcess:
@@ -130,7 +130,9 @@ def test_interrupt_detaches_and_the_run_goes_on(head, job_file, tmp_path):
 
 def test_follower_of_a_run_that_the_head_does_not_know_is_told_to_submit_again(head):
     """As after a head that was started anew while somebody followed."""
-    follow = "import sys; from pipeline.submission.head import Head; list(Head(sys.argv[1]).follow('varve-before-1'))"
+    follow = (
+        "import sys; from varve.submission.jobs_client import Head; list(Head(sys.argv[1]).follow('varve-before-1'))"
+    )
     argv = [sys.executable, "-c", follow, head.address]
     known = head.environment | {"RAY_AUTH_MODE": "token"}
     gone = subprocess.run(argv, env=known, capture_output=True, text=True, timeout=PATIENCE_S, check=False)

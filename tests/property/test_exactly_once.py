@@ -7,13 +7,13 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from pipeline import manifest
-from pipeline.check import check_part
-from pipeline.manifest import Manifest
-from pipeline.parts import Parts
-from pipeline.ranges import Missing, Range
-from pipeline.sink import part_name, write_part
-from pipeline.storage.objects import Storage
+from varve.output import manifest
+from varve.output.manifest import Manifest
+from varve.output.part_file import part_name, write_part
+from varve.output.part_table import Parts
+from varve.ranges import Missing, Range
+from varve.storage.object_store import Storage
+from varve.verification.part_check import check_part
 
 SCHEMA = pa.schema(
     {

@@ -5,7 +5,7 @@ from tokenizers import Tokenizer as Raw
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from pipeline.tokenizer import Tokenizer
+from varve.preprocessing.tokenizer import Tokenizer
 
 WORDS = st.one_of(
     st.text(st.characters(exclude_categories=("Cs",)), max_size=12),

@@ -4,9 +4,9 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.encoder.distinct import find_distinct
-from pipeline.encoder.packing import Pack, pack, token_index
-from pipeline.tokenizer import Tokens
+from varve.encoder.deduplication import find_distinct
+from varve.encoder.packing import Pack, pack, token_index
+from varve.preprocessing.tokenizer import Tokens
 
 LENGTHS = st.lists(st.integers(1, 64), max_size=60).map(lambda lengths: np.array(lengths, np.int64))
 BUDGET = st.integers(1, 256)

@@ -3,9 +3,9 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.manifest import splits
-from pipeline.ranges import Range, gaps, missing
-from pipeline.sink import part_name
+from varve.output.manifest import splits
+from varve.output.part_file import part_name
+from varve.ranges import Range, gaps, missing
 
 GRID = st.integers(1, 50)
 ROWS = st.integers(0, 400)

@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from pipeline.errors import JobError, RunError
-from pipeline.storage.objects import Storage
+from varve.errors import JobError, RunError
+from varve.storage.object_store import Storage
 
 
 @pytest.fixture(params=["memory", "local", "file", "radosgw", "azurite", "gcs", "moto"])

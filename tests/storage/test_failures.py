@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import RunError
-from pipeline.recall import prepare
-from pipeline.spec.job import Job
-from pipeline.storage.leftovers import find_leftovers
-from pipeline.storage.objects import Storage
-from pipeline.storage.persistence import retries
 from tests.patience import PATIENCE_S
+from varve.config.job import Job
+from varve.errors import RunError
+from varve.planning.saved_plan import prepare
+from varve.storage.object_store import Storage
+from varve.storage.retry import retries
+from varve.storage.stale_uploads import find_leftovers
 
 SOON_S = 15
 

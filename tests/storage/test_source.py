@@ -8,10 +8,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.errors import JobError, RunError
-from pipeline.source.opening import open_dataset
-from pipeline.spec.source import Source
-from pipeline.storage.objects import Storage
+from varve.config.source import Source
+from varve.errors import JobError, RunError
+from varve.source.open_dataset import open_dataset
+from varve.storage.object_store import Storage
 
 
 @pytest.fixture

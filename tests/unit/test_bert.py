@@ -5,17 +5,17 @@ import pytest
 import torch
 from transformers import AutoModel
 
-from pipeline.encoder.attention import PACKED
-from pipeline.encoder.batch import packed_batch
-from pipeline.encoder.bert import OneCall, join_steps, part_steps
-from pipeline.encoder.encoder import Encoder
-from pipeline.encoder.kernel import Kernel, find_kernel
-from pipeline.encoder.layers import find_layers
-from pipeline.encoder.linear import use_kernel
-from pipeline.encoder.mpnet import adapt_mpnet
-from pipeline.encoder.packing import Pack
-from pipeline.spec.model import Model
 from tests.models import EVERYTHING, RAGGED, TOLERANCE, worst_difference
+from varve.config.model import Model
+from varve.encoder.encoder import Encoder
+from varve.encoder.kernels.cpu_library import Kernel, find_kernel
+from varve.encoder.model.attention import PACKED
+from varve.encoder.model.batch import packed_batch
+from varve.encoder.model.fused_layers import OneCall, join_steps, part_steps
+from varve.encoder.model.fused_linear import use_kernel
+from varve.encoder.model.layer_hooks import find_layers
+from varve.encoder.model.mpnet import adapt_mpnet
+from varve.encoder.packing import Pack
 
 BUILT = [kernel for instructions in ("amx", "avx512", "avx2") if (kernel := Kernel.load(instructions))]
 HEADS = {"num_attention_heads": 2}  # of 16, which fill registers
@@ -65,7 +65,7 @@ def run(model):
 @pytest.mark.parametrize("kernel", BUILT, ids=lambda kernel: kernel.instructions)
 @pytest.mark.parametrize("shape", [{}, {"hidden_size": 96, "intermediate_size": 1056}, {"hidden_act": "silu"}])
 def test_a_layer_in_one_call_has_the_bits_of_its_steps(kernel, shape, tiny, monkeypatch):
-    monkeypatch.setattr("pipeline.encoder.attention.find_kernel", lambda: kernel)
+    monkeypatch.setattr("varve.encoder.model.attention.find_kernel", lambda: kernel)
     model = load(made(tiny, "bert", **shape), kernel)
     steps = run(model)
     assert join_steps(model)

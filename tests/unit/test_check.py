@@ -5,11 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pipeline import manifest
-from pipeline.check import check_part
-from pipeline.sink import Part
-from pipeline.storage.objects import Storage
 from tests.outputs import column, write_output
+from varve.output import manifest
+from varve.output.part_file import Part
+from varve.storage.object_store import Storage
+from varve.verification.part_check import check_part
 
 UNIT = {column("e", 4, pool="mean", normalize=True): np.full((3, 4), 0.5, np.float32)}
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.code.finding import find_code
-from pipeline.code.loading import load
-from pipeline.errors import JobError
+from varve.errors import JobError
+from varve.preprocessing.udf.discovery import find_code
+from varve.preprocessing.udf.loader import load
 
 ROOT = Path(__file__).parents[2]
 
@@ -57,7 +57,7 @@ def test_code_runs_where_its_files_are_not(write, tmp_path):
 
     code = find(write(mine="from neighbour import f", neighbour="def f(rows): return rows + __name__"))
     program = (
-        "import pickle, sys; from pipeline.code.loading import load;"
+        "import pickle, sys; from varve.preprocessing.udf.loader import load;"
         "print(load(pickle.load(sys.stdin.buffer), '')('in '))"
     )
     for path in tmp_path.glob("*.py"):
@@ -88,7 +88,8 @@ def test_module_that_the_program_has_imported_through_a_link_is_its_own(write, t
     (tmp_path / "job").mkdir()
     (tmp_path / "job/seen.py").symlink_to(tmp_path / "lib/seen.py")
     program = (
-        "import seen; from pipeline.code.finding import find_code; from pipeline.code.loading import load;"
+        "import seen; from varve.preprocessing.udf.discovery import find_code;"
+        "from varve.preprocessing.udf.loader import load;"
         "print(load(find_code('seen:f', '.', ''), '')(None))"
     )
     command = [sys.executable, "-c", program]

@@ -1,8 +1,8 @@
 import pytest
 
-from pipeline.columns import ModelShape, plan_features
-from pipeline.errors import JobError
-from pipeline.spec.feature import Feature
+from varve.config.feature import Feature
+from varve.encoder.feature_plan import ModelShape, plan_features
+from varve.errors import JobError
 
 SHAPE = ModelShape(num_layers=12, hidden_size=64, num_heads=4, num_labels=3, has_pooler=True)
 

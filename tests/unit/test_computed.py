@@ -6,14 +6,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.computed import ComputedColumn, compute_columns
-from pipeline.encoder.encoder import Encoder
-from pipeline.errors import JobError, RunError
-from pipeline.featurize import featurize
-from pipeline.schema import output_schema
-from pipeline.spec.feature import Computed, Feature
-from pipeline.texts import Tokenized, tokenize_blocks
-from pipeline.trial import try_functions
+from varve.config.feature import Computed, Feature
+from varve.encoder.encoder import Encoder
+from varve.errors import JobError, RunError
+from varve.output.schema import output_schema
+from varve.planning.udf_dry_run import try_functions
+from varve.preprocessing.computed_columns import ComputedColumn, compute_columns
+from varve.preprocessing.text_blocks import Tokenized, tokenize_blocks
+from varve.workers.featurize import featurize
 
 FUNCTIONS = """
 import os, sys
@@ -229,9 +229,9 @@ def test_vectors_are_stored_like_features_and_single_values_with_statistics(colu
 
     import pyarrow.parquet as pq
 
-    from pipeline.columns import ModelShape, plan_features
-    from pipeline.ranges import Range
-    from pipeline.sink import encode_part
+    from varve.encoder.feature_plan import ModelShape, plan_features
+    from varve.output.part_file import encode_part
+    from varve.ranges import Range
 
     plan = plan_features({"e": Feature(pool="mean")}, ModelShape(2, 4, 2, 0, False), dtype="float32")
     columns = [column("vector", "float64[2]"), ComputedColumn("d", "float32", None, column("length", "int32").code)]

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from jobs.__main__ import main
-from pipeline.errors import JobError
-from pipeline.spec.job import Job
+from varve.cli.main import run_command
+from varve.config.job import Job
+from varve.errors import JobError
 
 SECRET = "SKTEST"
 SIGNED = f"https://lake.example.com/a.csv?sv=2024&sig={SECRET}"
@@ -108,7 +108,9 @@ def test_url_without_a_credential_is_taken(url):
 
 def test_command_that_is_given_a_credential_prints_no_job(tmp_path, capsys):
     (tmp_path / "job.yaml").write_text(json.dumps(parse().model_dump(mode="json")))
-    assert main(["embed", str(tmp_path / "job.yaml"), "--dry-run", "--set", f"source.options.token={SECRET}"]) == 2
+    assert (
+        run_command(["embed", str(tmp_path / "job.yaml"), "--dry-run", "--set", f"source.options.token={SECRET}"]) == 2
+    )
     captured = capsys.readouterr()
     assert captured.out == ""
     assert SECRET not in captured.err

@@ -11,11 +11,6 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import PreTrainedTokenizerFast
 
-from pipeline.encoder.encoder import Encoder
-from pipeline.errors import JobError
-from pipeline.spec.feature import Feature
-from pipeline.spec.model import Model
-from pipeline.texts import tokenize_block
 from tests.models import (
     ARCHITECTURES,
     EVERYTHING,
@@ -25,6 +20,11 @@ from tests.models import (
     leave_all_to_torch,
     worst_difference,
 )
+from varve.config.feature import Feature
+from varve.config.model import Model
+from varve.encoder.encoder import Encoder
+from varve.errors import JobError
+from varve.preprocessing.text_blocks import tokenize_block
 
 
 @pytest.mark.parametrize("compiled", [True, False])
@@ -197,7 +197,7 @@ def test_mean_and_normalize_agree_with_sentence_transformers_on_1000_docstrings(
 
     from sentence_transformers import SentenceTransformer
 
-    from jobs.corpus import docstrings
+    from varve.cli.corpus import docstrings
 
     texts = [text for _, text in islice(docstrings(), 1000)]
     peer = SentenceTransformer(minilm, device="cpu")

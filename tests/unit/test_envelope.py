@@ -1,8 +1,8 @@
 import pyarrow as pa
 import pytest
 
-from pipeline.envelope import Sealed, seal, unseal
-from pipeline.ranges import Range
+from varve.ranges import Range
+from varve.workers.part_message import Sealed, seal, unseal
 
 
 @pytest.mark.parametrize("num_blocks", [0, 1, 3])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import JobError, RunError, VarveError
+from varve.errors import JobError, RunError, VarveError
 
 
 @pytest.mark.parametrize("kind", [VarveError, JobError, RunError])
@@ -18,7 +18,7 @@ def test_error_survives_the_way_out_of_a_worker(kind):
 
 
 FULL = Path("/dev/full")
-VARVE = [sys.executable, "-m", "jobs"]
+VARVE = [sys.executable, "-m", "varve"]
 
 
 @pytest.mark.parametrize(
@@ -32,8 +32,8 @@ def test_process_ends_with_the_code_of_its_command(arguments, code):
 
 
 def test_process_does_first_what_was_registered_for_its_end():
-    then = "m.main = lambda: atexit.register(print, 'the end') and 3"
-    code = f"import atexit, jobs.__main__ as m\n{then}\nm.process()"
+    then = "m.run_command = lambda: atexit.register(print, 'the end') and 3"
+    code = f"import atexit, varve.cli.main as m\n{then}\nm.main()"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (ended.stdout, ended.returncode) == ("the end\n", 3)
 

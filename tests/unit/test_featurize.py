@@ -7,15 +7,15 @@ import torch
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer
 
-from pipeline.encoder.encoder import Encoder
-from pipeline.encoder.forward import Forward
-from pipeline.errors import RunError
-from pipeline.featurize import featurize
-from pipeline.schema import output_schema
-from pipeline.spec.feature import Feature
-from pipeline.spec.model import Model, Windows
-from pipeline.texts import Tokenized, tokenize_block, tokenize_blocks
-from pipeline.tokenizer import Tokenizer
+from varve.config.feature import Feature
+from varve.config.model import Model, Windows
+from varve.encoder.encoder import Encoder
+from varve.encoder.model.forward import Forward
+from varve.errors import RunError
+from varve.output.schema import output_schema
+from varve.preprocessing.text_blocks import Tokenized, tokenize_block, tokenize_blocks
+from varve.preprocessing.tokenizer import Tokenizer
+from varve.workers.featurize import featurize
 
 DTYPES = {"float32": pa.float32(), "float16": pa.float16(), "int8": pa.int8(), "binary": pa.uint8()}
 

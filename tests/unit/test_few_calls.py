@@ -5,12 +5,12 @@ import pytest
 import torch
 from transformers import AutoModel
 
-from pipeline.encoder.attention import PACKED
-from pipeline.encoder.batch import dense_batch, packed_batch
-from pipeline.encoder.bert import FewCalls, part_steps
-from pipeline.encoder.layers import compile_layers, find_layers
-from pipeline.encoder.packing import Pack
 from tests.models import TOLERANCE
+from varve.encoder.model.attention import PACKED
+from varve.encoder.model.batch import dense_batch, packed_batch
+from varve.encoder.model.fused_layers import FewCalls, part_steps
+from varve.encoder.model.layer_hooks import compile_layers, find_layers
+from varve.encoder.packing import Pack
 
 LENGTHS = (1, 3, 5, 5, 40, 127)
 

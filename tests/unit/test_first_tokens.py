@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from transformers import AutoModel
 
-from pipeline.encoder.encoder import Encoder, describe
-from pipeline.encoder.first_tokens import FirstTokens
-from pipeline.encoder.gate import can_narrow
-from pipeline.encoder.layers import find_layers
-from pipeline.spec.model import Model
 from tests.models import ARCHITECTURES, POOLS, RAGGED, TOLERANCE, leave_all_to_torch
+from varve.config.model import Model
+from varve.encoder.encoder import Encoder, describe
+from varve.encoder.model.cls_only_layer import FirstTokens
+from varve.encoder.model.layer_hooks import find_layers
+from varve.encoder.model.parity_check import can_narrow
 
 # Those whose last layer has a module of its own behind attention, or at its end (MPNet).
 NARROW = {"bert", "roberta", "xlm-roberta", "electra", "mpnet"}

@@ -10,12 +10,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification
 
-from pipeline.encoder.encoder import Encoder
-from pipeline.encoder.heads import run_head
-from pipeline.errors import JobError
-from pipeline.spec.feature import Feature
-from pipeline.spec.model import Model
 from tests.models import ARCHITECTURES, RAGGED, TOLERANCE
+from varve.config.feature import Feature
+from varve.config.model import Model
+from varve.encoder.encoder import Encoder
+from varve.encoder.model.heads import run_head
+from varve.errors import JobError
 
 
 @pytest.mark.parametrize("architecture", ["bert", "roberta", "albert", "mpnet", "big_bird"])

@@ -14,8 +14,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from jobs.__main__ import main
-from pipeline.spec.job import Job
+from varve.cli.main import run_command
+from varve.config.job import Job
 
 ROOT = Path(__file__).parents[2]
 INFRA = ROOT / "infra"
@@ -32,7 +32,7 @@ SPOT = {
 
 
 def documents() -> Iterator[tuple[str, dict[str, Any]]]:
-    for path in sorted((INFRA / "kuberay").glob("*.yaml")):
+    for path in sorted([*(INFRA / "kuberay").glob("*.yaml"), *(ROOT / "jobs/templates/kuberay").glob("*.yaml")]):
         for document in yaml.safe_load_all(path.read_text()):
             if "kind" in document:
                 yield path.name, document
@@ -254,14 +254,14 @@ def test_images_end_without_root_and_caches_and_with_a_compiler_where_triton_nee
 def test_image_is_built_from_files_that_exist():
     kept = re.findall(r"^!(\S+)$", (INFRA / "docker/Dockerfile.dockerignore").read_text(), re.MULTILINE)
     assert all((ROOT / path).exists() for path in kept)
-    packed = re.findall(r'^"(infra/\S+\.\w+)" = ', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
-    assert packed
-    assert all((ROOT / path).is_file() and any(path.startswith(keep) for keep in kept) for path in packed)
+    taken = re.findall(r'force_include"\]\["(\S+)"\]', (INFRA / "build.py").read_text())
+    assert taken
+    assert all((ROOT / path).is_dir() and any(path.startswith(keep) for keep in kept) for path in taken)
 
 
 @pytest.mark.parametrize("path", JOBS, ids=lambda path: path.stem)
 def test_dry_run_of_a_recipe_prints_the_whole_job(path, capsys):
-    assert main(["embed", str(path), "--dry-run"]) == 0
+    assert run_command(["embed", str(path), "--dry-run"]) == 0
     printed = yaml.safe_load(capsys.readouterr().out)
     assert Job.parse(printed) == Job.load(str(path))
     assert set(printed["compute"]) == set(Job.model_fields["compute"].annotation.model_fields)
@@ -270,10 +270,10 @@ def test_dry_run_of_a_recipe_prints_the_whole_job(path, capsys):
 def test_dry_run_of_the_job_within_a_manifest(tmp_path, capsys):
     config = next(d for _, d in DOCUMENTS if d["kind"] == "ConfigMap")
     (tmp_path / "job.yaml").write_text(config["data"]["job.yaml"])
-    assert main(["embed", str(tmp_path / "job.yaml"), "--dry-run", "--json"]) == 0
+    assert run_command(["embed", str(tmp_path / "job.yaml"), "--dry-run", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["output"]["path"] == "s3://BUCKET/embeddings/docs"
 
 
 def test_dry_run_of_a_wrong_job_exits_with_2(tmp_path, capsys):
-    assert main(["embed", str(JOBS[0]), "--dry-run", "--set", "model.max_token=3"]) == 2
+    assert run_command(["embed", str(JOBS[0]), "--dry-run", "--set", "model.max_token=3"]) == 2
     assert "model.max_token: unknown key" in capsys.readouterr().err

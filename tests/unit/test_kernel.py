@@ -12,9 +12,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pipeline.encoder.encoder import Encoder, describe
-from pipeline.encoder.kernel import BEYOND, Kernel, find_kernel, takes
-from pipeline.spec.model import Model
+from varve.config.model import Model
+from varve.encoder.encoder import Encoder, describe
+from varve.encoder.kernels.cpu_library import BEYOND, Kernel, find_kernel, takes
 
 ROOT = Path(__file__).parents[2]
 TOLERANCE = 3e-6  # of values of about 1, as torch's own kernel
@@ -199,7 +199,7 @@ def test_what_the_kernel_can_not_read_is_left_to_torch():
 
 @each_kernel
 def test_a_kernel_that_was_not_built_is_none(kernel, tmp_path, monkeypatch):
-    monkeypatch.setattr("pipeline.encoder.kernel.__file__", str(tmp_path / "kernel.py"))
+    monkeypatch.setattr("varve.encoder.kernels.cpu_library.__file__", str(tmp_path / "kernel.py"))
     assert Kernel.load(kernel.instructions) is None
     (tmp_path / "compiled").mkdir()
     (tmp_path / f"compiled/{kernel.instructions}.so").write_bytes(b"no library")
@@ -211,8 +211,8 @@ def test_a_kernel_that_was_not_built_is_none(kernel, tmp_path, monkeypatch):
     "file", ["attention.c", "layer.c", "linear.c", "product.h", "registers.h", "steps.h", "tiles.h"]
 )
 def test_a_kernel_of_an_older_source_is_not_called(kernel, file, tmp_path, monkeypatch):
-    shutil.copytree(ROOT / "pipeline/encoder/compiled", tmp_path / "compiled")
-    monkeypatch.setattr("pipeline.encoder.kernel.__file__", str(tmp_path / "kernel.py"))
+    shutil.copytree(ROOT / "pipeline/varve/encoder/kernels/compiled", tmp_path / "compiled")
+    monkeypatch.setattr("varve.encoder.kernels.cpu_library.__file__", str(tmp_path / "kernel.py"))
     assert Kernel.load(kernel.instructions) == kernel
     with (tmp_path / "compiled" / file).open("a") as source:
         source.write("/* another signature */\n")
@@ -222,7 +222,7 @@ def test_a_kernel_of_an_older_source_is_not_called(kernel, file, tmp_path, monke
 _ENCODE = """
 import sys
 import numpy as np
-from pipeline.encoder.encoder import Encoder, describe
+from varve.encoder.encoder import Encoder, describe
 encode = Encoder(sys.argv[1], {"e": "mean@-1"}, device="cpu")
 np.save(sys.argv[2], encode(["a word " * n for n in (1, 3, 3, 40, 90)])["e"])
 print(describe(encode)["attention"], describe(encode)["linear"])
@@ -278,4 +278,4 @@ def test_a_wheel_is_whole_with_a_compiler_and_without(compiler, tmp_path):
     libraries = {Path(name).name for name in zipfile.ZipFile(wheel).namelist() if name.endswith(".so")}
     assert libraries == ({"amx.so", "avx512.so", "avx2.so"} if compiler == "cc" else set())
     assert wheel.name.endswith("py3-none-any.whl") == (compiler != "cc")
-    assert "pipeline/encoder/compiled/attention.c" in zipfile.ZipFile(wheel).namelist()
+    assert "varve/encoder/kernels/compiled/attention.c" in zipfile.ZipFile(wheel).namelist()

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.columns import ModelShape, plan_features
-from pipeline.encoder.forward import Vectors
-from pipeline.encoder.lanes import Lanes
-from pipeline.encoder.packing import Pack
-from pipeline.encoder.results import Results
-from pipeline.spec.feature import Feature
+from varve.config.feature import Feature
+from varve.encoder.feature_plan import ModelShape, plan_features
+from varve.encoder.model.forward import Vectors
+from varve.encoder.pack_executor import Lanes
+from varve.encoder.packing import Pack
+from varve.encoder.results import Results
 
 PLAN = plan_features(
     {"mean": Feature(pool="mean"), "tokens": Feature(pool="tokens")}, ModelShape(1, 2, 1, 0, False), dtype="float32"

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.cluster.layout import IO_CPUS, LEAST_CPUS, lay_out
-from pipeline.cluster.nodes import Cluster, Node
-from pipeline.errors import JobError
-from pipeline.spec.compute import Compute
+from varve.cluster.nodes import Cluster, Node
+from varve.cluster.placement import IO_CPUS, LEAST_CPUS, lay_out
+from varve.config.compute import Compute
+from varve.errors import JobError
 
 
 def cluster(*nodes: tuple) -> Cluster:

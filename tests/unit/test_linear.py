@@ -12,12 +12,12 @@ import torch
 from torch import nn
 from transformers import AutoModel
 
-from pipeline.encoder.encoder import Encoder, describe
-from pipeline.encoder.kernel import Activation, Kernel
-from pipeline.encoder.linear import FeedForward, Gated, Linear, LinearNorm, multiplies_with, use_kernel
-from pipeline.encoder.panels import Panels, Room
-from pipeline.spec.model import Model
 from tests.models import ARCHITECTURES, TOLERANCE
+from varve.config.model import Model
+from varve.encoder.encoder import Encoder, describe
+from varve.encoder.kernels.cpu_library import Activation, Kernel
+from varve.encoder.kernels.cpu_weights import Panels, Room
+from varve.encoder.model.fused_linear import FeedForward, Gated, Linear, LinearNorm, multiplies_with, use_kernel
 
 IDS = torch.tensor([[101, 2182, 2003, 2070, 3793, 102]])
 BUILT = [kernel for instructions in ("amx", "avx512", "avx2") if (kernel := Kernel.load(instructions))]
@@ -333,7 +333,7 @@ def test_weights_that_were_laid_out_do_not_count_a_second_time_in_the_checkpoint
 _DROP = """
 import re, sys
 from pathlib import Path
-from pipeline.encoder.encoder import Encoder
+from varve.encoder.encoder import Encoder
 
 def anonymous_bytes():
     return int(re.search(r"RssAnon:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024

@@ -12,17 +12,17 @@ import torch
 from huggingface_hub import snapshot_download
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-from pipeline.encoder.checkpoint import load_tokenizer, look_at
-from pipeline.encoder.encoder import Encoder
-from pipeline.errors import JobError
-from pipeline.spec.feature import Feature
 from tests.models import ARCHITECTURES
+from varve.config.feature import Feature
+from varve.encoder.checkpoint.inspection import load_tokenizer, look_at
+from varve.encoder.encoder import Encoder
+from varve.errors import JobError
 
 
 def test_model_whose_batches_differ_from_single_texts_is_refused(tiny, monkeypatch):
-    from pipeline.encoder import gate
+    from varve.encoder.model import parity_check
 
-    monkeypatch.setattr(gate, "TOLERANCE", 0.0)  # nothing is exact enough: what a wrong model looks like to the gate
+    monkeypatch.setattr(parity_check, "TOLERANCE", 0.0)  # so no model is exact enough
     with pytest.raises(JobError, match="differs from one text at a time"):
         Encoder(tiny("deberta-v2"), {"m": Feature(pool="mean")}, device="cpu")
 
@@ -48,7 +48,7 @@ def test_model_that_wants_more_than_tokens_is_refused(tiny):
 
 def test_hub_id_is_pinned_to_the_commit_whose_files_are_fetched(cached, monkeypatch):
     """Only the Hub is a stand-in: it gives the commit that a branch is at."""
-    from pipeline.encoder import hub
+    from varve.encoder.checkpoint import hub
 
     asked = []
 
@@ -86,7 +86,7 @@ def test_hub_that_can_not_be_reached_is_told_in_one_message(key, endpoint, why, 
     hub = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": endpoint, "HF_HUB_CACHE": str(tmp_path)}
     model = "someone/thing" if key == "model.name" else tiny("bert")
     arguments = ["--dataset", "someone/thing", "--text", "text", "--model", model, "--output", str(tmp_path)]
-    command = [sys.executable, "-m", "jobs", "plan", *arguments]
+    command = [sys.executable, "-m", "varve", "plan", *arguments]
     told = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | hub)
     assert told.returncode == 2
     assert f"{key}: someone/thing is no folder here, and the hub {why}" in told.stderr
@@ -176,7 +176,7 @@ def test_tokenizer_with_an_added_token_beyond_the_model_is_taken(tiny, tmp_path)
 
 @pytest.mark.parametrize("architecture", [*ARCHITECTURES, "camembert"])
 def test_what_is_known_of_an_architecture_is_what_its_code_says(architecture, tiny, tmp_path, monkeypatch):
-    from pipeline.encoder import checkpoint as looked_at
+    from varve.encoder.checkpoint import inspection as looked_at
 
     if architecture == "camembert":
         config = AutoConfig.for_model("camembert", **ARCHITECTURES["roberta"])

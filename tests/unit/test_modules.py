@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from pipeline.columns import ModelShape, plan_features
-from pipeline.encoder.modules import differences
-from pipeline.spec.short import parse_features
+from varve.config.feature_shorthand import parse_features
+from varve.encoder.checkpoint.sentence_transformers import differences
+from varve.encoder.feature_plan import ModelShape, plan_features
 
 SHAPE = ModelShape(num_layers=3, hidden_size=32, num_heads=4, num_labels=0, has_pooler=True)
 POOLING = {"word_embedding_dimension": 32, "pooling_mode_mean_tokens": False, "include_prompt": True}

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from pipeline.encoder.encoder import Encoder
-from pipeline.encoder.kernel import find_kernel
-from pipeline.spec.feature import Feature
-from pipeline.spec.model import Model
 from tests.models import EVERYTHING, RAGGED
+from varve.config.feature import Feature
+from varve.config.model import Model
+from varve.encoder.encoder import Encoder
+from varve.encoder.kernels.cpu_library import find_kernel
 
 # A row's neighbours may change its last bits where torch multiplies: the BLAS library chooses its kernels, and with
 # them the order of sums, by the number of rows in a matrix. In one job a row always has the same neighbours.

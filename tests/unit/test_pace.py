@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ray.data import DataContext
 
-from pipeline.run import pace
+from varve.engine import loop_throttle
 
 STEP_S = 0.1  # what Ray's loop itself waits
 
@@ -29,8 +29,8 @@ def looks(events: list[float], end: float) -> list[float]:
     """When the loop looks, if something happens at these times."""
     clock, context = Clock(), DataContext()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pace, "time", clock)
-        pace.pace(context)
+        patch.setattr(loop_throttle, "time", clock)
+        loop_throttle.pace(context)
         callback, metrics = context.custom_execution_callback_classes[-1](), SimpleNamespace()
         executor = SimpleNamespace(_topology=[SimpleNamespace(metrics=metrics)])
         times = []

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import manifest
-from pipeline.errors import RunError
-from pipeline.manifest import Manifest
-from pipeline.parts import Parts
-from pipeline.ranges import Range
-from pipeline.sink import Part, write_part
-from pipeline.storage.objects import Storage
+from varve.errors import RunError
+from varve.output import manifest
+from varve.output.manifest import Manifest
+from varve.output.part_file import Part, write_part
+from varve.output.part_table import Parts
+from varve.ranges import Range
+from varve.storage.object_store import Storage
 
 LARGE = 2**63 - 1
 numbers = st.integers(0, LARGE // 100)

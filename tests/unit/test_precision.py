@@ -5,15 +5,15 @@ import pytest
 import torch
 from transformers import AutoModel
 
-from pipeline.encoder.attention import PACKED
-from pipeline.encoder.batch import packed_batch
-from pipeline.encoder.encoder import Encoder
-from pipeline.encoder.layers import compile_layers, find_layers
-from pipeline.encoder.mpnet import adapt_mpnet
-from pipeline.encoder.packing import Pack
-from pipeline.spec.feature import Feature
-from pipeline.spec.model import Model
 from tests.models import EVERYTHING, RAGGED, TOLERANCE
+from varve.config.feature import Feature
+from varve.config.model import Model
+from varve.encoder.encoder import Encoder
+from varve.encoder.model.attention import PACKED
+from varve.encoder.model.batch import packed_batch
+from varve.encoder.model.layer_hooks import compile_layers, find_layers
+from varve.encoder.model.mpnet import adapt_mpnet
+from varve.encoder.packing import Pack
 
 
 def test_half_precision_stays_near_float32(minilm):

@@ -14,22 +14,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.__main__ import main
-from pipeline.errors import JobError
-from pipeline.plan import make_plan
-from pipeline.probe import split
-from pipeline.probe.handcrafted import encode, learn
-from pipeline.probe.head import Shape
-from pipeline.probe.linear import Data, fit_logistic, fit_ridge
-from pipeline.probe.matrix import Matrix
-from pipeline.probe.memory import default_bytes
-from pipeline.probe.metrics import ClassFigures, ValueFigures, calibrate, judge
-from pipeline.probe.rows import Question
-from pipeline.probe.study import study
-from pipeline.probe.table import Output, vectors
-from pipeline.recall import JOB_NAME
-from pipeline.spec.job import Job
 from tests.outputs import column, write_output
+from varve.cli.main import run_command
+from varve.config.job import Job
+from varve.errors import JobError
+from varve.planning.plan import make_plan
+from varve.planning.saved_plan import JOB_NAME
+from varve.probe.data import split
+from varve.probe.data.dataset import Question
+from varve.probe.data.feature_matrix import Matrix
+from varve.probe.data.handcrafted import encode, learn
+from varve.probe.data.memory_limit import default_bytes
+from varve.probe.data.run_output import Output, vectors
+from varve.probe.models.head import Shape
+from varve.probe.models.linear import Data, fit_logistic, fit_ridge
+from varve.probe.models.metrics import ClassFigures, ValueFigures, calibrate, judge
+from varve.probe.models.study import study
 
 ROWS, WIDTH, CLASSES = 600, 12, 3
 MEMORY = 10**9
@@ -238,7 +238,7 @@ def test_stored_dtypes_are_read_back_as_vectors(dtype, output):
 
 
 def stored_of(opened):
-    from pipeline.probe.table import stored_names
+    from varve.probe.data.run_output import stored_names
 
     return stored_names([opened.features["cls_01"]])
 
@@ -439,7 +439,7 @@ def test_wrong_question_is_refused_in_words(question, told, output):
 
 @pytest.mark.parametrize("seed", ["-1", str(2**32)])
 def test_seed_that_nothing_takes_exits_with_2(seed, output, tmp_path, capsys):
-    assert main(["probe", output(), "--label", "label", "--seed", seed, "--output", str(tmp_path / "p")]) == 2
+    assert run_command(["probe", output(), "--label", "label", "--seed", seed, "--output", str(tmp_path / "p")]) == 2
     assert f"--seed: {seed} is not allowed: expected 0 to 4294967295" in capsys.readouterr().err
 
 
@@ -448,17 +448,20 @@ def test_report_is_written_and_model_read_where_the_locale_is_not_utf8(output, t
     asked = ["--label", "word", "--features", "cls_00", "--text", "none", "--output", str(tmp_path / "p")]
     env = os.environ | {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"}
     for argv in (["probe", path, *asked], ["predict", str(tmp_path / "p"), path]):
-        done = subprocess.run([sys.executable, "-m", "jobs", *argv], env=env, capture_output=True, check=False)
+        done = subprocess.run([sys.executable, "-m", "varve", *argv], env=env, capture_output=True, check=False)
         assert done.returncode == 0, done.stderr.decode()
     assert "gr\u00fcn" in (tmp_path / "p/report.html").read_text("utf-8")
 
 
 def test_predictions_carry_columns_along_but_none_of_their_own_names(output, tmp_path, capsys):
     path, probe = output(prediction=["old"] * ROWS), str(tmp_path / "p")
-    assert main(["probe", path, "--label", "label", "--features", "cls_01", "--text", "none", "--output", probe]) == 0
-    assert main(["predict", probe, path, "--keep", "prediction"]) == 2
+    assert (
+        run_command(["probe", path, "--label", "label", "--features", "cls_01", "--text", "none", "--output", probe])
+        == 0
+    )
+    assert run_command(["predict", probe, path, "--keep", "prediction"]) == 2
     assert "--keep prediction: predictions have a column of that name" in capsys.readouterr().err
-    assert main(["predict", probe, path, "--keep", "doc, length"]) == 0
+    assert run_command(["predict", probe, path, "--keep", "doc, length"]) == 0
     part = next(Path(path).glob("predictions/label/*.parquet"))
     assert pq.read_schema(part).names[:3] == ["doc", "length", "prediction"]
 
@@ -486,7 +489,7 @@ def test_split_column_is_followed_and_a_missing_validation_comes_from_training(o
 
 def told_of(path, folder, capsys, *argv) -> str:
     """What the command tells its user, once it has written everything into the folder."""
-    assert main(["probe", path, *argv, "--features", "cls_01", "--text", "none", "--output", str(folder)]) == 0
+    assert run_command(["probe", path, *argv, "--features", "cls_01", "--text", "none", "--output", str(folder)]) == 0
     assert {entry.name for entry in folder.iterdir()} == {"probe.json", "model", "layers.svg", "report.html"}
     return capsys.readouterr().out
 
@@ -522,7 +525,7 @@ def test_values_that_no_model_comes_near_are_reported(output, tmp_path, capsys):
 
 def test_stopped_probe_promises_nothing_that_the_same_command_would_not_do(output, tmp_path):
     argv = ["probe", output(), "--label", "label", "--model", "mlp", "--output", str(tmp_path / "probe")]
-    command = [sys.executable, "-m", "jobs", *argv, "--text", "none"]
+    command = [sys.executable, "-m", "varve", *argv, "--text", "none"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as ran:
         assert ran.stderr.readline().startswith("1 of 4 models")
         ran.send_signal(signal.SIGINT)
@@ -541,7 +544,7 @@ def test_output_that_cannot_be_written_is_refused_before_the_work(
     (tmp_path / "file").touch()
     monkeypatch.chdir(tmp_path)
     asked = [output(), "--label", "label"] if command == "probe" else []
-    assert main([command, *asked, "--output", place]) == 2
+    assert run_command([command, *asked, "--output", place]) == 2
     error = capsys.readouterr().err
     assert told in error
     assert "models:" not in error
@@ -553,7 +556,7 @@ def test_disk_that_fills_while_a_report_is_written_is_named(output, tmp_path, ca
     (tmp_path / "probe").mkdir()
     (tmp_path / "probe/probe.json").symlink_to("/dev/full")
     argv = ["probe", output(), "--label", "label", "--features", "cls_01", "--text", "none"]
-    assert main([*argv, "--output", str(tmp_path / "probe")]) == 1
+    assert run_command([*argv, "--output", str(tmp_path / "probe")]) == 1
     assert f"{tmp_path / 'probe'}: what was found can't be written: No space left" in capsys.readouterr().err
 
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from pipeline.progress import Line
-from pipeline.tally import Snapshot
 from tests.patience import wait_until
+from varve.monitoring.progress_line import Line
+from varve.monitoring.run_counters import Snapshot
 
 
 @pytest.fixture

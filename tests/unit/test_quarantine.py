@@ -9,8 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.errors import RunError
-from pipeline.quarantine import WORKER_DIED, Quarantine
+from varve.errors import RunError
+from varve.workers.crash_isolation import WORKER_DIED, Quarantine
 
 SCHEMA = pa.schema(
     {"value": pa.int64(), "double": pa.int64(), "error": pa.string(), "shard": pa.int32(), "row": pa.int64()}

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from jobs.__main__ import main
-from pipeline.spec.job import Job
+from varve.cli.main import run_command
+from varve.config.job import Job
 
 IMAGE = "registry.example.com:5000/ml/varve:0.1.0-cuda"
 COMPUTED = {"embedding": {"pool": "mean"}, "number": {"python": "kit_of_mine.deep.far:f", "type": "int32"}}
@@ -52,8 +52,8 @@ def modules(tmp_path):
 def computed(folder: Path) -> str:
     """The hash and the value of the function of the job in a folder, in a process that knows nothing else."""
     asked = (
-        "import sys; from pipeline.code.loading import load; from pipeline.spec.job import Job\n"
-        "from pipeline.submission.package import job_code\n"
+        "import sys; from varve.preprocessing.udf.loader import load; from varve.config.job import Job\n"
+        "from varve.submission.package import job_code\n"
         "(code,) = job_code(Job.load(sys.argv[1])); print(code.sha256, ascii(load(code, '')(None)))"
     )
     command = [sys.executable, "-c", asked, str(folder / "job.yaml")]
@@ -67,7 +67,7 @@ def rendered(job_file, capsys):
     """(flags, sections of the job) → ConfigMap, RayJob."""
 
     def render(*flags: str, **sections: dict) -> tuple[dict, dict]:
-        assert main(["render", "kuberay", job_file(**sections), "--image", IMAGE, *flags]) == 0
+        assert run_command(["render", "kuberay", job_file(**sections), "--image", IMAGE, *flags]) == 0
         config, ray_job = yaml.safe_load_all(capsys.readouterr().out)
         return config, ray_job
 
@@ -77,7 +77,7 @@ def rendered(job_file, capsys):
 @pytest.fixture
 def script(job_file, capsys):
     def render(*flags: str, **sections: dict) -> str:
-        assert main(["render", "slurm", job_file(**sections), *flags]) == 0
+        assert run_command(["render", "slurm", job_file(**sections), *flags]) == 0
         return capsys.readouterr().out
 
     return render
@@ -86,7 +86,7 @@ def script(job_file, capsys):
 @pytest.fixture
 def refused(job_file, capsys):
     def render(target: str, *flags: str, **sections: dict) -> str:
-        assert main(["render", target, job_file(**sections), *flags]) == 2
+        assert run_command(["render", target, job_file(**sections), *flags]) == 2
         captured = capsys.readouterr()
         assert captured.out == ""
         assert "Traceback" not in captured.err
@@ -229,7 +229,7 @@ def test_accelerator_chooses_nodes_and_is_told_to_the_autoscaler(rendered):
 def test_every_accelerator_with_labels_is_one_that_ray_names():
     from ray.util.accelerators import accelerators
 
-    from jobs.deploy.template import read_template
+    from varve.cli.deploy.template import read_template
 
     names = {value for value in vars(accelerators).values() if isinstance(value, str)}
     assert set(yaml.safe_load(read_template("kuberay/accelerators.yaml"))) <= names
@@ -325,17 +325,20 @@ def test_wrong_flags_are_refused_by_name(refused, flags, told):
     ("image", "moving"), [("varve", True), ("a/varve:latest", True), (IMAGE, False), (f"a/b@sha256:{'0' * 64}", False)]
 )
 def test_image_that_may_change_is_told(job_file, capsys, image, moving):
-    assert main(["render", "kuberay", job_file(), "--image", image]) == 0
+    assert run_command(["render", "kuberay", job_file(), "--image", image]) == 0
     assert ("give a tag" in capsys.readouterr().err) == moving
 
 
 def test_output_is_a_file_named_after_the_job(job_file, tmp_path, capsys):
-    assert main(["render", "kuberay", job_file(), "--image", IMAGE, "--output", str(tmp_path / "new"), "--json"]) == 0
+    assert (
+        run_command(["render", "kuberay", job_file(), "--image", IMAGE, "--output", str(tmp_path / "new"), "--json"])
+        == 0
+    )
     told = json.loads(capsys.readouterr().out)
     (written,) = (tmp_path / "new").iterdir()
     assert (written.name, told["file"]) == (f"{told['name']}.yaml", str(written))
     assert list(yaml.safe_load_all(written.read_text())) == told["documents"]
-    assert main(["render", "kuberay", job_file(), "--image", IMAGE, "--output", str(written)]) == 2
+    assert run_command(["render", "kuberay", job_file(), "--image", IMAGE, "--output", str(written)]) == 2
     assert "can't be written" in capsys.readouterr().err
 
 

@@ -6,16 +6,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.envelope import Sealed, seal, unseal
-from pipeline.errors import RunError
-from pipeline.ranges import Range
-from pipeline.recall import prepare
-from pipeline.replica import Replica
-from pipeline.spec.job import Job
-from pipeline.tally import Block, Tally, Verdict
-from pipeline.tell import MAX_DEATHS
-from pipeline.work import Work
 from tests.killer import KILLING_TEXT
+from varve.config.job import Job
+from varve.errors import RunError
+from varve.monitoring.reporter import MAX_DEATHS
+from varve.monitoring.run_counters import Block, Tally, Verdict
+from varve.planning.saved_plan import prepare
+from varve.ranges import Range
+from varve.workers.part_message import Sealed, seal, unseal
+from varve.workers.replica import Replica
 
 
 class Here:
@@ -46,7 +45,7 @@ def part(tmp_path):
         rows, tally = Range(0, 0, len(texts)), Tally()
         for _ in range(MAX_DEATHS):
             tally.begin("encode", rows)
-        return Replica(Work.of(plan, "cpu", 1), Here(tally)), Sealed(rows, table)
+        return Replica(plan.worker_spec("cpu", 1), Here(tally)), Sealed(rows, table)
 
     return make
 

@@ -4,11 +4,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.recall import prepare
-from pipeline.source.opening import open_dataset
-from pipeline.source.sample import rows_with_text, some_shards
-from pipeline.spec.job import Job
-from pipeline.spec.source import Source
+from varve.config.job import Job
+from varve.config.source import Source
+from varve.planning.saved_plan import prepare
+from varve.source.open_dataset import open_dataset
+from varve.source.sampling import rows_with_text, some_shards
 
 LONG = ["word " * 300] * 700
 

@@ -5,13 +5,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.columns import ModelShape, plan_features
-from pipeline.errors import RunError
-from pipeline.ranges import Range
-from pipeline.schema import output_schema
-from pipeline.sink import encode_part, list_ranges, part_name, read_part, write_part
-from pipeline.spec.feature import Feature
-from pipeline.storage.objects import Storage
+from varve.config.feature import Feature
+from varve.encoder.feature_plan import ModelShape, plan_features
+from varve.errors import RunError
+from varve.output.part_file import encode_part, list_ranges, part_name, read_part, write_part
+from varve.output.schema import output_schema
+from varve.ranges import Range
+from varve.storage.object_store import Storage
 
 PLAN = plan_features({"e": Feature(pool="mean")}, ModelShape(2, 4, 2, 0, False), dtype="float32")
 SCHEMA = output_schema(PLAN, pa.schema([("id", pa.string())]), pairs=False)

@@ -7,13 +7,13 @@ from dataclasses import replace
 import pyarrow as pa
 import pytest
 
-from pipeline.columns import plan_features
-from pipeline.encoder.checkpoint import look_at
-from pipeline.encoder.resolve import default_block_rows, default_tokens_per_pack, make_tokenizer
-from pipeline.size import LARGEST_PART_BYTES, PART_BYTES, part_bytes, rows_per_part, tokens_per_row
-from pipeline.spec.feature import Feature
-from pipeline.spec.model import Model, Windows
 from tests.models import RAGGED
+from varve.config.feature import Feature
+from varve.config.model import Model, Windows
+from varve.encoder.checkpoint.defaults import default_block_rows, default_tokens_per_pack, make_tokenizer
+from varve.encoder.checkpoint.inspection import look_at
+from varve.encoder.feature_plan import plan_features
+from varve.planning.part_sizing import LARGEST_PART_BYTES, PART_BYTES, part_bytes, rows_per_part, tokens_per_row
 
 WIDTHS = {"minilm": 384, "base": 768, "large": 1024, "xxl": 2560}
 MEAN = {"mean": Feature(pool="mean")}

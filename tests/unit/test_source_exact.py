@@ -6,8 +6,8 @@ import json
 import pyarrow as pa
 import pytest
 
-from pipeline.source.opening import open_dataset
-from pipeline.spec.source import Source
+from varve.config.source import Source
+from varve.source.open_dataset import open_dataset
 
 DIGITS = [0.12345678901234567, 1e-12, -0.0]
 

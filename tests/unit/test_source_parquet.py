@@ -4,9 +4,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.errors import JobError
-from pipeline.source.opening import MIN_SHARD_ROWS, open_dataset
-from pipeline.spec.source import Source
+from varve.config.source import Source
+from varve.errors import JobError
+from varve.source.open_dataset import MIN_SHARD_ROWS, open_dataset
 
 
 @pytest.fixture

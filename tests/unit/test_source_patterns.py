@@ -7,9 +7,9 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset
 
-from pipeline.source.opening import open_dataset
-from pipeline.source.patterns import finding
-from pipeline.spec.source import Source
+from varve.config.source import Source
+from varve.source.globs import finding
+from varve.source.open_dataset import open_dataset
 
 WRITTEN = ("data/part-00000-000000000000-000000000001.parquet", "_varve/job.json")
 

@@ -5,10 +5,10 @@ from datetime import date
 
 import pytest
 
-from pipeline.errors import JobError, RunError
-from pipeline.source.opening import open_dataset
-from pipeline.spec.job import Job
-from pipeline.spec.source import Source
+from varve.config.job import Job
+from varve.config.source import Source
+from varve.errors import JobError, RunError
+from varve.source.open_dataset import open_dataset
 
 # More than one table of CSV, and more than is looked at of JSON.
 MANY = 12_000

@@ -3,11 +3,11 @@ import json
 
 import pytest
 
-from pipeline.errors import JobError
-from pipeline.spec.feature import Computed, Feature
-from pipeline.spec.job import Job, json_schema
-from pipeline.spec.section import flatten
-from pipeline.spec.short import parse_feature, parse_features
+from varve.config.base import flatten
+from varve.config.feature import Computed, Feature
+from varve.config.feature_shorthand import parse_feature, parse_features
+from varve.config.job import Job, json_schema
+from varve.errors import JobError
 
 BASE = {
     "source": {"dataset": "docs", "text": "body"},

@@ -1,6 +1,6 @@
 import pytest
 
-from pipeline.stages import STAGES, bottleneck, measure
+from varve.monitoring.bottleneck import STAGES, bottleneck, measure
 
 
 def stages_of(**seconds):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.storage.failures import understand
+from varve.storage.store_errors import understand
 
 HEAD = "Generic S3 error: Error performing PUT http://127.0.0.1:7490/bucket1/x/k2 in 538.825µs - "
 

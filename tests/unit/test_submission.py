@@ -8,15 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from jobs.submit import finished, shared_paths
-from pipeline.errors import JobError
-from pipeline.manifest import Manifest, publish
-from pipeline.parts import Parts
-from pipeline.spec.job import Job
-from pipeline.storage.objects import Storage
-from pipeline.submission.head import name_of
-from pipeline.submission.package import START_FILE, job_code, local_paths, packed
 from tests.patience import PATIENCE_S
+from varve.cli.cluster_client import shared_paths
+from varve.cli.submit import finished
+from varve.config.job import Job
+from varve.errors import JobError
+from varve.output.manifest import Manifest, publish
+from varve.output.part_table import Parts
+from varve.storage.object_store import Storage
+from varve.submission.jobs_client import name_of
+from varve.submission.package import START_FILE, job_code, local_paths, packed
 
 ROOT = Path(__file__).parents[2]
 
@@ -40,7 +41,7 @@ def start(folder: Path, *flags: str) -> subprocess.CompletedProcess:
 
 def describe_kernel(folder: Path) -> str:
     """The compiled attention that the package in a folder finds."""
-    asked = "from pipeline.encoder.kernel import find_kernel; print(find_kernel())"
+    asked = "from varve.encoder.kernels.cpu_library import find_kernel; print(find_kernel())"
     command = [sys.executable, "-c", asked]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout
 

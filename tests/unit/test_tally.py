@@ -3,8 +3,8 @@ from itertools import pairwise
 
 import pytest
 
-from pipeline.ranges import Range
-from pipeline.tally import Block, Snapshot, Tally
+from varve.monitoring.run_counters import Block, Snapshot, Tally
+from varve.ranges import Range
 
 ROWS = Range(0, 100, 200)
 

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.encoder.tiles import cut
+from varve.encoder.kernels.attention_tiles import cut
 
 ANY = st.one_of(st.integers(1, 70), st.integers(1, 600))
 LENGTHS = st.lists(ANY, min_size=1, max_size=60).map(sorted).map(np.array)

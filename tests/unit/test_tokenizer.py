@@ -6,7 +6,7 @@ import pytest
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer
 
-from pipeline.tokenizer import Tokenizer
+from varve.preprocessing.tokenizer import Tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import weakref
 
 import pytest
 
-from pipeline.imports import collected_afterwards, uncollected
+from varve.import_gc import collected_afterwards, uncollected
 
 
 class Ring:

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from pipeline.encoder.vectors import normalize, quantize
+from varve.encoder.postprocessing import normalize, quantize
 
 VECTORS = np.random.default_rng(0).normal(size=(50, 20)).astype(np.float32)
 

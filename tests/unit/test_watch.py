@@ -8,9 +8,9 @@ from threading import Event
 
 import pytest
 
-from pipeline.tally import Snapshot
-from pipeline.watch import Watch
 from tests.patience import PATIENCE_S
+from varve.monitoring.run_counters import Snapshot
+from varve.monitoring.watchdog import Watch
 
 
 def test_run_in_which_nothing_moves_ends_with_its_diagnosis():

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.encoder.encoder import Encoder
-from pipeline.errors import JobError
-from pipeline.spec.feature import Feature
-from pipeline.spec.model import Model, Windows
 from tests.models import RAGGED, TOLERANCE
+from varve.config.feature import Feature
+from varve.config.model import Model, Windows
+from varve.encoder.encoder import Encoder
+from varve.errors import JobError
 
 
 def test_long_document_is_pooled_over_its_windows_by_tokens(tiny, plain):

@@ -1,1 +1,0 @@
-"""The commands: one file each, run as `varve NAME` or `python -m jobs.NAME`."""

@@ -1,0 +1,59 @@
+"""Varve: every feature of a BERT-family encoder from one pass, each row exactly once.
+
+job file ─ spec ─ plan
+                    │ shards and the ranges still missing
+                    ▼
+source ──► tokenizer ──► encoder ──► sink ──► manifest
+
+>>> from varve import Job, embed
+>>> manifest = embed(Job.load("job.yaml"))
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from varve.config.feature import Computed, Feature
+    from varve.config.job import Job
+    from varve.config.model import Model
+    from varve.driver import embed
+    from varve.encoder.encoder import Encoder
+    from varve.engine.dataset_features import features
+    from varve.errors import JobError, RunError, VarveError
+    from varve.probe.saved_probe import Probe
+
+__all__ = [
+    "Computed",
+    "Encoder",
+    "Feature",
+    "Job",
+    "JobError",
+    "Model",
+    "Probe",
+    "RunError",
+    "VarveError",
+    "embed",
+    "features",
+]
+
+# Looked up on first use: a command that only reads a manifest should not wait for torch and Ray.
+_HOMES = {
+    "Computed": "varve.config.feature",
+    "Encoder": "varve.encoder.encoder",
+    "Feature": "varve.config.feature",
+    "Job": "varve.config.job",
+    "JobError": "varve.errors",
+    "Model": "varve.config.model",
+    "Probe": "varve.probe.saved_probe",
+    "RunError": "varve.errors",
+    "VarveError": "varve.errors",
+    "embed": "varve.driver",
+    "features": "varve.engine.dataset_features",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        msg = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(msg)
+    return getattr(import_module(_HOMES[name]), name)

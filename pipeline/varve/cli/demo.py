@@ -1,0 +1,137 @@
+"""`varve demo`: embed the docstrings of this machine's Python, prove the output, and search it.
+
+Real text and a real model, without a network: see corpus.py.
+"""
+
+import argparse
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+
+from varve.cli.command import print_json, run, writable_folder
+from varve.cli.corpus import docstrings, model_folder
+from varve.config.job import Job
+from varve.errors import JobError, RunError
+
+NUM_SHARDS = 4
+MAX_ROWS = 3000
+SEARCHES = (
+    "split a string into words",
+    "remove a directory and everything in it",
+    "compute the arithmetic average of numbers",
+)
+_FOUND = 3
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command; returns its exit code."""
+    return run("demo", "Embed and search the docstrings of this machine's Python.", _add, _demo, argv, on_ray=True)
+
+
+def _add(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--output", default="demo-output", help="folder (default: demo-output), emptied first")
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    folder = writable_folder(arguments.output)
+    model = model_folder()
+    if folder.exists() and not (folder / "docstrings").is_dir():
+        msg = f"--output: {folder} exists and is not a demo's. Choose another folder"
+        raise JobError(msg)
+    shutil.rmtree(folder, ignore_errors=True)
+    rows = write_docstrings(folder / "docstrings")
+    sys.stderr.write(f"{rows:,} docstrings in {NUM_SHARDS} Parquet shards: {folder / 'docstrings'}\n")
+    job = make_job(folder, model)
+    from varve.cli.embed import embed_with_progress, summary
+    from varve.verification.verify import verify
+
+    manifest, _ = embed_with_progress(job)
+    checks = verify(job.output.path)
+    if failures := [told for check in checks for told in check.failures]:
+        raise RunError(f"{job.output.path} is not verified:\n  " + "\n  ".join(failures))
+    answers = search(folder / "features", model, SEARCHES)
+    if arguments.json:
+        print_json({**manifest.summary(), "verified": True, "searches": answers})
+        return 0
+    sys.stdout.write(summary(manifest))
+    sys.stdout.write(f"Verified: {', '.join(check.name for check in checks)}\n")
+    for question, found in answers.items():
+        sys.stdout.write(f"\n{question}?\n")
+        sys.stdout.writelines(f"  {score:.2f}  {name}: {told}\n" for score, name, told in found)
+    sys.stdout.write(_how_to_read(folder / "features"))
+    return 0
+
+
+def make_job(folder: Path, model: Path) -> Job:
+    """The demo's job."""
+    return Job.parse(
+        {
+            "source": {"dataset": str(folder / "docstrings"), "text": "docstring", "keep": ["name"]},
+            "model": {"name": str(model), "max_tokens": 256},
+            "features": {
+                "embedding": {"pool": "mean", "normalize": True},
+                "cls": {"pool": "cls", "layers": [0, 3, 6]},
+            },
+            "output": {"path": str(folder / "features")},
+        }
+    )
+
+
+def write_docstrings(folder: Path, max_rows: int = MAX_ROWS) -> int:
+    """Write the docstrings of this Python as Parquet shards with the columns name and docstring; returns the rows."""
+    rows = list(islice(_unique(docstrings()), max_rows))
+    folder.mkdir(parents=True)
+    for shard in range(NUM_SHARDS):
+        names, texts = zip(*rows[shard::NUM_SHARDS], strict=True)
+        pq.write_table(pa.table({"name": names, "docstring": texts}), folder / f"docstrings-{shard:02d}.parquet")
+    return len(rows)
+
+
+def _unique(rows: Iterator[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    seen: set[str] = set()
+    for name, text in rows:
+        if text not in seen:
+            seen.add(text)
+            yield name, text
+
+
+def search(features: Path, model: Path, questions: Sequence[str]) -> dict[str, list[tuple[float, str, str]]]:
+    """question → (cosine, name, first line) of the nearest docstrings."""
+    from varve.encoder.encoder import Encoder
+
+    output = ds.dataset(features / "data").to_table(columns=["name", "embedding", "shard", "row"])
+    vectors = np.stack(output["embedding"].to_numpy())
+    encode = Encoder(str(model), {"embedding": "mean+normalize"}, device="cpu")
+    scores = np.asarray(encode(questions)["embedding"]) @ vectors.T
+    found = {}
+    for question, row in zip(questions, scores, strict=True):
+        best = np.argsort(-row)[:_FOUND]
+        found[question] = [(float(row[at]), *_told(features.parent, output, int(at))) for at in best]
+    return found
+
+
+def _told(folder: Path, output: pa.Table, at: int) -> tuple[str, str]:
+    """(name, first line of the docstring) of an output row: its text is found in the source by shard and row."""
+    shard, row = output["shard"][at].as_py(), output["row"][at].as_py()
+    source = pq.read_table(folder / "docstrings" / f"docstrings-{shard:02d}.parquet")
+    return output["name"][at].as_py(), source["docstring"][row].as_py().splitlines()[0]
+
+
+def _how_to_read(features: Path) -> str:
+    parts = f"{features}/data/*.parquet"
+    lines = (
+        "",
+        f"The output is in {features}. To read it:",
+        f"""  duckdb    FROM '{parts}'""",
+        f"""  polars    pl.read_parquet("{parts}")""",
+        f"""  datasets  load_dataset("parquet", data_files="{parts}")""",
+        f"Which rows and how they were made: {features}/_varve/manifest.json",
+    )
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,1 @@
+"""A checkpoint on the Hub or on disk: inspected, then loaded."""

@@ -1,0 +1,181 @@
+"""What a GPU computes in one pass over memory where torch takes several: Triton's kernels, and how each is launched.
+
+Knows nothing of models and packs. Invariants: sums are made in float32, in an order that is always the same; what is
+not finite stays so. Importing this file needs Triton, which comes with torch's CUDA builds: gpu.py looks for it.
+"""
+
+# ruff: noqa: ANN001, ANN202 (a kernel's arguments are typed by what it is launched with)
+# pyright: reportMissingImports=false, reportIndexIssue=false, reportCallIssue=false, reportArgumentType=false
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor, nn
+
+from varve.encoder.kernels.attention_tiles import Tiles
+
+_LOG2_E = 1.4426950408889634
+
+
+def mean_of_windows(hidden_TH: Tensor, cu: Tensor) -> Tensor:
+    """The mean of all token vectors of each window: (W, H) float32 of any floating dtype, read once.
+
+    Args:
+        hidden_TH: token vectors of W windows, end to end.
+        cu: (W + 1,) where windows start.
+    """
+    tokens_T, width = hidden_TH.shape
+    windows = len(cu) - 1
+    # A program takes some columns of a window. Short windows leave it little to do: there it takes all of them.
+    if tokens_T < 32 * windows:
+        columns, rows, warps = min(1024, triton.next_power_of_2(width)), 4, 4
+    else:
+        columns, rows, warps = (128, 16, 4) if tokens_T < 256 * windows else (128, 64, 8)
+    means = torch.empty(windows, width, device=hidden_TH.device, dtype=torch.float32)
+    grid = windows, triton.cdiv(width, columns)
+    _mean[grid](hidden_TH, hidden_TH.stride(0), cu, means, width, columns, rows, num_warps=warps)
+    return means
+
+
+@triton.jit
+def _mean(hidden, stride, cu, means, width: tl.constexpr, COLUMNS: tl.constexpr, ROWS: tl.constexpr):
+    window = tl.program_id(0)
+    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    start, stop = tl.load(cu + window), tl.load(cu + window + 1)
+    sums = tl.zeros((ROWS, COLUMNS), tl.float32)
+    for first in range(start, stop, ROWS):
+        row = first + tl.arange(0, ROWS)
+        inside = (row[:, None] < stop) & (column[None] < width)
+        sums += tl.load(hidden + row[:, None] * stride + column[None], mask=inside, other=0).to(tl.float32)
+    mean = tl.sum(sums, 0) / (stop - start).to(tl.float32)
+    tl.store(means + window.to(tl.int64) * width + column, mean, mask=column < width)
+
+
+def norm_of_sum(hidden_TH: Tensor, residual_TH: Tensor, norm: nn.LayerNorm) -> Tensor:
+    """LayerNorm of the sum of two: (T, H) of the dtype of the first, which the sum is not rounded to.
+
+    Source: Layer Normalization, Ba, Kiros & Hinton 2016, equation 4.
+    """
+    tokens_T, width = hidden_TH.shape
+    normed = torch.empty_like(hidden_TH)
+    columns = triton.next_power_of_2(width)
+    rows = 4 if columns <= 512 else 2
+    grid = (triton.cdiv(tokens_T, rows),)
+    weights = norm.weight, norm.bias
+    _norm[grid](hidden_TH, residual_TH, *weights, normed, tokens_T, norm.eps, width, columns, rows)
+    return normed
+
+
+@triton.jit
+def _norm(
+    hidden, residual, weight, bias, normed, tokens, eps, width: tl.constexpr, COLUMNS: tl.constexpr, ROWS: tl.constexpr
+):
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    column = tl.arange(0, COLUMNS)
+    real = column < width
+    inside = (row[:, None] < tokens) & real[None]
+    at = row[:, None].to(tl.int64) * width + column[None]
+    total = tl.load(hidden + at, mask=inside, other=0).to(tl.float32)
+    total += tl.load(residual + at, mask=inside, other=0).to(tl.float32)
+    mean = tl.sum(total, 1) / width
+    off = tl.where(real[None], total - mean[:, None], 0.0)
+    scale = 1 / tl.sqrt(tl.sum(off * off, 1) / width + eps)
+    factor = tl.load(weight + column, mask=real, other=0).to(tl.float32)
+    shift = tl.load(bias + column, mask=real, other=0).to(tl.float32)
+    value = off * scale[:, None] * factor[None] + shift[None]
+    tl.store(normed + at, value.to(normed.dtype.element_ty), mask=inside)
+
+
+def attend_windows(q_THD: Tensor, k_THD: Tensor, v_THD: Tensor, tiles: Tiles, scaling: float, reach: int) -> Tensor:
+    """Attention within windows, tile by tile: (T, heads, D).
+
+    Flash attention over offsets gives each window tiles of 128 queries and 128 keys, which texts leave empty for a good
+    part. Source: FlashAttention-2, Dao 2023, algorithm 1 (the running maximum and sum).
+
+    Args:
+        q_THD: half precision, D a power of two from 16 on, its numbers neighbours in memory; keys and values alike.
+        k_THD: see q_THD.
+        v_THD: see q_THD.
+        tiles: of the windows.
+        scaling: of the scores.
+        reach: how far apart two tokens may be; 0: any distance.
+    """
+    tokens_T, heads, head_dim = q_THD.shape
+    attended = torch.empty(tokens_T, heads, head_dim, device=q_THD.device, dtype=q_THD.dtype)
+    strides = [stride for each in (q_THD, k_THD, v_THD) for stride in each.stride()[:2]]
+    for part in tiles.parts:
+        queries, keys = part.queries, min(part.queries, 64 if head_dim <= 64 else 32)
+        warps, stages = {16: 1, 32: 2}.get(queries, 4), 1 if part.longest <= 2 * keys else 3
+        tensors, sizes = (q_THD, k_THD, v_THD, tiles.table, attended), (heads, head_dim, queries, keys, reach, stages)
+        _attend[(heads * part.count,)](*tensors, part.first, scaling * _LOG2_E, *strides, *sizes, num_warps=warps)
+    return attended
+
+
+@triton.jit(do_not_specialize=["first_tile"])
+def _attend(
+    q, k, v, tiles, attended, first_tile, scaling, q_token, q_head, k_token, k_head, v_token, v_head,
+    HEADS: tl.constexpr, DIM: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr, REACH: tl.constexpr,
+    STAGES: tl.constexpr,
+):  # fmt: skip
+    # Neighbours work on the heads of one tile, whose numbers are neighbours in memory.
+    tile, head = first_tile + tl.program_id(0) // HEADS, tl.program_id(0) % HEADS
+    first, start, stop = tl.load(tiles + 3 * tile), tl.load(tiles + 3 * tile + 1), tl.load(tiles + 3 * tile + 2)
+    query, number = first + tl.arange(0, QUERIES), tl.arange(0, DIM)
+    real = query < stop
+    at = query[:, None].to(tl.int64) * q_token + head * q_head + number[None]
+    queries = tl.load(q + at, mask=real[:, None], other=0)
+    keys, values = k + head * k_head + number[None], v + head * v_head + number[None]
+    if REACH:
+        start, stop = tl.maximum(start, first - REACH), tl.minimum(stop, first + QUERIES + REACH)
+    largest = tl.full((QUERIES,), float("-inf"), tl.float32)
+    total = tl.zeros((QUERIES,), tl.float32)
+    sums = tl.zeros((QUERIES, DIM), tl.float32)
+    rest = start + (stop - start) // KEYS * KEYS
+    for begin in tl.range(start, rest, KEYS, num_stages=STAGES):
+        largest, total, sums = _see(
+            queries, query, keys, values, begin, stop, largest, total, sums, scaling, k_token, v_token,
+            WHOLE=True, KEYS=KEYS, REACH=REACH,
+        )  # fmt: skip
+    if (KEYS == 64) & (stop - rest <= 32):
+        if rest < stop:
+            largest, total, sums = _see(
+                queries, query, keys, values, rest, stop, largest, total, sums, scaling, k_token, v_token,
+                WHOLE=False, KEYS=32, REACH=REACH,
+            )  # fmt: skip
+    elif rest < stop:
+        largest, total, sums = _see(
+            queries, query, keys, values, rest, stop, largest, total, sums, scaling, k_token, v_token,
+            WHOLE=False, KEYS=KEYS, REACH=REACH,
+        )  # fmt: skip
+    at = query[:, None].to(tl.int64) * (HEADS * DIM) + head * DIM + number[None]
+    tl.store(attended + at, (sums / total[:, None]).to(attended.dtype.element_ty), mask=real[:, None])
+
+
+@triton.jit
+def _see(
+    queries, query, keys, values, begin, stop, largest, total, sums, scaling, k_token, v_token,
+    KEYS: tl.constexpr, REACH: tl.constexpr, WHOLE: tl.constexpr,
+):  # fmt: skip
+    """The running maximum and sums of a tile's queries after some more keys; WHOLE: none of them is beyond `stop`."""
+    key = begin + tl.arange(0, KEYS)
+    there, far = key < stop, key[:, None].to(tl.int64)
+    # What is beyond a window stays out of all sums, also where it is not finite: nothing times infinity is no number.
+    if WHOLE:
+        of_keys, of_values = tl.load(keys + far * k_token), tl.load(values + far * v_token)
+    else:
+        of_keys = tl.load(keys + far * k_token, mask=there[:, None], other=0)
+        of_values = tl.load(values + far * v_token, mask=there[:, None], other=0)
+    scores = tl.dot(queries, of_keys.T)
+    if REACH:
+        near = tl.abs(query[:, None] - key[None]) <= REACH
+        scores = tl.where(near & there[None], scores, float("-inf"))
+    elif not WHOLE:
+        scores = tl.where(there[None], scores, float("-inf"))
+    above = tl.maximum(largest, tl.max(scores, 1) * scaling)
+    least = above
+    if REACH:
+        least = tl.where(above == float("-inf"), 0.0, above)  # no key within its reach was seen yet
+    weights = tl.exp2(scores * scaling - least[:, None])
+    before = tl.exp2(largest - least)
+    sums = tl.dot(weights.to(of_values.dtype), of_values, sums * before[:, None])
+    return above, total * before + tl.sum(weights, 1), sums

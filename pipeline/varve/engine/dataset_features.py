@@ -1,0 +1,95 @@
+"""Feature columns inside somebody's own Ray program: no parts, no manifest, rows and their order are Ray's."""
+
+from collections.abc import Mapping, Sequence
+
+import pyarrow as pa
+import ray
+from ray.data import ActorPoolStrategy, Dataset
+
+from varve.config.feature import Feature
+from varve.config.feature_shorthand import parse_features
+from varve.config.model import NO_WINDOWS_OF_PAIRS, Model, Windows
+from varve.encoder.encoder import Encoder
+from varve.engine.ray_tasks import TWO_CALLS
+from varve.errors import JobError
+from varve.library_logs import quiet_transformers
+from varve.output.schema import output_schema
+from varve.preprocessing.text_blocks import tokenize_blocks
+from varve.workers.featurize import featurize
+
+# Written beside features into the rows of a part; of no use here.
+_OF_PARTS = frozenset({"shard", "row"})
+
+
+def features(
+    dataset: Dataset,
+    *,
+    text: str | tuple[str, str],
+    model: str | Model,
+    features: Mapping[str, Feature | str] | None = None,
+    output_dtype: str = "float32",
+    replicas: int = 1,
+    batch_rows: int = 1024,
+) -> Dataset:
+    """Add feature columns to a Ray dataset, inside a Ray program of one's own.
+
+    No parts, ranges or manifest: rows and their order are Ray's. `num_tokens`, `truncated` and `error` come along. None
+    of these columns may be there already: the first batch ends with a JobError that names it, in Ray's own error.
+
+    Args:
+        dataset: with the text column(s).
+        text: column of the text, or two for a sentence pair.
+        model: hub id, folder, or the model section of a job.
+        features: name → definition, or its short form; the mean of the last layer by default.
+        output_dtype: float32, float16, int8 or binary.
+        replicas: actors; each takes a GPU where the cluster has GPUs.
+        batch_rows: rows that are encoded together.
+
+    Raises:
+        JobError: windows of a pair.
+    """
+    spec = Model(name=model) if isinstance(model, str) else model
+    columns = (text,) if isinstance(text, str) else text
+    if len(columns) > 1 and isinstance(spec.long_text, Windows):
+        raise JobError(NO_WINDOWS_OF_PAIRS)
+    threads = max(1, int(ray.cluster_resources().get("CPU", 1)) // replicas)
+    return dataset.map_batches(
+        _FeatureColumns,
+        fn_constructor_args=(spec, parse_features(features), columns, output_dtype, threads),
+        batch_size=batch_rows,
+        batch_format="pyarrow",
+        compute=ActorPoolStrategy(size=replicas, **TWO_CALLS),
+        num_gpus=1 if ray.cluster_resources().get("GPU", 0) else 0,
+    )
+
+
+class _FeatureColumns:
+    """Adds feature columns to the batches of somebody's own Ray program."""
+
+    def __init__(
+        self, model: Model, wanted: dict[str, Feature], text_columns: Sequence[str], output_dtype: str, threads: int
+    ) -> None:
+        """Load the model."""
+        quiet_transformers()
+        self._encoder = Encoder(model, wanted, output_dtype=output_dtype, threads=threads)
+        self._text_columns = text_columns
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """Encode a batch as one block; two threads may call it, and the next batch waits in the encoder's lanes."""
+        pairs = len(self._text_columns) > 1
+        schema = output_schema(self._encoder.plan, pa.schema([]), pairs=pairs)
+        _check_names(batch.column_names, set(schema.names) - _OF_PARTS)
+        blocks = tokenize_blocks(self._encoder.tokenizer, batch, self._text_columns, max(1, len(batch)))
+        result, _, _ = featurize(self._encoder, batch, blocks, schema=schema, shard=0, start=0, pairs=pairs)
+        made = result.drop_columns(list(_OF_PARTS))
+        return pa.table([*batch.columns, *made.columns], schema=pa.schema([*batch.schema, *made.schema]))
+
+
+def _check_names(there: Sequence[str], made: set[str]) -> None:
+    for name in there:
+        if name in made:
+            msg = (
+                f"features: the dataset has a column {name!r} already, and features bring one of that name. "
+                "Drop or rename it first: dataset.drop_columns or dataset.rename_columns"
+            )
+            raise JobError(msg)

@@ -1,0 +1,1 @@
+"""Counters, metrics, the progress line and the watchdog of a run."""

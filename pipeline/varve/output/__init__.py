@@ -1,0 +1,1 @@
+"""The output: its Arrow schema, part files, part records and the manifest."""

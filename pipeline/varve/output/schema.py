@@ -1,0 +1,139 @@
+"""The output's columns as Arrow: their types, their metadata, and arrays made from the encoder's without a copy.
+
+The only place that decides how a feature looks to a reader. Invariants: plain types only (fixed-size lists, lists, no
+extension types), so no reader needs Varve; a row that could not be encoded has null features and its reason in `error`.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from varve.encoder.feature_plan import Column, FeaturePlan
+from varve.encoder.ragged import Columns, Ragged
+from varve.preprocessing.computed_columns import ComputedColumn
+
+METADATA_KEY = b"varve"
+
+_VALUES = {"float32": pa.float32(), "float16": pa.float16(), "int8": pa.int8(), "binary": pa.uint8()}
+_ROW_FIELDS = (
+    pa.field("num_tokens", pa.int32()),
+    pa.field("truncated", pa.bool_()),
+    pa.field("error", pa.string()),
+    pa.field("shard", pa.int32(), nullable=False),
+    pa.field("row", pa.int64(), nullable=False),
+)
+
+
+def output_schema(
+    plan: FeaturePlan,
+    kept: pa.Schema,
+    *,
+    pairs: bool,
+    computed: Sequence[ComputedColumn] = (),
+    metadata: Mapping[str, Any] | None = None,
+) -> pa.Schema:
+    """Kept columns, feature columns, computed columns, row columns, in this order.
+
+    Args:
+        plan: the features.
+        kept: columns carried through.
+        pairs: texts are sentence pairs, so token columns say which text a token is of.
+        computed: columns of the user's functions.
+        metadata: stands in the schema as JSON under the key `varve`, with the definition of each feature column, and
+            under "computed" that of each computed one.
+    """
+    fields = [kept.field(name) for name in kept.names]
+    fields += [pa.field(name, kind) for name, kind in _feature_types(plan, pairs=pairs).items()]
+    fields += [pa.field(column.name, column.type) for column in computed]
+    described = {**(metadata or {}), "columns": [describe(column) for column in plan.columns]}
+    if computed:
+        described["computed"] = [_describe_computed(column) for column in computed]
+    return pa.schema([*fields, *_ROW_FIELDS], metadata={METADATA_KEY: json.dumps(described, sort_keys=True)})
+
+
+def describe(column: Column) -> dict[str, Any]:
+    """A feature column in the words of the job file."""
+    return {name: getattr(column, name) for name in Column.__slots__} | {"layers": list(column.layers)}
+
+
+def _describe_computed(column: ComputedColumn) -> dict[str, Any]:
+    return {
+        "name": column.name,
+        "python": column.code.name,
+        "type": column.type_name,
+        "code_sha256": column.code.sha256,
+    }
+
+
+def vector_length(column: Column) -> int:
+    """Stored values of one vector: its dimensions, or bytes of eight for binary."""
+    return -(-column.width // 8) if column.dtype == "binary" else column.width
+
+
+def _feature_types(plan: FeaturePlan, *, pairs: bool) -> dict[str, pa.DataType]:
+    types: dict[str, pa.DataType] = {}
+    for column in plan.columns:
+        value = _VALUES[column.dtype]
+        vector = pa.list_(value, vector_length(column))
+        types[column.name] = {"vector": vector, "attentions": pa.large_list(value)}.get(column.form, pa.list_(vector))
+        if column.scale_name:
+            types[column.scale_name] = pa.float32() if column.form == "vector" else pa.list_(pa.float32())
+    span = pa.list_(pa.int32(), 2)
+    extra = {
+        "input_ids": pa.list_(pa.int32()),
+        "offsets": pa.list_(span),
+        "sequence_ids": pa.list_(pa.int8()),
+        "windows": pa.list_(span),
+    }
+    return {name: types.get(name) or extra[name] for name in plan.names(pairs=pairs)}
+
+
+def feature_arrays(plan: FeaturePlan, columns: Columns, good: NDArray[np.bool_], *, pairs: bool) -> dict[str, pa.Array]:
+    """The encoder's columns as Arrow arrays of all rows.
+
+    Args:
+        plan: the features.
+        columns: of the rows that could be encoded.
+        good: (R,) which rows those are.
+        pairs: see `output_schema`.
+    """
+    types = _feature_types(plan, pairs=pairs)
+    return {name: _array(columns[name], types[name], good) for name in types}
+
+
+def row_arrays(
+    columns: Columns, good: NDArray[np.bool_], errors: pa.Array, *, shard: int, start: int
+) -> dict[str, pa.Array]:
+    """num_tokens, truncated, error, shard, row; `start` is the number of the first row."""
+    rows = len(good)
+    return {
+        "num_tokens": _array(columns["num_tokens"], pa.int32(), good),
+        "truncated": _array(columns["truncated"], pa.bool_(), good),
+        "error": errors,
+        "shard": pa.array(np.full(rows, shard, np.int32)),
+        "row": pa.array(np.arange(start, start + rows, dtype=np.int64)),
+    }
+
+
+def _array(values: NDArray | Ragged, kind: pa.DataType, good: NDArray[np.bool_]) -> pa.Array:
+    """An Arrow array over the encoder's buffers; only where rows are missing are they copied to make room."""
+    missing = None if good.all() else pa.array(~good)
+    if isinstance(values, Ragged):
+        lengths = np.zeros(len(good), np.int64)
+        lengths[good] = np.diff(values.offsets)
+        offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+        child = _array(values.values, kind.value_type, np.ones(len(values.values), np.bool_))
+        if pa.types.is_large_list(kind):
+            return pa.LargeListArray.from_arrays(pa.array(offsets), child, type=kind, mask=missing)
+        return pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), child, type=kind, mask=missing)
+    if missing is not None:
+        spread = np.zeros((len(good), *values.shape[1:]), values.dtype)
+        spread[good] = values
+        values = spread
+    if pa.types.is_fixed_size_list(kind):
+        return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), type=kind, mask=missing)
+    return pa.array(values, kind, mask=None if missing is None else ~good)

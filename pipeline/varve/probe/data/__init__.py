@@ -1,0 +1,1 @@
+"""A finished output as training data: features, labels, groups and splits."""

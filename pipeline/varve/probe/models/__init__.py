@@ -1,0 +1,1 @@
+"""The models that a probe trains, and their metrics."""

@@ -1,0 +1,1 @@
+"""The report of a probe: JSON, SVG plots and one HTML page."""

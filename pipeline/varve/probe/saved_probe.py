@@ -1,0 +1,236 @@
+"""A trained probe as its user takes it along: safetensors and JSON, three lines of Python, ONNX.
+
+    model.safetensors   the head's tensors
+    model.json          features, hand-crafted columns, classes, versions, and the run that it learned from
+    model.onnx          the same as a graph, where `onnx` is installed
+
+Knows nothing of training.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from safetensors.numpy import load_file
+from safetensors.numpy import save as to_safetensors
+
+from varve.encoder.feature_plan import Column
+from varve.errors import JobError
+from varve.output.schema import describe
+from varve.probe.data.handcrafted import HandCrafted, encode
+from varve.probe.data.run_output import Output
+from varve.probe.models.head import Head, Shape
+
+FORMAT = 1
+JSON_NAME, TENSORS_NAME, ONNX_NAME = "model.json", "model.safetensors", "model.onnx"
+# What must be the same in a run that predictions are made for.
+_SAME = ("revision", "weights_sha256", "tokenizer_sha256", "max_tokens", "long_text")
+_SAME_COLUMN = ("pool", "layers", "combine", "normalize", "width")
+_OPSET = 18
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A trained probe.
+
+    >>> probe = Probe.load("probe/model")
+    >>> probabilities = probe({"cls_06": vectors, "n_words": [12, 3]})  # (N, classes) float32
+    >>> [probe.classes[best] for best in probabilities.argmax(axis=1)]
+    """
+
+    head: Head
+    features: tuple[Column, ...]
+    handcrafted: tuple[HandCrafted, ...]
+    classes: tuple[str, ...]  # empty: it predicts a number
+    label: str
+    run: dict[str, Any]  # model, revision, weights_sha256, ..., fingerprint
+    record: dict[str, Any]  # figures, seed, how it was trained
+
+    def __call__(self, columns: pa.Table | Mapping[str, Any]) -> NDArray[np.float32]:
+        """Predict.
+
+        Args:
+            columns: by name, the vectors (N, width) of each feature as float32, and the values of each hand-crafted
+                column; an `Encoder` gives the vectors of texts.
+
+        Returns:
+            (N, classes) probabilities, or (N,) numbers.
+
+        Raises:
+            JobError: a column is not there or has another width.
+        """
+        beside = [encode(self.handcrafted, columns)] if self.handcrafted else []
+        found = self.head.scores(np.hstack([*self._vectors(columns), *beside]))
+        return found if self.classes else found[:, 0]
+
+    def _vectors(self, columns: pa.Table | Mapping[str, Any]) -> list[NDArray[np.float32]]:
+        found = []
+        for column in self.features:
+            if column.name not in columns:
+                msg = f"the feature {column.name!r} is not there: expected {', '.join(f.name for f in self.features)}"
+                raise JobError(msg)
+            values = np.asarray(columns[column.name], np.float32)
+            if values.ndim != 2 or values.shape[1] != column.width:
+                msg = f"{column.name}: shape {values.shape} was given, expected (N, {column.width})"
+                raise JobError(msg)
+            found.append(values)
+        return found
+
+    def save(self, folder: Path) -> None:
+        """Write all files of the probe; `model.onnx` only where `onnx` is installed."""
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / TENSORS_NAME).write_bytes(to_safetensors(self.head.state()))
+        (folder / JSON_NAME).write_text(json.dumps(self.to_json(), indent=1) + "\n", "utf-8")
+        (folder / ONNX_NAME).unlink(missing_ok=True)
+        if (graph := self.to_onnx()) is not None:
+            (folder / ONNX_NAME).write_bytes(graph)
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of model.json."""
+        return {
+            "format": FORMAT,
+            "varve": version("varve"),
+            "label": self.label,
+            "classes": list(self.classes),
+            "features": [describe(column) for column in self.features],
+            "handcrafted": [column.to_json() for column in self.handcrafted],
+            "inputs": [*(column.name for column in self.features), *self.handcrafted_names],
+            "shape": asdict(self.head.shape),
+            "run": self.run,
+            **self.record,
+        }
+
+    @property
+    def handcrafted_names(self) -> list[str]:
+        """The numbers that hand-crafted columns become, in their order."""
+        return [name for column in self.handcrafted for name in column.names]
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Self:
+        """Read a probe back.
+
+        Args:
+            folder: of its files, or the one that `varve probe` has written them below.
+
+        Raises:
+            JobError: there is none, or another version of Varve wrote it.
+        """
+        path = Path(folder) if (Path(folder) / JSON_NAME).exists() else Path(folder) / "model"
+        try:
+            content = json.loads((path / JSON_NAME).read_text("utf-8"))
+            shape = Shape(**{**content["shape"], "hidden": tuple(content["shape"]["hidden"])})
+            head = Head.from_state(shape, load_file(path / TENSORS_NAME))
+            features = tuple(Column(**{**column, "layers": tuple(column["layers"])}) for column in content["features"])
+            columns = tuple(HandCrafted.from_json(column) for column in content["handcrafted"])
+        except OSError as e:
+            msg = f"{folder} holds no probe: expected the folder with {JSON_NAME} and {TENSORS_NAME}"
+            raise JobError(msg) from e
+        except (ValueError, KeyError, TypeError, RuntimeError) as e:
+            msg = f"{path} can't be read by this version of Varve: {type(e).__name__} {e}"
+            raise JobError(msg) from e
+        known = {"format", "varve", "label", "classes", "features", "handcrafted", "inputs", "shape", "run"}
+        record = {key: value for key, value in content.items() if key not in known}
+        return cls(head, features, columns, tuple(content["classes"]), content["label"], content["run"], record)
+
+    def refuse_others(self, output: Output) -> None:
+        """Refuse an output whose vectors mean something else.
+
+        Raises:
+            JobError: with everything that differs.
+        """
+        then, now = self.run, run_of(output)
+        told = [f"{key}: {then[key]} → {now[key]}" for key in _SAME if then[key] != now[key]]
+        if told:
+            told.insert(0, f"model: {then['model']} → {now['model']}")
+        for column in self.features:
+            there = output.features.get(column.name)
+            if there is None:
+                told.append(f"{column.name}: not there (the run has {', '.join(output.features)})")
+                continue
+            told += [
+                f"{column.name}, {key}: {_shown(column, key)} → {_shown(there, key)}"
+                for key in _SAME_COLUMN
+                if getattr(column, key) != getattr(there, key)
+            ]
+            if "binary" in {column.dtype, there.dtype} and column.dtype != there.dtype:
+                told.append(f"{column.name}, dtype: {column.dtype} → {there.dtype}")
+        if told:
+            listed = "".join(f"\n  {difference}" for difference in told)
+            msg = f"{output.storage.uri} has other features than those that the probe learned from:{listed}"
+            raise JobError(msg)
+
+    def to_onnx(self) -> bytes | None:
+        """The head as an ONNX graph; None without the package `onnx`.
+
+        Its inputs are the features by name, (N, width) float32 each, and `handcrafted`, (N, K) float32: the numbers
+        that model.json describes, standardised. Its output is `probabilities` (N, classes), or `value` (N, 1).
+        """
+        try:
+            return _graph(self.head, self.features, self.handcrafted_names)
+        except ModuleNotFoundError:
+            return None
+
+
+def _shown(column: Column, key: str) -> object:
+    value = getattr(column, key)
+    return "/".join(map(str, value)) if isinstance(value, tuple) else value
+
+
+def run_of(output: Output) -> dict[str, Any]:
+    """What decides the meaning of a run's vectors, and its fingerprint."""
+    described = output.described
+    long_text = output.manifest.job["model"].get("long_text", "truncate")
+    kept = ("model", "revision", "weights_sha256", "tokenizer_sha256", "max_tokens", "fingerprint", "versions")
+    return {**{key: described[key] for key in kept}, "long_text": long_text}
+
+
+def _graph(head: Head, features: Sequence[Column], handcrafted_names: Sequence[str]) -> bytes:
+    import onnx  # noqa: PLC0415 (an extra)
+    from onnx import TensorProto, helper, numpy_helper  # noqa: PLC0415
+
+    shape = head.shape
+    tensors = {name.replace(".", "_"): values for name, values in head.state().items()}
+    nodes: list[Any] = []
+
+    def add(kind: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
+        nodes.append(helper.make_node(kind, list(inputs), [output], **attributes))
+        return output
+
+    def constant(name: str, values: Any) -> str:
+        tensors[name] = np.asarray(values)
+        return name
+
+    given = [helper.make_tensor_value_info(c.name, TensorProto.FLOAT, ["rows", c.width]) for c in features]
+    parts = []
+    if features:
+        joined = add("Concat", [column.name for column in features], "joined", axis=1)
+        parts = [add("Div", [add("Sub", [joined, "mean"], "centred"), "scale"], "vectors")]
+    if shape.mixed_layers:
+        tensors["mix"] = np.asarray(head.layer_weights, np.float32)[None, :, None]
+        layers = add("Reshape", ["vectors", constant("by_layer", np.array([0, shape.mixed_layers, -1]))], "layers")
+        weighted = add("Mul", [layers, "mix"], "weighted")
+        parts = [add("ReduceSum", [weighted, constant("axis", np.array([1]))], "mixed", keepdims=0)]
+    if handcrafted_names:
+        given.append(helper.make_tensor_value_info("handcrafted", TensorProto.FLOAT, ["rows", len(handcrafted_names)]))
+        parts.append("handcrafted")
+    found = add("Concat", parts, "inputs", axis=1)
+    linear = sorted(int(name.split("_")[1]) for name in tensors if name.endswith("_weight"))
+    for at in linear:
+        found = add("Gemm", [found, f"body_{at}_weight", f"body_{at}_bias"], f"linear_{at}", transB=1)
+        found = found if at == linear[-1] else add("Relu", [found], f"hidden_{at}")
+    many = shape.outputs > 1
+    name = add("Softmax" if many else "Identity", [found], "probabilities" if many else "value")
+    out = helper.make_tensor_value_info(name, TensorProto.FLOAT, ["rows", shape.outputs])
+    used = {name for node in nodes for name in node.input}
+    stored = [numpy_helper.from_array(values, key) for key, values in tensors.items() if key in used]
+    graph = helper.make_graph(nodes, "probe", given, [out], stored)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)], producer_name="varve")
+    model.ir_version = 10
+    onnx.checker.check_model(model)
+    return model.SerializeToString()

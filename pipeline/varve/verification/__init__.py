@@ -1,0 +1,1 @@
+"""Proofs that an output is right: one part, the whole output, the canary."""

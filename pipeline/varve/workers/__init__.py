@@ -1,0 +1,1 @@
+"""The work of one process: read, tokenize, encode and write one part."""
