@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from varve.config.feature import Feature
-from varve.encoder.kernels.cpu_library import find_kernel
+from varve.encoder.kernels.cpu_library import find_cpu_library
 
 TOLERANCE = 2e-5  # float32, absolute: the promise of the README
 
@@ -107,4 +107,4 @@ def worst_difference(columns, outputs) -> dict[str, float]:
 def leave_all_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a CPU without AVX2: no compiled code runs, wherever it would be called."""
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "DEFAULT")
-    assert find_kernel() is None
+    assert find_cpu_library() is None

@@ -10,7 +10,7 @@ from varve.encoder.feature_plan import Column, FeaturePlan
 from varve.encoder.ragged import Ragged
 from varve.output.manifest import Manifest, publish
 from varve.output.part_file import write_part
-from varve.output.part_table import Parts
+from varve.output.part_table import PartTable
 from varve.output.schema import feature_arrays, output_schema
 from varve.ranges import Range
 from varve.storage.object_store import Storage
@@ -103,5 +103,5 @@ def _manifest(storage: Storage, told: dict, rows: int, errors: int, parts: list)
         finished_at="2026-01-01T00:01:00+00:00", num_rows=rows, num_tokens=10 * (rows - errors), num_errors=errors,
         num_truncated=0, file_bytes=sum(part.file_bytes for part in parts), counts={},
         storage={"create_if_absent": True, "retries": 0}, seconds={}, stages={}, encoder={}, canary={}, versions={},
-        job=job, resolved={}, parts=Parts.of(parts),
+        job=job, resolved={}, parts=PartTable.of(parts),
     )  # fmt: skip

@@ -14,9 +14,9 @@ from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from varve.cluster.connection import start_ray
-from varve.cluster.placement import Layout, settle
+from varve.cluster.placement import Placement, place_on_cluster
 from varve.config.job import Job
-from varve.engine.dataflow import Ran, run_graph
+from varve.engine.dataflow import DataflowResult, run_dataflow
 from varve.errors import JobError, RunError
 from varve.import_gc import collected_afterwards, uncollected
 from varve.library_logs import quiet_datasets, quiet_transformers
@@ -24,7 +24,7 @@ from varve.monitoring import bottleneck
 from varve.output import manifest
 from varve.output.manifest import Manifest
 from varve.output.part_file import Part
-from varve.output.part_table import Parts
+from varve.output.part_table import PartTable
 from varve.ranges import Range
 from varve.storage.object_store import Storage
 from varve.storage.retry import retries
@@ -71,12 +71,12 @@ def run(job: Job, on_start: OnStart, on_note: OnNote) -> Manifest:
         return _finished(job, finished)
     if not storage.is_local:  # one that may not be written says so before half a minute has gone by
         storage = replace(storage, conditional=storage.check())
-    layout = _start(job, clock)
+    placement = _start(job, clock)
     from varve.planning.saved_plan import prepare, read_job, record  # noqa: PLC0415 (see _start)
 
     quiet_transformers()
     quiet_datasets()
-    plan = prepare(job, device=layout.device)
+    plan = prepare(job, device=placement.device)
     resolved = plan.resolved
     splits = manifest.splits(resolved.num_shards, resolved.rows_per_part, plan.dataset.shard_rows)
     found = manifest.committed(storage, splits)
@@ -95,7 +95,7 @@ def run(job: Job, on_start: OnStart, on_note: OnNote) -> Manifest:
     clock.lap("plan")
     # Beside the start of replicas, which it would hold up if it came before.
     Thread(target=_import, args=("varve.verification.canary",), daemon=True).start()
-    ran = run_graph(plan, storage, lacking, done_rows, layout) if lacking else None
+    ran = run_dataflow(plan, storage, lacking, done_rows, placement) if lacking else None
     clock.lap("graph")
     found = manifest.committed(storage, splits)
     if ran and ran.ended:
@@ -143,16 +143,16 @@ class _Clock:
         self._last = now
 
 
-def _start(job: Job, clock: _Clock) -> Layout:
+def _start(job: Job, clock: _Clock) -> Placement:
     """Start Ray, which mostly waits, while torch and transformers are imported, which mostly computes."""
     with ThreadPoolExecutor(1) as imports:
         imported = imports.submit(_import, "varve.planning.saved_plan")
         start_ray(job.compute)
-        _, layout = settle(job.compute)
+        _, placement = place_on_cluster(job.compute)
         clock.lap("ray")
         imported.result()
     clock.lap("imports")
-    return layout
+    return placement
 
 
 def _import(name: str) -> None:
@@ -190,10 +190,10 @@ def _check_errors(errors: int, limit: int | None, storage: Storage) -> None:
 def _make_manifest(
     plan: "Plan",
     storage: Storage,
-    parts: Parts,
+    parts: PartTable,
     started_at: str,
     laps: dict[str, float],
-    ran: Ran | None,
+    ran: DataflowResult | None,
     checked: dict[str, Any],
 ) -> Manifest:
     from varve.planning.plan import versions  # noqa: PLC0415 (see _start)
@@ -226,15 +226,15 @@ def _make_manifest(
     )
 
 
-def _measure(ran: Ran) -> dict[str, Any]:
+def _measure(ran: DataflowResult) -> dict[str, Any]:
     """How busy the stages of this run were; earlier runs of the job took their own time."""
-    last, layout = ran.last, ran.layout
+    last, placement = ran.last, ran.placement
     measured = bottleneck.measure(
         last.seconds,
         last.ready_s or 0.0,
         last.last_s or 0.0,
-        lanes=layout.lanes,
-        tokenizers=layout.tokenizers or layout.replicas,
+        lanes=placement.lanes,
+        tokenizers=placement.tokenizers or placement.replicas,
         before_s=last.before_s,
     )
     return bottleneck.to_json(measured)

@@ -50,10 +50,10 @@ class Floor:
 
     def measure(self) -> dict[str, float]:
         """{"tokens, call": operations per second}, all streams together."""
-        from varve.encoder.kernels.cpu_library import find_kernel
+        from varve.encoder.kernels.cpu_library import find_cpu_library
 
         cuda = self._device == "cuda"
-        on_cpu = ["linear", "addmm", "onednn", *(["compiled"] if find_kernel() else [])]
+        on_cpu = ["linear", "addmm", "onednn", *(["compiled"] if find_cpu_library() else [])]
         rates = {
             f"{tokens:,} tokens, {call}": self._rate(self._products(tokens, call))
             for tokens in (CUDA_TOKENS if cuda else CPU_TOKENS)
@@ -135,10 +135,10 @@ def _onednn(layers: Sequence[Any]) -> list[Callable[[Any], Any]]:
 
 def _compiled(layers: Sequence[Any]) -> list[Callable[[Any], Any]]:
     """As the encoder runs them."""
-    from varve.encoder.kernels.cpu_library import find_kernel
+    from varve.encoder.kernels.cpu_library import find_cpu_library
     from varve.encoder.kernels.cpu_weights import Room
     from varve.encoder.model.fused_linear import Linear
 
-    kernel = find_kernel()
+    kernel = find_cpu_library()
     assert kernel is not None
     return [Linear(layer, kernel, Room(layer.weight.numel(), [])) for layer in layers]

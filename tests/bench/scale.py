@@ -27,13 +27,13 @@ from varve.cli.corpus import model_folder
 from varve.cluster.connection import start_ray
 from varve.cluster.placement import settle
 from varve.config.job import Job
-from varve.engine.dataflow import run_graph
+from varve.engine.dataflow import run_dataflow
 from varve.library_logs import quiet_datasets, quiet_transformers
 from varve.monitoring.run_counters import Block
 from varve.output import manifest
 from varve.planning.saved_plan import prepare, record
 from varve.storage.object_store import Storage
-from varve.workers.part_message import Sealed, seal, unseal
+from varve.workers.part_message import PartMessage, pack_message, unpack_message
 
 _SHARDS = 10
 
@@ -46,7 +46,7 @@ class Idle:
         tell.join({})
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        part = unseal(batch)
+        part = unpack_message(batch)
         rows = part.rows
         self._tell.begin("encode", rows)
         known = {
@@ -56,7 +56,7 @@ class Idle:
         columns = [known.get(field.name, pa.nulls(rows.num_rows, field.type)) for field in self._schema]
         self._tell.count(Block(rows.num_rows, rows.num_rows, 0), rows, wait=False)
         self._tell.end("encode", rows)
-        return seal(Sealed(rows, pa.table(columns, schema=self._schema)))
+        return pack_message(PartMessage(rows, pa.table(columns, schema=self._schema)))
 
 
 def measure(parts: int, folder: Path) -> dict[str, float]:
@@ -77,7 +77,7 @@ def measure(parts: int, folder: Path) -> dict[str, float]:
     lacking = manifest.missing({}, plan.resolved.num_shards, 1, storage.uri)
     before_mb, began, cpu = _memory_mb(), time.perf_counter(), time.process_time()
     with _memory_over_time() as over_time_mb:
-        ran = run_graph(plan, storage, lacking, 0, layout)
+        ran = run_dataflow(plan, storage, lacking, 0, layout)
     graph_s, driver_cpu_s = time.perf_counter() - began, time.process_time() - cpu
     graph_mb = _memory_mb() - before_mb
     began = time.perf_counter()

@@ -45,10 +45,10 @@ def relative(got, want):
 @pytest.mark.parametrize("width", [384, 1000])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_means_of_windows_are_those_of_float64(lengths, width, dtype, code):
-    cu = offsets(lengths)
+    cu_seqlens = offsets(lengths)
     hidden = torch.randn(sum(lengths), width, device="cuda").to(dtype)
-    want = torch.segment_reduce(hidden.double(), "mean", offsets=cu)
-    assert float((code.mean_of_windows(hidden, cu) - want).abs().max()) <= 1e-6
+    want = torch.segment_reduce(hidden.double(), "mean", offsets=cu_seqlens)
+    assert float((code.mean_of_windows(hidden, cu_seqlens) - want).abs().max()) <= 1e-6
 
 
 @pytest.mark.parametrize("tokens", [1, 3, 257])

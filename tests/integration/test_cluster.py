@@ -15,7 +15,7 @@ from tests.patience import PATIENCE_S
 from tests.servers.cluster import TOKEN, ray_head
 from tests.servers.processes import descendants
 from varve.cluster.connection import start_ray
-from varve.cluster.placement import settle
+from varve.cluster.placement import place_on_cluster
 from varve.config.compute import Compute
 from varve.errors import RunError
 
@@ -48,7 +48,7 @@ def test_run_that_finds_no_cpu_says_what_it_lacks():
     start_ray(Compute())
     all_cpus = ray.cluster_resources()["CPU"]
     with held(all_cpus), pytest.raises(RunError, match=rf"Ray has 0\.0 of {all_cpus:.0f}: something else holds them"):
-        settle(Compute(), wait_s=0)
+        place_on_cluster(Compute(), wait_s=0)
 
 
 def test_starting_ray_leaves_the_handler_of_sigterm_as_it_was():

@@ -198,5 +198,5 @@ def test_run_leaves_the_options_of_a_ray_program_as_they_were(made):
 
 def test_finished_run_leaves_no_process_of_its_own_in_a_program_that_goes_on(made):
     made("float32")
-    ours = (b"ray::Tally", b"ray::MapWorker")
+    ours = (b"ray::RunCounters", b"ray::MapWorker")
     wait_until(lambda: not [t for t in descendants().values() if t.startswith(ours)], "its processes have ended")

@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from varve.output import manifest
 from varve.output.manifest import Manifest
 from varve.output.part_file import part_name, write_part
-from varve.output.part_table import Parts
+from varve.output.part_table import PartTable
 from varve.ranges import Missing, Range
 from varve.storage.object_store import Storage
 from varve.verification.part_check import check_part
@@ -112,7 +112,7 @@ class Runs(RuleBasedStateMachine):
         assert self.published is not None
 
 
-def _manifest(storage: Storage, parts: Parts, finished_at: str) -> Manifest:
+def _manifest(storage: Storage, parts: PartTable, finished_at: str) -> Manifest:
     nothing: dict = {name: {} for name in ("counts", "storage", "seconds", "stages", "encoder", "canary")}
     counted = dict.fromkeys(("num_rows", "num_tokens", "num_errors", "num_truncated", "file_bytes"), 0)
     settled: dict = {name: {} for name in ("versions", "job", "resolved")}

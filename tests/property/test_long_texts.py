@@ -73,5 +73,5 @@ def test_windows_are_those_of_transformers(tokenizers, texts, stride):
         want = pretrained(text, truncation=True, max_length=12, stride=stride, return_overflowing_tokens=True)[
             "input_ids"
         ]
-        windows = range(tokens.rows[row], tokens.rows[row + 1])
-        assert [tokens.input_ids[tokens.offsets[w] : tokens.offsets[w + 1]].tolist() for w in windows] == want
+        windows = range(tokens.cu_windows[row], tokens.cu_windows[row + 1])
+        assert [tokens.input_ids[tokens.cu_seqlens[w] : tokens.cu_seqlens[w + 1]].tolist() for w in windows] == want

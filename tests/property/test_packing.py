@@ -26,20 +26,20 @@ def test_packs_are_a_permutation_within_the_budget(lengths, budget, padded, equa
 
 @given(LENGTHS, st.data())
 def test_gathered_windows_stand_end_to_end(lengths, data):
-    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
-    values = np.arange(offsets[-1])
+    cu_seqlens = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+    values = np.arange(cu_seqlens[-1])
     chosen = data.draw(st.lists(st.integers(0, max(0, len(lengths) - 1)), max_size=20)) if len(lengths) else []
     windows = np.array(chosen, np.int64)
-    want = [value for window in chosen for value in range(offsets[window], offsets[window + 1])]
-    assert list(values[token_index(offsets, windows)]) == want
+    want = [value for window in chosen for value in range(cu_seqlens[window], cu_seqlens[window + 1])]
+    assert list(values[token_index(cu_seqlens, windows)]) == want
 
 
 def tokens_of(windows) -> Tokens:
     lengths = np.array([len(window) for window in windows], np.int64)
     return Tokens(
         input_ids=np.array([token for window in windows for token in window], np.int32),
-        offsets=np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)]),
-        rows=np.arange(len(windows) + 1),
+        cu_seqlens=np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)]),
+        cu_windows=np.arange(len(windows) + 1),
         truncated=np.zeros(len(windows), np.bool_),
     )
 

@@ -8,7 +8,7 @@ from transformers import AutoModel
 from tests.models import EVERYTHING, RAGGED, TOLERANCE, worst_difference
 from varve.config.model import Model
 from varve.encoder.encoder import Encoder
-from varve.encoder.kernels.cpu_library import Kernel, find_kernel
+from varve.encoder.kernels.cpu_library import CpuLibrary, find_cpu_library
 from varve.encoder.model.attention import PACKED
 from varve.encoder.model.batch import packed_batch
 from varve.encoder.model.fused_layers import OneCall, join_steps, part_steps
@@ -17,7 +17,7 @@ from varve.encoder.model.layer_hooks import find_layers
 from varve.encoder.model.mpnet import adapt_mpnet
 from varve.encoder.packing import Pack
 
-BUILT = [kernel for instructions in ("amx", "avx512", "avx2") if (kernel := Kernel.load(instructions))]
+BUILT = [kernel for instructions in ("amx", "avx512", "avx2") if (kernel := CpuLibrary.load(instructions))]
 HEADS = {"num_attention_heads": 2}  # of 16, which fill registers
 # The same settings under the names of another config.
 OTHER_NAMES = {
@@ -31,7 +31,7 @@ OTHER_NAMES = {
 # A window of one token, and windows that fill no tile of rows.
 LENGTHS = (1, 3, 5, 5, 40, 127)
 
-pytestmark = pytest.mark.skipif(find_kernel() is None, reason="nothing was compiled for this machine")
+pytestmark = pytest.mark.skipif(find_cpu_library() is None, reason="nothing was compiled for this machine")
 
 
 def made(tiny, architecture, **settings):
@@ -65,7 +65,7 @@ def run(model):
 @pytest.mark.parametrize("kernel", BUILT, ids=lambda kernel: kernel.instructions)
 @pytest.mark.parametrize("shape", [{}, {"hidden_size": 96, "intermediate_size": 1056}, {"hidden_act": "silu"}])
 def test_a_layer_in_one_call_has_the_bits_of_its_steps(kernel, shape, tiny, monkeypatch):
-    monkeypatch.setattr("varve.encoder.model.attention.find_kernel", lambda: kernel)
+    monkeypatch.setattr("varve.encoder.model.attention.find_cpu_library", lambda: kernel)
     model = load(made(tiny, "bert", **shape), kernel)
     steps = run(model)
     assert join_steps(model)

@@ -151,7 +151,7 @@ def test_text_that_speaks_of_the_pad_token_equals_plain_transformers(architectur
     tokens = encoder.tokenizer(["one two three four", "five six", "seven eight nine"])
     tokens.input_ids[[2, 3, 7, -2]] = model.config.pad_token_id or 0
     got = encoder.encode(tokens)["t"]
-    for row, window in enumerate(np.split(tokens.input_ids, tokens.offsets[1:-1])):
+    for row, window in enumerate(np.split(tokens.input_ids, tokens.cu_seqlens[1:-1])):
         with torch.inference_mode():
             want = model(input_ids=torch.from_numpy(window).long()[None]).last_hidden_state[0].numpy()
         assert np.abs(got[row] - want).max() <= TOLERANCE

@@ -70,7 +70,7 @@ def test_text_on_which_the_tokenizer_panics_is_an_error_row(minilm):
     assert [reason and reason[:29] for reason in block.reasons] == [
         None, "text is null", "the tokenizer failed: `stride", None
     ]  # fmt: skip
-    assert block.tokens.input_ids[block.tokens.offsets[:-1] + 3].tolist() == [2028, 2048]
+    assert block.tokens.input_ids[block.tokens.cu_seqlens[:-1] + 3].tolist() == [2028, 2048]
 
 
 def test_block_of_error_rows_alone_is_written(tiny):

@@ -7,7 +7,7 @@ from transformers import AutoModel
 from tests.models import ARCHITECTURES, POOLS, RAGGED, TOLERANCE, leave_all_to_torch
 from varve.config.model import Model
 from varve.encoder.encoder import Encoder, describe
-from varve.encoder.model.cls_only_layer import FirstTokens
+from varve.encoder.model.cls_only_layer import ClsOnlyLayer
 from varve.encoder.model.layer_hooks import find_layers
 from varve.encoder.model.parity_check import can_narrow
 
@@ -79,8 +79,8 @@ def test_a_first_token_alone_and_in_any_pack_and_thread_differs_in_the_last_bits
 
 def test_a_layer_that_is_not_the_last_is_found_out(tiny):
     model = AutoModel.from_pretrained(tiny("bert"), attn_implementation="packed").eval()
-    below = FirstTokens(find_layers(model)[0].attention.output)
+    below = ClsOnlyLayer(find_layers(model)[0].attention.output)
     assert not can_narrow(model, below, 128)
-    last = FirstTokens.of(model)
+    last = ClsOnlyLayer.of(model)
     assert last is not None
     assert can_narrow(model, last, 128)

@@ -90,9 +90,11 @@ def test_no_file_of_the_package_has_the_name_of_a_standard_module():
 
 
 def test_planning_a_known_model_does_not_wait_for_the_code_of_models(minilm):
-    look = "from varve.encoder.checkpoint.inspection import look_at, load_tokenizer"
+    look = "from varve.encoder.checkpoint.inspection import inspect_checkpoint, load_tokenizer"
     heavy = "sorted({'transformers.modeling_utils', 'varve.encoder.model.attention'} & set(sys.modules))"
-    code = f"import sys, varve.planning.saved_plan; {look}; load_tokenizer(look_at({minilm!r})); print({heavy})"
+    code = (
+        f"import sys, varve.planning.saved_plan; {look}; load_tokenizer(inspect_checkpoint({minilm!r})); print({heavy})"
+    )
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert told.stdout.strip() == "[]"
 

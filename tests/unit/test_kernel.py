@@ -14,11 +14,11 @@ import torch.nn.functional as F
 
 from varve.config.model import Model
 from varve.encoder.encoder import Encoder, describe
-from varve.encoder.kernels.cpu_library import BEYOND, Kernel, find_kernel, takes
+from varve.encoder.kernels.cpu_library import BEYOND, CpuLibrary, find_cpu_library, takes
 
 ROOT = Path(__file__).parents[2]
 TOLERANCE = 3e-6  # of values of about 1, as torch's own kernel
-BUILT = [kernel for instructions in ("amx", "avx512", "avx2") if (kernel := Kernel.load(instructions))]
+BUILT = [kernel for instructions in ("amx", "avx512", "avx2") if (kernel := CpuLibrary.load(instructions))]
 CAN_BUILD = platform.machine() == "x86_64" and shutil.which("cc") is not None
 
 pytestmark = pytest.mark.skipif(not CAN_BUILD, reason="this machine has no C compiler, or is no x86-64")
@@ -53,7 +53,7 @@ def draw(tokens, heads, dim, seed=0):
 
 
 def test_the_kernel_was_built_where_it_can_be():
-    assert find_kernel() in BUILT
+    assert find_cpu_library() in BUILT
 
 
 @each_kernel
@@ -200,10 +200,10 @@ def test_what_the_kernel_can_not_read_is_left_to_torch():
 @each_kernel
 def test_a_kernel_that_was_not_built_is_none(kernel, tmp_path, monkeypatch):
     monkeypatch.setattr("varve.encoder.kernels.cpu_library.__file__", str(tmp_path / "kernel.py"))
-    assert Kernel.load(kernel.instructions) is None
+    assert CpuLibrary.load(kernel.instructions) is None
     (tmp_path / "compiled").mkdir()
     (tmp_path / f"compiled/{kernel.instructions}.so").write_bytes(b"no library")
-    assert Kernel.load(kernel.instructions) is None
+    assert CpuLibrary.load(kernel.instructions) is None
 
 
 @each_kernel
@@ -213,10 +213,10 @@ def test_a_kernel_that_was_not_built_is_none(kernel, tmp_path, monkeypatch):
 def test_a_kernel_of_an_older_source_is_not_called(kernel, file, tmp_path, monkeypatch):
     shutil.copytree(ROOT / "pipeline/varve/encoder/kernels/compiled", tmp_path / "compiled")
     monkeypatch.setattr("varve.encoder.kernels.cpu_library.__file__", str(tmp_path / "kernel.py"))
-    assert Kernel.load(kernel.instructions) == kernel
+    assert CpuLibrary.load(kernel.instructions) == kernel
     with (tmp_path / "compiled" / file).open("a") as source:
         source.write("/* another signature */\n")
-    assert Kernel.load(kernel.instructions) is None
+    assert CpuLibrary.load(kernel.instructions) is None
 
 
 _ENCODE = """
@@ -260,7 +260,7 @@ def test_a_model_gives_the_same_vectors_on_every_cpu_and_the_manifest_says_which
 def test_attention_in_half_precision_and_of_narrow_heads_stays_with_torch(dtype, num_heads, taken, tiny):
     model = tiny("bert", hidden_size=32, num_attention_heads=num_heads)
     encoder = Encoder(Model(name=model, max_tokens=64, dtype=dtype), device="cpu")
-    found = find_kernel()
+    found = find_cpu_library()
     assert describe(encoder)["attention"] == (found.registers if taken and found else "torch")
 
 

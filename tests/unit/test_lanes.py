@@ -1,4 +1,4 @@
-"""Lanes with passes of the tests' own, whose vectors say which window they are of."""
+"""The pack executor with passes of the tests' own, whose vectors say which window they are of."""
 
 import ctypes
 import threading
@@ -11,7 +11,7 @@ import torch
 from varve.config.feature import Feature
 from varve.encoder.feature_plan import ModelShape, plan_features
 from varve.encoder.model.forward import Vectors
-from varve.encoder.pack_executor import Lanes
+from varve.encoder.pack_executor import PackExecutor
 from varve.encoder.packing import Pack
 from varve.encoder.results import Results
 
@@ -23,7 +23,7 @@ PLAN = plan_features(
 def first_ids(pack: Pack) -> Vectors:
     """A pass that gives each window its first token id, and each token its own."""
     ids = torch.from_numpy(pack.input_ids).float()
-    return Vectors({("mean", 1): ids[pack.offsets[:-1]][:, None].repeat(1, 2)}, {1: ids[:, None].repeat(1, 2)})
+    return Vectors({("mean", 1): ids[pack.cu_seqlens[:-1]][:, None].repeat(1, 2)}, {1: ids[:, None].repeat(1, 2)})
 
 
 def at_once(vectors: Vectors):
@@ -36,7 +36,7 @@ def windows(*lengths: int) -> Pack:
 
 def run(pack: Pack, forward, *, packs: int = 1, **options) -> Results:
     """The results of a pack, cut into single windows when `packs` says so."""
-    lanes = Lanes(forward, **{"lanes": 1, "late_packs": 0, "to_host": at_once, **options})
+    lanes = PackExecutor(forward, **{"lanes": 1, "late_packs": 0, "to_host": at_once, **options})
     results = Results(PLAN, PLAN.pooled, pack.lengths, 2, 1)
     cuts = np.array_split(np.arange(len(pack.windows)), packs)
     lanes.submit([pack.select(some) for some in cuts], results)
@@ -95,7 +95,7 @@ def test_packs_behind_one_that_is_awaited_are_launched_as_far_as_there_is_room()
         return vectors, wait
 
     pack = windows(*[1] * 6)
-    lanes = Lanes(forward, lanes=1, late_packs=2, to_host=to_host)
+    lanes = PackExecutor(forward, lanes=1, late_packs=2, to_host=to_host)
     results = Results(PLAN, PLAN.pooled, pack.lengths, 2, 1)
     lanes.submit([pack.select(np.array([window])) for window in range(6)], results)
     results.wait()
@@ -162,7 +162,7 @@ def test_only_windows_that_overflow_are_run_again_and_counted(where, late_packs,
         if where == "pooled":
             vectors.pooled["mean", 1][over] = torch.tensor(bad)
         else:
-            vectors.tokens[1][torch.from_numpy(pack.offsets[:-1])[over]] = torch.tensor(bad)
+            vectors.tokens[1][torch.from_numpy(pack.cu_seqlens[:-1])[over]] = torch.tensor(bad)
         return vectors
 
     def wide(pack):
@@ -200,7 +200,7 @@ def test_an_error_while_results_are_read_reaches_the_caller_and_the_next_call_is
         return vectors, wait
 
     pack = windows(1, 2, 3)
-    lanes = Lanes(first_ids, lanes=1, late_packs=late_packs, to_host=to_host)
+    lanes = PackExecutor(first_ids, lanes=1, late_packs=late_packs, to_host=to_host)
     for _ in range(4):  # more than there is room for
         results = Results(PLAN, PLAN.pooled, pack.lengths, 2, 1)
         failed = bool(broken)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from varve.cluster.nodes import Cluster, Node
-from varve.cluster.placement import IO_CPUS, LEAST_CPUS, lay_out
+from varve.cluster.placement import IO_CPUS, LEAST_CPUS, place_workers
 from varve.config.compute import Compute
 from varve.errors import JobError
 
@@ -33,64 +33,69 @@ def compute(**given) -> Compute:
     ],
 )
 def test_replicas_on_cpus_have_a_size_that_fits_the_nodes(nodes, replicas, threads):
-    layout = lay_out(cluster(*nodes), compute())
-    assert (layout.replicas, layout.threads, layout.tokenizers, layout.device) == (replicas, threads, 0, "cpu")
+    placement = place_workers(cluster(*nodes), compute())
+    assert (placement.replicas, placement.threads, placement.tokenizers, placement.device) == (
+        replicas,
+        threads,
+        0,
+        "cpu",
+    )
 
 
 @pytest.mark.parametrize("free", [LEAST_CPUS, 0.95, 0.99])
 def test_node_with_less_than_a_core_free_has_one_replica_that_fits(free):
-    layout = lay_out(replace(cluster((4,)), free_cpus=free), compute())
-    assert (layout.replicas, layout.most_replicas, layout.threads) == (1, 1, 1)
-    assert 0 < layout.cpus <= free - 2 * IO_CPUS
+    placement = place_workers(replace(cluster((4,)), free_cpus=free), compute())
+    assert (placement.replicas, placement.most_replicas, placement.threads) == (1, 1, 1)
+    assert 0 < placement.cpus <= free - 2 * IO_CPUS
 
 
 def test_replica_for_every_gpu_and_tokenizers_on_the_other_cores():
-    layout = lay_out(cluster((16, 4, "A10G"), (32,)), compute())
-    assert (layout.replicas, layout.gpus, layout.cpus) == (4, 1.0, 1.0)
-    assert layout.tokenizers == 43
+    placement = place_workers(cluster((16, 4, "A10G"), (32,)), compute())
+    assert (placement.replicas, placement.gpus, placement.cpus) == (4, 1.0, 1.0)
+    assert placement.tokenizers == 43
 
 
 def test_small_models_share_a_gpu():
-    layout = lay_out(cluster((16, 4, "A10G")), compute(gpus=0.25))
-    assert (layout.replicas, layout.gpus) == (16, 0.25)
+    placement = place_workers(cluster((16, 4, "A10G")), compute(gpus=0.25))
+    assert (placement.replicas, placement.gpus) == (16, 0.25)
 
 
 def test_only_gpus_of_the_wanted_type_are_counted():
     nodes = cluster((8, 1, "L4"), (8, 2, "A100"))
-    layout = lay_out(nodes, compute(accelerator="A100"))
-    assert (layout.replicas, layout.accelerator) == (2, "A100")
+    placement = place_workers(nodes, compute(accelerator="A100"))
+    assert (placement.replicas, placement.accelerator) == (2, "A100")
     with pytest.raises(JobError, match=r"1 GPU.s. of type H100, and no node has that: there are 1 of type L4, 2 of"):
-        lay_out(nodes, compute(accelerator="H100"))
+        place_workers(nodes, compute(accelerator="H100"))
 
 
 def test_gpus_are_left_alone_where_the_job_says_so():
-    layout = lay_out(cluster((8, 1, "L4")), compute(gpus=0))
-    assert (layout.device, layout.gpus, layout.accelerator) == ("cpu", 0.0, None)
+    placement = place_workers(cluster((8, 1, "L4")), compute(gpus=0))
+    assert (placement.device, placement.gpus, placement.accelerator) == ("cpu", 0.0, None)
 
 
 def test_gpus_that_an_autoscaler_is_to_bring_are_waited_for_by_number():
-    layout = lay_out(cluster((2,)), compute(gpus=1, replicas=4))
-    assert (layout.replicas, layout.gpus) == (4, 1.0)
+    placement = place_workers(cluster((2,)), compute(gpus=1, replicas=4))
+    assert (placement.replicas, placement.gpus) == (4, 1.0)
     with pytest.raises(JobError, match="no GPUs"):
-        lay_out(cluster((2,)), compute(gpus=1))
+        place_workers(cluster((2,)), compute(gpus=1))
 
 
 def test_pool_starts_at_its_least_and_may_grow_to_its_most():
-    layout = lay_out(cluster((8,)), compute(replicas={"min": 2, "max": 20}))
-    assert (layout.replicas, layout.most_replicas, layout.threads) == (2, 20, 4)
+    placement = place_workers(cluster((8,)), compute(replicas={"min": 2, "max": 20}))
+    assert (placement.replicas, placement.most_replicas, placement.threads) == (2, 20, 4)
 
 
 @given(st.lists(st.integers(1, 200), min_size=1, max_size=8))
 def test_every_node_keeps_room_to_read_and_write(cores):
-    layout = lay_out(cluster(*[(count,) for count in cores]), compute())
-    placed = [count // layout.threads for count in cores]
-    assert sum(placed) == layout.replicas >= 1
-    assert all(count - here * layout.cpus >= 2 * IO_CPUS - 1e-9 for count, here in zip(cores, placed, strict=True))
+    placement = place_workers(cluster(*[(count,) for count in cores]), compute())
+    placed = [count // placement.threads for count in cores]
+    assert sum(placed) == placement.replicas >= 1
+    assert all(count - here * placement.cpus >= 2 * IO_CPUS - 1e-9 for count, here in zip(cores, placed, strict=True))
 
 
 @given(st.integers(1, 64), st.integers(1, 100))
 def test_asked_number_of_replicas_fits_one_machine(cores, replicas):
-    layout = lay_out(cluster((cores,)), compute(replicas=replicas))
-    assert layout.replicas == replicas
-    assert layout.cpus > 0
-    assert replicas * layout.cpus <= max(cores, replicas * 0.01)
+    placement = place_workers(cluster((cores,)), compute(replicas=replicas))
+    assert placement.replicas == replicas
+    assert placement.cpus > 0
+    assert replicas * placement.cpus <= max(cores, replicas * 0.01)

@@ -15,12 +15,12 @@ from transformers import AutoModel
 from tests.models import ARCHITECTURES, TOLERANCE
 from varve.config.model import Model
 from varve.encoder.encoder import Encoder, describe
-from varve.encoder.kernels.cpu_library import Activation, Kernel
-from varve.encoder.kernels.cpu_weights import Panels, Room
+from varve.encoder.kernels.cpu_library import Activation, CpuLibrary
+from varve.encoder.kernels.cpu_weights import PackedWeights, Room
 from varve.encoder.model.fused_linear import FeedForward, Gated, Linear, LinearNorm, multiplies_with, use_kernel
 
 IDS = torch.tensor([[101, 2182, 2003, 2070, 3793, 102]])
-BUILT = [kernel for instructions in ("amx", "avx512", "avx2") if (kernel := Kernel.load(instructions))]
+BUILT = [kernel for instructions in ("amx", "avx512", "avx2") if (kernel := CpuLibrary.load(instructions))]
 CAN_BUILD = platform.machine() == "x86_64" and shutil.which("cc") is not None
 
 pytestmark = [
@@ -40,7 +40,7 @@ def seeded():
         yield
 
 
-def laid_out(kernel, linear, kind=Panels, **more):
+def laid_out(kernel, linear, kind=PackedWeights, **more):
     return kind(linear, kernel, Room(linear.weight.numel(), []), **more)
 
 

@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from tests.models import ARCHITECTURES
 from varve.config.feature import Feature
-from varve.encoder.checkpoint.inspection import load_tokenizer, look_at
+from varve.encoder.checkpoint.inspection import inspect_checkpoint, load_tokenizer
 from varve.encoder.encoder import Encoder
 from varve.errors import JobError
 
@@ -57,13 +57,13 @@ def test_hub_id_is_pinned_to_the_commit_whose_files_are_fetched(cached, monkeypa
         return snapshot_download(name, revision="main", allow_patterns=allow_patterns)
 
     monkeypatch.setattr(hub, "snapshot_download", download)
-    assert look_at("someone/model", "newest").commit == cached
+    assert inspect_checkpoint("someone/model", "newest").commit == cached
     assert asked == [("someone/model", "newest", False)]
 
 
 @pytest.mark.parametrize("revision", [None, "main", "commit"])
 def test_hub_id_in_the_cache_is_taken_from_there_where_the_hub_is_offline(revision, cached):
-    checkpoint = look_at("someone/model", cached if revision == "commit" else revision)
+    checkpoint = inspect_checkpoint("someone/model", cached if revision == "commit" else revision)
     assert checkpoint.commit == cached
     assert Path(checkpoint.folder).name == cached
 
@@ -71,7 +71,7 @@ def test_hub_id_in_the_cache_is_taken_from_there_where_the_hub_is_offline(revisi
 @pytest.mark.parametrize(("name", "revision"), [("someone/other", None), ("someone/model", "v2")])
 def test_hub_id_that_is_not_in_the_cache_is_refused_where_the_hub_is_offline(name, revision, cached):
     with pytest.raises(JobError, match=rf"{name} is no folder here, .* offline mode .* does not hold all of revision"):
-        look_at(name, revision)
+        inspect_checkpoint(name, revision)
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_weights_that_are_not_whole_are_refused_with_their_file_before_they_are_
     weights = Path(shutil.copytree(tiny(architecture), tmp_path / "spoiled"), "model.safetensors")
     weights.write_bytes(b"version https://git-lfs.github.com/spec/v1\n" if pointer else weights.read_bytes()[:-9])
     with pytest.raises(JobError, match=rf"{weights} \([\d,]+ bytes\) is no whole .* without git-lfs"):
-        look_at(str(weights.parent))
+        inspect_checkpoint(str(weights.parent))
 
 
 def test_checkpoint_with_missing_weights_is_refused(tiny, tmp_path):
@@ -131,14 +131,14 @@ def test_checkpoint_without_a_vocabulary_is_refused(architecture, tiny, tmp_path
     folder = shutil.copytree(tiny(architecture), tmp_path / "bare")
     (folder / "tokenizer.json").unlink()
     with pytest.raises(JobError, match=r"has no fast tokenizer: none of tokenizer\.json.* is there"):
-        load_tokenizer(look_at(str(folder)))
+        load_tokenizer(inspect_checkpoint(str(folder)))
 
 
 def test_tokenizer_that_can_not_be_read_is_refused_in_one_line(tiny, tmp_path):
     folder = shutil.copytree(tiny("bert"), tmp_path / "broken")
     (folder / "tokenizer.json").write_text("version https://git-lfs.github.com/spec/v1\n")
     with pytest.raises(JobError, match=r"has no fast tokenizer: JSONDecodeError: [^\n]*$"):
-        load_tokenizer(look_at(str(folder)))
+        load_tokenizer(inspect_checkpoint(str(folder)))
 
 
 def test_tokenizer_of_own_code_reads_files_of_any_name(tiny, tmp_path):
@@ -157,7 +157,7 @@ class OwnTokenizer(PreTrainedTokenizerFast):
     (folder / "tokenization_own.py").write_text(code)
     config = {"tokenizer_class": "OwnTokenizer", "auto_map": {"AutoTokenizer": [None, "tokenization_own.OwnTokenizer"]}}
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
-    tokenizer = load_tokenizer(look_at(str(folder), trust_remote_code=True))
+    tokenizer = load_tokenizer(inspect_checkpoint(str(folder), trust_remote_code=True))
     assert tokenizer("some text")["input_ids"] == [101, 2070, 3793, 102]
 
 
@@ -171,7 +171,7 @@ def test_tokenizer_with_an_added_token_beyond_the_model_is_taken(tiny, tmp_path)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer.add_tokens(["<beyond>"])
     tokenizer.save_pretrained(folder)
-    assert load_tokenizer(look_at(folder))("<beyond>")["input_ids"] == [101, 30522, 102]
+    assert load_tokenizer(inspect_checkpoint(folder))("<beyond>")["input_ids"] == [101, 30522, 102]
 
 
 @pytest.mark.parametrize("architecture", [*ARCHITECTURES, "camembert"])
@@ -184,6 +184,6 @@ def test_what_is_known_of_an_architecture_is_what_its_code_says(architecture, ti
         folder = str(tmp_path)
     else:
         folder = tiny(architecture)
-    by_what_is_known = looked_at.look_at(folder)
+    by_what_is_known = looked_at.inspect_checkpoint(folder)
     monkeypatch.setattr(looked_at, "_KNOWN", {})
-    assert looked_at.look_at(folder) == by_what_is_known
+    assert looked_at.inspect_checkpoint(folder) == by_what_is_known

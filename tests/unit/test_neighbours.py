@@ -7,7 +7,7 @@ from tests.models import EVERYTHING, RAGGED
 from varve.config.feature import Feature
 from varve.config.model import Model
 from varve.encoder.encoder import Encoder
-from varve.encoder.kernels.cpu_library import find_kernel
+from varve.encoder.kernels.cpu_library import find_cpu_library
 
 # A row's neighbours may change its last bits where torch multiplies: the BLAS library chooses its kernels, and with
 # them the order of sums, by the number of rows in a matrix. In one job a row always has the same neighbours.
@@ -29,7 +29,7 @@ def test_a_text_alone_and_in_any_pack_differs_in_the_last_bits_at_most(architect
                 assert np.abs(got.astype(np.float64) - want).max(initial=0) <= NEIGHBOURS, (name, row)
 
 
-@pytest.mark.skipif(find_kernel() is None, reason="nothing was compiled for this machine")
+@pytest.mark.skipif(find_cpu_library() is None, reason="nothing was compiled for this machine")
 @pytest.mark.parametrize("architecture", ["bert", "roberta", "modernbert", "mpnet"])
 def test_a_text_alone_and_in_any_pack_has_the_same_bits_where_all_of_a_layer_is_compiled(architecture, tiny):
     folder = tiny(architecture, hidden_size=64)  # heads of 16

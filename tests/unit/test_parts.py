@@ -1,4 +1,4 @@
-"""Parts as columns: what comes out is what went in, whatever it is, for a few bytes each."""
+"""PartTable as columns: what comes out is what went in, whatever it is, for a few bytes each."""
 
 import json
 import pickle
@@ -14,7 +14,7 @@ from varve.errors import RunError
 from varve.output import manifest
 from varve.output.manifest import Manifest
 from varve.output.part_file import Part, write_part
-from varve.output.part_table import Parts
+from varve.output.part_table import PartTable
 from varve.ranges import Range
 from varve.storage.object_store import Storage
 
@@ -59,7 +59,7 @@ def part(number: int, **changes) -> Part:
     return Part(**{**content, **changes})
 
 
-def record(parts: Parts) -> Manifest:
+def record(parts: PartTable) -> Manifest:
     nothing: dict = {name: {} for name in ("counts", "storage", "seconds", "stages", "encoder", "canary", "versions")}
     counted = {name: getattr(parts, name) for name in ("num_rows", "num_tokens", "num_errors", "num_truncated")}
     named = {"path": "memory://parts", "fingerprint": "f" * 64, "started_at": "then", "finished_at": "now"}
@@ -68,23 +68,23 @@ def record(parts: Parts) -> Manifest:
 
 
 def test_every_field_of_a_part_has_a_column():
-    assert Parts.of([]).columns.column_names == [field.name for field in fields(Part)]
+    assert PartTable.of([]).columns.column_names == [field.name for field in fields(Part)]
 
 
 @settings(deadline=None)
 @given(st.lists(records, max_size=20))
 def test_parts_of_any_content_come_out_as_they_went_in(given_parts):
-    parts = Parts.of(given_parts)
+    parts = PartTable.of(given_parts)
     assert list(parts) == given_parts
     assert [list(one.counts) for one in parts] == [list(one.counts) for one in given_parts]
     assert [parts[at] for at in range(len(parts))] == given_parts
-    assert parts == Parts.of(parts) == pickle.loads(pickle.dumps(parts))
+    assert parts == PartTable.of(parts) == pickle.loads(pickle.dumps(parts))
 
 
 @settings(deadline=None)
 @given(st.lists(records, max_size=20))
 def test_totals_of_parts_are_sums_over_them(given_parts):
-    parts = Parts.of(given_parts)
+    parts = PartTable.of(given_parts)
     for name in ("num_tokens", "num_errors", "num_truncated", "file_bytes"):
         assert getattr(parts, name) == sum(getattr(one, name) for one in given_parts)
     assert parts.num_rows == sum(one.range.num_rows for one in given_parts)
@@ -95,18 +95,18 @@ def test_totals_of_parts_are_sums_over_them(given_parts):
 @settings(deadline=None)
 @given(st.lists(records, max_size=20))
 def test_parts_in_order_are_sorted_by_their_ranges(given_parts):
-    found = [one.range for one in Parts.of(given_parts).in_order()]
+    found = [one.range for one in PartTable.of(given_parts).in_order()]
     assert found == sorted(one.range for one in given_parts)
 
 
 @pytest.mark.parametrize("cut", [slice(1, 3), slice(None), slice(-2, None), slice(None, None, -3), slice(5, 2)])
 def test_slice_of_parts_is_that_of_a_list(cut):
     given_parts = [part(number, fingerprint=str(number % 3)) for number in range(10_000)]
-    assert list(Parts.of(given_parts)[cut]) == given_parts[cut]
+    assert list(PartTable.of(given_parts)[cut]) == given_parts[cut]
 
 
 def test_position_counts_from_the_end_and_beyond_it_there_is_none():
-    parts = Parts.of(map(part, range(10_000)))
+    parts = PartTable.of(map(part, range(10_000)))
     assert (parts[0], parts[9_999], parts[-1]) == (part(0), part(9_999), part(9_999))
     for beyond in (10_000, -10_001):
         with pytest.raises(IndexError):
@@ -114,15 +114,15 @@ def test_position_counts_from_the_end_and_beyond_it_there_is_none():
 
 
 def test_parts_with_other_content_are_not_equal():
-    parts = Parts.of([part(0), part(1, fingerprint="other")])
-    assert parts != Parts.of([part(0)])
-    assert parts != Parts.of([part(1, fingerprint="other"), part(0)])
-    assert parts == Parts.of([part(1, fingerprint="other"), part(0)])[::-1]
+    parts = PartTable.of([part(0), part(1, fingerprint="other")])
+    assert parts != PartTable.of([part(0)])
+    assert parts != PartTable.of([part(1, fingerprint="other"), part(0)])
+    assert parts == PartTable.of([part(1, fingerprint="other"), part(0)])[::-1]
     assert parts != list(parts)
 
 
 def test_record_of_a_part_takes_few_bytes():
-    parts = Parts.of(map(part, reversed(range(10_000))))
+    parts = PartTable.of(map(part, reversed(range(10_000))))
     for held in (parts, parts.in_order()):
         assert held.columns.nbytes <= 200 * len(held)
 
@@ -133,12 +133,12 @@ def test_record_of_a_part_takes_few_bytes():
 )
 def test_record_that_is_none_is_refused(changes):
     with pytest.raises((ValueError, TypeError, OverflowError)):
-        Parts.of([part(0), part(1, **changes)])
+        PartTable.of([part(0), part(1, **changes)])
 
 
 @pytest.mark.parametrize("count", [0, 1, 5000])
 def test_manifest_is_the_json_of_its_fields_and_of_its_parts(count):
-    made = record(Parts.of(map(part, range(count))))
+    made = record(PartTable.of(map(part, range(count))))
     parts = [{name: value for name, value in asdict(one).items() if name != "fingerprint"} for one in made.parts]
     told = {field.name: getattr(made, field.name) for field in fields(Manifest)}
     assert made.encode() == json.dumps({**told, "parts": parts}).encode()
@@ -149,7 +149,7 @@ def test_manifest_is_the_json_of_its_fields_and_of_its_parts(count):
 
 
 def test_manifest_of_an_older_version_is_read_without_hashes_of_footers(tmp_path):
-    content = json.loads(record(Parts.of([part(0)])).encode())
+    content = json.loads(record(PartTable.of([part(0)])).encode())
     del content["parts"][0]["footer_sha256"]
     storage = Storage(str(tmp_path))
     storage.create(manifest.MANIFEST_NAME, json.dumps(content).encode())
@@ -160,7 +160,7 @@ def test_manifest_of_an_older_version_is_read_without_hashes_of_footers(tmp_path
 
 @pytest.mark.parametrize("changes", [{"data_sha256": "not a hash"}, {"stop": "ten"}, {"stop": 2**64}, {"a": 1}])
 def test_manifest_with_a_part_that_is_none_is_refused(tmp_path, changes):
-    content = json.loads(record(Parts.of([part(0)])).encode())
+    content = json.loads(record(PartTable.of([part(0)])).encode())
     content["parts"][0] |= changes
     storage = Storage(str(tmp_path))
     storage.create(manifest.MANIFEST_NAME, json.dumps(content).encode())
@@ -174,7 +174,7 @@ def test_known_parts_are_taken_as_they_are_and_the_others_read_from_their_footer
     written = [write_part(storage, rows, SCHEMA.empty_table(), "print") for rows in ranges]
     known = [replace(written[at], num_tokens=at) for at in (4, 1)]  # as no footer says it
     elsewhere = part(70)
-    parts = manifest.read_parts(storage, manifest.committed(storage), Parts.of([*known, elsewhere, known[0]]))
+    parts = manifest.read_parts(storage, manifest.committed(storage), PartTable.of([*known, elsewhere, known[0]]))
     assert list(parts) == [written[0], known[1], *written[2:4], known[0], written[5]]
     assert list(manifest.read_parts(storage, manifest.committed(storage))) == written
     assert list(manifest.read_parts(storage, {}, known)) == []

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.patience import wait_until
-from varve.monitoring.progress_line import Line
+from varve.monitoring.progress_line import ProgressLine
 from varve.monitoring.run_counters import Snapshot
 
 
@@ -19,7 +19,7 @@ def says(monkeypatch, capsys):
             shown[0] += capsys.readouterr().err
             return "\n" in shown[0]
 
-        with Line(lambda: snapshot, done_rows, total_rows):
+        with ProgressLine(lambda: snapshot, done_rows, total_rows):
             wait_until(is_there, "the line")
         return shown[0].splitlines()[0]
 

@@ -10,42 +10,42 @@ from tests.killer import KILLING_TEXT
 from varve.config.job import Job
 from varve.errors import RunError
 from varve.monitoring.reporter import MAX_DEATHS
-from varve.monitoring.run_counters import Block, Tally, Verdict
+from varve.monitoring.run_counters import Block, RunCounters, Verdict
 from varve.planning.saved_plan import prepare
 from varve.ranges import Range
-from varve.workers.part_message import Sealed, seal, unseal
+from varve.workers.part_message import PartMessage, pack_message, unpack_message
 from varve.workers.replica import Replica
 
 
 class Here:
-    """Reports to a tally in this process."""
+    """RayReporter to a counters in this process."""
 
-    def __init__(self, tally: Tally) -> None:
-        self.begin, self.end, self.spend, self.stopped = tally.begin, tally.end, tally.spend, tally.stopped
-        self._tally = tally
+    def __init__(self, counters: RunCounters) -> None:
+        self.begin, self.end, self.spend, self.stopped = counters.begin, counters.end, counters.spend, counters.stopped
+        self._counters = counters
 
     def join(self, encoder) -> None:
-        self._tally.join(encoder, "replica", "127.0.0.1")
+        self._counters.join(encoder, "replica", "127.0.0.1")
 
     def count(self, block: Block, part: Range, *, wait: bool) -> Verdict:  # noqa: ARG002 (the answer is there at once)
-        return self._tally.add(block, part)
+        return self._counters.add(block, part)
 
 
 @pytest.fixture
 def part(tmp_path):
     """(sections of a job, texts) → a replica, and one part that several workers have died of before."""
 
-    def make(texts, **sections) -> tuple[Replica, Sealed]:
+    def make(texts, **sections) -> tuple[Replica, PartMessage]:
         table = pa.table({"text": texts})
         (tmp_path / "docs").mkdir()
         pq.write_table(table, tmp_path / "docs/0.parquet")
         source, output = {"dataset": str(tmp_path / "docs"), "text": "text"}, {"path": str(tmp_path / "out")}
         content = {"source": source, **sections, "output": output | sections.get("output", {})}
         plan = prepare(Job.parse(content).at(str(tmp_path)), device="cpu")
-        rows, tally = Range(0, 0, len(texts)), Tally()
+        rows, counters = Range(0, 0, len(texts)), RunCounters()
         for _ in range(MAX_DEATHS):
-            tally.begin("encode", rows)
-        return Replica(plan.worker_spec("cpu", 1), Here(tally)), Sealed(rows, table)
+            counters.begin("encode", rows)
+        return Replica(plan.worker_spec("cpu", 1), Here(counters)), PartMessage(rows, table)
 
     return make
 
@@ -53,16 +53,16 @@ def part(tmp_path):
 def test_rows_that_kill_are_named_when_no_error_is_allowed(part, killer):
     replica, sealed = part(["good", "good too", KILLING_TEXT], model=killer, output={"max_errors": 0})
     with pytest.raises(RunError, match=r"Rows that killed their worker: 2\."):
-        replica(seal(sealed))
+        replica(pack_message(sealed))
 
 
 def test_parts_that_come_two_at_a_time_have_the_rows_of_parts_one_by_one(part, tiny):
     texts = [f"text {row} " * (row % 9) for row in range(90)]
     replica, whole = part(texts, model={"name": tiny("bert"), "max_tokens": 64})
-    parts = [seal(Sealed(Range(0, at, at + 10), whole.table.slice(at, 10))) for at in range(0, 90, 10)]
-    one_by_one = [unseal(replica(sealed)) for sealed in parts]
+    parts = [pack_message(PartMessage(Range(0, at, at + 10), whole.table.slice(at, 10))) for at in range(0, 90, 10)]
+    one_by_one = [unpack_message(replica(sealed)) for sealed in parts]
     with ThreadPoolExecutor(2) as calls:
-        two_at_a_time = [unseal(done) for done in calls.map(replica, parts)]
+        two_at_a_time = [unpack_message(done) for done in calls.map(replica, parts)]
     for got, want in zip(two_at_a_time, one_by_one, strict=True):
         assert got.rows == want.rows
         assert got.table.equals(want.table)
@@ -84,7 +84,7 @@ def test_row_on_which_a_function_kills_its_worker_costs_no_other(part, tiny, tmp
     texts = ["xylophone" if row == 5 else f"text {row}" for row in range(8)]
     features = {"mean": {"pool": "mean"}, "kill": {"python": "my_features:kill", "type": "int32"}}
     replica, sealed = part(texts, model={"name": tiny("bert"), "max_tokens": 64}, features=features)
-    done = unseal(replica(seal(sealed)))
+    done = unpack_message(replica(pack_message(sealed)))
     assert done.table["error"].to_pylist() == ["worker died" if row == 5 else None for row in range(8)]
     assert done.table["kill"].to_pylist() == [None if row == 5 else len(text) for row, text in enumerate(texts)]
     assert done.table["mean"].null_count == 1

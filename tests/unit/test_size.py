@@ -11,7 +11,7 @@ from tests.models import RAGGED
 from varve.config.feature import Feature
 from varve.config.model import Model, Windows
 from varve.encoder.checkpoint.defaults import default_block_rows, default_tokens_per_pack, make_tokenizer
-from varve.encoder.checkpoint.inspection import look_at
+from varve.encoder.checkpoint.inspection import inspect_checkpoint
 from varve.encoder.feature_plan import plan_features
 from varve.planning.part_sizing import LARGEST_PART_BYTES, PART_BYTES, part_bytes, rows_per_part, tokens_per_row
 
@@ -21,7 +21,7 @@ MEAN = {"mean": Feature(pool="mean")}
 
 @pytest.fixture
 def checkpoint(tiny):
-    return look_at(tiny("bert"))
+    return inspect_checkpoint(tiny("bert"))
 
 
 @pytest.fixture
@@ -95,7 +95,7 @@ def test_text_on_which_the_tokenizer_fails_counts_for_nothing(checkpoint, long_t
     state["model"]["unk_token"] = "[NOT THERE]"
     (folder / "tokenizer.json").write_text(json.dumps(state))
     (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
-    tokenizer = tokenizer_of(look_at(str(folder)), Model(name="tiny", long_text=long_text))
+    tokenizer = tokenizer_of(inspect_checkpoint(str(folder)), Model(name="tiny", long_text=long_text))
     with pytest.raises(Exception, match="WordPiece error"):
         tokenizer(["\u2603"])
     sample = pa.table({"text": ["one two", "\u2603"]})

@@ -14,7 +14,7 @@ from varve.cli.submit import finished
 from varve.config.job import Job
 from varve.errors import JobError
 from varve.output.manifest import Manifest, publish
-from varve.output.part_table import Parts
+from varve.output.part_table import PartTable
 from varve.storage.object_store import Storage
 from varve.submission.jobs_client import name_of
 from varve.submission.package import START_FILE, job_code, local_paths, packed
@@ -41,7 +41,7 @@ def start(folder: Path, *flags: str) -> subprocess.CompletedProcess:
 
 def describe_kernel(folder: Path) -> str:
     """The compiled attention that the package in a folder finds."""
-    asked = "from varve.encoder.kernels.cpu_library import find_kernel; print(find_kernel())"
+    asked = "from varve.encoder.kernels.cpu_library import find_cpu_library; print(find_cpu_library())"
     command = [sys.executable, "-c", asked]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout
 
@@ -126,7 +126,7 @@ def finish(made: Job, code: dict[str, str]) -> None:
     """As a run of the job leaves its output."""
     storage = Storage(made.output.path)
     nothing: dict = {name: {} for name in Manifest.__dataclass_fields__ if name not in {"job", "parts", "finished_at"}}
-    publish(storage, Manifest(**nothing, finished_at="then", job=made.model_dump(mode="json"), parts=Parts.of(())))
+    publish(storage, Manifest(**nothing, finished_at="then", job=made.model_dump(mode="json"), parts=PartTable.of(())))
     assert storage.create("_varve/job.json", json.dumps({"code": {"identity": code}} if code else {}).encode())
 
 

@@ -3,65 +3,65 @@ from itertools import pairwise
 
 import pytest
 
-from varve.monitoring.run_counters import Block, Snapshot, Tally
+from varve.monitoring.run_counters import Block, RunCounters, Snapshot
 from varve.ranges import Range
 
 ROWS = Range(0, 100, 200)
 
 
 def test_part_that_is_begun_again_without_an_end_was_lost():
-    tally = Tally()
-    assert [tally.begin("encode", ROWS) for _ in range(3)] == [0, 1, 2]
-    assert tally.snapshot().lost == 2
-    assert tally.snapshot().under_way == (ROWS,)
+    counters = RunCounters()
+    assert [counters.begin("encode", ROWS) for _ in range(3)] == [0, 1, 2]
+    assert counters.snapshot().lost == 2
+    assert counters.snapshot().under_way == (ROWS,)
 
 
 def test_part_that_ended_is_begun_from_nothing():
-    tally = Tally()
-    tally.begin("encode", ROWS)
-    tally.end("encode", ROWS)
-    assert tally.begin("encode", ROWS) == 0
-    assert tally.snapshot().lost == 0
-    tally.end("encode", ROWS)
-    assert tally.snapshot().oldest_at is None
+    counters = RunCounters()
+    counters.begin("encode", ROWS)
+    counters.end("encode", ROWS)
+    assert counters.begin("encode", ROWS) == 0
+    assert counters.snapshot().lost == 0
+    counters.end("encode", ROWS)
+    assert counters.snapshot().oldest_at is None
 
 
 def test_stages_are_told_apart():
-    tally = Tally()
-    tally.begin("tokenize", ROWS)
-    assert tally.begin("encode", ROWS) == 0
+    counters = RunCounters()
+    counters.begin("tokenize", ROWS)
+    assert counters.begin("encode", ROWS) == 0
 
 
 def test_blocks_are_told_the_errors_of_all_and_whether_to_stop():
-    tally = Tally()
-    assert tally.add(Block(10, 100, 2), ROWS) == (2, False)
-    tally.stop()
-    assert tally.add(Block(10, 100, 1), ROWS) == (3, True)
-    assert tally.stopped()
+    counters = RunCounters()
+    assert counters.add(Block(10, 100, 2), ROWS) == (2, False)
+    counters.stop()
+    assert counters.add(Block(10, 100, 1), ROWS) == (3, True)
+    assert counters.stopped()
 
 
 def test_errors_of_a_part_that_is_begun_again_count_once():
-    tally, beside = Tally(), Range(1, 0, 100)
-    tally.begin("encode", beside)
-    tally.add(Block(50, 500, 1), beside)
+    counters, beside = RunCounters(), Range(1, 0, 100)
+    counters.begin("encode", beside)
+    counters.add(Block(50, 500, 1), beside)
     for _ in range(3):  # its second block kills
-        tally.begin("encode", ROWS)
-        assert tally.add(Block(50, 500, 5), ROWS).errors == 6
-    tally.begin("encode", ROWS)
-    assert [tally.add(Block(50, tokens, errors), ROWS).errors for tokens, errors in ((500, 5), (490, 1))] == [6, 7]
-    now = tally.snapshot()
+        counters.begin("encode", ROWS)
+        assert counters.add(Block(50, 500, 5), ROWS).errors == 6
+    counters.begin("encode", ROWS)
+    assert [counters.add(Block(50, tokens, errors), ROWS).errors for tokens, errors in ((500, 5), (490, 1))] == [6, 7]
+    now = counters.snapshot()
     assert (now.rows, now.tokens, now.errors, now.lost) == (150, 1490, 7, 3)
 
 
 def test_part_that_is_encoded_again_once_it_is_committed_counts_nothing():
-    tally = Tally()
-    tally.begin("encode", ROWS)
-    tally.add(Block(100, 1000, 2), ROWS)
-    tally.end("encode", ROWS)
-    tally.commit(ROWS, file_bytes=1000, retries=0)
-    tally.begin("encode", ROWS)  # its features went down with their node, and the write begins anew
-    assert tally.add(Block(100, 1000, 2), ROWS).errors == 2
-    assert tally.snapshot().rows == 100
+    counters = RunCounters()
+    counters.begin("encode", ROWS)
+    counters.add(Block(100, 1000, 2), ROWS)
+    counters.end("encode", ROWS)
+    counters.commit(ROWS, file_bytes=1000, retries=0)
+    counters.begin("encode", ROWS)  # its features went down with their node, and the write begins anew
+    assert counters.add(Block(100, 1000, 2), ROWS).errors == 2
+    assert counters.snapshot().rows == 100
 
 
 def numbers(now: Snapshot) -> dict[str, float]:
@@ -73,61 +73,61 @@ def numbers(now: Snapshot) -> dict[str, float]:
 
 
 def test_no_count_falls_when_a_replica_dies_and_comes_back():
-    tally = Tally(missing_rows=300)
-    assert [tally.join({}, who, "node") for who in ("one", "two")] == [0, 1]
-    seen = [numbers(tally.snapshot())]
+    counters = RunCounters(missing_rows=300)
+    assert [counters.join({}, who, "node") for who in ("one", "two")] == [0, 1]
+    seen = [numbers(counters.snapshot())]
     for replica in (0, 1):
-        tally.begin("encode", Range(replica, 0, 100))
-        tally.add(Block(50, 500, 1, {"encode": 2.0}, packs=3, packed_tokens=400), Range(replica, 0, 100), replica)
-        seen.append(numbers(tally.snapshot()))
-    assert tally.join({}, "two", "another node") == 1  # it died, and is back elsewhere
-    seen.append(numbers(tally.snapshot()))
-    tally.begin("encode", Range(1, 0, 100))
-    tally.add(Block(100, 1000, 2, {"encode": 4.0}), Range(1, 0, 100), 1)
-    tally.end("encode", Range(1, 0, 100))
-    seen.append(numbers(tally.snapshot()))
+        counters.begin("encode", Range(replica, 0, 100))
+        counters.add(Block(50, 500, 1, {"encode": 2.0}, packs=3, packed_tokens=400), Range(replica, 0, 100), replica)
+        seen.append(numbers(counters.snapshot()))
+    assert counters.join({}, "two", "another node") == 1  # it died, and is back elsewhere
+    seen.append(numbers(counters.snapshot()))
+    counters.begin("encode", Range(1, 0, 100))
+    counters.add(Block(100, 1000, 2, {"encode": 4.0}), Range(1, 0, 100), 1)
+    counters.end("encode", Range(1, 0, 100))
+    seen.append(numbers(counters.snapshot()))
     for before, after in pairwise(seen):
         assert all(after[name] >= number for name, number in before.items())
-    last = tally.snapshot()
+    last = counters.snapshot()
     assert (last.replicas, last.restarts, last.lost) == (2, 1, 1)
     assert [(count.node, count.tokens) for count in last.by_replica.values()] == [("node", 500), ("another node", 1500)]
     assert last.seconds == {"encode": 8.0}
 
 
 def test_part_that_is_committed_by_two_workers_counts_once():
-    tally = Tally(missing_rows=250)
+    counters = RunCounters(missing_rows=250)
     for retries in (2, 1):
-        tally.commit(ROWS, file_bytes=1000, retries=retries)
-    tally.commit(Range(1, 0, 100), file_bytes=500, retries=0)
-    now = tally.snapshot()
+        counters.commit(ROWS, file_bytes=1000, retries=retries)
+    counters.commit(Range(1, 0, 100), file_bytes=500, retries=0)
+    now = counters.snapshot()
     assert (now.parts, now.committed_rows, now.written_bytes, now.missing_rows) == (2, 200, 1500, 50)
     assert now.retries == 3
 
 
 def test_missing_rows_are_not_known_where_those_of_the_source_are_not():
-    tally = Tally()
-    tally.commit(ROWS, file_bytes=1000, retries=0)
-    assert tally.snapshot().missing_rows is None
+    counters = RunCounters()
+    counters.commit(ROWS, file_bytes=1000, retries=0)
+    assert counters.snapshot().missing_rows is None
 
 
 def test_oldest_part_is_as_old_as_its_first_beginning():
-    tally = Tally()
-    tally.begin("encode", ROWS)
-    first = tally.snapshot().oldest_at
+    counters = RunCounters()
+    counters.begin("encode", ROWS)
+    first = counters.snapshot().oldest_at
     assert first is not None
-    tally.begin("encode", Range(1, 0, 100))
-    tally.begin("encode", ROWS)
-    assert tally.snapshot().oldest_at == first
-    tally.end("encode", ROWS)
-    assert tally.snapshot().oldest_at >= first
+    counters.begin("encode", Range(1, 0, 100))
+    counters.begin("encode", ROWS)
+    assert counters.snapshot().oldest_at == first
+    counters.end("encode", ROWS)
+    assert counters.snapshot().oldest_at >= first
 
 
 def test_snapshot_stays_what_it_was():
-    tally = Tally()
-    tally.join({}, "one", "node")
-    before = tally.snapshot()
-    tally.spend("read", 1.0)
-    tally.add(Block(1, 10, 0), ROWS, 0)
+    counters = RunCounters()
+    counters.join({}, "one", "node")
+    before = counters.snapshot()
+    counters.spend("read", 1.0)
+    counters.add(Block(1, 10, 0), ROWS, 0)
     assert before.seconds == {}
     assert before.by_replica[0].tokens == 0
-    assert tally.snapshot().seconds == {"read": pytest.approx(1.0)}
+    assert counters.snapshot().seconds == {"read": pytest.approx(1.0)}

@@ -10,11 +10,11 @@ import pytest
 
 from tests.patience import PATIENCE_S
 from varve.monitoring.run_counters import Snapshot
-from varve.monitoring.watchdog import Watch
+from varve.monitoring.watchdog import Watchdog
 
 
 def test_run_in_which_nothing_moves_ends_with_its_diagnosis():
-    watch = Watch(Snapshot, lambda: None, lambda _now: "0 of 1 CPUs are free", stall_s=1, grace_s=0)
+    watch = Watchdog(Snapshot, lambda: None, lambda _now: "0 of 1 CPUs are free", stall_s=1, grace_s=0)
     began = time.monotonic()
     with watch:
         Event().wait(PATIENCE_S)
@@ -24,14 +24,14 @@ def test_run_in_which_nothing_moves_ends_with_its_diagnosis():
 
 def test_run_that_moves_is_left_alone():
     rows = count()
-    with Watch(lambda: Snapshot(rows=next(rows)), lambda: None, lambda _now: "", stall_s=1) as watch:
+    with Watchdog(lambda: Snapshot(rows=next(rows)), lambda: None, lambda _now: "", stall_s=1) as watch:
         Event().wait(3)
     assert watch.reason is None
 
 
 def test_signal_asks_the_workers_and_lets_the_run_end_by_itself():
     asked = Event()
-    with Watch(Snapshot, asked.set, lambda _now: "", stall_s=60, grace_s=60) as watch:
+    with Watchdog(Snapshot, asked.set, lambda _now: "", stall_s=60, grace_s=60) as watch:
         os.kill(os.getpid(), signal.SIGTERM)
         assert asked.wait(PATIENCE_S)
     assert watch.reason == "stopped by SIGTERM"
@@ -47,7 +47,7 @@ def deaf():
 
 def test_signal_that_another_thread_gets_is_heard_while_the_main_thread_waits(request):
     asked = Event()
-    with Watch(Snapshot, asked.set, lambda _now: "", stall_s=60, grace_s=60) as watch:
+    with Watchdog(Snapshot, asked.set, lambda _now: "", stall_s=60, grace_s=60) as watch:
         request.getfixturevalue("deaf")  # now: the threads of the watch must not inherit it
         os.kill(os.getpid(), signal.SIGTERM)
         assert asked.wait(PATIENCE_S)
@@ -55,7 +55,7 @@ def test_signal_that_another_thread_gets_is_heard_while_the_main_thread_waits(re
 
 
 def test_run_that_does_not_end_within_its_grace_is_interrupted():
-    with Watch(Snapshot, lambda: None, lambda _now: "", stall_s=60, grace_s=1) as watch:
+    with Watchdog(Snapshot, lambda: None, lambda _now: "", stall_s=60, grace_s=1) as watch:
         os.kill(os.getpid(), signal.SIGTERM)
         Event().wait(PATIENCE_S)
         raise AssertionError("not interrupted")  # noqa: EM101, TRY003
@@ -64,6 +64,6 @@ def test_run_that_does_not_end_within_its_grace_is_interrupted():
 
 def test_handlers_are_as_before_once_the_run_is_over():
     before = signal.getsignal(signal.SIGTERM)
-    with Watch(Snapshot, lambda: None, lambda _now: "", stall_s=60):
+    with Watchdog(Snapshot, lambda: None, lambda _now: "", stall_s=60):
         assert signal.getsignal(signal.SIGTERM) != before
     assert signal.getsignal(signal.SIGTERM) == before

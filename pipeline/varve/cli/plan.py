@@ -17,7 +17,7 @@ from varve.errors import JobError
 from varve.monitoring.progress_line import clock_time, data_size
 
 if TYPE_CHECKING:
-    from varve.cluster.placement import Layout
+    from varve.cluster.placement import Placement
     from varve.planning.plan import Plan
     from varve.planning.throughput import Estimate
 
@@ -68,7 +68,7 @@ def _measure_here(job: Job, price_per_hour: float | None) -> dict[str, Any]:
     """The report, measured on this machine, or on the cluster that RAY_ADDRESS names."""
     began = time.perf_counter()
     from varve.cluster.nodes import this_machine
-    from varve.cluster.placement import lay_out, settle
+    from varve.cluster.placement import place_on_cluster, place_workers
     from varve.library_logs import quiet_datasets, quiet_transformers
     from varve.planning.forecast import forecast
     from varve.planning.saved_plan import prepare
@@ -79,39 +79,39 @@ def _measure_here(job: Job, price_per_hour: float | None) -> dict[str, Any]:
         from varve.cluster.connection import start_ray
 
         start_ray(job.compute)
-        cluster, layout = settle(job.compute)
+        cluster, placement = place_on_cluster(job.compute)
     else:
         cluster = this_machine()
-        layout = lay_out(cluster, job.compute)
-    plan = prepare(job, device=layout.device)
+        placement = place_workers(cluster, job.compute)
+    plan = prepare(job, device=placement.device)
     prepared_s = time.perf_counter() - began
-    figures, waited_s = _measure(plan, layout)
+    figures, waited_s = _measure(plan, placement)
     # A run prepares like this command does; then each replica does so for itself, and loads its model.
     start_s = 2 * prepared_s + waited_s + (0.0 if os.environ.get("RAY_ADDRESS") else _RAY_START_S)
-    ahead = forecast(figures, layout, cluster, start_s=start_s, price_per_hour=price_per_hour)
+    ahead = forecast(figures, placement, cluster, start_s=start_s, price_per_hour=price_per_hour)
     return {
         "fingerprint": plan.fingerprint,
         "resolved": asdict(plan.resolved),
         "notes": plan.notes,
         **asdict(figures),
         "cluster": asdict(cluster),
-        "layout": asdict(layout),
+        "placement": asdict(placement),
         "forecast": asdict(ahead),
     }
 
 
-def _measure(plan: "Plan", layout: "Layout") -> tuple["Estimate", float]:
+def _measure(plan: "Plan", placement: "Placement") -> tuple["Estimate", float]:
     """(what a replica is measured to do, seconds until it could begin)."""
     from varve.planning.throughput import estimate
 
     if not os.environ.get("RAY_ADDRESS"):
-        figures = estimate(plan, layout.device, layout.threads)
+        figures = estimate(plan, placement.device, placement.threads)
         return figures, figures.ready_s
     from varve.engine.ray_tasks import on_replica
 
     asked_at = time.time()
     began_at, figures = on_replica(
-        plan, layout, lambda there: (time.time(), estimate(there, layout.device, layout.threads))
+        plan, placement, lambda there: (time.time(), estimate(there, placement.device, placement.threads))
     )
     return figures, began_at - asked_at + figures.ready_s
 
@@ -144,11 +144,11 @@ def _text(report: dict[str, Any]) -> str:
         "rows": rows,
         "tokens": f"about {report['num_tokens']:,}: {report['tokens_per_row']:.0f} a row, "
         f"{report['sampled_rows']:,} sampled",
-        "truncated": f"{report['num_truncated']:.1%} of rows; errors {report['num_errors']:.1%}",
+        "truncated": f"{report['share_truncated']:.1%} of rows; errors {report['share_errors']:.1%}",
         "layers": f"{report['layers_run']} of {report['num_layers']} run",
         "compute": f"{report['flops']:.2e} FLOPs",
         "cluster": _cluster(report["cluster"]),
-        "takes": _layout(report["layout"]),
+        "takes": _placement(report["placement"]),
         "speed": f"{report['tokens_per_s']:,.0f} tokens/s of a replica, measured ({how})",
         "tokenizer": f"{report['tokenizer_tokens_per_s']:,.0f} tokens/s on a core: {report['tokenizer_cores']:.2f} "
         "cores keep a replica of this speed fed",
@@ -178,11 +178,15 @@ def _cluster(cluster: dict[str, Any]) -> str:
     return ", ".join(parts + ([f"object store {data_size(memory)}"] if memory else []))
 
 
-def _layout(layout: dict[str, Any]) -> str:
-    each = f"{layout['gpus']:g} GPU and {layout['cpus']:g} CPUs" if layout["gpus"] else f"{layout['threads']} thread(s)"
-    most = f" (up to {layout['most_replicas']})" if layout["most_replicas"] > layout["replicas"] else ""
-    tokenizers = f", {layout['tokenizers']} tokenizer(s)" if layout["tokenizers"] else ""
-    return f"{layout['replicas']} replica(s){most} of {each}{tokenizers}"
+def _placement(placement: dict[str, Any]) -> str:
+    each = (
+        f"{placement['gpus']:g} GPU and {placement['cpus']:g} CPUs"
+        if placement["gpus"]
+        else f"{placement['threads']} thread(s)"
+    )
+    most = f" (up to {placement['most_replicas']})" if placement["most_replicas"] > placement["replicas"] else ""
+    tokenizers = f", {placement['tokenizers']} tokenizer(s)" if placement["tokenizers"] else ""
+    return f"{placement['replicas']} replica(s){most} of {each}{tokenizers}"
 
 
 def _functions(report: dict[str, Any]) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""How the work of a run is spread over a cluster: nodes in, a layout out.
+"""How the work of a run is spread over a cluster: nodes in, a placement out.
 
 Knows nothing of parts or models. Replicas of a pool are alike, so one size must suit all nodes. Nothing is counted on
 that something else holds.
@@ -24,7 +24,7 @@ _ENOUGH = 0.95
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class Placement:
     """How the work is spread over the cluster."""
 
     replicas: int
@@ -69,7 +69,7 @@ def gpus_each(cluster: Cluster, compute: Compute) -> float:
     return wanted
 
 
-def lay_out(cluster: Cluster, compute: Compute) -> Layout:
+def place_workers(cluster: Cluster, compute: Compute) -> Placement:
     """Spread a job over a cluster.
 
     A replica on a CPU has a thread for each of its cores. Beyond `_MAX_THREADS` threads would wait for each other's
@@ -91,7 +91,7 @@ def lay_out(cluster: Cluster, compute: Compute) -> Layout:
         cpus, threads = _declared(cores, size), max(1, int(size))
     spare = int(cluster.free_cpus - replicas * cpus - 2 * IO_CPUS)
     auto_tokenizers = max(1, spare) if gpus else 0
-    return Layout(
+    return Placement(
         replicas=replicas,
         most_replicas=compute.replicas.max if isinstance(compute.replicas, Replicas) else replicas,
         threads=threads,
@@ -102,7 +102,7 @@ def lay_out(cluster: Cluster, compute: Compute) -> Layout:
     )
 
 
-def settle(compute: Compute, wait_s: float = WAIT_S) -> tuple[Cluster, Layout]:
+def place_on_cluster(compute: Compute, wait_s: float = WAIT_S) -> tuple[Cluster, Placement]:
     """The cluster that Ray is connected to and the job's place on it, once there is room to run at all.
 
     Raises:
@@ -113,7 +113,7 @@ def settle(compute: Compute, wait_s: float = WAIT_S) -> tuple[Cluster, Layout]:
     gpus = gpus_each(now, compute)
     cluster = wait_until_free(LEAST_CPUS, gpus if any(_fits(node, compute) for node in now.nodes) else 0.0, wait_s)
     check_env(cluster, compute.env)
-    return cluster, lay_out(cluster, compute)
+    return cluster, place_workers(cluster, compute)
 
 
 def _fits(node: Node, compute: Compute) -> bool:
@@ -158,14 +158,14 @@ def _whole(cpus: float) -> float:
     return float(int(cpus)) if cpus >= 1 else max(0.01, round(cpus, 2) - 0.01)
 
 
-def diagnose(layout: Layout, now: Cluster, replicas: int, under_way: int) -> str:
+def diagnose(placement: Placement, now: Cluster, replicas: int, under_way: int) -> str:
     """What a run that stands still waits for, in words."""
     left = f"{now.free_cpus:.1f} of {now.cpus:.0f} CPUs"
     left += f", {now.free_gpus:.1f} of {now.gpus:.0f} GPUs" if now.gpus else ""
-    gpu = f" and {layout.gpus:g} GPU{f' of type {layout.accelerator}' if layout.accelerator else ''}"
-    needs = f"{layout.cpus:g} CPUs" + (gpu if layout.gpus else "")
-    if replicas < layout.replicas and not under_way:
-        what = f"{replicas} of {layout.replicas} replica(s) could be started; each needs {needs}"
+    gpu = f" and {placement.gpus:g} GPU{f' of type {placement.accelerator}' if placement.accelerator else ''}"
+    needs = f"{placement.cpus:g} CPUs" + (gpu if placement.gpus else "")
+    if replicas < placement.replicas and not under_way:
+        what = f"{replicas} of {placement.replicas} replica(s) could be started; each needs {needs}"
     elif under_way:
         what = f"{under_way} part(s) are under way, and no block of them was finished"
     else:

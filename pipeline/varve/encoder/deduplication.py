@@ -41,11 +41,11 @@ def _hashes(tokens: Tokens) -> NDArray[np.uint64]:
     lengths = tokens.lengths
     draw = np.random.default_rng(0)
     factors = draw.integers(1, 2**64 - 1, int(lengths.max()) + 1, np.uint64) | np.uint64(1)
-    place = np.arange(len(tokens.input_ids)) - np.repeat(tokens.offsets[:-1], lengths)
+    place = np.arange(len(tokens.input_ids)) - np.repeat(tokens.cu_seqlens[:-1], lengths)
     values = tokens.input_ids.astype(np.uint64)
     if tokens.token_type_ids is not None:
         values |= tokens.token_type_ids.astype(np.uint64) << np.uint64(32)
-    sums = np.add.reduceat(values * factors[place], tokens.offsets[:-1])
+    sums = np.add.reduceat(values * factors[place], tokens.cu_seqlens[:-1])
     return sums + lengths.astype(np.uint64) * factors[-1]
 
 
@@ -53,7 +53,7 @@ def _are_equal(tokens: Tokens, some: Index, others: Index) -> bool:
     """Whether the windows are equal pair by pair."""
     if not np.array_equal(tokens.lengths[some], tokens.lengths[others]):
         return False
-    here, there = token_index(tokens.offsets, some), token_index(tokens.offsets, others)
+    here, there = token_index(tokens.cu_seqlens, some), token_index(tokens.cu_seqlens, others)
     types = tokens.token_type_ids
     same_types = types is None or np.array_equal(types[here], types[there])
     return same_types and np.array_equal(tokens.input_ids[here], tokens.input_ids[there])

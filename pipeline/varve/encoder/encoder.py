@@ -25,22 +25,22 @@ from varve.encoder.checkpoint.defaults import (
     resolve_dtype,
     resolve_max_tokens,
 )
-from varve.encoder.checkpoint.inspection import Checkpoint, look_at
+from varve.encoder.checkpoint.inspection import Checkpoint, inspect_checkpoint
 from varve.encoder.checkpoint.loading import load_model
 from varve.encoder.deduplication import find_distinct
-from varve.encoder.kernels.cpu_library import Kernel, find_kernel
+from varve.encoder.kernels.cpu_library import CpuLibrary, find_cpu_library
 from varve.encoder.kernels.gpu_support import find_triton_code
 from varve.encoder.memory_budget import most_tokens
 from varve.encoder.model.attention import attends_with
-from varve.encoder.model.cls_only_layer import FirstTokens
+from varve.encoder.model.cls_only_layer import ClsOnlyLayer
 from varve.encoder.model.forward import Forward, pooled_vectors, takes_first_tokens_alone
 from varve.encoder.model.fused_linear import multiplies_alone, multiplies_with
 from varve.encoder.model.heads import run_head, run_pooler, takes_mean
-from varve.encoder.model.layer_hooks import Taps, compile_layers, drop_layers_above
+from varve.encoder.model.layer_hooks import LayerHooks, compile_layers, drop_layers_above
 from varve.encoder.model.parity_check import can_narrow, check_head, choose_layout
-from varve.encoder.pack_executor import Lanes, available_cores
+from varve.encoder.pack_executor import PackExecutor, available_cores
 from varve.encoder.packing import Pack, pack
-from varve.encoder.pending_call import Call
+from varve.encoder.pending_call import PendingCall
 from varve.encoder.ragged import Columns
 from varve.encoder.results import Kept, Results
 from varve.errors import JobError, RunError
@@ -80,7 +80,9 @@ class Encoder:
         """
         spec = Model(name=model) if isinstance(model, str) else model
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.checkpoint = checkpoint or look_at(spec.name, spec.revision, trust_remote_code=spec.trust_remote_code)
+        self.checkpoint = checkpoint or inspect_checkpoint(
+            spec.name, spec.revision, trust_remote_code=spec.trust_remote_code
+        )
         self.plan = make_plan(spec, parse_features(features), self.checkpoint, output_dtype)
         self.max_tokens = resolve_max_tokens(spec, self.checkpoint)
         self.dtype = resolve_dtype(spec.dtype, self.device.type)
@@ -92,23 +94,23 @@ class Encoder:
 
     def _load(self) -> None:
         """Load in float32, compare with eager transformers, then drop the upper layers and cast."""
-        kernel = find_kernel() if self.device.type == "cpu" and self.dtype == "float32" else None
+        kernel = find_cpu_library() if self.device.type == "cpu" and self.dtype == "float32" else None
         try:
-            taps = self._load_checked(kernel)
+            hooks = self._load_checked(kernel)
         except JobError:
             if kernel is None:
                 raise
-            taps = self._load_checked(None)  # its code reads like what the kernel takes, and does something else
+            hooks = self._load_checked(None)  # its code reads like what the kernel takes, and does something else
         if self.plan.attention_layers:
             self._model.set_attn_implementation("eager")
             self.layout, self.layout_reason = "dense", "attentions were asked for: windows of equal length, no padding"
-        forward = self._make_forward(self._model, self._classifier, taps, self.dtype)
+        forward = self._make_forward(self._model, self._classifier, hooks, self.dtype)
         shape = self.checkpoint.shape
         self.linear = multiplies_with(self._model)
         head_dim = shape.hidden_size // shape.num_heads
         self.attention = attends_with(self._model, head_dim) if self.layout == "packed" else "torch"
         self.most_tokens = most_tokens(forward, self.device, self.max_tokens)
-        self._lanes = Lanes.on(
+        self._lanes = PackExecutor.on(
             self.device,
             forward,
             self.threads,
@@ -117,41 +119,41 @@ class Encoder:
             cut_last=self.attention != "torch" and multiplies_alone(self._model),
         )
 
-    def _load_checked(self, kernel: Kernel | None) -> Taps:
+    def _load_checked(self, kernel: CpuLibrary | None) -> LayerHooks:
         """The model, its classifier and layout, with its linear layers in the kernel if there is one."""
         self._model, self._classifier = load_model(self.checkpoint, head=self.plan.wants("logits"), device=self.device)
-        taps, positions = Taps(self._model), self.checkpoint.max_positions
+        hooks, positions = LayerHooks(self._model), self.checkpoint.max_positions
         if self._classifier is not None:
             check_head(self._classifier, positions)
-        self.layout, self.layout_reason = choose_layout(self._model, taps, positions, kernel=kernel)
-        return taps
+        self.layout, self.layout_reason = choose_layout(self._model, hooks, positions, kernel=kernel)
+        return hooks
 
     def _make_forward(
-        self, model: PreTrainedModel, classifier: PreTrainedModel | None, taps: Taps, dtype: str
+        self, model: PreTrainedModel, classifier: PreTrainedModel | None, hooks: LayerHooks, dtype: str
     ) -> Forward:
         drop_layers_above(model, self.plan.top_layer)
         first_tokens = self._find_first_tokens(model)
         (classifier or model).to(getattr(torch, dtype))
         self.compiled = self.compiled and compile_layers(model)
         self.top_layer = "all tokens" if first_tokens is None else "first tokens"
-        return Forward(model, taps, self.plan, packed=self.layout == "packed", first_tokens=first_tokens)
+        return Forward(model, hooks, self.plan, packed=self.layout == "packed", first_tokens=first_tokens)
 
-    def _find_first_tokens(self, model: PreTrainedModel) -> FirstTokens | None:
+    def _find_first_tokens(self, model: PreTrainedModel) -> ClsOnlyLayer | None:
         """The highest layer for first tokens alone, where nothing else of it is wanted and the numbers are the same."""
         if self.layout != "packed" or self.compiled or not takes_first_tokens_alone(self.plan, model):
             return None
-        found = FirstTokens.of(model)
+        found = ClsOnlyLayer.of(model)
         return found if found and can_narrow(model, found, self.checkpoint.max_positions) else None
 
     def _make_rescue(self) -> Forward:
         """The same pass in bfloat16, whose range is that of float32."""
         model, _ = load_model(self.checkpoint, head=False, device=self.device)
-        taps = Taps(model)
+        hooks = LayerHooks(model)
         if self.layout == "packed":
-            choose_layout(model, taps, self.checkpoint.max_positions)
+            choose_layout(model, hooks, self.checkpoint.max_positions)
         else:
             model.set_attn_implementation(self._model.config._attn_implementation or "eager")  # noqa: SLF001 (has no other name)
-        return self._make_forward(model, None, taps, "bfloat16")
+        return self._make_forward(model, None, hooks, "bfloat16")
 
     @property
     def num_parameters(self) -> int:
@@ -182,7 +184,7 @@ class Encoder:
             raise RunError(msg)
         return encoded.columns
 
-    def start(self, tokens: Tokens) -> Call:
+    def start(self, tokens: Tokens) -> PendingCall:
         """Queue the texts' packs and return at once, so that the device finds the next call's packs behind them.
 
         Raises:
@@ -203,7 +205,7 @@ class Encoder:
         # The longest windows first: what is left for the end is small, and no thread waits long for another.
         laid_out = [Pack.of(tokens, distinct[windows], windows) for windows in reversed(packs)]
         self._lanes.submit(laid_out, results)
-        return Call(self.plan, self.run_heads, tokens, kind, results)
+        return PendingCall(self.plan, self.run_heads, tokens, kind, results)
 
     @torch.inference_mode()
     def run_heads(self, kept: Kept) -> None:

@@ -48,7 +48,7 @@ class _Launched:
     began: float
 
 
-class Lanes:
+class PackExecutor:
     """The threads that run packs through one model."""
 
     def __init__(
@@ -234,7 +234,7 @@ def _overflown(pack: Pack, vectors: Vectors) -> NDArray[np.int64]:
     for pooled in vectors.pooled.values():
         finite &= _are_finite(pooled)
     for hidden in vectors.tokens.values():
-        finite &= np.logical_and.reduceat(_are_finite(hidden), pack.offsets[:-1])
+        finite &= np.logical_and.reduceat(_are_finite(hidden), pack.cu_seqlens[:-1])
     for weights in vectors.attentions.values():
         heads = len(weights) // int((pack.lengths**2).sum())
         starts = np.cumsum(heads * pack.lengths**2) - heads * pack.lengths**2

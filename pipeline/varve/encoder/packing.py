@@ -29,7 +29,7 @@ class Pack:
     @classmethod
     def of(cls, tokens: Tokens, sources: Index, windows: Index) -> Self:
         """Lay out the windows `sources` of a call, shortest first, which stand at `windows` in its results."""
-        at = token_index(tokens.offsets, sources)
+        at = token_index(tokens.cu_seqlens, sources)
         types = None if tokens.token_type_ids is None else tokens.token_type_ids[at]
         return cls(windows, tokens.lengths[sources], tokens.input_ids[at], types)
 
@@ -45,20 +45,20 @@ class Pack:
         return len(self.input_ids)
 
     @property
-    def offsets(self) -> Index:
+    def cu_seqlens(self) -> Index:
         """(w + 1,) where each window starts: cu_seqlens."""
         return np.concatenate([np.zeros(1, np.int64), np.cumsum(self.lengths)])
 
     def select(self, some: Index) -> "Pack":
         """Some of the windows, by their place in this pack, as a pack of their own."""
-        at = token_index(self.offsets, some)
+        at = token_index(self.cu_seqlens, some)
         types = None if self.token_type_ids is None else self.token_type_ids[at]
         return Pack(self.windows[some], self.lengths[some], self.input_ids[at], types)
 
     def halves(self) -> tuple["Pack", "Pack"]:
         """Two packs of about as many tokens each, of a pack of two windows or more."""
         count = len(self.windows)
-        middle = int(np.searchsorted(self.offsets, self.num_tokens // 2))
+        middle = int(np.searchsorted(self.cu_seqlens, self.num_tokens // 2))
         cut = min(max(middle, 1), count - 1)
         return self.select(np.arange(cut)), self.select(np.arange(cut, count))
 
@@ -94,9 +94,9 @@ def pack(lengths: Index, budget_tokens: int, *, padded: bool = False, equal: boo
         first = stop
 
 
-def token_index(offsets: Index, windows: Index) -> Index:
+def token_index(cu_seqlens: Index, windows: Index) -> Index:
     """Positions in the ragged values of the tokens of `windows`, end to end."""
-    starts = offsets[windows]
-    lengths = offsets[windows + 1] - starts
+    starts = cu_seqlens[windows]
+    lengths = cu_seqlens[windows + 1] - starts
     ends = np.cumsum(lengths)
     return np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - (ends - lengths), lengths)

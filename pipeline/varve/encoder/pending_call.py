@@ -24,7 +24,7 @@ class Encoded:
     reasons: dict[int, str]  # text → why it could not be encoded; its features are NaN
 
 
-class Call:
+class PendingCall:
     """Texts that are being encoded."""
 
     def __init__(
@@ -47,5 +47,5 @@ class Call:
         """text → reason, from those of the windows that were encoded."""
         failed = self._results.reasons
         windows = np.flatnonzero(np.isin(self._kind, list(failed))) if failed else ()
-        rows = np.searchsorted(self._tokens.rows, windows, side="right") - 1
+        rows = np.searchsorted(self._tokens.cu_windows, windows, side="right") - 1
         return {int(row): failed[int(self._kind[window])] for row, window in zip(rows, windows, strict=True)}

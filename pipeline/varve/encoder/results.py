@@ -44,7 +44,7 @@ NOT_FINITE = "the features are not finite"
 class Kept:
     """The vectors of U windows, float32: what the packs bring."""
 
-    offsets: Index  # (U + 1,) where the tokens of each window start
+    cu_seqlens: Index  # (U + 1,) where the tokens of each window start
     squares: Index  # (U + 1,) where the attention weights of each window start
     pooled: dict[tuple[str, int], NDArray[np.float32]] = field(default_factory=dict)  # (pool, layer) → (U, H)
     tokens: dict[int, NDArray[np.float32]] = field(default_factory=dict)  # layer → (T, H)
@@ -53,15 +53,15 @@ class Kept:
     @property
     def num_windows(self) -> int:
         """U."""
-        return len(self.offsets) - 1
+        return len(self.cu_seqlens) - 1
 
     def spread(self, kind: Index) -> "Kept":
         """The vectors of W windows, of which window w is like window `kind[w]` of these."""
         if len(kind) == self.num_windows:
             return self
-        at, square = token_index(self.offsets, kind), token_index(self.squares, kind)
+        at, square = token_index(self.cu_seqlens, kind), token_index(self.squares, kind)
         return Kept(
-            _starts(np.diff(self.offsets)[kind]),
+            _starts(np.diff(self.cu_seqlens)[kind]),
             _starts(np.diff(self.squares)[kind]),
             {key: vectors[kind] for key, vectors in self.pooled.items()},
             {key: vectors[at] for key, vectors in self.tokens.items()},
@@ -103,13 +103,13 @@ class Results:
         for key, pooled in vectors.pooled.items():
             kept.pooled[key][windows] = pooled.numpy(force=True)
         for layer, hidden in vectors.tokens.items():
-            kept.tokens[layer][token_index(kept.offsets, windows)] = hidden.float().numpy(force=True)
+            kept.tokens[layer][token_index(kept.cu_seqlens, windows)] = hidden.float().numpy(force=True)
         for layer, weights in vectors.attentions.items():
             kept.attentions[layer][token_index(kept.squares, windows)] = weights.float().numpy(force=True)
 
     def fail(self, pack: Pack, reason: str) -> None:
         """The windows of a pack can't be encoded; they hold NaN."""
-        for arrays, starts in ((self.kept.tokens, self.kept.offsets), (self.kept.attentions, self.kept.squares)):
+        for arrays, starts in ((self.kept.tokens, self.kept.cu_seqlens), (self.kept.attentions, self.kept.squares)):
             for array in arrays.values():
                 array[token_index(starts, pack.windows)] = np.nan
         for array in self.kept.pooled.values():
@@ -122,7 +122,7 @@ class Results:
         """Windows with a feature that is NaN or infinite get that for a reason, unless they have one."""
         windows = np.arange(self.kept.num_windows)
         arrays = [(array, windows) for array in self.kept.pooled.values()]
-        arrays += [(array, self.kept.offsets[:-1]) for array in self.kept.tokens.values()]
+        arrays += [(array, self.kept.cu_seqlens[:-1]) for array in self.kept.tokens.values()]
         arrays += [(array, self.kept.squares[:-1]) for array in self.kept.attentions.values()]
         for array, starts in arrays:
             for at in not_finite(array):
@@ -174,7 +174,7 @@ def make_columns(plan: FeaturePlan, tokens: Tokens, kept: Kept) -> Columns:
     own = np.ones(len(tokens.input_ids), np.bool_)
     if tokens.sequence_ids is not None and not plan.special_tokens:
         own = tokens.sequence_ids >= 0
-    token_rows = _starts(own)[tokens.offsets[tokens.rows]]
+    token_rows = _starts(own)[tokens.cu_seqlens[tokens.cu_windows]]
     for column in plan.columns:
         columns |= _column(column, tokens, kept, own, token_rows)
     if plan.wants("tokens"):
@@ -184,7 +184,7 @@ def make_columns(plan: FeaturePlan, tokens: Tokens, kept: Kept) -> Columns:
         columns["offsets"] = Ragged(tokens.spans[own], token_rows)
         columns["sequence_ids"] = Ragged(tokens.sequence_ids[own], token_rows)
     if plan.has_windows:
-        columns["windows"] = Ragged(_window_spans(tokens), tokens.rows)
+        columns["windows"] = Ragged(_window_spans(tokens), tokens.cu_windows)
     return columns
 
 
@@ -194,14 +194,14 @@ def _column(
     if column.form == "attentions":
         return {
             column.name: Ragged(
-                kept.attentions[column.layers[0]].astype(column.dtype, copy=False), kept.squares[tokens.rows]
+                kept.attentions[column.layers[0]].astype(column.dtype, copy=False), kept.squares[tokens.cu_windows]
             )
         }
     if column.form == "tokens":
         return _stored(column, [kept.tokens[layer][own] for layer in column.layers], token_rows)
     layers = [kept.pooled[column.pool, layer] for layer in column.layers]
     if column.form == "windows":
-        return _stored(column, layers, tokens.rows)
+        return _stored(column, layers, tokens.cu_windows)
     if len(tokens.lengths) > len(tokens.truncated):
         layers = [_pool_rows(layer, tokens, column.pool) for layer in layers]
     return _stored(column, layers, None)
@@ -216,7 +216,7 @@ def _stored(column: Column, layers: Sequence[NDArray[np.float32]], offsets: NDAr
 
 
 def _pool_rows(pooled: NDArray[np.float32], tokens: Tokens, pool: str) -> NDArray[np.float32]:
-    weights, rows = torch.from_numpy(tokens.lengths), torch.from_numpy(tokens.rows)
+    weights, rows = torch.from_numpy(tokens.lengths), torch.from_numpy(tokens.cu_windows)
     return pooling.pool_rows(torch.from_numpy(pooled), weights, rows, pool).numpy()
 
 
@@ -227,8 +227,8 @@ def _window_spans(tokens: Tokens) -> NDArray[np.int32]:
     real = tokens.sequence_ids >= 0
     far = np.iinfo(np.int32).max
     # Windows have tokens, so no segment of reduceat is empty; a window of special tokens alone spans nothing.
-    starts = np.minimum.reduceat(np.where(real, tokens.spans[:, 0], far), tokens.offsets[:-1])
-    stops = np.maximum.reduceat(np.where(real, tokens.spans[:, 1], 0), tokens.offsets[:-1])
+    starts = np.minimum.reduceat(np.where(real, tokens.spans[:, 0], far), tokens.cu_seqlens[:-1])
+    stops = np.maximum.reduceat(np.where(real, tokens.spans[:, 1], 0), tokens.cu_seqlens[:-1])
     return np.stack([np.minimum(starts, stops), stops], axis=1).astype(np.int32)
 
 

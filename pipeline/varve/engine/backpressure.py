@@ -43,7 +43,7 @@ class _ShortQueues(DownstreamCapacityBackpressurePolicy):
 
 
 class _NoBlockStats(ExecutionCallback):
-    """Drops the times and sizes of blocks, which Ray keeps until an execution ends: Varve's own are in the tally.
+    """Drops the times and sizes of blocks, which Ray keeps until an execution ends: Varve's own are in the counters.
 
     See https://github.com/ray-project/ray/issues/66016.
     """

@@ -23,23 +23,23 @@ from ray.exceptions import RayError, UserCodeException
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from varve.cluster.nodes import look
-from varve.cluster.placement import IO_CPUS, WRITE_CPUS, Layout, diagnose
+from varve.cluster.placement import IO_CPUS, WRITE_CPUS, Placement, diagnose
 from varve.engine.datasource import Shards
 from varve.engine.lazy_stages import Replica, tokenize_part
-from varve.engine.ray_reporter import Reports
-from varve.engine.ray_tasks import MAX_RETRIES, TWO_CALLS, model_files, told
+from varve.engine.ray_reporter import RayReporter
+from varve.engine.ray_tasks import MAX_RETRIES, TWO_CALLS, model_files, unwrap_error
 from varve.errors import VarveError
-from varve.monitoring.progress_line import Line
-from varve.monitoring.prometheus import MeteredTally
+from varve.monitoring.progress_line import ProgressLine
+from varve.monitoring.prometheus import MeteredCounters
 from varve.monitoring.run_counters import Snapshot
-from varve.monitoring.watchdog import Watch
+from varve.monitoring.watchdog import Watchdog
 from varve.output import part_file
 from varve.output.part_file import Part
-from varve.output.part_table import Parts
+from varve.output.part_table import PartTable
 from varve.ranges import Missing
 from varve.storage.object_store import Storage
 from varve.storage.retry import retries
-from varve.workers.part_message import unseal
+from varve.workers.part_message import unpack_message
 
 if TYPE_CHECKING:
     from varve.planning.plan import Plan
@@ -59,94 +59,96 @@ _READ: dict[str, Any] = {"num_cpus": IO_CPUS, "max_retries": MAX_RETRIES}
 _PART_BY_PART: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow", "zero_copy_batch": True}
 
 
-def _commit(batch: pa.Table, storage: Storage, fingerprint: str, tell: Reports) -> pa.Table:
+def _commit(batch: pa.Table, storage: Storage, fingerprint: str, reporter: RayReporter) -> pa.Table:
     """Commit a part of features; returns what was committed."""
-    sealed = unseal(batch)
+    sealed = unpack_message(batch)
     began, repeated = time.perf_counter(), retries()
     part = part_file.write_part(storage, sealed.rows, sealed.table, fingerprint, sealed.counts)
-    tell.commit(part, time.perf_counter() - began, retries() - repeated)
+    reporter.commit(part, time.perf_counter() - began, retries() - repeated)
     return pa.table({"part": [json.dumps(part.to_json())]})
 
 
 @dataclass(frozen=True, slots=True)
-class Ran:
+class DataflowResult:
     """What the graph has done."""
 
-    parts: Parts
+    parts: PartTable
     last: Snapshot
-    layout: Layout
+    placement: Placement
     ended: str | None  # why it ended before everything was done; None where all is done
 
 
-def run_graph(plan: "Plan", storage: Storage, lacking: Mapping[int, Missing], done_rows: int, layout: Layout) -> "Ran":
+def run_dataflow(
+    plan: "Plan", storage: Storage, lacking: Mapping[int, Missing], done_rows: int, placement: Placement
+) -> "DataflowResult":
     """Read, tokenize, encode and commit what is missing, all at the same time.
 
     Raises:
         RunError: it failed. A run that was ended early by a signal, or since nothing moved, returns and says so.
     """
-    # On the driver's node: a run whose driver lives must not lose its tally with another node.
+    # On the driver's node: a run whose driver lives must not lose its counters with another node.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     shard_rows = plan.dataset.shard_rows
     total_rows = sum(shard_rows) if shard_rows else None
     always = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "scheduling_strategy": here}
-    tally: Any = (
-        ray.remote(MeteredTally)
+    counters: Any = (
+        ray.remote(MeteredCounters)
         .options(**always)
         .remote(plan.fingerprint, None if total_rows is None else total_rows - done_rows)
     )
-    tell, parts = Reports(tally), Parts.of(())
-    watch = Watch(
-        lambda: ray.get(tally.snapshot.remote()),
-        lambda: ray.get(tally.stop.remote()),
-        lambda now: diagnose(layout, look(), now.replicas, len(now.under_way)),
+    reporter, parts = RayReporter(counters), PartTable.of(())
+    watch = Watchdog(
+        lambda: ray.get(counters.snapshot.remote()),
+        lambda: ray.get(counters.stop.remote()),
+        lambda now: diagnose(placement, look(), now.replicas, len(now.under_way)),
         stall_s=plan.job.compute.stall_s,
     )
-    line = Line(lambda: ray.get(tally.snapshot.remote()), done_rows, total_rows)
+    line = ProgressLine(lambda: ray.get(counters.snapshot.remote()), done_rows, total_rows)
     try:
         # Bounds on retries have no other place in Ray 2.60 than the arguments that it calls deprecated.
         with warnings.catch_warnings(action="ignore"), DataContext.current(context()), watch, line:
-            parts = Parts.of(_trimmed(_committed(_flow(plan, layout, storage, tell, lacking))))
-        return Ran(parts, ray.get(tally.snapshot.remote()), layout, watch.reason)
+            parts = PartTable.of(_trimmed(_committed(_flow(plan, placement, storage, reporter, lacking))))
+        return DataflowResult(parts, ray.get(counters.snapshot.remote()), placement, watch.reason)
     except (RayError, UserCodeException, VarveError) as e:
-        raise told(e) from e
+        raise unwrap_error(e) from e
     finally:
         with suppress(RayError):  # of a Ray that is gone
-            ray.kill(tally)  # idle workers still hold it, and with it a process for every run of a program
+            ray.kill(counters)  # idle workers still hold it, and with it a process for every run of a program
 
 
 def _flow(
-    plan: "Plan", layout: Layout, storage: Storage, tell: Reports, lacking: Mapping[int, Missing]
+    plan: "Plan", placement: Placement, storage: Storage, reporter: RayReporter, lacking: Mapping[int, Missing]
 ) -> "ray.data.Dataset":
     """The stages, from the shards to what was committed of them."""
-    work = plan.worker_spec(layout.device, layout.threads, model_files(plan, layout))
+    spec = plan.worker_spec(placement.device, placement.threads, model_files(plan, placement))
     flow = ray.data.read_datasource(
-        Shards(plan.dataset, lacking, plan.resolved.rows_per_part, tell),
+        Shards(plan.dataset, lacking, plan.resolved.rows_per_part, reporter),
         override_num_blocks=len(lacking),
         ray_remote_args=_READ,
     )
-    if layout.tokenizers:
+    if placement.tokenizers:
         flow = flow.map_batches(
             tokenize_part,  # pyright: ignore[reportArgumentType] (its stub knows no fn_args)
-            fn_args=(work, tell),
-            compute=TaskPoolStrategy(size=layout.tokenizers),
+            fn_args=(spec, reporter),
+            compute=TaskPoolStrategy(size=placement.tokenizers),
             num_cpus=_TOKENIZER_CPUS,
             max_retries=MAX_RETRIES,
             **_PART_BY_PART,
         )
     flow = flow.map_batches(
         Replica,
-        fn_constructor_args=(work, tell),
-        compute=_pool(layout),
-        num_cpus=layout.cpus,
-        num_gpus=layout.gpus,
-        accelerator_type=layout.accelerator,
+        fn_constructor_args=(spec, reporter),
+        compute=_pool(placement),
+        num_cpus=placement.cpus,
+        num_gpus=placement.gpus,
+        accelerator_type=placement.accelerator,
         max_restarts=_MAX_RESTARTS,
         max_task_retries=_MAX_RESTARTS,
         **_PART_BY_PART,
     )
     return flow.map_batches(
         _commit,  # pyright: ignore[reportArgumentType] (as above)
-        fn_args=(storage, plan.fingerprint, tell),
+        fn_args=(storage, plan.fingerprint, reporter),
         num_cpus=WRITE_CPUS,
         max_retries=MAX_RETRIES,
         **_PART_BY_PART,
@@ -181,10 +183,10 @@ def _give_back_freed_memory() -> None:
         trim(0)
 
 
-def _pool(layout: Layout) -> ActorPoolStrategy:
-    if layout.most_replicas > layout.replicas:
-        return ActorPoolStrategy(min_size=layout.replicas, max_size=layout.most_replicas, **TWO_CALLS)
-    return ActorPoolStrategy(size=layout.replicas, **TWO_CALLS)
+def _pool(placement: Placement) -> ActorPoolStrategy:
+    if placement.most_replicas > placement.replicas:
+        return ActorPoolStrategy(min_size=placement.replicas, max_size=placement.most_replicas, **TWO_CALLS)
+    return ActorPoolStrategy(size=placement.replicas, **TWO_CALLS)
 
 
 def context() -> DataContext:
@@ -194,7 +196,7 @@ def context() -> DataContext:
     options.enable_progress_bars = False
     options.print_on_execution_start = False
     options.max_consecutive_actor_init_deaths = _MAX_START_DEATHS
-    # It counts whole parts, which may take longer than any bound; `Watch` counts blocks.
+    # It counts whole parts, which may take longer than any bound; `Watchdog` counts blocks.
     options.execution_no_progress_timeout_s = -1
     # Else what a replica raised is lost on its way here but for its traceback.
     options.raise_original_map_exception = True

@@ -15,11 +15,11 @@ import ray
 from ray.data import Datasource, ReadTask
 from ray.data.block import BlockMetadata
 
-from varve.engine.ray_reporter import Reports
+from varve.engine.ray_reporter import RayReporter
 from varve.import_gc import uncollected
 from varve.library_logs import quiet_datasets
 from varve.ranges import Missing, Range
-from varve.workers.part_message import Sealed, seal
+from varve.workers.part_message import PartMessage, pack_message
 
 if TYPE_CHECKING:
     from ray.data import DataContext
@@ -30,9 +30,11 @@ if TYPE_CHECKING:
 class Shards(Datasource):
     """One read task for each shard that lacks rows."""
 
-    def __init__(self, dataset: "Dataset", lacking: Mapping[int, Missing], rows_per_part: int, tell: Reports) -> None:
+    def __init__(
+        self, dataset: "Dataset", lacking: Mapping[int, Missing], rows_per_part: int, reporter: RayReporter
+    ) -> None:
         super().__init__()
-        self._tell = tell
+        self._reporter = reporter
         # Held once in the object store: a closure over it would be pickled for every shard.
         self._dataset = ray.put(dataset)
         self._lacking = dict(lacking)
@@ -53,19 +55,19 @@ class Shards(Datasource):
         return [ReadTask(self._reader(shard, lacks), unknown) for shard, lacks in self._lacking.items()]
 
     def _reader(self, shard: int, lacks: Missing) -> Callable[[], Iterator[pa.Table]]:
-        held, rows_per_part, tell = self._dataset, self._rows_per_part, self._tell
+        held, rows_per_part, reporter = self._dataset, self._rows_per_part, self._reporter
 
         def read() -> Iterator[pa.Table]:
-            if tell.stopped():
+            if reporter.stopped():
                 return
             with _code().streams_without_torch():
                 began = time.perf_counter()
                 for start, table in ray.get(held).read_parts(shard, rows_per_part, lacks):
                     seconds = time.perf_counter() - began
-                    if tell.stopped():
+                    if reporter.stopped():
                         return
-                    tell.spend("read", seconds)
-                    yield seal(Sealed(Range(shard, start, start + len(table)), table))
+                    reporter.spend("read", seconds)
+                    yield pack_message(PartMessage(Range(shard, start, start + len(table)), table))
                     began = time.perf_counter()
 
         return read

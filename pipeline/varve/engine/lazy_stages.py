@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from varve.engine.ray_reporter import Reports
+from varve.engine.ray_reporter import RayReporter
 from varve.import_gc import uncollected
 
 if TYPE_CHECKING:
-    from varve.workers.worker_spec import Work
+    from varve.workers.worker_spec import WorkerSpec
 
 # Of a process that tokenizes, beyond Ray's 15.
 _NICER = 4
@@ -23,18 +23,18 @@ _NICER = 4
 class Replica:
     """One encoder on one device."""
 
-    def __init__(self, work: "Work", tell: Reports) -> None:
+    def __init__(self, spec: "WorkerSpec", reporter: RayReporter) -> None:
         """Load the model and report; see varve/workers/replica.py."""
-        self._replica = _code().Replica(work, tell)
+        self._replica = _code().Replica(spec, reporter)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Bring a part's texts to its features."""
         return self._replica(batch)
 
 
-def tokenize_part(batch: pa.Table, work: "Work", tell: Reports) -> pa.Table:
+def tokenize_part(batch: pa.Table, spec: "WorkerSpec", reporter: RayReporter) -> pa.Table:
     """Add the tokens of its blocks to a part on its way to a replica."""
-    return _behind_replicas().tokenize_part(batch, work, tell)
+    return _behind_replicas().tokenize_part(batch, spec, reporter)
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Work beside the graph: the same for each of many things, or something once where a replica would stand.
+"""WorkerSpec beside the graph: the same for each of many things, or something once where a replica would stand.
 
 Knows nothing of parts. What Ray raises leaves here, and the graph, as an error of ours.
 """
@@ -15,7 +15,7 @@ from ray.exceptions import RayError, UserCodeException
 
 from varve.cluster.model_files import ModelFiles
 from varve.cluster.nodes import look
-from varve.cluster.placement import Layout
+from varve.cluster.placement import Placement
 from varve.errors import JobError, RunError, VarveError
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ TWO_CALLS: dict[str, Any] = {
 }
 # Enough that one slow block at the end keeps few waiting.
 _BLOCKS_PER_CPU = 8
-# What an actor raised while it started is told by Ray as a traceback's text alone; ours ends the last of it.
+# What an actor raised while it started is unwrap_error by Ray as a traceback's text alone; ours ends the last of it.
 _RAISED = re.compile(r".*^varve\.errors\.(JobError|RunError): (.*)", re.MULTILINE | re.DOTALL)
 
 
@@ -60,37 +60,37 @@ def spread(work: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
             for row in rows.flat_map(take, num_cpus=1, max_retries=MAX_RETRIES).iter_rows():
                 yield row["result"]
     except (RayError, UserCodeException, VarveError) as e:
-        raise told(e) from e
+        raise unwrap_error(e) from e
 
 
-def on_replica(plan: "Plan", layout: Layout, work: Callable[["Plan"], T]) -> T:
+def on_replica(plan: "Plan", placement: Placement, work: Callable[["Plan"], T]) -> T:
     """Do something once where a replica would stand: its node, its share of the device, its copy of the model.
 
     Raises:
         JobError: the work said that the job is wrong.
         RunError: Ray failed, or the work did.
     """
-    files = model_files(plan, layout)
+    files = model_files(plan, placement)
 
     def there() -> T:
         folder = files.here() if files else plan.checkpoint.folder
         return work(replace(plan, checkpoint=replace(plan.checkpoint, folder=folder)))
 
-    place = {"num_cpus": layout.cpus, "num_gpus": layout.gpus, "max_retries": MAX_RETRIES}
-    place |= {"accelerator_type": layout.accelerator} if layout.accelerator else {}
+    place = {"num_cpus": placement.cpus, "num_gpus": placement.gpus, "max_retries": MAX_RETRIES}
+    place |= {"accelerator_type": placement.accelerator} if placement.accelerator else {}
     try:
         return ray.get(ray.remote(**place)(there).remote())
     except (RayError, UserCodeException, VarveError) as e:
-        raise told(e) from e
+        raise unwrap_error(e) from e
 
 
-def model_files(plan: "Plan", layout: Layout) -> ModelFiles | None:
+def model_files(plan: "Plan", placement: Placement) -> ModelFiles | None:
     """The checkpoint's files for other nodes, where there are any or may be some day."""
-    alone = len(look().nodes) == 1 and layout.most_replicas == layout.replicas
+    alone = len(look().nodes) == 1 and placement.most_replicas == placement.replicas
     return None if alone else ModelFiles(plan.checkpoint.folder)
 
 
-def told(error: BaseException) -> VarveError:
+def unwrap_error(error: BaseException) -> VarveError:
     """Our own error out of the layers in which Ray wraps it, or Ray's in one message."""
     advice = "\nFailed to apply UDF transform"  # Ray puts its own users' options behind our message
     seen: BaseException | None = error

@@ -2,7 +2,7 @@
 
 A stage's share is the seconds it worked, over the seconds since the first replica was ready, times what can work at
 once: the lanes of the replicas, those who tokenize (in seconds of CPU, where they have workers of their own), one
-reader and one writer. What was read and tokenized before waited for the replica, and would tell of its start.
+reader and one writer. What was read and tokenized before waited for the replica, and would reporter of its start.
 """
 
 from collections.abc import Mapping
@@ -70,7 +70,7 @@ def bottleneck(stages: Mapping[str, Stage]) -> str:
     name = max(stages, key=lambda stage: stages[stage].busy)
     busy = stages[name].busy
     if stages[name].work_s < _LEAST_WORK_S:
-        return f"none: there was too little work to tell, {stages[name].work_s:.1f} s of {name}"
+        return f"none: there was too little work to reporter, {stages[name].work_s:.1f} s of {name}"
     if busy < _BUSY:
         return f"none: the busiest stage, {name}, worked {busy:.0%} of the time; the rest is the start and the end"
     return f"{name}, {busy:.0%} busy: {_ADVICE[name]}"

@@ -20,7 +20,7 @@ _FOLLOWED_EVERY_S = 2.0
 MARK = "~ "  # before the lines of a run that is followed
 
 
-class Line:
+class ProgressLine:
     """Shows snapshots on stderr while a run goes on."""
 
     def __init__(self, look: Callable[[], Snapshot], done_rows: int, total_rows: int | None) -> None:

@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 from ray.util.metrics import Counter, Gauge
 
-from varve.monitoring.run_counters import Snapshot, Tally
+from varve.monitoring.run_counters import RunCounters, Snapshot
 
-# Characters of the job's fingerprint that name a run: few enough to read, enough to tell runs apart.
+# Characters of the job's fingerprint that name a run: few enough to read, enough to reporter runs apart.
 RUN_CHARACTERS = 8
 # Ratios are those of the blocks of so many seconds, and of one block at the least.
 _WINDOW_S = 60.0
@@ -135,7 +135,7 @@ def _gauges(now: Snapshot) -> dict[str, float | None]:
     }
 
 
-class MeteredTally(Tally):
+class MeteredCounters(RunCounters):
     """A tally that shows what it is asked for."""
 
     def __init__(self, fingerprint: str, missing_rows: int | None = None) -> None:

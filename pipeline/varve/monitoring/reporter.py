@@ -1,4 +1,4 @@
-"""Whom workers report to while they work: the tally, through whatever the engine calls it by. Knows nothing of Ray."""
+"""Interface through which workers report progress; implemented by the Ray engine (engine/ray_reporter.py)."""
 
 from typing import Any, Protocol
 
@@ -9,7 +9,7 @@ from varve.ranges import Range
 MAX_DEATHS = 3
 
 
-class Tell(Protocol):
+class Reporter(Protocol):
     """Whom a worker reports to."""
 
     def join(self, encoder: dict[str, Any]) -> None:

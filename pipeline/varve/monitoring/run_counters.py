@@ -45,10 +45,10 @@ class Snapshot:
     restarts: int = 0  # times that one came back
     lost: int = 0  # times that a part was begun again, because its worker had died
     encoder: dict[str, Any] = field(default_factory=dict)
-    ready_s: float | None = None  # when the first replica was ready, after the tally was
+    ready_s: float | None = None  # when the first replica was ready, after the counters was
     first_s: float | None = None  # when the first block was encoded
     last_s: float | None = None  # when the last one was
-    moved_at: float = 0.0  # Unix time of the last block, of the tally's start before there is one
+    moved_at: float = 0.0  # Unix time of the last block, of the counters's start before there is one
     under_way: tuple[Range, ...] = ()  # parts that replicas have begun and not ended
     oldest_at: float | None = None  # Unix time at which the oldest of them was begun first
     seconds: dict[str, float] = field(default_factory=dict)  # stage → seconds of work
@@ -85,7 +85,7 @@ class Verdict(NamedTuple):
     stop: bool  # the run was asked to end
 
 
-class Tally:
+class RunCounters:
     """Adds up what workers report."""
 
     def __init__(self, missing_rows: int | None = None) -> None:

@@ -21,7 +21,7 @@ from varve.monitoring.run_counters import Snapshot
 
 # Spot instances give 30 s or more between the notice and the end; what is left pays for the goodbye.
 GRACE_S = 20.0
-# A look costs the driver and the tally a millisecond each; a signal is heeded at once.
+# A look costs the driver and the counters a millisecond each; a signal is heeded at once.
 _LOOK_EVERY_S = 2.0
 # For the main thread to leave what it was in.
 _LAST_WORDS_S = 5.0
@@ -32,7 +32,7 @@ class _EndedError(BaseException):
     """Leaves the main thread, past every `except Exception`."""
 
 
-class Watch:
+class Watchdog:
     """Watches over a run while it is entered. Only the main thread can be interrupted; elsewhere nothing is watched."""
 
     def __init__(
@@ -134,7 +134,7 @@ class Watch:
     def _try_to_look(self) -> Snapshot | None:
         try:
             return self._look()
-        except Exception:  # noqa: BLE001 (a tally that is gone for a moment must not end the watch)
+        except Exception:  # noqa: BLE001 (a counters that is gone for a moment must not end the watch)
             return None
 
     def _end(self) -> None:

@@ -19,7 +19,7 @@ from varve import ranges
 from varve.errors import RunError
 from varve.output import part_file
 from varve.output.part_file import Part
-from varve.output.part_table import Parts
+from varve.output.part_table import PartTable
 from varve.ranges import Missing, Range
 from varve.storage.object_store import Storage
 
@@ -53,7 +53,7 @@ class Manifest:
     versions: dict[str, str]
     job: dict[str, Any]
     resolved: dict[str, Any]
-    parts: Parts
+    parts: PartTable
 
     def encode(self) -> bytes:
         """The content of manifest.json. Parts are written one by one: as objects they take many times their bytes."""
@@ -80,7 +80,7 @@ class Manifest:
         """
         told = json.loads(content)
         parts = ({**part, "fingerprint": told["fingerprint"]} for part in told["parts"])
-        return cls(**{**told, "parts": Parts.of(map(Part.from_json, parts))})
+        return cls(**{**told, "parts": PartTable.of(map(Part.from_json, parts))})
 
     def _beside_parts(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "parts"}
@@ -169,13 +169,13 @@ def coverage_gaps(
     return told
 
 
-def read_parts(storage: Storage, found: Mapping[int, Mapping[Range, int]], known: Iterable[Part] = ()) -> Parts:
+def read_parts(storage: Storage, found: Mapping[int, Mapping[Range, int]], known: Iterable[Part] = ()) -> PartTable:
     """What every committed part records, in order; footers are read for those not `known`, in parallel.
 
     Raises:
         RunError: a footer can't be read.
     """
-    return Parts.of(_records(storage, found, known)).in_order()
+    return PartTable.of(_records(storage, found, known)).in_order()
 
 
 def _records(storage: Storage, found: Mapping[int, Mapping[Range, int]], known: Iterable[Part]) -> Iterator[Part]:

@@ -45,7 +45,7 @@ _PLAIN = pa.schema([field.with_type(pa.string()) if field.type == _ALIKE else fi
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Parts(Sequence[Part]):  # noqa: PLW1641 (its use as a key would read all of it)
+class PartTable(Sequence[Part]):  # noqa: PLW1641 (its use as a key would read all of it)
     """A sequence of parts. A `Part` is made anew each time that it is asked for.
 
     Attributes:
@@ -76,23 +76,23 @@ class Parts(Sequence[Part]):  # noqa: PLW1641 (its use as a key would read all o
     def __getitem__(self, at: int) -> Part: ...
 
     @overload
-    def __getitem__(self, at: slice) -> "Parts": ...
+    def __getitem__(self, at: slice) -> "PartTable": ...
 
-    def __getitem__(self, at: int | slice) -> "Part | Parts":
+    def __getitem__(self, at: int | slice) -> "Part | PartTable":
         found = range(len(self))[at]
         if isinstance(found, range):
-            return Parts(self.columns.take(pa.array(found, pa.int64())))
-        return next(iter(Parts(self.columns.slice(found, 1))))
+            return PartTable(self.columns.take(pa.array(found, pa.int64())))
+        return next(iter(PartTable(self.columns.slice(found, 1))))
 
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Parts):
+        if not isinstance(other, PartTable):
             return NotImplemented
         # Not as columns: a dictionary may have the same values in another order.
         return len(self) == len(other) and all(one == another for one, another in zip(self, other, strict=True))
 
-    def in_order(self) -> "Parts":
+    def in_order(self) -> "PartTable":
         """The same parts by shard and row."""
-        return Parts(self.columns.sort_by([(name, "ascending") for name in ("shard", "start", "stop")]))
+        return PartTable(self.columns.sort_by([(name, "ascending") for name in ("shard", "start", "stop")]))
 
     @property
     def num_rows(self) -> int:

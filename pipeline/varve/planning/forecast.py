@@ -1,6 +1,6 @@
 """How long a run will take on a cluster, which stage it will wait for, and what that costs. Pure.
 
-From what one worker of each stage was measured to take, and from how many of them the layout has at once. The stages
+From what one worker of each stage was measured to take, and from how many of them the placement has at once. The stages
 work at the same time: the slowest decides, unless all of them share the same cores. What a store adds to reading and
 writing is not known before.
 """
@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 
 from varve.cluster.nodes import Cluster
-from varve.cluster.placement import Layout
+from varve.cluster.placement import Placement
 from varve.planning.throughput import Estimate
 
 _HOUR_S = 3600.0
@@ -27,26 +27,26 @@ class Forecast:
 
 
 def forecast(
-    estimate: Estimate, layout: Layout, cluster: Cluster, *, start_s: float, price_per_hour: float | None = None
+    estimate: Estimate, placement: Placement, cluster: Cluster, *, start_s: float, price_per_hour: float | None = None
 ) -> Forecast:
     """The time and the cost of a run.
 
     Args:
         estimate: measured where a replica would stand.
-        layout: of the run.
+        placement: of the run.
         cluster: the nodes.
         start_s: what a run needs beside its rows.
         price_per_hour: of the whole cluster, in any currency.
     """
-    on_cpus = not layout.gpus
-    cores = max(1.0, cluster.cpus - (0.0 if on_cpus else layout.replicas * layout.cpus))
+    on_cpus = not placement.gpus
+    cores = max(1.0, cluster.cpus - (0.0 if on_cpus else placement.replicas * placement.cpus))
     # A shard is read, and a part encoded, by one worker: where they are few the last ones work alone.
     readers = min(cores, max(1, estimate.num_shards))
     part_s = estimate.encode_s / max(1, estimate.num_parts)
     stages_s = {
         "read": estimate.read_s / readers,
-        "tokenize": estimate.tokenize_s / (cores if on_cpus else max(1, layout.tokenizers)),
-        "encode": math.ceil(estimate.num_parts / layout.replicas) * part_s,
+        "tokenize": estimate.tokenize_s / (cores if on_cpus else max(1, placement.tokenizers)),
+        "encode": math.ceil(estimate.num_parts / placement.replicas) * part_s,
         "write": estimate.write_s / cores,
     }
     slowest = max(stages_s, key=lambda stage: stages_s[stage])

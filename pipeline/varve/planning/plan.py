@@ -26,7 +26,7 @@ from varve.encoder.checkpoint.defaults import (
     resolve_max_tokens,
 )
 from varve.encoder.checkpoint.defaults import make_plan as feature_plan
-from varve.encoder.checkpoint.inspection import Checkpoint, load_tokenizer, look_at
+from varve.encoder.checkpoint.inspection import Checkpoint, inspect_checkpoint, load_tokenizer
 from varve.encoder.checkpoint.sentence_transformers import differences
 from varve.encoder.feature_plan import ROW_COLUMNS, FeaturePlan
 from varve.errors import JobError
@@ -37,7 +37,7 @@ from varve.preprocessing.computed_columns import ComputedColumn, find_computed
 from varve.source.dataset import Dataset
 from varve.source.open_dataset import open_dataset
 from varve.source.sampling import rows_with_text
-from varve.workers.worker_spec import Files, Work
+from varve.workers.worker_spec import Files, WorkerSpec
 
 SAMPLE_ROWS = 512
 
@@ -112,7 +112,7 @@ class Plan:
             settled["max_tokens"] = self.resolved.max_tokens
         return self.job.model.model_copy(update=settled)
 
-    def worker_spec(self, device: str, threads: int, files: Files | None = None) -> Work:
+    def worker_spec(self, device: str, threads: int, files: Files | None = None) -> WorkerSpec:
         """What each worker needs of this plan.
 
         Args:
@@ -120,7 +120,7 @@ class Plan:
             threads: of each replica.
             files: of the checkpoint, where nodes may not have its folder.
         """
-        return Work(
+        return WorkerSpec(
             model=self.pinned_model,
             checkpoint=self.checkpoint,
             features=self.job.pooled,
@@ -180,7 +180,7 @@ def make_plan(job: Job, *, device: str) -> Plan:
     Raises:
         JobError: something that the job names is not there or does not fit.
     """
-    checkpoint = look_at(job.model.name, job.model.revision, trust_remote_code=job.model.trust_remote_code)
+    checkpoint = inspect_checkpoint(job.model.name, job.model.revision, trust_remote_code=job.model.trust_remote_code)
     features = feature_plan(job.model, job.pooled, checkpoint, job.output.dtype)
     computed = find_computed(job.computed, job.folder)
     max_tokens = resolve_max_tokens(job.model, checkpoint)

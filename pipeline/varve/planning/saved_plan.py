@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from varve.config.job import Job
 from varve.config.source import Source
-from varve.encoder.checkpoint.inspection import look_at
+from varve.encoder.checkpoint.inspection import inspect_checkpoint
 from varve.errors import JobError
 from varve.output.part_file import part_name
 from varve.planning.plan import Plan, Resolved, code_identity, make_plan
@@ -106,7 +106,9 @@ def recall_plan(job: Job, stored: Mapping[str, Any], where: str) -> Plan:
         where,
     )
     resolved = Resolved(**stored["resolved"])
-    checkpoint = look_at(job.model.name, resolved.model_commit, trust_remote_code=job.model.trust_remote_code)
+    checkpoint = inspect_checkpoint(
+        job.model.name, resolved.model_commit, trust_remote_code=job.model.trust_remote_code
+    )
     dataset = _open_source(job.source, stored, where)
     now = {
         "the model's weights": checkpoint.weights_sha256,

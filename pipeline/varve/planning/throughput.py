@@ -43,8 +43,8 @@ class Estimate:
     tokens_per_row: float
     num_tokens: int
     length_histogram: list[tuple[int, int, int]]  # tokens from, to, rows of the sample
-    num_truncated: float  # share of the sample
-    num_errors: float  # share of the sample
+    share_truncated: float  # share of the sample
+    share_errors: float  # share of the sample
     num_parts: int
     rows_per_part: int
     row_bytes: dict[str, float]  # column → bytes of one row, before compression
@@ -110,8 +110,8 @@ def estimate(plan: Plan, device: str, threads: int) -> Estimate:
         tokens_per_row=tokens_per_row,
         num_tokens=num_tokens,
         length_histogram=histogram(lengths),
-        num_truncated=float(np.mean(burst["truncated"].fill_null(False).to_numpy())) if len(burst) else 0.0,  # noqa: FBT003
-        num_errors=1 - burst["error"].null_count / len(burst) if len(burst) else 0.0,
+        share_truncated=float(np.mean(burst["truncated"].fill_null(False).to_numpy())) if len(burst) else 0.0,  # noqa: FBT003
+        share_errors=1 - burst["error"].null_count / len(burst) if len(burst) else 0.0,
         num_parts=plan.resolved.num_shards + num_rows // rows_per_part,
         rows_per_part=rows_per_part,
         row_bytes=per_row,

@@ -37,8 +37,8 @@ class Tokens:
     """The windows of R texts, laid end to end; W windows and T tokens in all."""
 
     input_ids: NDArray[np.int32]  # (T,)
-    offsets: NDArray[np.int64]  # (W + 1,) where each window starts in input_ids: cu_seqlens
-    rows: NDArray[np.int64]  # (R + 1,) where the windows of each text start
+    cu_seqlens: NDArray[np.int64]  # (W + 1,) where each window starts in input_ids
+    cu_windows: NDArray[np.int64]  # (R + 1,) where the windows of each text start
     truncated: NDArray[np.bool_]  # (R,) tokens of the text were left out
     token_type_ids: NDArray[np.int32] | None = None  # (T,); None where all are 0
     spans: NDArray[np.int32] | None = None  # (T, 2) characters [start, stop) of each token in its text
@@ -47,12 +47,12 @@ class Tokens:
     @property
     def lengths(self) -> NDArray[np.int64]:
         """(W,) tokens of each window."""
-        return np.diff(self.offsets)
+        return np.diff(self.cu_seqlens)
 
     @property
     def num_tokens(self) -> NDArray[np.int32]:
         """(R,) tokens of each text over its windows."""
-        return np.diff(self.offsets[self.rows]).astype(np.int32)
+        return np.diff(self.cu_seqlens[self.cu_windows]).astype(np.int32)
 
 
 class Tokenizer:
@@ -111,7 +111,7 @@ class Tokenizer:
         """Text → why the model can't encode it: it has no tokens, or one that came without an embedding."""
         empty = np.flatnonzero(tokens.num_tokens == 0)
         beyond = np.flatnonzero(tokens.input_ids >= self._vocab_size)
-        rows = np.searchsorted(tokens.offsets[tokens.rows], beyond, side="right") - 1
+        rows = np.searchsorted(tokens.cu_seqlens[tokens.cu_windows], beyond, side="right") - 1
         names = map(self._raw.id_to_token, tokens.input_ids[beyond].tolist())
         unknown = zip(rows.tolist(), names, strict=True)
         return dict.fromkeys(empty.tolist(), "the text has no tokens") | {
@@ -147,8 +147,8 @@ class Tokenizer:
         total = int(lengths.sum())
         return Tokens(
             input_ids=_flat((w.ids for w in windows), np.int32, total),
-            offsets=_offsets(lengths),
-            rows=_offsets(np.asarray(counts, np.int64)),
+            cu_seqlens=_starts(lengths),
+            cu_windows=_starts(np.asarray(counts, np.int64)),
             truncated=np.zeros(len(encodings), np.bool_)
             if self.cuts_windows
             else np.fromiter(map(bool, overflow), np.bool_),
@@ -164,7 +164,7 @@ def _windows_of(encodings: list[Any], overflow: list[list[Any]]) -> Iterator[Any
         yield from more
 
 
-def _offsets(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+def _starts(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
 
 

@@ -26,7 +26,7 @@ _PLAIN = (
 
 @contextmanager
 def as_job_errors(what: str) -> Iterator[None]:
-    """Tell whatever is raised inside as the user's to mend.
+    """Reporter whatever is raised inside as the user's to mend.
 
     Args:
         what: could not be done, the beginning of the message.

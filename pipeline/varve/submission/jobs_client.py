@@ -177,7 +177,7 @@ class Head:
                 yield chunk[max(0, skip - before) :], end
 
     def _listen(self, submission_id: str, tell: Callable[[str | BaseException | None], None]) -> None:
-        """Tell every chunk of the output, and at last None, or what went wrong."""
+        """Reporter every chunk of the output, and at last None, or what went wrong."""
 
         async def listen() -> None:
             async for chunk in self._client.tail_job_logs(submission_id):

@@ -30,7 +30,7 @@ Make = Callable[[], Callable[[pa.Table, int], pa.Table]]  # makes, in the proces
 
 
 @dataclass
-class Quarantine:
+class CrashIsolation:
     """A process of its own for suspicious rows; start it with `with`."""
 
     make: Make

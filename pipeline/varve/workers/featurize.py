@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from varve.encoder.encoder import Call, Encoder
+from varve.encoder.encoder import Encoder, PendingCall
 from varve.encoder.packing import Index
 from varve.encoder.ragged import Columns, Ragged
 from varve.encoder.results import NOT_FINITE, Counts, not_finite
@@ -74,7 +74,7 @@ class _Begun:
     rows: pa.Table
     start: int
     block: Tokenized
-    call: Call
+    call: PendingCall
     spent_s: dict[str, float]  # stage → seconds, before it was begun
 
 

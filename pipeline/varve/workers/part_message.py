@@ -13,7 +13,7 @@ from varve.ranges import Range
 
 
 @dataclass(frozen=True, slots=True)
-class Sealed:
+class PartMessage:
     """A part on its way."""
 
     rows: Range
@@ -22,7 +22,7 @@ class Sealed:
     blocks: tuple[pa.RecordBatch, ...] = ()  # the tokens of its blocks, between tokenizer and encoder
 
 
-def seal(part: Sealed) -> pa.Table:
+def pack_message(part: PartMessage) -> pa.Table:
     """One row that holds the part."""
     return pa.table(
         {
@@ -36,11 +36,11 @@ def seal(part: Sealed) -> pa.Table:
     )
 
 
-def unseal(batch: pa.Table) -> Sealed:
+def unpack_message(batch: pa.Table) -> PartMessage:
     """The part in a one-row table."""
     shard, start, stop, counts = (batch[name][0].as_py() for name in ("shard", "start", "stop", "counts"))
     blocks = batch["blocks"][0].values
-    return Sealed(
+    return PartMessage(
         Range(shard, start, stop),
         pa.ipc.open_stream(batch["table"][0].as_buffer()).read_all(),
         json.loads(counts),

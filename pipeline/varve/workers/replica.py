@@ -17,14 +17,14 @@ import torch
 from varve.encoder.encoder import Encoder, describe
 from varve.errors import RunError
 from varve.library_logs import quiet_transformers
-from varve.monitoring.reporter import MAX_DEATHS, Tell
+from varve.monitoring.reporter import MAX_DEATHS, Reporter
 from varve.monitoring.run_counters import Block, Verdict
 from varve.preprocessing.text_blocks import Tokenized, tokenize_blocks
 from varve.ranges import Range
-from varve.workers.crash_isolation import Quarantine
+from varve.workers.crash_isolation import CrashIsolation
 from varve.workers.featurize import featurize
-from varve.workers.part_message import Sealed, seal, unseal
-from varve.workers.worker_spec import Work
+from varve.workers.part_message import PartMessage, pack_message, unpack_message
+from varve.workers.worker_spec import WorkerSpec
 
 # Of the encoder's counts, those that are written with a part.
 _HAPPENED = ("repeats", "overflows", "splits")
@@ -37,37 +37,37 @@ class _StoppedError(Exception):
 class Replica:
     """One encoder on one device."""
 
-    def __init__(self, work: Work, tell: Tell) -> None:
+    def __init__(self, spec: WorkerSpec, reporter: Reporter) -> None:
         """Load the model and report."""
         quiet_transformers()
         # Ray sets OMP_NUM_THREADS to the actor's num_cpus; what runs outside of the lanes may take them all.
-        torch.set_num_threads(work.threads)
-        _check_device(work.device)
-        self._work, self._tell = work.here(), tell
-        self._encoder = _load(self._work)
+        torch.set_num_threads(spec.threads)
+        _check_device(spec.device)
+        self._spec, self._reporter = spec.here(), reporter
+        self._encoder = _load(self._spec)
         self._turn = Lock()
-        tell.join(describe(self._encoder))
+        reporter.join(describe(self._encoder))
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Bring a part's texts, or the tokens that came along, to its features; nothing once the run is to end.
 
         Two threads may call it: the next part's turn comes when the last block of the one before is on its way.
         """
-        part = unseal(batch)
+        part = unpack_message(batch)
         with ExitStack() as turn:
             turn.enter_context(self._turn)
-            if self._tell.stopped():
+            if self._reporter.stopped():
                 return batch.slice(0, 0)
-            deaths = self._tell.begin("encode", part.rows)
+            deaths = self._reporter.begin("encode", part.rows)
             try:
                 sealed = self._encode(part, turn) if deaths < MAX_DEATHS else self._encode_apart(part, deaths)
             except _StoppedError:
                 return batch.slice(0, 0)
             finally:
-                self._tell.end("encode", part.rows)
-        return seal(sealed)
+                self._reporter.end("encode", part.rows)
+        return pack_message(sealed)
 
-    def _encode(self, part: Sealed, turn: ExitStack) -> Sealed:
+    def _encode(self, part: PartMessage, turn: ExitStack) -> PartMessage:
         done = 0
 
         def blocks() -> Iterator[Tokenized]:
@@ -84,18 +84,18 @@ class Replica:
             self._encoder,
             part.table,
             blocks(),
-            schema=self._work.schema,
+            schema=self._spec.schema,
             shard=part.rows.shard,
             start=part.rows.start,
-            pairs=self._work.pairs,
+            pairs=self._spec.pairs,
             on_block=report,
         )
         happened = {name: getattr(counts, name) for name in _HAPPENED}
-        return Sealed(part.rows, result, happened)
+        return PartMessage(part.rows, result, happened)
 
-    def _encode_apart(self, part: Sealed, deaths: int) -> Sealed:
+    def _encode_apart(self, part: PartMessage, deaths: int) -> PartMessage:
         """Bring a part to its features in a process of its own, which may die of it."""
-        rows, block_rows = part.rows, self._work.block_rows
+        rows, block_rows = part.rows, self._spec.block_rows
         if deaths >= 2 * MAX_DEATHS:
             msg = (
                 f"shard {rows.shard}, rows [{rows.start}, {rows.stop}): {deaths} workers have died of these rows, the "
@@ -103,7 +103,7 @@ class Replica:
             )
             raise RunError(msg)
         done = []
-        with Quarantine(partial(_make_apart, self._work, rows.shard), self._work.schema, rows.shard) as apart:
+        with CrashIsolation(partial(_make_apart, self._spec, rows.shard), self._spec.schema, rows.shard) as apart:
             for first in range(0, len(part.table), block_rows):
                 began = time.perf_counter()
                 block = apart.encode(part.table.slice(first, block_rows), rows.start + first)
@@ -112,18 +112,18 @@ class Replica:
                 tokens = int(block["num_tokens"].drop_null().to_numpy().sum())
                 errors = len(block) - block["error"].null_count
                 self._report(Block(len(block), tokens, errors, spent), rows, apart.killers)
-        result = pa.concat_tables(done) if done else self._work.schema.empty_table()
-        return Sealed(rows, result, {"killers": len(apart.killers)})
+        result = pa.concat_tables(done) if done else self._spec.schema.empty_table()
+        return PartMessage(rows, result, {"killers": len(apart.killers)})
 
-    def _blocks(self, part: Sealed) -> Iterator[Tokenized]:
+    def _blocks(self, part: PartMessage) -> Iterator[Tokenized]:
         if part.blocks:
             return map(Tokenized.from_arrow, part.blocks)
-        work = self._work
-        return tokenize_blocks(self._encoder.tokenizer, part.table, work.text_columns, work.block_rows, work.computed)
+        spec = self._spec
+        return tokenize_blocks(self._encoder.tokenizer, part.table, spec.text_columns, spec.block_rows, spec.computed)
 
     def _report(self, block: Block, part: Range, killers: Sequence[int] = ()) -> Verdict:
-        limit = self._work.max_errors
-        verdict = self._tell.count(block, part, wait=bool(block.errors) and limit is not None)
+        limit = self._spec.max_errors
+        verdict = self._reporter.count(block, part, wait=bool(block.errors) and limit is not None)
         if limit is not None and verdict.errors > limit:
             named = f" Rows that killed their worker: {', '.join(map(str, killers))}." if killers else ""
             msg = (
@@ -143,29 +143,29 @@ def _check_device(device: str) -> None:
         raise RunError(msg)
 
 
-def _load(work: Work) -> Encoder:
+def _load(spec: WorkerSpec) -> Encoder:
     return Encoder(
-        work.model,
-        work.features,
-        output_dtype=work.output_dtype,
-        tokens_per_pack=work.tokens_per_pack,
-        device=work.device,
-        threads=work.threads,
-        compiled=work.compiled,
-        checkpoint=work.checkpoint,
+        spec.model,
+        spec.features,
+        output_dtype=spec.output_dtype,
+        tokens_per_pack=spec.tokens_per_pack,
+        device=spec.device,
+        threads=spec.threads,
+        compiled=spec.compiled,
+        checkpoint=spec.checkpoint,
     )
 
 
-def _make_apart(work: Work, shard: int) -> Callable[[pa.Table, int], pa.Table]:
+def _make_apart(spec: WorkerSpec, shard: int) -> Callable[[pa.Table, int], pa.Table]:
     """What a process of its own does with rows: the same as a replica, in one block."""
     quiet_transformers()
-    encoder = _load(work)
-    for column in work.computed:
+    encoder = _load(spec)
+    for column in spec.computed:
         column.load()
 
     def encode(table: pa.Table, start: int) -> pa.Table:
-        blocks = tokenize_blocks(encoder.tokenizer, table, work.text_columns, len(table), work.computed)
-        result, _, _ = featurize(encoder, table, blocks, schema=work.schema, shard=shard, start=start, pairs=work.pairs)
+        blocks = tokenize_blocks(encoder.tokenizer, table, spec.text_columns, len(table), spec.computed)
+        result, _, _ = featurize(encoder, table, blocks, schema=spec.schema, shard=shard, start=start, pairs=spec.pairs)
         return result
 
     return encode

@@ -10,45 +10,45 @@ import pyarrow as pa
 
 from varve.encoder.checkpoint.defaults import make_plan, make_tokenizer
 from varve.library_logs import quiet_transformers
-from varve.monitoring.reporter import MAX_DEATHS, Tell
+from varve.monitoring.reporter import MAX_DEATHS, Reporter
 from varve.preprocessing.text_blocks import tokenize_blocks
 from varve.preprocessing.tokenizer import Tokenizer
-from varve.workers.part_message import Sealed, seal, unseal
-from varve.workers.worker_spec import Work
+from varve.workers.part_message import PartMessage, pack_message, unpack_message
+from varve.workers.worker_spec import WorkerSpec
 
 
-def tokenize_part(batch: pa.Table, work: Work, tell: Tell) -> pa.Table:
+def tokenize_part(batch: pa.Table, spec: WorkerSpec, reporter: Reporter) -> pa.Table:
     """Add the tokens of its blocks to a part on its way to a replica.
 
     One that kills those who tokenize it passes as it is: a replica has the means to find the rows that do so.
     """
-    part = unseal(batch)
-    if tell.stopped():
+    part = unpack_message(batch)
+    if reporter.stopped():
         return batch.slice(0, 0)
-    if tell.begin("tokenize", part.rows) >= MAX_DEATHS:
-        tell.end("tokenize", part.rows)
+    if reporter.begin("tokenize", part.rows) >= MAX_DEATHS:
+        reporter.end("tokenize", part.rows)
         return batch
     began_s = time.process_time()  # of all its threads: each task spreads over the cores that are idle
-    blocks = list(tokenize_blocks(_tokenizer_of(work), part.table, work.text_columns, work.block_rows, work.computed))
+    blocks = list(tokenize_blocks(_tokenizer_of(spec), part.table, spec.text_columns, spec.block_rows, spec.computed))
     compute_s = sum(block.compute_s for block in blocks)
     tokens = tuple(block.to_arrow() for block in blocks)
     tokenize_s = max(0.0, time.process_time() - began_s - compute_s)
-    seconds = {"tokenize": tokenize_s} | ({"compute": compute_s} if work.computed else {})
+    seconds = {"tokenize": tokenize_s} | ({"compute": compute_s} if spec.computed else {})
     for stage, spent_s in seconds.items():
-        tell.spend(stage, spent_s)
-    tell.end("tokenize", part.rows)
-    return seal(Sealed(part.rows, part.table, blocks=tokens))
+        reporter.spend(stage, spent_s)
+    reporter.end("tokenize", part.rows)
+    return pack_message(PartMessage(part.rows, part.table, blocks=tokens))
 
 
 _tokenizers: dict[str, Tokenizer] = {}
 
 
-def _tokenizer_of(work: Work) -> Tokenizer:
-    """The work's tokenizer, loaded once in a process."""
-    key = work.checkpoint.folder + work.model.model_dump_json() + repr(work.features)
+def _tokenizer_of(spec: WorkerSpec) -> Tokenizer:
+    """The spec's tokenizer, loaded once in a process."""
+    key = spec.checkpoint.folder + spec.model.model_dump_json() + repr(spec.features)
     if key not in _tokenizers:
         quiet_transformers()
-        here = work.here()
+        here = spec.here()
         features = make_plan(here.model, here.features, here.checkpoint, here.output_dtype)
         _tokenizers[key] = make_tokenizer(here.model, here.checkpoint, features)
     return _tokenizers[key]

@@ -23,7 +23,7 @@ class Files(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class WorkerSpec:
     """What a worker needs to know."""
 
     model: Model
@@ -46,7 +46,7 @@ class Work:
         """Whether a row's text is a sentence pair."""
         return len(self.text_columns) > 1
 
-    def here(self) -> "Work":
+    def here(self) -> "WorkerSpec":
         """The same, with the checkpoint's folder on this node."""
         if self.files is None:
             return self

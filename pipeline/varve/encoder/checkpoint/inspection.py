@@ -45,7 +45,7 @@ class Checkpoint:
     trust_remote_code: bool
 
 
-def look_at(name: str, revision: str | None = None, *, trust_remote_code: bool = False) -> Checkpoint:
+def inspect_checkpoint(name: str, revision: str | None = None, *, trust_remote_code: bool = False) -> Checkpoint:
     """Read all of a checkpoint that needs no weights in memory.
 
     Raises:

@@ -73,7 +73,7 @@ _SIGNATURES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Kernel:
+class CpuLibrary:
     """The compiled code for one instruction set.
 
     With AMX a product is that of three bfloat16 numbers for each float32 (compiled/tiles.h), as exact as one in float32
@@ -120,7 +120,7 @@ class Kernel:
         q_THD: Tensor,
         k_THD: Tensor,
         v_THD: Tensor,
-        cu: Tensor,
+        cu_seqlens: Tensor,
         longest: int,
         scaling: float | None,
         reach: int | None = None,
@@ -132,7 +132,7 @@ class Kernel:
             q_THD: queries that `takes` accepts; keys and values alike.
             k_THD: see q_THD.
             v_THD: see q_THD.
-            cu: (W + 1,) int32 where each window starts.
+            cu_seqlens: (W + 1,) int32 where each window starts.
             longest: tokens of the longest window.
             scaling: of the scores; 1 / sqrt(D) when None.
             reach: tokens attend to those at most so far away, and no others are looked at; to all when None.
@@ -148,7 +148,7 @@ class Kernel:
         steps = _STEPS(*(step for tensor in (q_THD, k_THD, v_THD, out) for step in tensor.stride()[:2]))
         scale = dim**-0.5 if scaling is None else scaling
         far = longest if reach is None else reach
-        windows = cu.data_ptr(), len(cu) - 1, longest
+        windows = cu_seqlens.data_ptr(), len(cu_seqlens) - 1, longest
         failed = self.library.attend(*pointers, steps, *windows, heads, dim, far, *_bias(bias, longest), scale)
         return _unless(failed, out)
 
@@ -195,19 +195,19 @@ class Kernel:
         count, steps = rows.numel() // first.inputs, (first, become, factors, second, norm)
         return _unless(self.library.feed_forward(*pointers, count, *steps, out.data_ptr()), out)
 
-    def layer(self, rows: Tensor, parts: Parts, cu: Tensor, longest: int, bias: Tensor | None = None) -> Tensor:
+    def layer(self, rows: Tensor, parts: Parts, cu_seqlens: Tensor, longest: int, bias: Tensor | None = None) -> Tensor:
         """A whole layer over one packed row (1, T, H). See `linear`, and `attend` for windows and bias."""
-        out, windows = _room(*rows.shape), (cu.data_ptr(), len(cu) - 1, longest)
+        out, windows = _room(*rows.shape), (cu_seqlens.data_ptr(), len(cu_seqlens) - 1, longest)
         failed = self.library.layer(
             rows.data_ptr(), rows.shape[1], parts, *windows, *_bias(bias, longest), out.data_ptr()
         )
         return _unless(failed, out)
 
-    def means(self, hidden_TH: Tensor, cu: Tensor) -> Tensor:
-        """The mean of the token vectors of each window: (W, H). The vectors are contiguous; cu: (W + 1,) int64."""
-        windows, width = len(cu) - 1, hidden_TH.shape[1]
+    def means(self, hidden_TH: Tensor, cu_seqlens: Tensor) -> Tensor:
+        """The mean of the token vectors of each window: (W, H). hidden_TH is contiguous; cu_seqlens: (W + 1,) int64."""
+        windows, width = len(cu_seqlens) - 1, hidden_TH.shape[1]
         out = _room(windows, width)
-        self.library.means(hidden_TH.data_ptr(), cu.data_ptr(), windows, width, out.data_ptr())
+        self.library.means(hidden_TH.data_ptr(), cu_seqlens.data_ptr(), windows, width, out.data_ptr())
         return out
 
 
@@ -245,7 +245,7 @@ def takes(q_THD: Tensor, k_THD: Tensor, v_THD: Tensor) -> bool:
     )
 
 
-def find_kernel() -> Kernel | None:
+def find_cpu_library() -> CpuLibrary | None:
     """The fastest kernel here for what torch may use: ATEN_CPU_CAPABILITY and ONEDNN_MAX_CPU_ISA bound both."""
     capability = torch.backends.cpu.get_cpu_capability()
     if not capability.startswith("AVX512"):
@@ -258,4 +258,4 @@ def _may_use_tiles() -> bool:
     return most in {"", "ALL", "DEFAULT"} or "AMX" in most
 
 
-_load = cache(Kernel.load)
+_load = cache(CpuLibrary.load)

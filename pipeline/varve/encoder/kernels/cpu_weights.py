@@ -14,7 +14,7 @@ from typing import TypeGuard
 import torch
 from torch import Tensor, nn
 
-from varve.encoder.kernels.cpu_library import Kernel, Weights
+from varve.encoder.kernels.cpu_library import CpuLibrary, Weights
 
 _FLOAT_BYTES = 4
 
@@ -51,10 +51,10 @@ class Room:
         return copy
 
 
-class Panels(nn.Module):
+class PackedWeights(nn.Module):
     """A linear layer's weight in panels, and its bias."""
 
-    def __init__(self, linear: nn.Linear, kernel: Kernel, room: Room, *, depth: int | None = None) -> None:
+    def __init__(self, linear: nn.Linear, kernel: CpuLibrary, room: Room, *, depth: int | None = None) -> None:
         """Lay the weight out.
 
         Args:
@@ -105,7 +105,7 @@ class Panels(nn.Module):
         return f"in_features={self.in_features}, out_features={self.out_features}, with={self.kernel.instructions}"
 
 
-def fits(module: object, kernel: Kernel) -> TypeGuard[nn.Linear]:
+def fits(module: object, kernel: CpuLibrary) -> TypeGuard[nn.Linear]:
     """Whether a module is a linear layer that can be laid out for the kernel."""
     if type(module) is not nn.Linear:
         return False

@@ -17,15 +17,15 @@ from varve.encoder.kernels.attention_tiles import Tiles
 _LOG2_E = 1.4426950408889634
 
 
-def mean_of_windows(hidden_TH: Tensor, cu: Tensor) -> Tensor:
+def mean_of_windows(hidden_TH: Tensor, cu_seqlens: Tensor) -> Tensor:
     """The mean of all token vectors of each window: (W, H) float32 of any floating dtype, read once.
 
     Args:
         hidden_TH: token vectors of W windows, end to end.
-        cu: (W + 1,) where windows start.
+        cu_seqlens: (W + 1,) where windows start.
     """
     tokens_T, width = hidden_TH.shape
-    windows = len(cu) - 1
+    windows = len(cu_seqlens) - 1
     # A program takes some columns of a window. Short windows leave it little to do: there it takes all of them.
     if tokens_T < 32 * windows:
         columns, rows, warps = min(1024, triton.next_power_of_2(width)), 4, 4
@@ -33,15 +33,15 @@ def mean_of_windows(hidden_TH: Tensor, cu: Tensor) -> Tensor:
         columns, rows, warps = (128, 16, 4) if tokens_T < 256 * windows else (128, 64, 8)
     means = torch.empty(windows, width, device=hidden_TH.device, dtype=torch.float32)
     grid = windows, triton.cdiv(width, columns)
-    _mean[grid](hidden_TH, hidden_TH.stride(0), cu, means, width, columns, rows, num_warps=warps)
+    _mean[grid](hidden_TH, hidden_TH.stride(0), cu_seqlens, means, width, columns, rows, num_warps=warps)
     return means
 
 
 @triton.jit
-def _mean(hidden, stride, cu, means, width: tl.constexpr, COLUMNS: tl.constexpr, ROWS: tl.constexpr):
+def _mean(hidden, stride, cu_seqlens, means, width: tl.constexpr, COLUMNS: tl.constexpr, ROWS: tl.constexpr):
     window = tl.program_id(0)
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
-    start, stop = tl.load(cu + window), tl.load(cu + window + 1)
+    start, stop = tl.load(cu_seqlens + window), tl.load(cu_seqlens + window + 1)
     sums = tl.zeros((ROWS, COLUMNS), tl.float32)
     for first in range(start, stop, ROWS):
         row = first + tl.arange(0, ROWS)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 
 from varve.encoder.kernels.attention_tiles import Tiles
-from varve.encoder.kernels.cpu_library import find_kernel, takes
+from varve.encoder.kernels.cpu_library import find_cpu_library, takes
 from varve.encoder.kernels.gpu_support import find_triton_code
 
 PACKED = "packed"
@@ -42,7 +42,7 @@ class Runs:
 class Bounds:
     """Where the windows of a packed row are."""
 
-    cu: Tensor  # (W + 1,) int32 on the device: where each starts
+    cu_seqlens: Tensor  # (W + 1,) int32 on the device: where each starts
     longest: int
     runs: Runs
     tiles: Tiles | None = None  # on a GPU, in half precision
@@ -104,19 +104,19 @@ def attend(
         scaling: of the scores; 1 / sqrt(D) when None.
         reach: how far apart two tokens may be; None: any distance.
     """
-    cu, longest, head_dim = windows.cu, windows.longest, q_THD.shape[-1]
+    cu_seqlens, longest, head_dim = windows.cu_seqlens, windows.longest, q_THD.shape[-1]
     if reach is not None and longest <= reach + 1:
         reach = None
     if windows.tiles is not None and q_THD.dtype in HALF:
-        equal = reach is None and longest * (len(cu) - 1) == len(q_THD)
+        equal = reach is None and longest * (len(cu_seqlens) - 1) == len(q_THD)
         code = find_triton_code() if _fit_tiles(q_THD, k_THD, v_THD) else None
         if code and not (equal and longest > _SHORT_TOKENS and head_dim > _NARROW_HEADS):
             scaling = head_dim**-0.5 if scaling is None else scaling
             return code.attend_windows(q_THD, k_THD, v_THD, windows.tiles, scaling, reach or 0)
         if head_dim % 8 == 0 and not equal:
-            return _varlen(q_THD, k_THD, v_THD, cu, longest, scaling, reach)
-    elif takes(q_THD, k_THD, v_THD) and (kernel := find_kernel()):
-        return kernel.attend(q_THD, k_THD, v_THD, cu, longest, scaling, reach)
+            return _varlen(q_THD, k_THD, v_THD, cu_seqlens, longest, scaling, reach)
+    elif takes(q_THD, k_THD, v_THD) and (kernel := find_cpu_library()):
+        return kernel.attend(q_THD, k_THD, v_THD, cu_seqlens, longest, scaling, reach)
     return attend_runs(q_THD, k_THD, v_THD, windows.runs, scaling, lambda length: _band(length, reach, q_THD.device))
 
 
@@ -125,7 +125,7 @@ def _fit_tiles(*qkv: Tensor) -> bool:
 
 
 def _varlen(
-    q: Tensor, k: Tensor, v: Tensor, cu: Tensor, longest: int, scaling: float | None, reach: int | None
+    q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, longest: int, scaling: float | None, reach: int | None
 ) -> Tensor:
     """Flash attention over offsets: CUDA, half precision."""
     from torch.nn.attention.varlen import varlen_attn  # noqa: PLC0415 (imports CUDA machinery)
@@ -133,7 +133,7 @@ def _varlen(
     more = {} if reach is None else {"window_size": (reach, reach)}
     if scaling is not None and scaling != q.shape[-1] ** -0.5:
         more["scale"] = scaling  # pyright: ignore[reportArgumentType]
-    return varlen_attn(q, k, v, cu, cu, longest, longest, **more)  # pyright: ignore[reportArgumentType, reportReturnType]
+    return varlen_attn(q, k, v, cu_seqlens, cu_seqlens, longest, longest, **more)  # pyright: ignore[reportArgumentType, reportReturnType]
 
 
 def attend_runs(
@@ -189,5 +189,5 @@ def attends_with(model: PreTrainedModel, head_dim: int) -> str:
         head_dim: of its heads, unless its config says another.
     """
     head = next(model.parameters()).new_empty(1, 1, getattr(model.config, "head_dim", None) or head_dim)
-    kernel = find_kernel() if takes(head, head, head) else None
+    kernel = find_cpu_library() if takes(head, head, head) else None
     return kernel.registers if kernel else "torch"

@@ -28,7 +28,7 @@ class Batch:
     """What one forward pass takes, and how to read its hidden states."""
 
     inputs: dict[str, Any]
-    cu: Tensor  # (w + 1,) int64 offsets of the windows in the ragged form
+    cu_seqlens: Tensor  # (w + 1,) int64 offsets of the windows in the ragged form
     real: Tensor | None  # (t,) where the real tokens stand in a flattened (B, L); None for a packed batch
 
     def ragged(self, hidden: Tensor) -> Tensor:
@@ -50,16 +50,16 @@ def packed_batch(model: PreTrainedModel, pack: Pack, start: int | None = None) -
         start: position id of a window's first token; looked for in the model when None, which takes a millisecond.
     """
     start = first_position(model) if start is None else start
-    offsets = pack.offsets
+    offsets = pack.cu_seqlens
     starts = np.repeat(offsets[:-1], pack.lengths)
     positions = _positions(pack.input_ids, starts, start)
-    cu = _to(model.device, offsets)
+    cu_seqlens = _to(model.device, offsets)
     longest = int(pack.lengths[-1])
     inputs: dict[str, Any] = {
         "input_ids": _to(model.device, pack.input_ids.astype(np.int64))[None],
         "position_ids": _to(model.device, positions)[None],
-        "cu_seq_lens_q": cu.int(),
-        "cu_seq_lens_k": cu.int(),
+        "cu_seq_lens_q": cu_seqlens.int(),
+        "cu_seq_lens_k": cu_seqlens.int(),
         "max_length_q": longest,
         "max_length_k": longest,
         "runs": _runs(pack.lengths),
@@ -71,7 +71,7 @@ def packed_batch(model: PreTrainedModel, pack: Pack, start: int | None = None) -
         # Models fill in absent types from a buffer as long as their positions, which a packed row outgrows.
         types = None if pack.token_type_ids is None else _to(model.device, pack.token_type_ids.astype(np.int64))[None]
         inputs["token_type_ids"] = torch.zeros_like(inputs["input_ids"]) if types is None else types
-    return Batch(inputs, cu, None)
+    return Batch(inputs, cu_seqlens, None)
 
 
 def dense_batch(model: PreTrainedModel, pack: Pack) -> Batch:
@@ -84,7 +84,7 @@ def dense_batch(model: PreTrainedModel, pack: Pack) -> Batch:
     }
     if pack.token_type_ids is not None and takes_token_types(model):
         inputs["token_type_ids"] = _to(model.device, _padded(pack.token_type_ids, mask, 0))
-    return Batch(inputs, _to(model.device, pack.offsets), _to(model.device, np.flatnonzero(mask)))
+    return Batch(inputs, _to(model.device, pack.cu_seqlens), _to(model.device, np.flatnonzero(mask)))
 
 
 def takes_token_types(model: PreTrainedModel) -> bool:

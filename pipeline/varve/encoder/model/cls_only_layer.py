@@ -22,7 +22,7 @@ from varve.encoder.model.layer_hooks import find_layers
 _AFTER_ATTENTION = ["hidden_states", "input_tensor"]
 
 
-class FirstTokens:
+class ClsOnlyLayer:
     """Cuts a packed row down to the first tokens of its windows behind the attention of the model's last layer."""
 
     def __init__(self, after_attention: nn.Module) -> None:

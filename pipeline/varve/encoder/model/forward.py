@@ -18,9 +18,9 @@ from varve.encoder.checkpoint.positions import first_position
 from varve.encoder.feature_plan import FeaturePlan
 from varve.encoder.model import pooling
 from varve.encoder.model.batch import Batch, dense_batch, packed_batch
-from varve.encoder.model.cls_only_layer import FirstTokens
+from varve.encoder.model.cls_only_layer import ClsOnlyLayer
 from varve.encoder.model.heads import takes_mean
-from varve.encoder.model.layer_hooks import Taps
+from varve.encoder.model.layer_hooks import LayerHooks
 from varve.encoder.packing import Pack
 
 _POOLS = {"cls": pooling.cls, "last": pooling.last, "mean": pooling.mean, "max": pooling.maximum}
@@ -46,22 +46,22 @@ class Forward:
     def __init__(
         self,
         model: PreTrainedModel,
-        taps: Taps,
+        hooks: LayerHooks,
         plan: FeaturePlan,
         *,
         packed: bool,
-        first_tokens: FirstTokens | None = None,
+        first_tokens: ClsOnlyLayer | None = None,
     ) -> None:
         """Settle what a pass has to bring.
 
         Args:
             model: with its attention set for the layout.
-            taps: on its layers.
+            hooks: on its layers.
             plan: what is wanted.
             packed: the layout; otherwise dense.
             first_tokens: on its last layer, if that is the plan's highest and runs for them alone.
         """
-        self.model, self._taps, self._plan, self._first_tokens = model, taps, plan, first_tokens
+        self.model, self._hooks, self._plan, self._first_tokens = model, hooks, plan, first_tokens
         # A thread has a device of its own, which kernels that are not torch's run on, whatever their tensors' is.
         self._where = partial(torch.cuda.device, model.device) if model.device.type == "cuda" else nullcontext
         self._lay_out = partial(packed_batch, start=first_position(model)) if packed else dense_batch
@@ -80,8 +80,8 @@ class Forward:
             self._keep(layer, hidden, batch, vectors)
 
         stop_at = None if self._runs_through else plan.top_layer
-        narrow = nullcontext() if self._first_tokens is None else self._first_tokens.only(batch.cu[:-1])
-        with self._where(), narrow, self._taps.open(self._wanted - {last}, tap, stop_at=stop_at):
+        narrow = nullcontext() if self._first_tokens is None else self._first_tokens.only(batch.cu_seqlens[:-1])
+        with self._where(), narrow, self._hooks.open(self._wanted - {last}, tap, stop_at=stop_at):
             output = self.model(**batch.inputs, **({"output_attentions": True} if plan.attention_layers else {}))
             if plan.top_layer == last:
                 tap(last, output.last_hidden_state)
@@ -98,7 +98,7 @@ class Forward:
         pools = [pool for pool, of_layer in self._pooled if of_layer == layer]
         exact = ragged.float() if {"mean", "max"} <= set(pools) else ragged
         for pool in pools:
-            vectors.pooled[pool, layer] = _POOLS[pool](exact, batch.cu)
+            vectors.pooled[pool, layer] = _POOLS[pool](exact, batch.cu_seqlens)
         if layer in self._plan.token_layers:
             vectors.tokens[layer] = ragged
 

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from varve.encoder.kernels.cpu_library import DIM, Activation, Parts
 from varve.encoder.kernels.gpu_support import find_triton_code
 from varve.encoder.model.attention import Bounds, attend
-from varve.encoder.model.fused_linear import FeedForward, Linear, Panels, norm_of
+from varve.encoder.model.fused_linear import FeedForward, Linear, PackedWeights, norm_of
 from varve.encoder.model.layer_hooks import find_layers
 from varve.encoder.model.mpnet import PackedBias
 
@@ -100,7 +100,7 @@ class OneCall:
         if kwargs.get("runs") is not None:
             return self._kernel.layer(rows, self._parts, kwargs["cu_seq_lens_q"], kwargs["max_length_q"])
         if len(args) > 1 and isinstance(bias := args[1], PackedBias):
-            return (self._kernel.layer(rows, self._parts, bias.cu, bias.longest, bias.by_distance),)
+            return (self._kernel.layer(rows, self._parts, bias.cu_seqlens, bias.longest, bias.by_distance),)
         steps = self._steps()
         assert steps is not None
         return steps(hidden_states, *args, **kwargs)
@@ -181,7 +181,7 @@ def _computes(module: nn.Module) -> bool:
 def _fit(*parts: Any) -> bool:
     """Whether the kernel takes a layer of these parts."""
     *panels, after_attention, block, after_block, head_dim = parts
-    if not (isinstance(block, FeedForward) and all(isinstance(each, Panels) for each in panels)):
+    if not (isinstance(block, FeedForward) and all(isinstance(each, PackedWeights) for each in panels)):
         return False
     width = block.first.in_features
     plain = all(isinstance(each, nn.LayerNorm) and each.bias is not None for each in (after_attention, after_block))

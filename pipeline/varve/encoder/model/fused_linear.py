@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.activations import GELUActivation, SiLUActivation
 
-from varve.encoder.kernels.cpu_library import Activation, Kernel, Norm
-from varve.encoder.kernels.cpu_weights import Panels, Room, fits, mapped_files
+from varve.encoder.kernels.cpu_library import Activation, CpuLibrary, Norm
+from varve.encoder.kernels.cpu_weights import PackedWeights, Room, fits, mapped_files
 from varve.encoder.model.layer_hooks import find_layers
 
 # (layer, activation, second layer where it stands beside them) as transformers' feed-forward blocks name them: BERT's
@@ -39,7 +39,7 @@ _MOST_DEPTH = 512  # of a block's inner numbers, so many are in memory at once
 
 def multiplies_with(model: nn.Module) -> str:
     """Who computes a model's linear layers: the instructions of the compiled kernel, or "torch"."""
-    panels = (module for module in model.modules() if isinstance(module, Panels))
+    panels = (module for module in model.modules() if isinstance(module, PackedWeights))
     return next((module.kernel.instructions for module in panels), "torch")
 
 
@@ -49,7 +49,7 @@ def multiplies_alone(model: nn.Module) -> bool:
     return multiplies_with(model) != "torch" and all(name.startswith("pooler.") for name in left)
 
 
-def use_kernel(model: PreTrainedModel, kernel: Kernel) -> None:
+def use_kernel(model: PreTrainedModel, kernel: CpuLibrary) -> None:
     """Replace every linear layer in the layers of a float32 model on the CPU that the kernel can take.
 
     Embeddings, pooler and head keep theirs: they see few rows, and other code looks at what they are made of.
@@ -60,7 +60,7 @@ def use_kernel(model: PreTrainedModel, kernel: Kernel) -> None:
         _Layer(kernel, Room(floats, files)).replace(layer)
 
 
-class Linear(Panels):
+class Linear(PackedWeights):
     """`nn.Linear`, with the activation after it if there is one."""
 
     become = Activation.NONE
@@ -73,7 +73,7 @@ class Linear(Panels):
 class LinearNorm(nn.Module):
     """BERT's output of attention: a linear layer, the sum with the residual, and the norm of it."""
 
-    def __init__(self, dense: Panels, norm: nn.LayerNorm) -> None:
+    def __init__(self, dense: PackedWeights, norm: nn.LayerNorm) -> None:
         """Of what it was made of."""
         super().__init__()
         self.dense, self.LayerNorm = dense, norm
@@ -87,7 +87,9 @@ class LinearNorm(nn.Module):
 class FeedForward(nn.Module):
     """Two linear layers with an activation between them; with a norm, that of the sum with a residual."""
 
-    def __init__(self, first: Panels, become: Activation, second: Panels, norm: nn.LayerNorm | None) -> None:
+    def __init__(
+        self, first: PackedWeights, become: Activation, second: PackedWeights, norm: nn.LayerNorm | None
+    ) -> None:
         """Of what it was made of."""
         super().__init__()
         self.first, self.become, self.second, self.norm = first, become, second, norm
@@ -106,7 +108,9 @@ class Gated(nn.Module):
     Source: GLU Variants Improve Transformer, Shazeer 2020, equation 6.
     """
 
-    def __init__(self, first: Panels, become: Activation, factors: Panels | None, second: Panels) -> None:
+    def __init__(
+        self, first: PackedWeights, become: Activation, factors: PackedWeights | None, second: PackedWeights
+    ) -> None:
         """Of what it was made of; the factors come out of the first layer's upper half where they have none."""
         super().__init__()
         self.first, self.become, self.factors, self.second = first, become, factors, second
@@ -123,7 +127,7 @@ class Gated(nn.Module):
 class _Layer:
     """What the linear layers of one layer of a model are laid out with."""
 
-    kernel: Kernel
+    kernel: CpuLibrary
     room: Room
 
     def replace(self, module: nn.Module) -> None:
@@ -136,7 +140,7 @@ class _Layer:
                 setattr(module, name, Linear(child, self.kernel, self.room))
             elif gated := next(filter(None, (self._gated(child, *names) for names in _GATED)), None):
                 setattr(module, name, gated)
-            elif not isinstance(child, Panels | LinearNorm | FeedForward):
+            elif not isinstance(child, PackedWeights | LinearNorm | FeedForward):
                 self.replace(child)
 
     def _replace_outputs(self, module: nn.Module) -> None:
@@ -146,7 +150,7 @@ class _Layer:
             return
         block = self._block(getattr(module, "intermediate", None), *_INTERMEDIATE, output.dense, output.LayerNorm)
         if block is None:
-            block = LinearNorm(Panels(output.dense, self.kernel, self.room), output.LayerNorm)
+            block = LinearNorm(PackedWeights(output.dense, self.kernel, self.room), output.LayerNorm)
         else:
             module.intermediate = nn.Identity()
         module.output = block
@@ -188,14 +192,14 @@ class _Layer:
         first, *beside_it = map(self._panels, layers)
         return Gated(first, become, beside_it[0] if factors else None, self._second(last))
 
-    def _panels(self, linear: nn.Linear) -> Panels:
-        return Panels(linear, self.kernel, self.room)
+    def _panels(self, linear: nn.Linear) -> PackedWeights:
+        return PackedWeights(linear, self.kernel, self.room)
 
-    def _second(self, linear: nn.Linear) -> Panels:
+    def _second(self, linear: nn.Linear) -> PackedWeights:
         """In as few depths as the numbers that are in memory at once allow."""
         columns, inner = self.kernel.columns, linear.in_features
         depth = max(depth for depth in range(columns, _MOST_DEPTH + 1, columns) if inner % depth == 0)
-        return Panels(linear, self.kernel, self.room, depth=depth)
+        return PackedWeights(linear, self.kernel, self.room, depth=depth)
 
     def _activated(self, module: nn.Module | None, dense: str, activation: str) -> Activation | None:
         """What becomes of a layer's outputs, if the kernel takes both."""

@@ -65,7 +65,7 @@ def compile_layers(model: PreTrainedModel) -> bool:
     return bool(as_written)
 
 
-class Taps:
+class LayerHooks:
     """Hooks on the layers of a model that hand out what leaves each layer, to the thread that runs the pass.
 
     They stay on the model, so several threads can run passes over shared weights at once.

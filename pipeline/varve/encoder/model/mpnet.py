@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.models.mpnet.modeling_mpnet import MPNetModel, MPNetSelfAttention
 
-from varve.encoder.kernels.cpu_library import BEYOND, find_kernel, takes
+from varve.encoder.kernels.cpu_library import BEYOND, find_cpu_library, takes
 from varve.encoder.model.attention import Runs, attend_runs
 
 
@@ -23,7 +23,7 @@ from varve.encoder.model.attention import Runs, attend_runs
 class PackedBias:
     """What the layers get in place of the bias where a row is packed: its windows, and the bias within them."""
 
-    cu: Tensor  # (W + 1,) int32 where each starts
+    cu_seqlens: Tensor  # (W + 1,) int32 where each starts
     longest: int
     runs: Runs
     # (heads, 2 longest + BEYOND - 1) by how far the query stands behind the key, from -(longest - 1) on.
@@ -62,10 +62,10 @@ def _by_distance(encoder: Any, own: Callable[..., Tensor], current: threading.lo
     def compute_position_bias(x: Tensor, *args: Any, **kwargs: Any) -> Any:
         if current.windows is None:
             return own(x, *args, **kwargs)
-        cu, longest, runs = current.windows
+        cu_seqlens, longest, runs = current.windows
         behind = torch.arange(1 - longest, longest + BEYOND, device=x.device)
         by_distance = encoder.relative_attention_bias(encoder.relative_position_bucket(-behind)).T.contiguous()
-        return PackedBias(cu, longest, runs, by_distance)
+        return PackedBias(cu_seqlens, longest, runs, by_distance)
 
     return compute_position_bias
 
@@ -77,8 +77,8 @@ def _within(attention: Any, own: Callable[..., Any]) -> Callable[..., Any]:
             return own(hidden, mask, bias, **kwargs)
         heads = len(bias.by_distance), -1
         q, k, v = (of(hidden)[0].unflatten(-1, heads) for of in (attention.q, attention.k, attention.v))
-        if takes(q, k, v) and (kernel := find_kernel()):
-            out = kernel.attend(q, k, v, bias.cu, bias.longest, None, bias=bias.by_distance)
+        if takes(q, k, v) and (kernel := find_cpu_library()):
+            out = kernel.attend(q, k, v, bias.cu_seqlens, bias.longest, None, bias=bias.by_distance)
         else:
             out = attend_runs(q, k, v, bias.runs, None, lambda length: bias.square(length).to(q.dtype)[None])
         return (attention.o(out.flatten(1)[None]),)

@@ -12,14 +12,14 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from varve.encoder.checkpoint.hub import first_line
-from varve.encoder.kernels.cpu_library import Kernel
+from varve.encoder.kernels.cpu_library import CpuLibrary
 from varve.encoder.model.attention import PACKED, takes_packed_inputs
 from varve.encoder.model.batch import Batch, dense_batch, packed_batch
-from varve.encoder.model.cls_only_layer import FirstTokens
+from varve.encoder.model.cls_only_layer import ClsOnlyLayer
 from varve.encoder.model.fused_layers import join_steps, part_steps
 from varve.encoder.model.fused_linear import use_kernel
 from varve.encoder.model.heads import run_head, run_pooler, takes_mean
-from varve.encoder.model.layer_hooks import Taps
+from varve.encoder.model.layer_hooks import LayerHooks
 from varve.encoder.model.mpnet import adapt_mpnet
 from varve.encoder.packing import Pack
 from varve.errors import JobError
@@ -30,13 +30,13 @@ _LENGTHS = (3, 9, 9, 150)  # two of equal length, and one beyond the usual slidi
 
 
 def choose_layout(
-    model: PreTrainedModel, taps: Taps, max_positions: int | None, *, kernel: Kernel | None = None
+    model: PreTrainedModel, hooks: LayerHooks, max_positions: int | None, *, kernel: CpuLibrary | None = None
 ) -> tuple[str, str]:
     """Decide between the packed and the dense layout, and set the model's attention accordingly.
 
     Args:
         model: in float32.
-        taps: on its layers.
+        hooks: on its layers.
         max_positions: tokens that the model can take.
         kernel: that is to run its linear layers, before they are compared with what torch's own give.
 
@@ -51,16 +51,16 @@ def choose_layout(
     want = [_eager(model, window) for window in windows]
     if kernel:
         use_kernel(model, kernel)
-    reason = can_pack(model, taps, windows, want)
+    reason = can_pack(model, hooks, windows, want)
     if reason is None:
-        if (kernel or model.device.type == "cuda") and join_steps(model) and _packed_fault(model, taps, windows, want):
+        if (kernel or model.device.type == "cuda") and join_steps(model) and _packed_fault(model, hooks, windows, want):
             part_steps(model)  # written like BERT's, and something else
         return "packed", "equal to eager attention on every layer"
     for attention in ("sdpa", "eager"):
         if attention == "sdpa" and not getattr(model, "_supports_sdpa", False):
             continue
         model.set_attn_implementation(attention)
-        difference = _difference(model, taps, dense_batch(model, Pack.of_windows(windows)), want)
+        difference = _difference(model, hooks, dense_batch(model, Pack.of_windows(windows)), want)
         if difference < TOLERANCE:
             return "dense", f"{reason}; padded batches with {attention} attention equal it"
     msg = (
@@ -70,7 +70,9 @@ def choose_layout(
     raise JobError(msg)
 
 
-def can_pack(model: PreTrainedModel, taps: Taps, windows: list[np.ndarray], want: list[list[Tensor]]) -> str | None:
+def can_pack(
+    model: PreTrainedModel, hooks: LayerHooks, windows: list[np.ndarray], want: list[list[Tensor]]
+) -> str | None:
     """Whether packed rows are exact for this model: None, or the reason why not. Leaves packed attention set."""
     if not adapt_mpnet(model):
         if not takes_packed_inputs(model):
@@ -79,25 +81,25 @@ def can_pack(model: PreTrainedModel, taps: Taps, windows: list[np.ndarray], want
             model.set_attn_implementation(PACKED)
         except (RuntimeError, ValueError, TypeError, KeyError) as e:
             return f"packed attention is refused: {type(e).__name__}"
-    return _packed_fault(model, taps, windows, want)
+    return _packed_fault(model, hooks, windows, want)
 
 
 def _packed_fault(
-    model: PreTrainedModel, taps: Taps, windows: list[np.ndarray], want: list[list[Tensor]]
+    model: PreTrainedModel, hooks: LayerHooks, windows: list[np.ndarray], want: list[list[Tensor]]
 ) -> str | None:
     """What is wrong with packed rows as the model stands; None where nothing is."""
     try:
-        difference = _difference(model, taps, packed_batch(model, Pack.of_windows(windows)), want)
+        difference = _difference(model, hooks, packed_batch(model, Pack.of_windows(windows)), want)
     except (RuntimeError, ValueError, TypeError, IndexError, KeyError) as e:
         return f"packed rows fail: {type(e).__name__}"
     return None if difference < TOLERANCE else f"packed rows differ by {difference:.1e}"
 
 
 @torch.inference_mode()
-def can_narrow(model: PreTrainedModel, first_tokens: FirstTokens, max_positions: int | None) -> bool:
+def can_narrow(model: PreTrainedModel, first_tokens: ClsOnlyLayer, max_positions: int | None) -> bool:
     """Whether a packed model's last layer gives first tokens the same vectors when it runs for them alone."""
     batch = packed_batch(model, Pack.of_windows(_probe(model, max_positions)))
-    first = batch.cu[:-1]
+    first = batch.cu_seqlens[:-1]
     want = model(**batch.inputs).last_hidden_state[0, first]
     try:
         with first_tokens.only(first):
@@ -164,11 +166,11 @@ def _eager(model: PreTrainedModel, window: np.ndarray) -> list[Tensor]:
 
 
 @torch.inference_mode()
-def _difference(model: PreTrainedModel, taps: Taps, batch: Batch, want: list[list[Tensor]]) -> float:
+def _difference(model: PreTrainedModel, hooks: LayerHooks, batch: Batch, want: list[list[Tensor]]) -> float:
     """The largest relative difference over all layers between a batch and the windows one by one."""
     last = len(want[0]) - 1
     got: dict[int, Tensor] = {}
-    with taps.open(range(last), lambda index, hidden: got.update({index: batch.ragged(hidden)}), stop_at=None):
+    with hooks.open(range(last), lambda index, hidden: got.update({index: batch.ragged(hidden)}), stop_at=None):
         got[last] = batch.ragged(model(**batch.inputs).last_hidden_state)
     if len(got) <= last:
         return float("inf")
