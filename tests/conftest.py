@@ -21,7 +21,7 @@ import torch
 import transformers
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
-from tests.killer import make_killer
+from tests.crashing_model import make_killer
 from tests.models import ARCHITECTURES, RELATED
 from tests.servers.proxy import Control, proxy
 from tests.servers.stores import (

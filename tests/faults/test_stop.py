@@ -11,8 +11,8 @@ import pyarrow as pa
 import pytest
 
 from tests.faults.kill import command, tables, write_source
-from tests.patience import PATIENCE_S, wait_until
-from tests.undisturbed import rows_of
+from tests.reference_run import rows_of
+from tests.waiting import PATIENCE_S, wait_until
 from varve import Job
 from varve.cli.main import run_command
 

@@ -1,4 +1,4 @@
-"""What only a GPU can show. Skipped without one; the same logic runs on a CPU in tests/unit/test_lanes.py."""
+"""What only a GPU can show. Skipped without one; tests/unit/encoder/test_pack_executor.py covers the logic on a CPU."""
 
 import numpy as np
 import pytest

@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 
-from tests.patience import PATIENCE_S
 from tests.servers.cluster import TOKEN, ray_head
 from tests.servers.processes import descendants
+from tests.waiting import PATIENCE_S
 from varve.cluster.connection import start_ray
 from varve.cluster.placement import place_on_cluster
 from varve.config.compute import Compute

@@ -3,7 +3,7 @@
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tests.killer import KILLING_TEXT
+from tests.crashing_model import KILLING_TEXT
 
 
 def written(path) -> pa.Table:

@@ -10,9 +10,9 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import yaml
 
-from tests.patience import PATIENCE_S, wait_until
+from tests.reference_run import rows_of
 from tests.servers.hosts import hosts, namespaces_missing
-from tests.undisturbed import rows_of
+from tests.waiting import PATIENCE_S, wait_until
 
 
 def rows(path) -> pa.Table:

@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from tests.patience import wait_until
 from tests.servers.monitoring import MONITORING, Prometheus, RayHead, prometheus, ray_head, tool
+from tests.waiting import wait_until
 from varve.cli.corpus import docstrings
 
 pytestmark = pytest.mark.skipif(

@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 from ray.data import DataContext
 
-from tests.patience import wait_until
 from tests.servers.processes import descendants
+from tests.waiting import wait_until
 from varve import JobError, RunError
 from varve.cli.status import look
 from varve.storage.object_store import Storage

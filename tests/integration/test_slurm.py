@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from tests.patience import PATIENCE_S, wait_until
+from tests.waiting import PATIENCE_S, wait_until
 
 SCRIPT = Path(__file__).parents[2] / "jobs/templates/slurm/varve.sbatch"
 

@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.patience import PATIENCE_S, wait_until
 from tests.servers.processes import ray_folder
 from tests.servers.stores import SECRET_KEY, empty_container
+from tests.waiting import PATIENCE_S, wait_until
 from varve.cli.main import run_command
 from varve.output.manifest import read_manifest
 from varve.storage.object_store import Storage

@@ -13,11 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from tests.patience import PATIENCE_S, wait_until
+from tests.reference_run import rows_of
 from tests.servers.cluster import ray_head
 from tests.servers.processes import free_port
 from tests.servers.tls import behind_tls
-from tests.undisturbed import rows_of
+from tests.waiting import PATIENCE_S, wait_until
 from varve import Job
 
 SECRET = "a-value-that-must-stay-where-it-is"

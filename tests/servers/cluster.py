@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.patience import wait_until
 from tests.servers.processes import answers, end, free_ports, ray_folder, start
+from tests.waiting import wait_until
 
 TOKEN = "a-token-of-the-tests-0123456789"
 

@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.patience import wait_until
 from tests.servers.cluster import TOKEN
 from tests.servers.processes import answers, end, free_ports, ray_folder, start
+from tests.waiting import wait_until
 
 _NET = "10.231.77"
 _PORT, _DASHBOARD = 6379, 8265

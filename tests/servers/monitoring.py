@@ -16,8 +16,8 @@ from pathlib import Path
 
 import yaml
 
-from tests.patience import wait_until
 from tests.servers.processes import answers, end, free_port, free_ports, start
+from tests.waiting import wait_until
 
 MONITORING = Path(__file__).parents[2] / "infra/monitoring"
 _UNPACKED = Path(__file__).parent / "unpacked/usr/bin"

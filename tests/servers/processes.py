@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from tests.patience import wait_until
+from tests.waiting import wait_until
 
 _PR_SET_PDEATHSIG = 1
 

@@ -23,8 +23,8 @@ from pathlib import Path
 
 from aiohttp import ClientSession, ClientTimeout, TCPConnector, web
 
-from tests.patience import wait_until
 from tests.servers.processes import answers, end, free_port, start
+from tests.waiting import wait_until
 
 _HOP = frozenset({"connection", "expect", "transfer-encoding", "content-length", "date", "server", "content-type"})
 _ABSENT = {"x-goog-if-generation-match": ("If-None-Match", "*")}

@@ -23,9 +23,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.patience import wait_until
 from tests.servers.processes import answers, end, free_port, free_ports, start
 from tests.servers.proxy import proxy
+from tests.waiting import wait_until
 
 ACCESS_KEY, SECRET_KEY = "AKTEST", "SKTEST-not-to-be-seen"
 AZURE_ACCOUNT = "devstoreaccount1"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.patience import PATIENCE_S
+from tests.waiting import PATIENCE_S
 from varve.config.job import Job
 from varve.errors import RunError
 from varve.planning.saved_plan import prepare

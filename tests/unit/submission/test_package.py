@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.patience import PATIENCE_S
+from tests.waiting import PATIENCE_S
 from varve.cli.cluster_client import shared_paths
 from varve.cli.submit import finished
 from varve.config.job import Job
@@ -19,7 +19,7 @@ from varve.storage.object_store import Storage
 from varve.submission.jobs_client import name_of
 from varve.submission.package import START_FILE, job_code, local_paths, packed
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def job(**changes) -> Job:

@@ -11,7 +11,7 @@ from varve.errors import JobError
 from varve.preprocessing.udf.discovery import find_code
 from varve.preprocessing.udf.loader import load
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture

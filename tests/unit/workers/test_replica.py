@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.killer import KILLING_TEXT
+from tests.crashing_model import KILLING_TEXT
 from varve.config.job import Job
 from varve.errors import RunError
 from varve.monitoring.reporter import MAX_DEATHS

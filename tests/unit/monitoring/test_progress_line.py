@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.patience import wait_until
+from tests.waiting import wait_until
 from varve.monitoring.progress_line import ProgressLine
 from varve.monitoring.run_counters import Snapshot
 

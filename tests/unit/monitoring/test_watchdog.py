@@ -8,7 +8,7 @@ from threading import Event
 
 import pytest
 
-from tests.patience import PATIENCE_S
+from tests.waiting import PATIENCE_S
 from varve.monitoring.run_counters import Snapshot
 from varve.monitoring.watchdog import Watchdog
 

@@ -16,7 +16,7 @@ from varve.config.model import Model
 from varve.encoder.encoder import Encoder, describe
 from varve.encoder.kernels.cpu_library import BEYOND, CpuLibrary, find_cpu_library, takes
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 TOLERANCE = 3e-6  # of values of about 1, as torch's own kernel
 BUILT = [kernel for instructions in ("amx", "avx512", "avx2") if (kernel := CpuLibrary.load(instructions))]
 CAN_BUILD = platform.machine() == "x86_64" and shutil.which("cc") is not None
