@@ -22,3 +22,16 @@ class JobError(VarveError):
 
 class RunError(VarveError):
     """A right job failed while it ran. What was committed stays; the same command goes on from there."""
+
+
+def one_line(error_or_text: object, limit: int | None = 300) -> str:
+    """The text of an error in one line of at most `limit` characters, runs of white space as one space."""
+    return " ".join(str(error_or_text).split())[:limit]
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, without a final full stop or colon; its class name if it has no message.
+
+    Libraries put advice into the lines that follow, which is wrong for users of Varve.
+    """
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".:")

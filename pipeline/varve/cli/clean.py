@@ -9,6 +9,7 @@ from varve.cli.command import print_json, run
 from varve.errors import JobError
 from varve.monitoring.progress_line import clock_time, data_size
 from varve.output import part_file
+from varve.output.manifest import JOB_NAME
 from varve.storage.object_store import Storage
 from varve.storage.stale_uploads import Leftover, find_leftovers
 
@@ -37,7 +38,7 @@ def _clean(arguments: argparse.Namespace) -> int:
     if arguments.older_than < 0:
         msg = f"--older-than: {arguments.older_than} is not allowed: expected hours, 0 or more"
         raise JobError(msg)
-    if storage.read("_varve/job.json") is None:
+    if storage.read(JOB_NAME) is None:
         msg = f"{storage.uri} holds no output of Varve"
         raise JobError(msg)
     now = datetime.now(UTC)

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 from varve.cli.cluster_client import add_cluster_arguments, connect, exit_code_of, hand_over
 from varve.cli.command import add_job_arguments, print_json, read_job, run
 from varve.config.job import Job
-from varve.errors import JobError, RunError
+from varve.errors import JobError, RunError, one_line
 from varve.monitoring.progress_line import MARK
+from varve.output.manifest import JOB_NAME
 
 if TYPE_CHECKING:
     from varve.storage.object_store import Storage
@@ -80,7 +81,7 @@ def finished(job: Job, last: "Submission | None") -> str | None:
 def _code_of_output(storage: "Storage") -> dict[str, str]:
     """What a run has recorded of the code of its functions: {"features.overlap.code": SHA-256, ...}."""
     try:
-        return json.loads(storage.read("_varve/job.json") or b"{}").get("code", {}).get("identity", {})
+        return json.loads(storage.read(JOB_NAME) or b"{}").get("code", {}).get("identity", {})
     except ValueError:
         return {}
 
@@ -115,9 +116,7 @@ def _wait(head: "Head", submission_id: str, job: Job, arguments: argparse.Namesp
         sys.stderr.write("\ndetached: the run goes on. The same command attaches again\n")
     exit_code = 0 if ended is None else exit_code_of(ended)
     if ended is not None and exit_code and ended.exit_code not in (1, 2):
-        sys.stderr.write(
-            f"varve submit: {submission_id} {ended.status.lower()}: {' '.join(ended.message.split())[:500]}\n"
-        )
+        sys.stderr.write(f"varve submit: {submission_id} {ended.status.lower()}: {one_line(ended.message, 500)}\n")
     if arguments.json:
         status = ended.status if ended else "RUNNING"
         print_json({"submission_id": submission_id, "status": status, "exit_code": exit_code, "path": job.output.path})

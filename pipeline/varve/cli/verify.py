@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from varve.cli.command import print_json, run
 from varve.errors import JobError
-from varve.output.manifest import read_manifest
+from varve.output.manifest import JOB_NAME, read_manifest
 from varve.storage.object_store import Storage
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def _add(parser: argparse.ArgumentParser) -> None:
 
 def _verify(arguments: argparse.Namespace) -> int:
     storage = Storage(arguments.path, patient=False)
-    if storage.read("_varve/job.json") is None:
+    if storage.read(JOB_NAME) is None:
         msg = f"{storage.uri} holds no output of Varve"
         raise JobError(msg)
     finished = read_manifest(storage)
@@ -56,11 +56,11 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 
 def _verify_here(arguments: argparse.Namespace) -> "list[Check]":
-    from varve.library_logs import quiet_datasets, quiet_transformers
+    from varve.process_state import silence_datasets, silence_transformers
     from varve.verification.verify import verify
 
-    quiet_transformers()
-    quiet_datasets()
+    silence_transformers()
+    silence_datasets()
     return verify(arguments.path, deep=arguments.deep, on_part=_show)
 
 
@@ -68,11 +68,11 @@ def _verify_on_ray(arguments: argparse.Namespace) -> "list[Check]":
     from varve.cluster.connection import start_ray
     from varve.config.compute import Compute
     from varve.engine.ray_tasks import spread
-    from varve.library_logs import quiet_datasets, quiet_transformers
+    from varve.process_state import silence_datasets, silence_transformers
     from varve.verification.verify import verify
 
-    quiet_transformers()
-    quiet_datasets()
+    silence_transformers()
+    silence_datasets()
     start_ray(Compute())
     return verify(arguments.path, deep=arguments.deep, spread=spread, on_part=_show)
 

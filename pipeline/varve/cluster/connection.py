@@ -17,7 +17,7 @@ import ray
 from tenacity import Retrying, stop_after_attempt
 
 from varve.config.compute import Compute
-from varve.errors import RunError
+from varve.errors import RunError, one_line
 
 _STARTS = 3
 
@@ -43,7 +43,7 @@ def start_ray(compute: Compute) -> None:
             atexit.register(leave_ray)
         except Exception as e:  # a node that does not come up in time raises no narrower one
             where = os.environ.get("RAY_ADDRESS", "this machine")
-            msg = f"Ray at {where} could not be joined: {' '.join(str(e).split())[:300]}"
+            msg = f"Ray at {where} could not be joined: {one_line(e)}"
             raise RunError(msg) from e
         finally:
             # Ray puts its own in place, which ends the process with the signal's number for an exit code.

@@ -19,7 +19,7 @@ from varve.config.model import NO_ATTENTIONS_OF_WINDOWS, NO_WINDOWS_OF_PAIRS, Mo
 from varve.config.output import Output
 from varve.config.source import Source
 from varve.config.validation_errors import checked
-from varve.errors import JobError
+from varve.errors import JobError, one_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,4 +184,4 @@ def _problem(error: yaml.YAMLError) -> str:
     """What is wrong and where, without the text around it, which may be a secret."""
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
         return f"{error.problem} (line {error.problem_mark.line + 1}, column {error.problem_mark.column + 1})"
-    return " ".join(str(error).split())
+    return one_line(error)

@@ -24,6 +24,7 @@ from varve.ranges import Missing, Range
 from varve.storage.object_store import Storage
 
 MANIFEST_NAME = "_varve/manifest.json"
+JOB_NAME = "_varve/job.json"  # the job and its resolved plan: the first object that a run writes
 # From here on a listing takes several requests, so it is worth cutting. So many footers are asked for in one go.
 _MANY_PARTS = 4000
 _LISTINGS = 32

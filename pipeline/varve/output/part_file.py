@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from varve.errors import RunError
+from varve.errors import RunError, one_line
 from varve.ranges import Range
 from varve.storage.object_store import Storage
 
@@ -203,7 +203,7 @@ def read_footer(storage: Storage, name: str, file_bytes: int | None = None) -> t
     try:
         return pq.read_metadata(pa.BufferReader(tail)), tail
     except (pa.ArrowException, OSError) as e:
-        msg = f"{storage.uri}/{name} is not a whole Parquet file: {' '.join(str(e).split())[:200]}"
+        msg = f"{storage.uri}/{name} is not a whole Parquet file: {one_line(e)}"
         raise RunError(msg) from e
 
 

@@ -16,6 +16,7 @@ from varve.config.job import Job
 from varve.config.source import Source
 from varve.encoder.checkpoint.inspection import inspect_checkpoint
 from varve.errors import JobError
+from varve.output.manifest import JOB_NAME
 from varve.output.part_file import part_name
 from varve.planning.plan import Plan, Resolved, code_identity, make_plan
 from varve.preprocessing.computed_columns import find_computed
@@ -25,14 +26,12 @@ from varve.source.globs import finding
 from varve.source.open_dataset import open_dataset
 from varve.storage.object_store import Storage
 
-JOB_NAME = "_varve/job.json"
 # Changes that a refusal lists.
 _SHOWN = 10
 
 
-def prepare(job: Job, *, device: str) -> Plan:
-    """The plan of a job: recalled from its output where an earlier run has left one, else made anew."""
-    storage = Storage(job.output.path, patient=False)
+def prepare(job: Job, storage: Storage, *, device: str) -> Plan:
+    """Return the plan of a job: read from job.json if an earlier run wrote one to the output, else a new one."""
     stored = read_job(storage)
     if stored is not None:
         return recall_plan(job, stored, storage.uri)

@@ -8,9 +8,8 @@ what is asked for.
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from varve.errors import JobError, VarveError
+from varve.errors import JobError, VarveError, one_line
 
-_SHOWN_CHARACTERS = 300
 # Of these the message says enough: what is named is not there, or is no such thing, or can't be done with it.
 _PLAIN = (
     FileNotFoundError,
@@ -46,7 +45,7 @@ def as_job_errors(what: str) -> Iterator[None]:
 
 def words(error: BaseException) -> str:
     """The kind of an error and its message; fsspec raises some without one."""
-    told = " ".join(str(error).split())[:_SHOWN_CHARACTERS].rstrip(". ")
+    told = one_line(error).rstrip(". ")
     return type(error).__name__ if told in {"", "None"} else f"{type(error).__name__}: {told}"
 
 

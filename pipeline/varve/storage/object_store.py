@@ -21,7 +21,7 @@ import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, NotFoundError
 from obstore.store import LocalStore, MemoryStore, ObjectStore, from_url
 
-from varve.errors import JobError, RunError
+from varve.errors import JobError, RunError, first_line
 from varve.storage.retry import CrossedError, persist
 from varve.storage.store_errors import understand
 
@@ -202,7 +202,7 @@ def _store(uri: str, *, create: bool = False) -> ObjectStore:
         # Repeated by `persist`, which counts; the client would repeat without a word.
         return from_url(_escaped(uri), **options, retry_config={"max_retries": 0})
     except (BaseError, ValueError) as e:
-        why = str(e).splitlines()[0]
+        why = first_line(e)
         msg = f"output.path: {uri} is not a folder or an address of a store (s3://, gs://, az://): {why}"
         raise JobError(msg) from e
 

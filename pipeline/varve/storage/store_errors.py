@@ -7,6 +7,8 @@ HTTP status, the code in the answer's body and the kind of a broken connection a
 import re
 from dataclasses import dataclass
 
+from varve.errors import one_line
+
 NO_SPACE = "No space left on device"
 
 _STATUS = re.compile(r"status code: (\d{3})")
@@ -25,7 +27,6 @@ _PASSING_CODES = frozenset(
 _NO_CONTAINER = frozenset({"NoSuchBucket", "ContainerNotFound", "ResourceNotFound"})
 _ELSEWHERE = frozenset({"AuthorizationHeaderMalformed", "PermanentRedirect", "IllegalLocationConstraintException"})
 _METADATA_HOSTS = ("169.254.169.254", "169.254.170.2", "metadata.google.internal")
-_SHOWN_CHARACTERS = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +95,7 @@ def understand(error: BaseException) -> Failure:
         words = f"{_deepest(text)} ({head.partition(' in ')[0].rpartition(': ')[2]})"
     else:
         words = head.partition("Debug source")[0]
-    words = " ".join(words.split())[:_SHOWN_CHARACTERS]
+    words = one_line(words)
     broken = kind or ("Timeout" if isinstance(error, TimeoutError) else "")
     return Failure(int(status) if status else None, code, broken, words)
 

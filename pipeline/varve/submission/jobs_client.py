@@ -22,7 +22,7 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from varve.config.job import Job
-from varve.errors import RunError
+from varve.errors import RunError, first_line, one_line
 from varve.submission.address import authority, checked, headers
 from varve.submission.package import job_code
 
@@ -218,7 +218,7 @@ class Head:
         try:
             yield
         except AuthenticationError as e:
-            told = " ".join(str(e).partition("\n")[0].split())
+            told = first_line(e)
             msg = (
                 f"{self.address}: {told}. Set RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH to a file, to the token that the "
                 "cluster was started with"
@@ -227,7 +227,7 @@ class Head:
         except (requests.exceptions.RequestException, ConnectionError) as e:
             raise RunError(self._not_reached(e)) from e
         except (RuntimeError, KeyError, ValueError) as e:
-            msg = f"{self.address}: the head refuses: {' '.join(str(e).split())[:300]}"
+            msg = f"{self.address}: the head refuses: {one_line(e)}"
             raise RunError(msg) from e
 
 
@@ -236,4 +236,4 @@ def _submission(submission_id: str, details: JobDetails) -> Submission:
 
 
 def _last(error: BaseException) -> str:
-    return " ".join(str(error).split())[-200:]
+    return one_line(error, None)[-200:]

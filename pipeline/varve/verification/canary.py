@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from varve.encoder.feature_plan import Column
-from varve.errors import RunError
+from varve.errors import RunError, one_line
 from varve.output.part_file import Part
 from varve.planning.plan import Plan
 from varve.storage.object_store import Storage
@@ -158,7 +158,7 @@ def _stored_rows(
         try:
             table = pq.read_table(pa.BufferReader(storage.read(part.name) or b""))
         except (pa.ArrowException, OSError) as e:
-            msg = f"{storage.uri}/{part.name} can't be read back: {' '.join(str(e).split())[:200]}"
+            msg = f"{storage.uri}/{part.name} can't be read back: {one_line(e)}"
             raise RunError(msg) from e
         for row in rows:
             one = table.slice(row - part.start, 1)

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from varve.errors import one_line
 from varve.output.part_file import Part
 from varve.output.schema import METADATA_KEY
 from varve.storage.object_store import Storage
@@ -35,7 +36,7 @@ def check_part(storage: Storage, part: Part) -> dict[str, list[str]]:
     try:
         return _failures(pq.read_table(pa.BufferReader(content)), part)
     except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as e:  # its record has no hash of its footer
-        told = f"its footer can't be read: {type(e).__name__}: {' '.join(str(e).split())[:200]}"
+        told = f"its footer can't be read: {type(e).__name__}: {one_line(e)}"
         return {"checksums": [f"{part.name}: {told}"]}
 
 

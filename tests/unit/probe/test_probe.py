@@ -18,8 +18,8 @@ from tests.outputs import column, write_output
 from varve.cli.main import run_command
 from varve.config.job import Job
 from varve.errors import JobError
+from varve.output.manifest import JOB_NAME
 from varve.planning.plan import make_plan
-from varve.planning.saved_plan import JOB_NAME
 from varve.probe.data import split
 from varve.probe.data.dataset import Question
 from varve.probe.data.feature_matrix import Matrix

@@ -14,7 +14,7 @@ from huggingface_hub.errors import (
     LocalEntryNotFoundError,
 )
 
-from varve.errors import JobError
+from varve.errors import JobError, first_line
 
 _FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.py"]
 
@@ -55,8 +55,3 @@ def _reason(name: str, revision: str | None, error: Exception) -> str:
                 f"{start} could not be reached: {first_line(error)}. Check HF_ENDPOINT and the proxy, set "
                 "HF_HUB_OFFLINE=1 if the model is in the hub's cache, or name a folder"
             )
-
-
-def first_line(error: BaseException) -> str:
-    """What an error of a library says, without its advice."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".:")

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
 
-from varve.encoder.checkpoint.hub import fetch, first_line
+from varve.encoder.checkpoint.hub import fetch
 from varve.encoder.feature_plan import ModelShape
-from varve.errors import JobError
+from varve.errors import JobError, first_line
 
 # What the code of the most used models says of them (a test compares), so that planning a job need not import it:
 # model type → (prefix of the encoder's weights, whether positions begin behind padding's, whether it has a pooler).

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from varve.encoder.checkpoint.hub import first_line
 from varve.encoder.kernels.cpu_library import CpuLibrary
 from varve.encoder.model.attention import PACKED, takes_packed_inputs
 from varve.encoder.model.batch import Batch, dense_batch, packed_batch
@@ -22,7 +21,7 @@ from varve.encoder.model.heads import run_head, run_pooler, takes_mean
 from varve.encoder.model.layer_hooks import LayerHooks
 from varve.encoder.model.mpnet import adapt_mpnet
 from varve.encoder.packing import Pack
-from varve.errors import JobError
+from varve.errors import JobError, first_line
 
 # Right paths differ by about 1e-6 in float32, wrong ones by more than 1e-2.
 TOLERANCE = 1e-4

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from varve.errors import JobError
+from varve.errors import JobError, one_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +46,10 @@ class Code:
 def tell(error: BaseException, code: Code | None = None) -> str:
     """What went wrong in the user's code, in one line: kind, message and, with `code`, the line of their file."""
     try:
-        words = " ".join(str(error).split())
+        words = one_line(error)
     except Exception:  # noqa: BLE001 (their class, their __str__)
         words = ""
-    told = f"{type(error).__name__}: {words[:300]}" if words else type(error).__name__
+    told = f"{type(error).__name__}: {words}" if words else type(error).__name__
     # What could not be written as UTF-8 must not cost more than the row it is told of.
     return told.encode(errors="replace").decode() + (_line_of(error, code) if code else "")
 

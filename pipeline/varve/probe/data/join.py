@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from pyarrow import csv as csv_files
 from pyarrow import json as json_files
 
-from varve.errors import JobError
+from varve.errors import JobError, one_line
 from varve.probe.data.handcrafted import plain
 from varve.probe.data.run_output import positions
 from varve.storage.fsspec_files import read_file
@@ -55,7 +55,7 @@ class Joined:
         try:
             table = _READERS[ending](io.BytesIO(read_file(file)))
         except (OSError, pa.ArrowException, ValueError) as e:
-            msg = f"--join {file} can't be read: {' '.join(str(e).split())[:200]}"
+            msg = f"--join {file} can't be read: {one_line(e)}"
             raise JobError(msg) from e
         if on not in table.column_names:
             msg = f"--on {on}: {file} has no such column: it has {', '.join(table.column_names)}"

@@ -19,8 +19,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from varve.encoder.feature_plan import ROW_COLUMNS, TOKEN_COLUMNS, WINDOW_COLUMN, Column
-from varve.errors import JobError, RunError
-from varve.output.manifest import MANIFEST_NAME, Manifest, read_manifest
+from varve.errors import JobError, RunError, one_line
+from varve.output.manifest import JOB_NAME, MANIFEST_NAME, Manifest, read_manifest
 from varve.output.part_file import Part, read_footer
 from varve.output.schema import METADATA_KEY
 from varve.storage.object_store import Storage
@@ -44,7 +44,7 @@ class Output:
         storage = Storage(path, patient=False)
         manifest = read_manifest(storage)
         if manifest is None:
-            begun = storage.read("_varve/job.json") is not None
+            begun = storage.read(JOB_NAME) is not None
             what = "has not finished: see `varve status`" if begun else f"holds no output of Varve ({MANIFEST_NAME})"
             msg = f"{storage.uri} {what}"
             raise JobError(msg)
@@ -99,7 +99,7 @@ class Output:
             with pq.ParquetFile(_Object(self.storage, part), pre_buffer=True) as file:
                 table = file.read(columns=list(names), use_threads=False)
         except (pa.ArrowException, OSError, KeyError) as e:
-            msg = f"{self.storage.uri}/{part.name} can't be read: {' '.join(str(e).split())[:200]}. See `varve verify`"
+            msg = f"{self.storage.uri}/{part.name} can't be read: {one_line(e)}. See `varve verify`"
             raise RunError(msg) from e
         if table.num_rows != part.range.num_rows:
             msg = f"{self.storage.uri}/{part.name} holds {table.num_rows} rows, its name says {part.range.num_rows}"

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from varve.errors import one_line
 from varve.probe.data.split import TEST
 from varve.probe.models.bag_of_words import read_texts
 from varve.probe.models.metrics import TITLES, Calibration
@@ -119,7 +120,7 @@ def _shown_wrong(
 
 
 def _cut(text: str, most: int) -> str:
-    text = " ".join(text.split())
+    text = one_line(text, None)
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
