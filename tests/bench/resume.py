@@ -39,7 +39,8 @@ OUTPUT = "s3://resume/out"
 
 def lay_down(job: Job, shards: int, rows_per_shard: int, gone: set[int]) -> Plan:
     """All parts of the job but those whose number is in `gone`."""
-    plan, storage = prepare(job, device="cpu"), Storage(OUTPUT)
+    storage = Storage(OUTPUT)
+    plan = prepare(job, storage, device="cpu")
     record(plan, storage)
     encoder = Encoder(job.model, job.pooled, checkpoint=plan.checkpoint)
     source = pa.table({"text": [TEXT]})

@@ -28,7 +28,7 @@ from varve.cluster.connection import start_ray
 from varve.cluster.placement import settle
 from varve.config.job import Job
 from varve.engine.dataflow import run_dataflow
-from varve.library_logs import quiet_datasets, quiet_transformers
+from varve.process_state import silence_datasets, silence_transformers
 from varve.monitoring.run_counters import Block
 from varve.output import manifest
 from varve.planning.saved_plan import prepare, record
@@ -72,7 +72,8 @@ def measure(parts: int, folder: Path) -> dict[str, float]:
     }
     job = Job.parse(content)
     _, layout = settle(job.compute)
-    plan, storage = prepare(job, device="cpu"), Storage(str(folder / "out"))
+    storage = Storage(str(folder / "out"))
+    plan = prepare(job, storage, device="cpu")
     record(plan, storage)
     lacking = manifest.missing({}, plan.resolved.num_shards, 1, storage.uri)
     before_mb, began, cpu = _memory_mb(), time.perf_counter(), time.process_time()
@@ -131,8 +132,8 @@ def main() -> None:
     parser.add_argument("--alone", action="store_true", help="a block for each part")
     chosen = parser.parse_args()
     os.environ.update({**_QUIET, "HF_HUB_OFFLINE": "1"})
-    quiet_transformers()
-    quiet_datasets()
+    silence_transformers()
+    silence_datasets()
     start_ray(Job.model_fields["compute"].default)
     # A class of this file is sent to the workers as it is.
     varve.engine.dataflow.Replica = Idle  # type: ignore[misc]

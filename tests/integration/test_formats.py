@@ -20,6 +20,7 @@ from varve.planning.saved_plan import prepare
 from varve.preprocessing.text_blocks import tokenize_blocks
 from varve.ranges import Missing, missing
 from varve.source.open_dataset import MIN_SHARD_ROWS, open_dataset
+from varve.storage.object_store import Storage
 from varve.workers.featurize import featurize
 
 TEXTS = [f"text number {number}, and more of it" for number in range(120)] + [
@@ -107,7 +108,7 @@ def test_texts_and_kept_columns_of_a_format_reach_the_output_unchanged(kind, job
     folder = tmp_path / "docs"
     folder.mkdir()
     write(folder)
-    plan = prepare(job(folder / below, keep=keep), device="cpu")
+    plan = prepare(job(folder / below, keep=keep), Storage(str(tmp_path / "out")), device="cpu")
     start_ray(plan.job.compute)
 
     def read(shard: int) -> list[tuple[int, int, pa.Table]]:

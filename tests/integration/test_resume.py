@@ -177,7 +177,8 @@ def test_stored_vector_that_is_wrong_keeps_the_run_from_publishing(job, run, fin
     )
     forged = table.set_column(table.column_names.index("e"), table.schema.field("e"), shifted)
     unpublish(finished, part_name(rows).removeprefix("data/"))
-    write_part(Storage(str(finished)), rows, forged, prepare(job(), device="cpu").fingerprint)
+    storage = Storage(str(finished))
+    write_part(storage, rows, forged, prepare(job(), storage, device="cpu").fingerprint)
     with pytest.raises(RunError, match=r"not published(.|\n)*e of shard 0"):
         run(job())
     assert not (finished / "_varve/manifest.json").exists()

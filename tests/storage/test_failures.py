@@ -71,7 +71,8 @@ def test_wrong_endpoint_is_given_up_soon_at_the_start(container, monkeypatch, en
     monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
     path = f"{address}/nowhere-{endpoint[-4:]}"
     job = Job.parse({"source": {"dataset": "d", "text": "t"}, "model": {"name": "m"}, "output": {"path": path}})
-    for contact in (reading(Storage(path, patient=False)), lambda: prepare(job, device="cpu")):
+    storage = Storage(path, patient=False)
+    for contact in (reading(storage), lambda: prepare(job, storage, device="cpu")):
         message = told(contact)
         assert endpoint in message
         assert "Check the endpoint (AWS_ENDPOINT_URL" in message

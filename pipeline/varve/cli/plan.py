@@ -69,12 +69,13 @@ def _measure_here(job: Job, price_per_hour: float | None) -> dict[str, Any]:
     began = time.perf_counter()
     from varve.cluster.nodes import this_machine
     from varve.cluster.placement import place_on_cluster, place_workers
-    from varve.library_logs import quiet_datasets, quiet_transformers
+    from varve.process_state import silence_datasets, silence_transformers
     from varve.planning.forecast import forecast
     from varve.planning.saved_plan import prepare
+    from varve.storage.object_store import Storage
 
-    quiet_transformers()
-    quiet_datasets()
+    silence_transformers()
+    silence_datasets()
     if os.environ.get("RAY_ADDRESS"):
         from varve.cluster.connection import start_ray
 
@@ -83,7 +84,7 @@ def _measure_here(job: Job, price_per_hour: float | None) -> dict[str, Any]:
     else:
         cluster = this_machine()
         placement = place_workers(cluster, job.compute)
-    plan = prepare(job, device=placement.device)
+    plan = prepare(job, Storage(job.output.path, patient=False), device=placement.device)
     prepared_s = time.perf_counter() - began
     figures, waited_s = _measure(plan, placement)
     # A run prepares like this command does; then each replica does so for itself, and loads its model.

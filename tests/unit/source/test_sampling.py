@@ -9,6 +9,7 @@ from varve.config.source import Source
 from varve.planning.saved_plan import prepare
 from varve.source.open_dataset import open_dataset
 from varve.source.sampling import rows_with_text, some_shards
+from varve.storage.object_store import Storage
 
 LONG = ["word " * 300] * 700
 
@@ -61,7 +62,8 @@ def test_blocks_and_parts_fit_texts_that_the_first_file_lacks(docs, minilm, firs
     def sizes(*shards) -> tuple[int, int]:
         source = {"dataset": docs(*shards), "text": "text"}
         content = {"source": source, "model": {"name": minilm}, "features": {"t": {"pool": "tokens"}}}
-        resolved = prepare(Job.parse({**content, "output": {"path": str(tmp_path / "out")}}), device="cpu").resolved
+        job = Job.parse({**content, "output": {"path": str(tmp_path / "out")}})
+        resolved = prepare(job, Storage(job.output.path), device="cpu").resolved
         return resolved.block_rows, resolved.rows_per_part
 
     with_it, without_it = sizes(first, LONG), sizes(LONG, LONG)

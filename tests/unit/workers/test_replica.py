@@ -13,6 +13,7 @@ from varve.monitoring.reporter import MAX_DEATHS
 from varve.monitoring.run_counters import Block, RunCounters, Verdict
 from varve.planning.saved_plan import prepare
 from varve.ranges import Range
+from varve.storage.object_store import Storage
 from varve.workers.part_message import PartMessage, pack_message, unpack_message
 from varve.workers.replica import Replica
 
@@ -41,7 +42,7 @@ def part(tmp_path):
         pq.write_table(table, tmp_path / "docs/0.parquet")
         source, output = {"dataset": str(tmp_path / "docs"), "text": "text"}, {"path": str(tmp_path / "out")}
         content = {"source": source, **sections, "output": output | sections.get("output", {})}
-        plan = prepare(Job.parse(content).at(str(tmp_path)), device="cpu")
+        plan = prepare(Job.parse(content).at(str(tmp_path)), Storage(output["path"]), device="cpu")
         rows, counters = Range(0, 0, len(texts)), RunCounters()
         for _ in range(MAX_DEATHS):
             counters.begin("encode", rows)
