@@ -1,5 +1,6 @@
 from itertools import pairwise
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,13 +13,13 @@ ROWS = st.integers(0, 400)
 
 
 def cells(num_rows: int, rows_per_part: int) -> list[Range]:
-    """The parts of a finished shard, written down independently: full cells, then one that is short or empty."""
+    """The parts of a finished shard, computed independently: full cells, then one that is shorter or empty."""
     full = [Range(0, at * rows_per_part, (at + 1) * rows_per_part) for at in range(num_rows // rows_per_part)]
     return [*full, Range(0, num_rows // rows_per_part * rows_per_part, num_rows)]
 
 
 @given(ROWS, GRID, st.data())
-def test_missing_cells_and_done_cells_are_the_whole_shard_each_once(num_rows, rows_per_part, data):
+def test_missing_and_committed_cells_cover_the_shard_exactly_once(num_rows, rows_per_part, data):
     whole = cells(num_rows, rows_per_part)
     done = data.draw(st.lists(st.sampled_from(whole), unique=True))
     lacks = missing(done, rows_per_part)
@@ -44,7 +45,7 @@ def test_whole_shard_has_no_gaps(num_rows, rows_per_part):
 
 
 @given(st.integers(1, 400), GRID, st.data())
-def test_lost_doubled_or_surplus_rows_are_told(num_rows, rows_per_part, data):
+def test_lost_repeated_or_surplus_rows_are_reported(num_rows, rows_per_part, data):
     whole = [cell for cell in cells(num_rows, rows_per_part) if cell.num_rows]
     at = data.draw(st.integers(0, len(whole) - 1))
     lost = whole[:at] + whole[at + 1 :]
@@ -53,18 +54,24 @@ def test_lost_doubled_or_surplus_rows_are_told(num_rows, rows_per_part, data):
     assert gaps(whole, num_rows + 1)
 
 
-@given(st.integers(1, 100), GRID)
-def test_part_off_the_grid_is_refused(start, rows_per_part):
-    part = Range(0, start * (rows_per_part + 1), start * (rows_per_part + 1) + rows_per_part + 1)
-    try:
+@given(st.integers(0, 100), st.integers(2, 50), st.data())
+def test_part_off_the_grid_is_refused(cell, rows_per_part, data):
+    """The part is not longer than a cell, so the position of its first row alone is wrong."""
+    start = cell * rows_per_part + data.draw(st.integers(1, rows_per_part - 1))
+    part = Range(0, start, start + data.draw(st.integers(0, rows_per_part)))
+    with pytest.raises(ValueError, match=rf"rows \[{part.start}, {part.stop}\)"):
         missing([part], rows_per_part)
-    except ValueError:
-        return
-    raise AssertionError(part)
+
+
+@given(st.integers(0, 100), GRID, st.integers(1, 50))
+def test_part_longer_than_its_cell_is_refused(cell, rows_per_part, surplus):
+    start = cell * rows_per_part
+    with pytest.raises(ValueError, match=f"{rows_per_part} rows"):
+        missing([Range(0, start, start + rows_per_part + surplus)], rows_per_part)
 
 
 @given(st.lists(st.integers(0, 3_000_000), min_size=1, max_size=40), st.integers(1, 500), st.booleans())
-def test_splits_of_a_listing_leave_no_part_out_and_are_about_equal(shard_rows, rows_per_part, known):
+def test_splits_of_a_listing_leave_no_part_out(shard_rows, rows_per_part, known):
     names = [
         part_name(Range(shard, start, min(start + rows_per_part, rows)))
         for shard, rows in enumerate(shard_rows)
