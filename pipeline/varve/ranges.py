@@ -1,8 +1,8 @@
-"""Interval algebra over the rows of one shard. Pure.
+"""Ranges of rows of one shard: which are missing, and whether they cover the shard exactly once. Pure functions.
 
-A shard is cut by a fixed grid: cell k holds the rows [k * rows_per_part, (k + 1) * rows_per_part). A part is one cell,
-so the name of a part depends on the job alone and never on who wrote it or when. The last part of a shard is shorter
-than the grid (empty, where the rows come out even): that is how a listing alone tells that a shard has ended.
+A fixed grid cuts each shard: cell k holds the rows [k * rows_per_part, (k + 1) * rows_per_part). A part is one cell, so
+the name of a part depends on the job alone, never on the worker or the time. The last part of a shard is shorter than a
+cell, and empty if the number of rows is a multiple of rows_per_part. So a listing alone shows that a shard has ended.
 """
 
 from collections.abc import Iterable, Sequence
@@ -19,20 +19,22 @@ class Range:
 
     @property
     def num_rows(self) -> int:
-        """Rows in the range; 0 for the part that only marks the end of its shard."""
+        """Number of rows; 0 for an empty part that only marks the end of its shard."""
         return self.stop - self.start
 
     def is_last(self, rows_per_part: int) -> bool:
-        """Whether the range is shorter than its cell, so its shard ends here."""
+        """Whether the range is shorter than its cell, so the shard ends here."""
         return self.num_rows < rows_per_part
 
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """What a shard still lacks: the cells (by their first row), and whether its end has been seen.
+    """The cells of a shard that are not committed yet.
 
-    `starts` are the missing cells below the known end. Where `end_known` is False, everything from `tail` on is missing
-    too.
+    Attributes:
+        starts: first rows of the missing cells below the end of the shard, or below `tail` if the end is not known.
+        end_known: whether the last part of the shard is committed.
+        tail: if the end is not known, all rows from this one on are missing too.
     """
 
     starts: frozenset[int]
@@ -41,12 +43,12 @@ class Missing:
 
     @property
     def is_empty(self) -> bool:
-        """True when the shard needs no reading at all."""
+        """Whether nothing is missing, so the shard need not be read."""
         return self.end_known and not self.starts
 
     @property
     def first(self) -> int:
-        """The first row that may be missing; nothing before it needs to be read."""
+        """The first row that may be missing; rows before it need not be read."""
         return min((*self.starts, *(() if self.end_known else (self.tail,))), default=0)
 
     def wants(self, start: int) -> bool:
@@ -54,21 +56,21 @@ class Missing:
         return start in self.starts or (not self.end_known and start >= self.tail)
 
     def is_past(self, start: int) -> bool:
-        """Whether nothing from row `start` on is missing, so that reading can stop."""
+        """Whether nothing from row `start` on is missing, so reading can stop."""
         return self.end_known and all(start > missing for missing in self.starts)
 
 
 def missing(done: Iterable[Range], rows_per_part: int) -> Missing:
-    """Say what one shard lacks, given the ranges of it that are committed.
+    """Return what one shard lacks, given its committed ranges.
 
     Raises:
-        ValueError: a range does not lie on the grid, so it is no part of this job.
+        ValueError: a range is not a cell of the grid, so it is not a part of this job.
     """
     starts: set[int] = set()
     end: int | None = None
     for part in done:
         if part.start % rows_per_part or not 0 <= part.num_rows <= rows_per_part:
-            msg = f"rows [{part.start}, {part.stop}) do not lie on the grid of {rows_per_part} rows"
+            msg = f"rows [{part.start}, {part.stop}) are not a cell of the grid of {rows_per_part} rows"
             raise ValueError(msg)
         starts.add(part.start)
         if part.is_last(rows_per_part):
@@ -79,14 +81,14 @@ def missing(done: Iterable[Range], rows_per_part: int) -> Missing:
 
 
 def gaps(ranges: Sequence[Range], num_rows: int | None) -> list[str]:
-    """Say in words what keeps the ranges of one shard from covering it exactly once.
+    """Describe what keeps the ranges of one shard from covering it exactly once.
 
     Args:
         ranges: the committed ranges of one shard, in any order.
-        num_rows: the shard's rows as its source counts them; None where only reading tells.
+        num_rows: the shard's rows as its source counts them; None if they are known only after reading.
 
     Returns:
-        One line per gap, overlap or wrong end; an empty list is the proof of coverage.
+        One line per gap, overlap or wrong end; an empty list proves the coverage.
     """
     found: list[str] = []
     reached = 0
