@@ -11,6 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
+from varve.cli.log_output import logs_to_stderr
 from varve.cluster.auth_token import use_token
 from varve.config.feature_shorthand import parse_feature
 from varve.config.job import Job
@@ -66,7 +67,8 @@ def run(
     # Until a run takes both over (monitoring/watchdog.py), a notice to end is told like Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        return main(arguments)
+        with logs_to_stderr():
+            return main(arguments)
     except VarveError as e:
         return _fail(name, str(e), e.exit_code, as_json=arguments.json)
     except KeyboardInterrupt:
@@ -172,7 +174,7 @@ def read_job(arguments: argparse.Namespace) -> Job:
         content["model"]["max_tokens"] = given["max-tokens"]
     if "feature" in given:
         content["features"] = _features(given["feature"])
-    return Job.lay_over(content, arguments.settings, where="command line")
+    return Job.parse(content, "command line", arguments.settings)
 
 
 def _features(texts: Sequence[str]) -> dict[str, Any]:

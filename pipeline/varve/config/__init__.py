@@ -1,4 +1,4 @@
-"""The job file as frozen types: what may stand in it, what it means, and how its mistakes are told.
+"""The job file as frozen types: its keys, what each means, and error messages for wrong values.
 
-Knows nothing of models, datasets or Ray: whether layer 13 exists is for columns.py, whether a column does for source/.
+Knows nothing of models, datasets or Ray: encoder/feature_plan.py checks whether a layer exists, source/ checks columns.
 """

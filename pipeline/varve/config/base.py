@@ -1,4 +1,4 @@
-"""What all sections of the job file share."""
+"""The base class of the job file's sections, and helpers of several sections."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -9,13 +9,13 @@ PositiveInt = Annotated[int, Field(ge=1)]
 
 
 class Section(BaseModel):
-    """What all sections of the job file share: frozen, strict, no unknown keys."""
+    """A section of the job file: frozen, strictly typed, without unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-def tupled(value: object) -> object:
-    """A frozen job holds tuples; YAML and JSON write lists."""
+def to_tuple(value: object) -> object:
+    """Convert a list, as YAML and JSON write it, to a tuple, which a frozen section holds."""
     return tuple(value) if isinstance(value, list) else value
 
 

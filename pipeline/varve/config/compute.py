@@ -1,61 +1,69 @@
-"""The section `compute`: the hardware's share."""
+"""The section `compute`: replicas, their hardware, and limits of the run."""
 
 from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from varve.config.base import PositiveInt, Section, tupled
+from varve.config.base import PositiveInt, Section, to_tuple
+
+_VariableName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
 
 class Replicas(Section):
-    """A pool that grows and shrinks with the cluster."""
+    """A pool of replicas that grows and shrinks with the cluster."""
 
     min: PositiveInt = 1
     max: PositiveInt
 
     @model_validator(mode="after")
-    def _in_order(self) -> Self:
+    def _check_order(self) -> Self:
         if self.min > self.max:
-            msg = f"min {self.min} is more than max {self.max}"
+            msg = f"min {self.min} is greater than max {self.max}"
             raise ValueError(msg)
         return self
 
 
 class Compute(Section):
-    """The hardware's share."""
+    """The hardware of a run."""
 
     replicas: Literal["auto"] | PositiveInt | Replicas = Field(
         default="auto",
-        description="auto: as many as the GPUs take, without GPUs as the cores take; {min, max}: as the cluster grows",
+        description="number of replicas; auto: as many as fit the GPUs, or the cores of a cluster without GPUs; "
+        "{min, max}: a pool that follows the size of the cluster",
     )
     gpus: Literal["auto"] | Annotated[float, Field(ge=0, le=8)] = Field(
         default="auto",
-        description="GPUs of each replica; 0.25: four replicas to a GPU; 0: none; auto: 1 where there are any",
+        description="GPUs of each replica; 0.25: four replicas share a GPU; 0: none; auto: 1 if the cluster has GPUs",
     )
-    accelerator: str | None = Field(default=None, description="only GPUs of this type, as Ray names it: L4, A100, H100")
-    env: Annotated[tuple[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")], ...], BeforeValidator(tupled)] = (
-        Field(default=(), description="environment variables that every node must have; their values stay there")
+    accelerator: str | None = Field(
+        default=None, description="use only GPUs of this type, by Ray's names: L4, A100, H100"
+    )
+    env: Annotated[tuple[_VariableName, ...], BeforeValidator(to_tuple)] = Field(
+        default=(), description="environment variables that every node must have; their values are never sent"
     )
     object_store_bytes: Literal["auto"] | Annotated[int, Field(ge=78643200)] = Field(
-        default="auto", description="of shared memory, for a Ray that the run itself starts; auto: Ray's choice"
+        default="auto",
+        description="shared memory for the object store of a Ray that the run itself starts; auto: Ray's default",
     )
-    tokens_per_pack: Literal["auto"] | Annotated[int, Field(ge=16)] = "auto"
+    tokens_per_pack: Literal["auto"] | Annotated[int, Field(ge=16)] = Field(
+        default="auto", description="tokens that the encoder takes in one pass; auto: by model and device"
+    )
     tokenizers: Literal["auto"] | Annotated[int, Field(ge=0)] = Field(
         default="auto",
-        description="tokenizing tasks at once, beside the replicas; 0: each replica tokenizes for itself, which is "
-        "faster where both share the CPU; auto: 0 on a CPU, all spare cores with GPUs",
+        description="number of tokenizer tasks next to the replicas; 0: each replica tokenizes its own texts, which is "
+        "faster if both share the CPU; auto: 0 on CPUs, all spare cores with GPUs",
     )
-    compile: bool = Field(default=False, description="run the layers through torch.compile; on GPUs only")
+    compile: bool = Field(default=False, description="run the layers through torch.compile, on GPUs only")
     stall_s: PositiveInt = Field(
-        default=1800, description="seconds in which no block is finished after which a run is ended with a diagnosis"
+        default=1800, description="seconds without a finished block after which the run stops with a diagnosis"
     )
 
     @model_validator(mode="after")
-    def _accelerators_are_gpus(self) -> Self:
+    def _check_gpus(self) -> Self:
         if self.accelerator is not None and self.gpus == 0:
             msg = f"accelerator {self.accelerator} needs gpus above 0"
             raise ValueError(msg)
         if isinstance(self.gpus, float) and self.gpus > 1 and self.gpus != int(self.gpus):
-            msg = f"gpus {self.gpus} is neither a share of one GPU nor a whole number"
+            msg = f"gpus {self.gpus} is neither a fraction of one GPU nor a whole number"
             raise ValueError(msg)
         return self

@@ -1,6 +1,6 @@
-"""Credentials in what a job file says, which must hold none: a job is written into outputs, manifests and scripts.
+"""Finds credentials in a job file, which must hold none: it is copied into outputs, manifests and scripts.
 
-Knows no section. Invariant: no message shows a value.
+Invariant: no message shows a value.
 """
 
 import re
@@ -10,28 +10,28 @@ from urllib.parse import unquote
 
 from pydantic import BeforeValidator
 
-# Names of what holds credentials: key and secret of s3fs, account_key and sas_token of adlfs, headers, parameters of
-# signed URLs, and their likes; not tokenizer or sort_keys.
+# Names of credentials: key and secret of s3fs, account_key and sas_token of adlfs, HTTP headers, parameters of signed
+# URLs. Names such as tokenizer or sort_keys do not match.
 _SECRET = re.compile(
     r"(^|[-_]|api|access|account|private|shared|customer|subscription)key$|(^|[-_])(sig|pwd|auth)$|token$|[-_]signature$"
     r"|^signature$|secret|passw|passphrase|credential|connection_?string|authorization|cookie",
     re.IGNORECASE,
 )
-# Options of builders whose keys are columns, which may be called anything.
-_BY_COLUMN = frozenset({"converters", "date_format", "features", "na_values"})
-# Before an @ others than these write a user: abfs a container, github and git a repository after a colon.
+# The keys of these builder options are column names, which may be any text.
+_KEYED_BY_COLUMN = frozenset({"converters", "date_format", "features", "na_values"})
+# A user before an @. In abfs URLs that is the container, in github and git URLs the repository after a colon.
 _USER = re.compile(r"https?://[^/?#@\s]+@|(?<!\bgithub)(?<!\bgit)://[^/?#@\s]*:[^/?#@\s]*@", re.IGNORECASE)
 _PARAMETER = re.compile(r"[?&#;]([\w.%~-]+)=")
 
 
 def refuse_credentials(value: Any) -> Any:
-    """A value as it is, at whatever depth nothing in it is a credential.
+    """Return a value unchanged if nothing in it, at any depth, looks like a credential.
 
     Raises:
-        ValueError: a name is one of credentials, or a URL carries a user or a signature; the value is not shown.
+        ValueError: a key is the name of a credential, or a URL holds a user or a signature; the value is not shown.
     """
-    if found := _find(value, ""):
-        msg = f"{found}, which a job file must not hold: set it in the environment"
+    if problem := _find(value, ""):
+        msg = f"{problem}, which a job file must not hold: set it in the environment"
         raise ValueError(msg)
     return value
 
@@ -39,44 +39,44 @@ def refuse_credentials(value: Any) -> Any:
 Location = Annotated[str, BeforeValidator(refuse_credentials)]
 
 
-def _find(value: Any, place: str) -> str | None:
-    """What in a value looks like a credential, and where; None if nothing does."""
+def _find(value: Any, path: str) -> str | None:
+    """Describe what looks like a credential, and where it is; None if nothing does."""
     if isinstance(value, str):
-        return _find_in_url(value, place)
-    for name, held, at in _held(value, place):
-        if _SECRET.search(name) and _may_be_secret(held):
-            return f"{at!r} looks like a credential"
-        inner = list(held.values()) if name in _BY_COLUMN and isinstance(held, Mapping) else held
-        if found := _find(inner, at):
-            return found
+        return _find_in_url(value, path)
+    for name, item, item_path in _items(value, path):
+        if _SECRET.search(name) and _may_be_secret(item):
+            return f"{item_path!r} looks like a credential"
+        by_column = name in _KEYED_BY_COLUMN and isinstance(item, Mapping)
+        if problem := _find(list(item.values()) if by_column else item, item_path):
+            return problem
     return None
 
 
 def _may_be_secret(value: Any) -> bool:
-    """Not what says that there is none, or where it is: `token: true` is the one that the hub has stored."""
+    """Whether a value can be a secret: `token: true` only asks for the token that the Hub client has stored."""
     return not (value is None or isinstance(value, bool) or value == "")
 
 
-def _held(value: Any, place: str) -> Iterator[tuple[str, Any, str]]:
-    """(name, value, place) of what a mapping or a list holds; a list's items have no name."""
+def _items(value: Any, path: str) -> Iterator[tuple[str, Any, str]]:
+    """(name, value, path) of the items of a mapping or a list; a list's items have no name."""
     if isinstance(value, Mapping):
-        for key, held in value.items():
-            yield str(key), held, f"{place}.{key}" if place else str(key)
+        for key, item in value.items():
+            yield str(key), item, f"{path}.{key}" if path else str(key)
     elif isinstance(value, list | tuple):
-        for at, item in enumerate(value):
-            yield "", item, f"{place}[{at}]"
+        for index, item in enumerate(value):
+            yield "", item, f"{path}[{index}]"
             match item:
-                case [str(name), held]:  # as headers may be written
-                    yield name, held, f"{place}[{at}]"
+                case [str(name), second]:  # HTTP headers may be lists of pairs
+                    yield name, second, f"{path}[{index}]"
 
 
-def _find_in_url(text: str, place: str) -> str | None:
+def _find_in_url(text: str, path: str) -> str | None:
     _, is_url, rest = text.partition("://")
     if not is_url:
         return None
-    where = f"the URL at {place!r}" if place else "the URL"
+    url = f"the URL at {path!r}" if path else "the URL"
     if _USER.search(text):
-        return f"{where} holds a user or password before its host, a credential"
+        return f"{url} holds a user or password before its host, a credential"
     names = [unquote(name) for name in _PARAMETER.findall(rest)]
     secret = next(filter(_SECRET.search, names), None)
-    return f"{where} has the parameter {secret!r}, which looks like a credential" if secret else None
+    return f"{url} has the parameter {secret!r}, which looks like a credential" if secret else None

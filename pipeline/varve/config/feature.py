@@ -1,4 +1,4 @@
-"""The section `features`: what is made of each row, by the model or by a function of the user's."""
+"""The section `features`: the columns that the model or a Python function of the user computes for each row."""
 
 import json
 import re
@@ -7,38 +7,44 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, WithJsonSchema, field_validator, model_validator
 
-from varve.config.base import PositiveInt, Section, tupled
+from varve.config.base import PositiveInt, Section, to_tuple
 
 Pool = Literal["pooler", "cls", "mean", "max", "last", "tokens", "attentions", "logits"]
 
 _FUNCTION = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCII)
 _COMPUTED_TYPE = re.compile(r"(bool|string)|(int32|int64|float32|float64)(\[([1-9][0-9]*)\])?")
-# Steps of pydantic's locations that are no keys: no feature can be called so.
+# Tags of the union in pydantic's error locations. The hyphen keeps them apart from names of features.
 _POOLED, COMPUTED = "tagged-pool", "tagged-python"
 
 
 class Feature(Section):
-    """One named output: a pooling over one or more layers."""
+    """One named output of the model: a pooling over one or more layers."""
 
-    pool: Pool
-    layers: Annotated[int | tuple[int, ...] | Literal["all"], BeforeValidator(tupled)] = Field(
-        default=-1, description="0 is the embedding output, 1..n the layers, negative from the end"
+    pool: Pool = Field(description="how the vectors of a layer become the feature")
+    layers: Annotated[int | tuple[int, ...] | Literal["all"], BeforeValidator(to_tuple)] = Field(
+        default=-1, description="0 is the embedding output, 1..n the layers; negative numbers count from the last"
     )
-    combine: Literal["concat", "sum", "mean"] | None = Field(default=None, description="several layers into one column")
-    normalize: bool = Field(default=False, description="to unit Euclidean length")
-    dimensions: PositiveInt | None = Field(default=None, description="keep the leading dimensions (Matryoshka models)")
-    special_tokens: bool = Field(default=False, description="tokens only: keep [CLS], [SEP] and their like")
+    combine: Literal["concat", "sum", "mean"] | None = Field(
+        default=None, description="combine several layers into one column; null: one column per layer"
+    )
+    normalize: bool = Field(default=False, description="scale each vector to Euclidean length 1")
+    dimensions: PositiveInt | None = Field(
+        default=None, description="keep only the leading dimensions (Matryoshka models)"
+    )
+    special_tokens: bool = Field(
+        default=False, description="pool tokens only: keep special tokens such as [CLS] and [SEP]"
+    )
 
     @model_validator(mode="after")
-    def _options_fit_the_pool(self) -> Self:
+    def _check_options(self) -> Self:
         if self.layers == ():
             msg = "layers is empty: name at least one"
             raise ValueError(msg)
         if self.special_tokens and self.pool != "tokens":
-            msg = f"special_tokens goes with pool tokens, not with {self.pool}"
+            msg = f"special_tokens needs pool tokens, not {self.pool}"
             raise ValueError(msg)
         if self.pool in {"pooler", "logits"} and self.layers != -1:
-            msg = f"pool {self.pool} comes from the last layer: leave layers away"
+            msg = f"pool {self.pool} always uses the last layer: remove layers"
             raise ValueError(msg)
         if self.pool in {"attentions", "logits"} and (self.combine or self.normalize or self.dimensions):
             msg = f"pool {self.pool} takes no combine, normalize or dimensions"
@@ -47,47 +53,47 @@ class Feature(Section):
 
 
 class Computed(Section):
-    """One column that a Python function of the user's computes from a row's columns."""
+    """One column that a Python function of the user computes from the columns of a row."""
 
     python: Annotated[str, WithJsonSchema({"type": "string", "pattern": f"^{_FUNCTION.pattern}$"})] = Field(
-        description="module:function; the module lies beside the job file or on the Python path"
+        description="module:function; the module is next to the job file or on the Python path"
     )
     type: Annotated[str, WithJsonSchema({"type": "string", "pattern": f"^({_COMPUTED_TYPE.pattern})$"})] = Field(
-        description="bool, string, int32, int64, float32 or float64; a vector of eight is float32[8]"
+        description="bool, string, int32, int64, float32 or float64; float32[8] is a vector of eight numbers"
     )
 
     @field_validator("python")
     @classmethod
-    def _names_a_function(cls, python: str) -> str:
+    def _check_function(cls, python: str) -> str:
         if not _FUNCTION.fullmatch(python):
-            msg = f"{json.dumps(python)} names no function: expected module:function, for example my_features:overlap"
+            msg = f"{json.dumps(python)} is not a function: expected module:function, for example my_features:overlap"
             raise ValueError(msg)
         return python
 
     @field_validator("type")
     @classmethod
-    def _is_known(cls, name: str) -> str:
+    def _check_type(cls, name: str) -> str:
         if not _COMPUTED_TYPE.fullmatch(name):
             msg = (
-                f"{json.dumps(name)} is not allowed: expected bool, string, int32, int64, float32 or float64, or one "
-                "of the numbers with a length, as in float32[8]"
+                f"{json.dumps(name)} is not allowed: expected bool, string, int32, int64, float32 or float64, or a "
+                "number type with a length, for example float32[8]"
             )
             raise ValueError(msg)
         return name
 
     @property
     def value_type(self) -> str:
-        """The type of one value: bool, string, int32, int64, float32 or float64."""
+        """Type of one value: bool, string, int32, int64, float32 or float64."""
         return self.type.partition("[")[0]
 
     @property
     def length(self) -> int | None:
-        """Values of a vector; None for a single value."""
+        """Number of values of a vector; None for a single value."""
         return int(self.type.partition("[")[2][:-1]) if "[" in self.type else None
 
 
 def _kind_of_feature(value: object) -> str:
-    """Which of the two kinds of features is meant, so that its mistakes alone are told."""
+    """Choose the kind by the key `python`, so that only the errors of this kind are reported."""
     is_computed = isinstance(value, Computed) or (isinstance(value, Mapping) and "python" in value)
     return COMPUTED if is_computed else _POOLED
 

@@ -1,6 +1,6 @@
-"""A whole job file, from YAML and settings laid over it.
+"""The job file as one type, read from YAML and `--set` settings.
 
-Invariant: a `Job` that exists is well formed, and two jobs with equal `identity()` ask for the same bytes.
+Invariant: a `Job` is always valid, and two jobs with equal `identity()` have the same output bytes.
 """
 
 import json
@@ -18,19 +18,19 @@ from varve.config.feature import DEFAULT_FEATURES, AnyFeature, Computed, Feature
 from varve.config.model import NO_ATTENTIONS_OF_WINDOWS, NO_WINDOWS_OF_PAIRS, Model, Windows
 from varve.config.output import Output
 from varve.config.source import Source
-from varve.config.validation_errors import checked
+from varve.config.validation_errors import validate_section
 from varve.errors import JobError, one_line
 
 
 @dataclass(frozen=True, slots=True)
 class _Origin:
-    """Where a job comes from, which is no part of what it says: all are equal."""
+    """Where a job file is. All origins are equal, so equal jobs from different folders are equal."""
 
     folder: str = field(default=".", compare=False)
 
 
 class Job(Section):
-    """One run: a source, a model, features of it, and an output."""
+    """One run: a source, a model, features and an output."""
 
     source: Source
     model: Model
@@ -40,12 +40,12 @@ class Job(Section):
     _origin: _Origin = PrivateAttr(default_factory=_Origin)
 
     @model_validator(mode="after")
-    def _pairs_and_windows(self) -> Self:
+    def _check_features(self) -> Self:
         if not self.features:
             msg = "features is empty: name at least one"
             raise ValueError(msg)
         if not self.pooled:
-            msg = "features holds Python functions alone: name at least one feature of the model too, with pool"
+            msg = "features holds only Python functions: add at least one feature of the model, with pool"
             raise ValueError(msg)
         if isinstance(self.model.long_text, Windows):
             if len(self.source.text_columns) > 1:
@@ -56,7 +56,7 @@ class Job(Section):
 
     @property
     def pooled(self) -> dict[str, Feature]:
-        """The features that the encoder gives."""
+        """The features that the encoder computes."""
         return {name: feature for name, feature in self.features.items() if isinstance(feature, Feature)}
 
     @property
@@ -66,68 +66,64 @@ class Job(Section):
 
     @property
     def folder(self) -> str:
-        """That of the job file, where its Python modules are looked for first; the current one without a file."""
+        """The folder of the job file, where Python modules are searched first; by default the current folder."""
         return self._origin.folder
 
-    def at(self, folder: str) -> Self:
-        """The same job, with its Python modules in this folder."""
+    def in_folder(self, folder: str) -> Self:
+        """Return the same job with another `folder`."""
         job = self.model_copy()
-        job._origin = _Origin(folder)  # noqa: SLF001 (its own)
+        job._origin = _Origin(folder)  # noqa: SLF001 (of the same class)
         return job
 
     @classmethod
     def load(cls, path: str, settings: Sequence[str] = ()) -> Self:
-        """Read a job file, with `key.path=value` settings laid over it.
+        """Read a job file, and apply `key.path=value` settings to it.
 
         Raises:
-            JobError: the file is missing, is no YAML mapping, or a key or value in it is wrong.
+            JobError: the file is missing or not a YAML mapping, or a key, a value or a setting is wrong.
         """
         content = _parse_yaml(_read(path), where=path)
         if not isinstance(content, dict):
             msg = f"{path}: expected a mapping with the keys {', '.join(cls.model_fields)}"
             raise JobError(msg)
-        return cls.lay_over(content, settings, where=path).at(str(Path(path).parent))
+        return cls.parse(content, where=path, settings=settings).in_folder(str(Path(path).parent))
 
     @classmethod
-    def lay_over(cls, content: dict[str, Any], settings: Sequence[str], where: str) -> Self:
-        """Validate a mapping with `key.path=value` settings laid over it.
+    def parse(cls, content: Mapping[str, Any], where: str = "job", settings: Sequence[str] = ()) -> Self:
+        """Validate a mapping, after applying `key.path=value` settings to it.
+
+        Args:
+            content: the job file's content. Settings change it in place.
+            where: start of each message, for example the path of the job file.
+            settings: such as "model.max_tokens=256"; values are YAML.
 
         Raises:
-            JobError: a setting, key or value is wrong.
+            JobError: with one line per error: the key, the value, what is allowed.
         """
         for setting in settings:
-            _lay_over(content, setting)
-        return cls.parse(content, where=where)
-
-    @classmethod
-    def parse(cls, content: Mapping[str, Any], where: str = "job") -> Self:
-        """Validate a mapping; `where` names it in messages.
-
-        Raises:
-            JobError: with one line per mistake: the key, the value, what is allowed.
-        """
-        return checked(cls, content, where)
+            _apply(setting, content)
+        return validate_section(cls, content, where)
 
     def identity(self) -> dict[str, Any]:
-        """What decides the bytes of the output, flat: {"model.name": ..., ...}.
+        """Return the values that decide the output's bytes, flat: {"model.name": ..., ...}.
 
-        Where the output lies, how files are reached, what hardware works and how many errors there may be do not.
+        The output's path, storage options, the hardware and the limit on errors are not among them.
         """
         content = self.model_dump(mode="json")
         content["output"] = {key: content["output"][key] for key in ("dtype", "rows_per_part")}
         content["compute"] = {key: content["compute"][key] for key in ("tokens_per_pack", "compile")}
         del content["source"]["storage_options"]
         if not content["source"]["types"]:
-            del content["source"]["types"]  # outputs that are older than this key are of the same job
+            del content["source"]["types"]  # older outputs, written before this key existed, have the same identity
         return flatten(content)
 
 
 def json_schema() -> dict[str, Any]:
-    """The job file's JSON Schema, for editors."""
+    """Return the job file's JSON Schema, for editors."""
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Job.model_json_schema()}
 
 
-def _lay_over(content: dict[str, Any], setting: str) -> None:
+def _apply(setting: str, content: Any) -> None:
     key_path, equals, value = setting.partition("=")
     if not equals or not key_path:
         msg = f"--set {setting!r}: expected key.path=value, for example model.max_tokens=256"
@@ -146,15 +142,15 @@ def _read(path: str) -> str:
     try:
         return Path(path).read_text(encoding="utf-8")
     except OSError as e:
-        msg = f"{path}: can't be read: {e.strerror}"
+        msg = f"{path}: cannot be read: {e.strerror}"
         raise JobError(msg) from e
     except UnicodeDecodeError as e:
         msg = f"{path}: is not UTF-8: byte {e.start} is 0x{e.object[e.start]:02x}. Save it as UTF-8"
         raise JobError(msg) from e
 
 
-class _OneOfEachKey(yaml.SafeLoader):
-    """YAML as it is defined: PyYAML takes the last of keys of one name, and drops the others without a word."""
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """Rejects duplicate keys, as YAML requires; PyYAML keeps the last value and drops the others silently."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
@@ -168,20 +164,20 @@ class _OneOfEachKey(yaml.SafeLoader):
 
 def _parse_yaml(text: str, where: str) -> Any:
     try:
-        value = yaml.load(text, _OneOfEachKey)  # noqa: S506 (a SafeLoader)
-        json.dumps(value, skipkeys=True, default=str)  # raises where an alias stands within what it names
+        value = yaml.load(text, _UniqueKeyLoader)  # noqa: S506 (a SafeLoader)
+        json.dumps(value, skipkeys=True, default=str)  # raises if an alias is within its own anchor
     except yaml.YAMLError as e:
         msg = f"{where}: is not YAML: {_problem(e)}"
         raise JobError(msg) from e
-    # Where a value is not what it looks like or is tagged as, PyYAML lets Python's own errors pass.
+    # PyYAML raises Python's own errors for values that do not match their form or their tag.
     except (ValueError, LookupError, AttributeError, RecursionError) as e:
-        msg = f"{where}: a value can't be read: {e}. Text that looks like a date or a number stands in quotes"
+        msg = f"{where}: a value cannot be read: {e}. Write text that looks like a date or a number in quotes"
         raise JobError(msg) from e
     return value
 
 
 def _problem(error: yaml.YAMLError) -> str:
-    """What is wrong and where, without the text around it, which may be a secret."""
+    """Return the problem and its position without the surrounding text, which may be a secret."""
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
         return f"{error.problem} (line {error.problem_mark.line + 1}, column {error.problem_mark.column + 1})"
     return one_line(error)

@@ -90,7 +90,7 @@ def verify(
 def _open_plan(stored: Mapping[str, Any], storage: Storage) -> tuple[Plan | None, Check]:
     try:
         folder = stored.get("code", {}).get("folder", ".")
-        return recall_plan(Job.parse(stored["job"]).at(folder), stored, storage.uri), Check("canary", ())
+        return recall_plan(Job.parse(stored["job"]).in_folder(folder), stored, storage.uri), Check("canary", ())
     except VarveError as e:
         return None, Check("canary", (f"the source, the model or the code can't be opened as they were: {e}",))
 

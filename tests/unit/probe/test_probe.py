@@ -19,13 +19,14 @@ from varve.cli.main import run_command
 from varve.config.job import Job
 from varve.errors import JobError
 from varve.output.manifest import JOB_NAME
+from varve.output.vectors import read_vectors
 from varve.planning.plan import make_plan
 from varve.probe.data import split
 from varve.probe.data.dataset import Question
 from varve.probe.data.feature_matrix import Matrix
 from varve.probe.data.handcrafted import encode, learn
 from varve.probe.data.memory_limit import default_bytes
-from varve.probe.data.run_output import Output, vectors
+from varve.probe.data.run_output import Output
 from varve.probe.models.head import Shape
 from varve.probe.models.linear import Data, fit_logistic, fit_ridge
 from varve.probe.models.metrics import ClassFigures, ValueFigures, calibrate, judge
@@ -228,7 +229,7 @@ def test_handcrafted_columns_are_standardised_by_training_rows_and_say_what_they
 def test_stored_dtypes_are_read_back_as_vectors(dtype, output):
     opened = Output.open(output(dtype=dtype))
     inputs, _ = problem()
-    found = vectors(opened.read(opened.manifest.parts[1], stored_of(opened)), opened.features["cls_01"])
+    found = read_vectors(opened.read(opened.manifest.parts[1], stored_of(opened)), opened.features["cls_01"])
     expected = inputs[200:400]
     if dtype == "binary":
         assert (np.sign(found) == np.where(expected > 0, 1, -1)).all()
@@ -582,7 +583,7 @@ def test_texts_come_from_the_source_whatever_has_become_of_the_functions(tiny, t
         "features": {"cls": {"pool": "cls"}, "length": {"python": "my_lengths:length", "type": "int32"}},
         "output": {"path": str(tmp_path / "run")},
     }
-    plan = make_plan(Job.parse(job).at(str(code.parent)), device="cpu")
+    plan = make_plan(Job.parse(job).in_folder(str(code.parent)), device="cpu")
     write_output(tmp_path / "run", {column("cls", WIDTH): inputs}, {"label": target.tolist()})
     (tmp_path / "run" / JOB_NAME).write_text(json.dumps(plan.to_json()))
     code.unlink()

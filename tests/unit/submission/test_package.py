@@ -76,7 +76,7 @@ def test_modules_of_the_job_are_packed_whatever_they_are_called(tmp_path, with_c
         (tmp_path / path).parent.mkdir(exist_ok=True)
         (tmp_path / path).write_text(text, encoding="utf-8")
     own = {"embedding": {"pool": "mean"}, "mine": {"python": "start:f", "type": "bool"}}
-    with packed(job(features=own).at(str(tmp_path)), with_code=with_code) as folder:
+    with packed(job(features=own).in_folder(str(tmp_path)), with_code=with_code) as folder:
         assert {path: (folder / path).read_text(encoding="utf-8") for path in texts} == texts
         assert "usage: varve embed" in start(folder).stdout
 
@@ -135,7 +135,7 @@ def test_finished_job_is_done_until_the_code_of_its_functions_changes(tmp_path):
     module.write_text("def overlap(rows):\n    return rows['body']\n")
     features = {"mean": {"pool": "mean"}, "overlap": {"python": "my_features:overlap", "type": "string"}}
     content = {**job(output__path=str(tmp_path / "out")).model_dump(mode="json"), "features": features}
-    made = Job.parse(content).at(str(tmp_path))
+    made = Job.parse(content).in_folder(str(tmp_path))
     assert finished(made, None) is None
     finish(made, {"features.overlap.code": job_code(made)[0].sha256})
     assert "is complete since then" in (finished(made, None) or "")

@@ -42,7 +42,7 @@ def part(tmp_path):
         pq.write_table(table, tmp_path / "docs/0.parquet")
         source, output = {"dataset": str(tmp_path / "docs"), "text": "text"}, {"path": str(tmp_path / "out")}
         content = {"source": source, **sections, "output": output | sections.get("output", {})}
-        plan = prepare(Job.parse(content).at(str(tmp_path)), Storage(output["path"]), device="cpu")
+        plan = prepare(Job.parse(content).in_folder(str(tmp_path)), Storage(output["path"]), device="cpu")
         rows, counters = Range(0, 0, len(texts)), RunCounters()
         for _ in range(MAX_DEATHS):
             counters.begin("encode", rows)
