@@ -50,7 +50,7 @@ def main() -> None:
                 pq.write_table(table, folder / f"docs{rows}/{shard}.parquet")
             job = ["--dataset", f"{folder}/docs{rows}", "--text", "text", "--model", f"{folder}/model"]
             more = ["--output", f"{folder}/out{rows}", "--set", "output.rows_per_part=1000"]
-            peak = peak_bytes([sys.executable, "-m", "varve.cli.embed", *job, *more])
+            peak = peak_bytes([sys.executable, "-m", "varve", "embed", *job, *more])
             sys.stdout.write(f"| {rows:,} | {peak / 1e6:.0f} MB |\n")
             sys.stdout.flush()
 

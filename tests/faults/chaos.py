@@ -144,7 +144,7 @@ def command(source: Path, output: str, rows_per_part: int) -> list[str]:
     job = ["--dataset", str(source), "--text", "text", "--model", str(model_folder()), "--output", output]
     more = ["--max-tokens", "128", "--feature", "e=mean", "--feature", "c=cls@all"]
     settings = [f"output.rows_per_part={rows_per_part}", "compute.replicas=2"]
-    return [sys.executable, "-m", "varve.cli.embed", *job, *more, *(part for s in settings for part in ("--set", s))]
+    return [sys.executable, "-m", "varve", "embed", *job, *more, *(part for s in settings for part in ("--set", s))]
 
 
 def main() -> None:

@@ -32,7 +32,7 @@ def write_source(folder: Path, rows: int) -> None:
 def command(source: Path, output: Path, rows_per_part: int) -> list[str]:
     job = ["--dataset", str(source), "--text", "text", "--model", str(model_folder()), "--output", str(output)]
     more = ["--max-tokens", "128", "--feature", "e=mean", "--feature", "c=cls@all", "--set"]
-    return [sys.executable, "-m", "varve.cli.embed", *job, *more, f"output.rows_per_part={rows_per_part}"]
+    return [sys.executable, "-m", "varve", "embed", *job, *more, f"output.rows_per_part={rows_per_part}"]
 
 
 def run_to_the_end(argv: list[str]) -> float:

@@ -60,7 +60,7 @@ def run_and_kill(head: RayHead, server: Prometheus, folder: Path, model: str) ->
     for shard in range(2):
         pq.write_table(pa.table({"text": texts[shard::2]}), folder / f"docs/{shard}.parquet")
     command = [
-        sys.executable, "-m", "varve.cli.embed", "--dataset", str(folder / "docs"), "--text", "text", "--model", model,
+        sys.executable, "-m", "varve", "embed", "--dataset", str(folder / "docs"), "--text", "text", "--model", model,
         "--max-tokens", "64", "--output", str(folder / "out"), "--set", f"output.rows_per_part={ROWS_PER_PART}",
         "--set", "compute.replicas=2",
     ]  # fmt: skip

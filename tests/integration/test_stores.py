@@ -36,7 +36,7 @@ def command(arguments):
     """A run in a process of its own: its Ray's workers have the environment of this test."""
 
     def make(*job: str) -> list[str]:
-        return [sys.executable, "-m", "varve.cli.embed", *arguments(*job)]
+        return [sys.executable, "-m", "varve", "embed", *arguments(*job)]
 
     return make
 
@@ -122,7 +122,7 @@ def between_stores(servers, docs, tiny, tmp_path_factory):
         }
         job.write_text(json.dumps(content))
         environment.setenv("RAY_TMPDIR", ray)
-        done = finish([sys.executable, "-m", "varve.cli.embed", str(job), "--json"])
+        done = finish([sys.executable, "-m", "varve", "embed", str(job), "--json"])
         assert done.returncode == 0, done.stderr
         storage = Storage(f"{address}/out")
         objects = {found.name: storage.read(found.name) or b"" for found in storage.list("")}

@@ -50,7 +50,7 @@ def job_file(tmp_path, job):
 
 
 def command(job_file, address, *options) -> list[str]:
-    return [sys.executable, "-m", "varve.cli.submit", str(job_file), "--to", address, *options]
+    return [sys.executable, "-m", "varve", "submit", str(job_file), "--to", address, *options]
 
 
 def submit(job_file, head, *options, **environment) -> subprocess.CompletedProcess:
