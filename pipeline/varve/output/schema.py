@@ -60,6 +60,20 @@ def describe(column: Column) -> dict[str, Any]:
     return {name: getattr(column, name) for name in Column.__slots__} | {"layers": list(column.layers)}
 
 
+def read_metadata(schema: pa.Schema) -> dict[str, Any]:
+    """The metadata that `output_schema` stored in a schema.
+
+    Raises:
+        KeyError: the schema is not one of Varve.
+    """
+    return json.loads((schema.metadata or {})[METADATA_KEY])
+
+
+def feature_columns(schema: pa.Schema) -> list[Column]:
+    """The feature columns of a stored schema, in the order of the output."""
+    return [Column(**{**column, "layers": tuple(column["layers"])}) for column in read_metadata(schema)["columns"]]
+
+
 def _describe_computed(column: ComputedColumn) -> dict[str, Any]:
     return {
         "name": column.name,

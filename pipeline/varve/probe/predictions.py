@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from varve.errors import JobError, RunError
 from varve.output.part_file import DATA_PREFIX, Part
 from varve.output.schema import METADATA_KEY
-from varve.probe.data.run_output import Output, stored_names, vectors
+from varve.output.vectors import read_vectors
+from varve.probe.data.run_output import Output, stored_names
 from varve.probe.saved_probe import Probe
 
 PREFIX = "predictions"
@@ -122,7 +123,7 @@ def _table(
     table = output.read(part, list(dict.fromkeys([*stored_names(probe.features), *wanted, *_ROW])))
     good = table["error"].is_null().to_numpy()
     rows = table.filter(pa.array(good))
-    columns: dict[str, Any] = {column.name: vectors(rows, column) for column in probe.features}
+    columns: dict[str, Any] = {column.name: read_vectors(rows, column) for column in probe.features}
     columns |= {column.name: rows[column.name] for column in probe.handcrafted}
     width = (len(probe.classes),) if probe.classes else ()
     found = probe(columns) if rows.num_rows else np.empty((0, *width), np.float32)

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from varve.encoder.feature_plan import Column
 from varve.errors import RunError, one_line
 from varve.output.part_file import Part
+from varve.output.vectors import read_scales, read_vectors
 from varve.planning.plan import Plan
 from varve.storage.object_store import Storage
 from varve.verification.reference_model import Reference
@@ -87,7 +88,7 @@ def compare(
         compared += 1
         wanted = reference.vectors(_texts(row, plan.job.source.text_columns))
         for column in plan.features.columns:
-            got, want = _read_vectors(stored[at], column), wanted[column.name]
+            got, want = read_vectors(stored[at], column), wanted[column.name]
             relative, max_abs = _differences(column, got, want, _half_step(stored[at], column))
             figures = worst[column.name]
             figures["relative"] = max(figures["relative"], relative)
@@ -190,32 +191,6 @@ def _texts(row: pa.Table, columns: Sequence[str]) -> list[str]:
     return [(cell or b"").decode(errors="replace") for cell in cells]
 
 
-def _read_vectors(row: pa.Table, column: Column) -> NDArray[np.float32]:
-    """(N, width) float32 of one stored row, whatever its form and dtype."""
-    cell = row[column.name].combine_chunks()
-    flat = cell.flatten()
-    while pa.types.is_list(flat.type) or pa.types.is_fixed_size_list(flat.type):
-        flat = flat.flatten()
-    values = flat.to_numpy(zero_copy_only=False)
-    if column.form == "attentions":
-        return values.astype(np.float32).reshape(1, -1)
-    if column.dtype == "binary":
-        return _signs(values.reshape(-1, -(-column.width // 8)), column.width)
-    vectors = values.astype(np.float32).reshape(-1, column.width)
-    return vectors if column.scale_name is None else vectors * _scales(row, column.scale_name)
-
-
-def _scales(row: pa.Table, name: str) -> NDArray[np.float32]:
-    """(N, 1) scales of a row's int8 vectors."""
-    scales = row[name].combine_chunks()
-    scales = scales.flatten() if pa.types.is_list(scales.type) else scales
-    return scales.to_numpy(zero_copy_only=False)[:, None]
-
-
 def _half_step(row: pa.Table, column: Column) -> NDArray[np.float32] | float:
     """The most by which int8 rounding moves a value of each vector: (N, 1); 0 for other dtypes."""
-    return 0.0 if column.scale_name is None else _scales(row, column.scale_name) * np.float32(0.5)
-
-
-def _signs(packed: NDArray[np.uint8], width: int) -> NDArray[np.float32]:
-    return np.unpackbits(packed, axis=1, count=width).astype(np.float32) * 2 - 1
+    return 0.0 if column.scale_name is None else read_scales(row, column) * np.float32(0.5)

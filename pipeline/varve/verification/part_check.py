@@ -4,18 +4,16 @@ Knows nothing of other parts, and imports nothing heavy: many processes do this 
 """
 
 import hashlib
-import json
-from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
+from varve.encoder.feature_plan import Column
 from varve.errors import one_line
 from varve.output.part_file import Part
-from varve.output.schema import METADATA_KEY
+from varve.output.schema import feature_columns, read_metadata
+from varve.output.vectors import flatten, read_vectors
 from varve.storage.object_store import Storage
 
 # Rounding of a unit vector's length in each stored dtype; binary has no length.
@@ -48,11 +46,11 @@ def _is_as_committed(content: bytes, part: Part) -> bool:
 
 def _failures(table: pa.Table, part: Part) -> dict[str, list[str]]:
     """What is wrong with a part whose bytes are right."""
-    described = json.loads((table.schema.metadata or {})[METADATA_KEY])
+    described = read_metadata(table.schema)
     rows = _row_failures(table, part)
     if described["fingerprint"] != part.fingerprint:
         rows.append("its fingerprint is not the manifest's")
-    numbers = [told for column in described["columns"] for told in _number_failures(table, column)]
+    numbers = [told for column in feature_columns(table.schema) for told in _number_failures(table, column)]
     numbers += [told for column in described.get("computed", ()) for told in _computed_failures(table, column["name"])]
     return {"rows": [f"{part.name}: {t}" for t in rows], "numbers": [f"{part.name}: {t}" for t in numbers]}
 
@@ -70,23 +68,20 @@ def _row_failures(table: pa.Table, part: Part) -> list[str]:
     return told
 
 
-def _number_failures(table: pa.Table, column: Mapping[str, Any]) -> list[str]:
+def _number_failures(table: pa.Table, column: Column) -> list[str]:
     """NaN or infinity, missing vectors, wrong lengths of unit vectors."""
-    name = column["name"]
-    good = table["error"].is_null()
-    cells = table[name].filter(good).combine_chunks()
-    told = [f"{name}: {cells.null_count} rows without error lack it"] if cells.null_count else []
-    values = _flat(cells)
+    names = [name for name in (column.name, column.scale_name) if name]
+    good = table.select(names).filter(table["error"].is_null())
+    lacking, values = good[column.name].null_count, flatten(good[column.name])
+    failures = [f"{column.name}: {lacking} rows without an error have no value"] if lacking else []
     if values.dtype.kind == "f" and not np.isfinite(values).all():
-        told.append(f"{name}: NaN or infinity")
-    if column["normalize"] and column["dtype"] in _NORM_TOLERANCE and len(values):
-        vectors = values.reshape(-1, column["width"]).astype(np.float32)
-        if column["dtype"] == "int8":
-            vectors = vectors * _flat(table[f"{name}_scale"].filter(good).combine_chunks())[:, None]
-        off = float(np.abs(np.linalg.norm(vectors, axis=1) - 1).max())
-        if off > _NORM_TOLERANCE[column["dtype"]]:
-            told.append(f"{name}: a vector's length is off 1 by {off:.1e}")
-    return told
+        failures.append(f"{column.name}: NaN or infinity")
+    if column.normalize and column.dtype in _NORM_TOLERANCE and len(values):
+        lengths = np.linalg.norm(read_vectors(good, column), axis=1)
+        largest_error = float(np.abs(lengths - 1).max())
+        if largest_error > _NORM_TOLERANCE[column.dtype]:
+            failures.append(f"{column.name}: the length of a unit vector differs from 1 by {largest_error:.1e}")
+    return failures
 
 
 def _computed_failures(table: pa.Table, name: str) -> list[str]:
@@ -94,13 +89,7 @@ def _computed_failures(table: pa.Table, name: str) -> list[str]:
     cells = table[name].combine_chunks()
     told = []
     if pa.types.is_floating(getattr(cells.type, "value_type", cells.type)):
-        told += [] if np.isfinite(_flat(cells.drop_null())).all() else [f"{name}: NaN or infinity"]
+        told += [] if np.isfinite(flatten(cells.drop_null())).all() else [f"{name}: NaN or infinity"]
     if cells.filter(table["error"].is_valid()).null_count < len(table) - table["error"].null_count:
         told.append(f"{name}: rows with an error have a value")
     return told
-
-
-def _flat(cells: pa.Array) -> NDArray:
-    while isinstance(cells, (pa.ListArray, pa.LargeListArray, pa.FixedSizeListArray)):
-        cells = cells.flatten()
-    return cells.to_numpy(zero_copy_only=False)

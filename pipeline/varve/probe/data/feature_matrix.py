@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from varve.encoder.feature_plan import Column
 from varve.errors import RunError
+from varve.output.vectors import read_vectors
 from varve.probe.data.dataset import Rows
-from varve.probe.data.run_output import Output, stored_names, vectors
+from varve.probe.data.run_output import Output, stored_names
 from varve.probe.data.split import NAMES
 
 # Rows of a file that are read at once while it is shuffled: random reads of about a megabyte.
@@ -137,7 +138,7 @@ def _pieces(
             continue
         good = table if used.all() else table.filter(pa.array(used))
         del table
-        inputs = np.hstack([*(vectors(good, column) for column in columns), beside[taken : taken + count]])
+        inputs = np.hstack([*(read_vectors(good, column) for column in columns), beside[taken : taken + count]])
         del good
         if not np.isfinite(inputs.sum(dtype=np.float64)):
             msg = f"{output.storage.uri}/{part.name}: a vector holds NaN or infinity. See `varve verify`"

@@ -6,23 +6,20 @@ of the columns asked for are fetched, from a local folder and an object store al
 """
 
 import io
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from varve.encoder.feature_plan import ROW_COLUMNS, TOKEN_COLUMNS, WINDOW_COLUMN, Column
 from varve.errors import JobError, RunError, one_line
 from varve.output.manifest import JOB_NAME, MANIFEST_NAME, Manifest, read_manifest
 from varve.output.part_file import Part, read_footer
-from varve.output.schema import METADATA_KEY
+from varve.output.schema import feature_columns, read_metadata
 from varve.storage.object_store import Storage
 
 
@@ -58,13 +55,12 @@ class Output:
     @cached_property
     def described(self) -> dict[str, Any]:
         """What the run says of itself in every part: model, revision, weights, feature columns."""
-        return json.loads((self.schema.metadata or {})[METADATA_KEY])
+        return read_metadata(self.schema)
 
     @cached_property
     def features(self) -> dict[str, Column]:
         """The feature columns, in the order of the output."""
-        listed = [{**column, "layers": tuple(column["layers"])} for column in self.described["columns"]]
-        return {column["name"]: Column(**column) for column in listed}
+        return {column.name: column for column in feature_columns(self.schema)}
 
     @cached_property
     def others(self) -> list[str]:
@@ -110,16 +106,6 @@ class Output:
 def stored_names(columns: Sequence[Column]) -> list[str]:
     """The stored columns that hold these features: themselves, and the scales of int8."""
     return [name for column in columns for name in (column.name, column.scale_name) if name]
-
-
-def vectors(table: pa.Table, column: Column) -> NDArray[np.float32]:
-    """(R, width) float32 of a feature with one vector to a row, whatever its stored dtype; no row may lack it."""
-    flat = table[column.name].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    if column.dtype == "binary":
-        packed = flat.reshape(table.num_rows, -1)
-        return np.unpackbits(packed, axis=1, count=column.width).astype(np.float32) * 2 - 1
-    values = flat.reshape(table.num_rows, column.width).astype(np.float32, copy=False)
-    return values * table[column.scale_name].to_numpy()[:, None] if column.scale_name else values
 
 
 def positions(values: pa.ChunkedArray, among: pa.Array) -> pa.ChunkedArray:
