@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from varve.config.feature import Computed, Feature
     from varve.config.job import Job
     from varve.config.model import Model
-    from varve.driver import embed
+    from varve.driver.embed import embed
     from varve.encoder.encoder import Encoder
     from varve.engine.dataset_features import features
     from varve.errors import JobError, RunError, VarveError
@@ -47,7 +47,7 @@ _HOMES = {
     "Probe": "varve.probe.saved_probe",
     "RunError": "varve.errors",
     "VarveError": "varve.errors",
-    "embed": "varve.driver",
+    "embed": "varve.driver.embed",
     "features": "varve.engine.dataset_features",
 }
 

@@ -28,10 +28,10 @@ from varve.cluster.connection import start_ray
 from varve.cluster.placement import settle
 from varve.config.job import Job
 from varve.engine.dataflow import run_dataflow
-from varve.process_state import silence_datasets, silence_transformers
 from varve.monitoring.run_counters import Block
 from varve.output import manifest
 from varve.planning.saved_plan import prepare, record
+from varve.process_state import silence_datasets, silence_transformers
 from varve.storage.object_store import Storage
 from varve.workers.part_message import PartMessage, pack_message, unpack_message
 

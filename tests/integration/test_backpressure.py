@@ -12,7 +12,7 @@ from ray.data.block import BlockStats
 
 from varve.cluster.connection import start_ray
 from varve.config.compute import Compute
-from varve.engine.dataflow import context
+from varve.engine.data_context import make_context
 
 BLOCKS = 120
 
@@ -39,7 +39,7 @@ def flown(tmp_path_factory):
 
     start_ray(Compute())
     one_by_one = {"batch_format": "pyarrow", "batch_size": 1}
-    with DataContext.current(context()):
+    with DataContext.current(make_context()):
         rows = ray.data.range_tensor(BLOCKS, shape=(4096,), override_num_blocks=2)  # 32 kB each: a block of its own
         flow = rows.map_batches(make, num_cpus=0.3, **one_by_one).map_batches(
             take, num_cpus=0.2, concurrency=1, **one_by_one

@@ -49,10 +49,11 @@ def _demo(arguments: argparse.Namespace) -> int:
     rows = write_docstrings(folder / "docstrings")
     sys.stderr.write(f"{rows:,} docstrings in {NUM_SHARDS} Parquet shards: {folder / 'docstrings'}\n")
     job = make_job(folder, model)
-    from varve.cli.embed import embed_with_progress, summary
+    from varve.cli.embed import summary
+    from varve.driver.embed import embed_in_own_process
     from varve.verification.verify import verify
 
-    manifest, _ = embed_with_progress(job)
+    manifest = embed_in_own_process(job).manifest
     checks = verify(job.output.path)
     if failures := [told for check in checks for told in check.failures]:
         raise RunError(f"{job.output.path} is not verified:\n  " + "\n  ".join(failures))

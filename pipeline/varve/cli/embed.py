@@ -3,23 +3,13 @@
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
 from varve.cli.command import add_job_arguments, print_json, read_job, run
-from varve.config.job import Job
 from varve.monitoring.progress_line import clock_time, data_size
 from varve.output.manifest import Manifest
-
-if TYPE_CHECKING:
-    from varve.planning.plan import Plan
-    from varve.storage.object_store import Storage
-
-_WEAK_STORE = (
-    "this store ignores create-if-absent: an object that is there is looked for before each write instead. Two runs at "
-    "once may write a part twice, with the same content\n"
-)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -46,37 +36,17 @@ def _embed(arguments: argparse.Namespace) -> int:
         else:
             sys.stdout.write(yaml.safe_dump(content, sort_keys=False, width=120, allow_unicode=True))
         return 0
-    manifest, finished_before = embed_with_progress(job)
+    from varve.driver.embed import embed_in_own_process
+
+    outcome = embed_in_own_process(job)
+    manifest = outcome.manifest
     if arguments.json:
-        print_json({**manifest.summary(), "finished_before": finished_before})
-    elif finished_before:
+        print_json({**manifest.summary(), "finished_before": outcome.finished_before})
+    elif outcome.finished_before:
         sys.stdout.write(f"Nothing to do: {manifest.path} is complete since {manifest.finished_at}.\n")
     else:
         sys.stdout.write(summary(manifest))
     return 0
-
-
-def embed_with_progress(job: Job) -> tuple[Manifest, bool]:
-    """Run a job and tell on stderr what it does; returns (manifest, whether it was finished already)."""
-    from varve import driver
-
-    started: list[int] = []
-
-    def on_start(plan: "Plan", done_rows: int, storage: "Storage") -> None:
-        started.append(done_rows)
-        rows = plan.dataset.shard_rows
-        told = f"{sum(rows):,} rows" if rows else "rows counted while reading"
-        before = f", {done_rows:,} done before" if done_rows else ""
-        sys.stderr.write(f"{plan.resolved.num_shards} shard(s), {told}{before} → {job.output.path}\n")
-        if not storage.conditional:
-            sys.stderr.write(_WEAK_STORE)
-
-    manifest = driver.run(job, on_start, _tell)
-    return manifest, not started
-
-
-def _tell(note: str) -> None:
-    sys.stderr.write(f"{note}\n")
 
 
 def summary(manifest: Manifest) -> str:

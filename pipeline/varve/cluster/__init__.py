@@ -1,1 +1,1 @@
-"""What a run stands on: Ray joined or started, what its nodes have, how the work is spread over them."""
+"""The Ray cluster of a run: connection, nodes, placement of the work, and the model's files on every node."""

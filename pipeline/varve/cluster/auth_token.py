@@ -1,8 +1,8 @@
-"""Whether this process speaks to Ray with the token that is at hand.
+"""Ray's token authentication: whether this process uses the token that the user has.
 
-Ray reads RAY_AUTH_MODE when it is imported, and a program that joins a cluster gets no token mode by itself; `ray
-start` and a Ray of one's own do, and the latter leaves a token in the home folder for good. Knows nothing of
-jobs. Invariant: importing this file, and asking a cluster, brings no ray into this process.
+Ray reads RAY_AUTH_MODE when it is imported. `ray start` and a local Ray turn token mode on by themselves, and a local
+Ray leaves a token in the home folder; a program that joins a cluster does not turn it on. Knows nothing of jobs.
+Invariant: neither importing this file nor asking a cluster imports ray into this process.
 """
 
 import os
@@ -10,35 +10,41 @@ import subprocess
 import sys
 from pathlib import Path
 
-_ANSWER_S = 10.0
+_TIMEOUT_S = 10.0
 
 
-def use_token(joins: str | None) -> None:
-    """Set RAY_AUTH_MODE, where neither the user nor a Ray that is imported already has settled it.
+def use_token(address: str | None) -> None:
+    """Set RAY_AUTH_MODE, unless the user or an imported Ray has settled it.
 
-    A process in token mode can't work on a cluster without: the workers' calls to it are refused, and Ray says only
+    A process in token mode cannot work on a cluster without: it refuses the calls of the workers, and Ray reports only
     that its actors were cancelled.
 
     Args:
-        joins: address of the Ray that this process will join, as in RAY_ADDRESS; None if it will start its own, or
-            speak to a head's dashboard only.
+        address: of the Ray that this process will join, as in RAY_ADDRESS; None if it starts its own or talks to a
+            dashboard only.
     """
-    if "ray" in sys.modules or "RAY_AUTH_MODE" in os.environ or not _at_hand():
+    if "ray" in sys.modules or "RAY_AUTH_MODE" in os.environ or not _has_token():
         return
-    os.environ["RAY_AUTH_MODE"] = "disabled" if joins and _answers_without(joins) else "token"
+    os.environ["RAY_AUTH_MODE"] = "disabled" if address and _answers_without_token(address) else "token"
 
 
-def _at_hand() -> bool:
-    named = any(os.environ.get(variable) for variable in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
-    return named or (Path.home() / ".ray/auth_token").is_file()
+def _has_token() -> bool:
+    in_environment = any(os.environ.get(variable) for variable in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
+    return in_environment or (Path.home() / ".ray/auth_token").is_file()
 
 
-def _answers_without(address: str) -> bool:
-    ask = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--skip-version-check", "--address", address]
+def _answers_without_token(address: str) -> bool:
+    health_check = ["health-check", "--skip-version-check", "--address", address]
+    command = [sys.executable, "-m", "ray.scripts.scripts", *health_check]
+    environment = os.environ | {"RAY_AUTH_MODE": "disabled"}
     try:
         answer = subprocess.run(  # noqa: S603 (the address is the user's own)
-            ask, env=os.environ | {"RAY_AUTH_MODE": "disabled"}, capture_output=True, timeout=_ANSWER_S, check=False
+            command,
+            env=environment,
+            capture_output=True,
+            timeout=_TIMEOUT_S,
+            check=False,
         )
-    except subprocess.TimeoutExpired:  # nobody is there: joining says so
+    except subprocess.TimeoutExpired:  # no answer: joining reports it
         return False
     return answer.returncode == 0

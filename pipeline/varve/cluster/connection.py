@@ -1,7 +1,7 @@
-"""The Ray that a run stands on, joined or started.
+"""The connection to Ray: a cluster that is joined, or a local Ray that is started.
 
-Knows nothing of parts, models or how work is spread. Invariant: importing this file brings neither torch nor
-transformers.
+Knows nothing of parts, models or placement. Invariants: importing this file imports neither torch nor transformers; no
+folder of the driver is on a worker's `sys.path`, so no file of the current folder shadows a module there.
 """
 
 import atexit
@@ -14,90 +14,101 @@ from threading import current_thread, main_thread
 from typing import Any
 
 import ray
+from ray.job_config import JobConfig
 from tenacity import Retrying, stop_after_attempt
 
 from varve.config.compute import Compute
 from varve.errors import RunError, one_line
 
-_STARTS = 3
+# Ray gives its node 30 s to start, a constant of Ray; a busy machine needs more attempts.
+_MAX_STARTS = 3
+
+
+class _NoDriverPaths(JobConfig):
+    """A job whose workers do not get the driver's folders on their `sys.path`.
+
+    Ray adds the driver's current folder and the folder of its script, unless the job brings a working directory. A
+    `tokenize.py` or `code.py` there would shadow the standard library in every worker.
+    """
+
+    def _runtime_env_has_working_dir(self) -> bool:
+        return True
 
 
 def start_ray(compute: Compute) -> None:
-    """Connect to a running Ray, or start one here with room for the replicas.
+    """Join the cluster at RAY_ADDRESS, or start a local Ray with room for the replicas.
 
     Raises:
-        RunError: the Ray at RAY_ADDRESS is not there, wants a token, or is of another version.
+        RunError: no Ray answers at RAY_ADDRESS, it wants a token, or it has another version.
     """
     if ray.is_initialized():
         return
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
-    before = signal.getsignal(signal.SIGTERM)
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    sigterm_handler = signal.getsignal(signal.SIGTERM)
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "job_config": _NoDriverPaths()}
     with _silenced_stderr():
         try:
             if os.environ.get("RAY_ADDRESS"):
-                ray.init(address="auto", **quiet)
+                ray.init(address="auto", **options)
             else:
-                _start_own(_size(compute) | quiet)
-            # Before Ray's own, which first waits half a second for what workers print: nothing of it is shown.
+                _start_local(_size(compute) | options)
+            # Called before Ray's own handler, which waits half a second for output of workers that nobody shows.
             atexit.register(leave_ray)
-        except Exception as e:  # a node that does not come up in time raises no narrower one
-            where = os.environ.get("RAY_ADDRESS", "this machine")
-            msg = f"Ray at {where} could not be joined: {one_line(e)}"
+        except Exception as e:  # Ray raises no narrower type for a node that does not start in time
+            address = os.environ.get("RAY_ADDRESS", "this machine")
+            msg = f"could not connect to Ray at {address}: {one_line(e, 300)}"
             raise RunError(msg) from e
         finally:
-            # Ray puts its own in place, which ends the process with the signal's number for an exit code.
+            # Ray installs a handler that ends the process with the signal's number as its exit code.
             if current_thread() is main_thread():
-                signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+                signal.signal(signal.SIGTERM, sigterm_handler or signal.SIG_DFL)
 
 
 def leave_ray() -> None:
-    """Part from Ray, and end what this process has started of it.
+    """Disconnect from Ray, and end the processes that this one started for it.
 
-    Ray ends the monitor of its autoscaler after the server that this one asks, so that it hears of no signal and is
-    given up after a second. It goes first here: nothing is scaled any more.
+    The autoscaler's monitor goes first: Ray ends it after the server that it polls, and then waits a second for it.
     """
-    _end("monitor")
+    _end_process("monitor")
     ray.shutdown()
 
 
-def _start_own(options: dict[str, Any]) -> None:
-    """Start a Ray here. Its node has 30 s to come up, a constant of Ray's: a busy machine needs more tries."""
-    # "local": a cluster that somebody else has started on this machine is not ours to take.
-    Retrying(stop=stop_after_attempt(_STARTS), reraise=True)(
+def _start_local(options: dict[str, Any]) -> None:
+    # address="local": never joins a cluster that somebody else started on this machine.
+    Retrying(stop=stop_after_attempt(_MAX_STARTS), reraise=True)(
         ray.init, address="local", include_dashboard=False, **options
     )
-    # It reads what workers print, all the time, for drivers to show: nothing of it is shown.
-    _end("log_monitor")
+    # It reads the output of workers for drivers to show; Varve shows none of it.
+    _end_process("log_monitor")
 
 
-def _end(process: str) -> None:
-    """End one of the processes that this one has started for Ray; one that joined a Ray has started none."""
-    with suppress(ImportError, AttributeError):  # Ray has no public place for it
-        from ray._private.worker import _global_node  # noqa: PLC0415 (as it is now)
+def _end_process(name: str) -> None:
+    """End one of the processes that this one started for Ray; after joining a cluster there is none."""
+    with suppress(ImportError, AttributeError):  # Ray has no public API for it
+        from ray._private.worker import _global_node  # noqa: PLC0415 (its value when called)
 
         if _global_node is not None:
-            getattr(_global_node, f"kill_{process}")(check_alive=False)
+            getattr(_global_node, f"kill_{name}")(check_alive=False)
 
 
 def _size(compute: Compute) -> dict[str, Any]:
-    """What a Ray of our own declares: more replicas than cores are the user's wish."""
+    """Resources that a local Ray declares; a job may ask for more replicas than there are cores."""
     replicas = compute.replicas if isinstance(compute.replicas, int) else 1
-    store = compute.object_store_bytes
+    object_store_bytes = compute.object_store_bytes
     return {
         "num_cpus": max(os.cpu_count() or 1, replicas + 1),
-        "object_store_memory": None if store == "auto" else store,
+        "object_store_memory": None if object_store_bytes == "auto" else object_store_bytes,
     }
 
 
 @contextmanager
 def _silenced_stderr() -> Iterator[None]:
-    """Keep what Ray's C++ side writes to stderr while it starts out of the user's terminal."""
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    """Hide what Ray's C++ code writes to stderr while it starts."""
+    stderr, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
-        os.dup2(nowhere, 2)
+        os.dup2(null, 2)
         yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(null)

@@ -1,7 +1,7 @@
-"""A checkpoint's files on every node: Ray carries them there, once for all the replicas of a node.
+"""A checkpoint's files on every node: Ray transfers them, once per node for all its replicas.
 
-A hub id is fetched by the driver alone, and a folder of the user's need not lie on a shared disk. Knows nothing of
-models. Invariant: a node's folder appears whole or not at all, and its name is the hash of the content.
+Only the driver reads the Hub, and a local model folder need not be on a shared disk. Knows nothing of models.
+Invariant: the folder on a node appears complete or not at all, and its name is the hash of its content.
 """
 
 import hashlib
@@ -16,16 +16,16 @@ from filelock import FileLock
 
 from varve.errors import RunError
 
-# What a checkpoint needs: safetensors, configuration, tokenizer, and code where the job allows it.
+# The files of a checkpoint: weights, configuration, tokenizer, and code, which runs only if the job allows it.
 _PATTERNS = ("*.json", "*.safetensors", "*.txt", "*.model", "*.py")
 
 
 class ModelFiles:
-    """The files of a folder as objects of the cluster, to be laid down where they are needed."""
+    """The files of a model folder in Ray's object store."""
 
     def __init__(self, folder: str) -> None:
-        """Put the files in Ray's object store."""
-        self._folder, self._home = folder, ray.get_runtime_context().get_node_id()
+        """Put the files of `folder` into the object store."""
+        self._folder, self._driver_node = folder, ray.get_runtime_context().get_node_id()
         files = sorted({path for pattern in _PATTERNS for path in Path(folder).glob(pattern)})
         digest = hashlib.sha256()
         self._objects: dict[str, Any] = {}
@@ -36,13 +36,13 @@ class ModelFiles:
             self._objects[path.name] = ray.put(content)
         self._sha256 = digest.hexdigest()
 
-    def here(self) -> str:
-        """The folder on this node: the driver's own there, elsewhere a copy that the first who asks lays down.
+    def local_folder(self) -> str:
+        """The folder on this node: the original on the driver's node, elsewhere a copy that the first caller writes.
 
         Raises:
-            RunError: the node's temporary disk can't take it.
+            RunError: the temporary disk of the node has no room.
         """
-        if ray.get_runtime_context().get_node_id() == self._home:
+        if ray.get_runtime_context().get_node_id() == self._driver_node:
             return self._folder
         root = Path(tempfile.gettempdir()) / f"varve-models-{os.getuid()}"
         folder = root / self._sha256
@@ -50,16 +50,16 @@ class ModelFiles:
             root.mkdir(mode=0o700, exist_ok=True)
             with FileLock(root / f"{self._sha256}.lock"):
                 if not folder.exists():
-                    self._lay_down(root, folder)
+                    self._write(root, folder)
         except OSError as e:
-            msg = f"the model's files could not be laid down in {folder}: {e.strerror or e}. Point TMPDIR to more room"
+            msg = f"could not write the model files to {folder}: {e.strerror or e}. Set TMPDIR to a larger disk"
             raise RunError(msg) from e
         return str(folder)
 
-    def _lay_down(self, root: Path, folder: Path) -> None:
-        with tempfile.TemporaryDirectory(dir=root) as staged:
-            whole = Path(staged, "model")
-            whole.mkdir()
-            for name, held in self._objects.items():
-                (whole / name).write_bytes(memoryview(ray.get(held)))  # pyright: ignore[reportArgumentType]
-            whole.rename(folder)
+    def _write(self, root: Path, folder: Path) -> None:
+        with tempfile.TemporaryDirectory(dir=root) as staging:
+            staged = Path(staging, "model")
+            staged.mkdir()
+            for name, stored in self._objects.items():
+                (staged / name).write_bytes(memoryview(ray.get(stored)))  # pyright: ignore[reportArgumentType]
+            staged.rename(folder)

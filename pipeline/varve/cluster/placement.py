@@ -1,83 +1,83 @@
-"""How the work of a run is spread over a cluster: nodes in, a placement out.
+"""Where the workers of a run go: from the nodes of a cluster to a placement.
 
-Knows nothing of parts or models. Replicas of a pool are alike, so one size must suit all nodes. Nothing is counted on
-that something else holds.
+Knows nothing of parts or models. All replicas of a pool have the same size, which must fit every node. Resources that
+other programs hold are never counted.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from varve.cluster.nodes import WAIT_S, Cluster, Node, check_env, look, wait_until_free
+from varve.cluster.nodes import WAIT_S, Cluster, Node, check_env, read_cluster, wait_until_free
 from varve.config.compute import Compute, Replicas
 from varve.errors import JobError
 
-# Share of a core that a reading task declares: it waits more than it works.
+# CPUs that a reading task declares: it waits more than it works.
 IO_CPUS = 0.4
-# Of a writing task: it must fit in where reads have left a crumb of a small node, or features pile up unwritten.
+# CPUs of a writing task: small enough to fit next to reads on a small node, or finished features pile up in memory.
 WRITE_CPUS = 0.2
-# Below this many free cores nothing can be read, encoded and written at the same time.
+# With fewer free CPUs, reading, encoding and writing cannot run at the same time.
 LEAST_CPUS = 2 * IO_CPUS + 0.1
-# Threads of a replica that share one Python without waiting for it.
+# More threads of one replica would wait for its Python interpreter lock.
 _MAX_THREADS = 8
-# Share of the cores: each replica holds a model, so many small ones are not worth the last core.
-_ENOUGH = 0.95
+# A replica size that uses this share of the cores is good enough: each replica holds a model, so small replicas are
+# not worth the last core.
+_ENOUGH_SHARE = 0.95
 
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """How the work is spread over the cluster."""
+    """How many workers a run has, and what each declares."""
 
     replicas: int
-    most_replicas: int  # that the pool may grow to
+    most_replicas: int  # up to which the pool may grow
     threads: int  # of each replica, on a CPU
-    gpus: float  # of each replica, or the share of one; 0 on CPUs
-    accelerator: str | None  # the only type of GPU to take
-    cpus: float  # that a replica declares
-    tokenizers: int  # tasks at once; 0: each replica tokenizes for itself
+    gpus: float  # of each replica, or its share of one; 0 on CPUs
+    accelerator: str | None  # the type of GPU that replicas need; None for any
+    cpus: float  # that each replica declares
+    tokenizers: int  # tokenizer tasks at the same time; 0: replicas tokenize
 
     @property
     def lanes(self) -> int:
-        """Packs that all replicas encode at once."""
+        """Packs that all replicas encode at the same time."""
         return self.replicas * (1 if self.gpus else self.threads)
 
     @property
     def device(self) -> str:
-        """Where replicas run: cuda or cpu."""
+        """Device of the replicas: "cuda" or "cpu"."""
         return "cuda" if self.gpus else "cpu"
 
 
 def gpus_each(cluster: Cluster, compute: Compute) -> float:
-    """GPUs of each replica of a job, or the share of one.
+    """GPUs of each replica of a job, or its share of one.
 
     Raises:
-        JobError: the job wants GPUs, and the cluster has none that fit.
+        JobError: the job asks for GPUs that the cluster does not have.
     """
     fitting = [node for node in cluster.nodes if _fits(node, compute)]
     wanted = compute.gpus if compute.gpus != "auto" else float(bool(fitting) or compute.accelerator is not None)
-    # A number of replicas that the user gives may be what an autoscaler grows the cluster to.
+    # With a given number of replicas an autoscaler may still add the nodes.
     if wanted and compute.replicas == "auto" and not any(node.gpus >= wanted for node in fitting):
         has = sorted(
             {f"{node.gpus:g} of type {node.accelerator or 'unknown type'}" for node in cluster.nodes if node.gpus}
         )
         of_type = f" of type {compute.accelerator}" if compute.accelerator else ""
         msg = (
-            f"compute: a replica wants {wanted:g} GPU(s){of_type}, and no node has that: there are "
-            f"{', '.join(has) or 'no GPUs'}. Correct compute.gpus or compute.accelerator; where an autoscaler brings "
-            "such nodes, say how many with compute.replicas"
+            f"compute: a replica needs {wanted:g} GPU(s){of_type}, and no node has them: the cluster has "
+            f"{', '.join(has) or 'no GPUs'}. Correct compute.gpus or compute.accelerator; if an autoscaler adds such "
+            "nodes, set compute.replicas"
         )
         raise JobError(msg)
     return wanted
 
 
 def place_workers(cluster: Cluster, compute: Compute) -> Placement:
-    """Spread a job over a cluster.
+    """Place the workers of a job on a cluster.
 
-    A replica on a CPU has a thread for each of its cores. Beyond `_MAX_THREADS` threads would wait for each other's
-    Python, so large machines take several replicas. Where everything is on one node, what something else holds there
-    is left alone; of several nodes Ray does not say which has how much free.
+    A replica on a CPU has one thread per core, up to `_MAX_THREADS`; large machines get several replicas. On a single
+    node only its free CPUs are used; with several nodes Ray does not report what is free on each.
 
     Raises:
-        JobError: the job wants GPUs, and the cluster has none that fit.
+        JobError: the job asks for GPUs that the cluster does not have.
     """
     gpus = gpus_each(cluster, compute)
     asked = compute.replicas.min if isinstance(compute.replicas, Replicas) else compute.replicas
@@ -103,13 +103,13 @@ def place_workers(cluster: Cluster, compute: Compute) -> Placement:
 
 
 def place_on_cluster(compute: Compute, wait_s: float = WAIT_S) -> tuple[Cluster, Placement]:
-    """The cluster that Ray is connected to and the job's place on it, once there is room to run at all.
+    """Wait until the connected cluster has room for the job; returns the cluster and the placement.
 
     Raises:
-        JobError: the job wants GPUs, and the cluster has none that fit.
-        RunError: there is no room within `wait_s`, or a node lacks an environment variable.
+        JobError: the job asks for GPUs that the cluster does not have.
+        RunError: there is no room within `wait_s`, or a node lacks an environment variable of compute.env.
     """
-    now = look()
+    now = read_cluster()
     gpus = gpus_each(now, compute)
     cluster = wait_until_free(LEAST_CPUS, gpus if any(_fits(node, compute) for node in now.nodes) else 0.0, wait_s)
     check_env(cluster, compute.env)
@@ -121,53 +121,53 @@ def _fits(node: Node, compute: Compute) -> bool:
 
 
 def _on_gpus(cluster: Cluster, compute: Compute, gpus: float) -> tuple[int, float, int]:
-    """(replicas that fit, CPUs that each declares, threads of each)."""
+    """(number of replicas that fit, CPUs that each declares, threads of each)."""
     places = [(node.cpus, int(node.gpus / gpus)) for node in cluster.nodes if _fits(node, compute)]
     places = [(cpus, count) for cpus, count in places if count]
     replicas = min(sum(count for _, count in places), int(cluster.free_gpus / gpus))
-    # Nodes that an autoscaler is to bring are not known yet.
+    # The nodes that an autoscaler will add are not known yet.
     cores = min((cpus / count for cpus, count in places), default=1.0)
     declared = min((_whole((cpus - 2 * IO_CPUS) / count) for cpus, count in places), default=1.0)
     return max(1, replicas), min(1.0, declared), max(1, int(cores))
 
 
 def _size(cores: Sequence[float], replicas: int | None) -> float:
-    """Cores of a replica: the largest size that leaves next to no core idle, over all nodes.
+    """Cores of a replica: the largest size that leaves hardly any core of any node idle.
 
-    With a number of replicas given: the largest size of which so many fit.
+    With a given number of replicas: the largest size of which that many fit.
     """
     if replicas is not None:
         fitting = [size for size in range(1, int(max(cores)) + 1) if sum(int(c // size) for c in cores) >= replicas]
         return float(max(fitting)) if fitting else sum(cores) / replicas
     sizes = range(1, min(_MAX_THREADS, max(1, int(max(cores)))) + 1)
     used = {size: sum(int(count // size) for count in cores) * size for size in sizes}
-    return float(max(size for size in sizes if used[size] >= _ENOUGH * max(used.values())))
+    return float(max(size for size in sizes if used[size] >= _ENOUGH_SHARE * max(used.values())))
 
 
 def _declared(cores: Sequence[float], size: float) -> float:
-    """Cores that a replica declares: never so many that no reading or writing task finds room on its node.
+    """CPUs that a replica declares: few enough that reading and writing tasks fit on its node.
 
-    Replicas that hold every core leave none to read with, and the run hangs (ray-project/ray#44687).
+    If replicas hold every CPU, no read can start and the run hangs (ray-project/ray#44687).
     """
     held = [(count, count // size) for count in cores if count >= size] or [(max(cores), 1.0)]
     return min(_whole((count - 2 * IO_CPUS) / replicas) for count, replicas in held)
 
 
 def _whole(cpus: float) -> float:
-    """Ray takes fractions below one core only."""
+    """Round down to what Ray accepts: fractions only below one CPU."""
     return float(int(cpus)) if cpus >= 1 else max(0.01, round(cpus, 2) - 0.01)
 
 
 def diagnose(placement: Placement, now: Cluster, replicas: int, under_way: int) -> str:
-    """What a run that stands still waits for, in words."""
-    left = f"{now.free_cpus:.1f} of {now.cpus:.0f} CPUs"
-    left += f", {now.free_gpus:.1f} of {now.gpus:.0f} GPUs" if now.gpus else ""
+    """Describe what a run without progress waits for."""
+    free = f"{now.free_cpus:.1f} of {now.cpus:.0f} CPUs"
+    free += f", {now.free_gpus:.1f} of {now.gpus:.0f} GPUs" if now.gpus else ""
     gpu = f" and {placement.gpus:g} GPU{f' of type {placement.accelerator}' if placement.accelerator else ''}"
     needs = f"{placement.cpus:g} CPUs" + (gpu if placement.gpus else "")
     if replicas < placement.replicas and not under_way:
-        what = f"{replicas} of {placement.replicas} replica(s) could be started; each needs {needs}"
+        state = f"{replicas} of {placement.replicas} replica(s) have started; each needs {needs}"
     elif under_way:
-        what = f"{under_way} part(s) are under way, and no block of them was finished"
+        state = f"{under_way} part(s) are being encoded, and none of their blocks has finished"
     else:
-        what = f"no part reaches a replica; a read needs {IO_CPUS} CPUs, a write {WRITE_CPUS}"
-    return f"{what}. Free now: {left}. If blocks take that long here, raise compute.stall_s"
+        state = f"no part reaches a replica; a read needs {IO_CPUS} CPUs, a write {WRITE_CPUS}"
+    return f"{state}. Free now: {free}. If blocks take that long on this hardware, raise compute.stall_s"

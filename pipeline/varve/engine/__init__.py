@@ -1,1 +1,1 @@
-"""What stands on Ray: the graph, and work beside it."""
+"""The Ray engine: the dataflow of a run, tasks beside it, and features inside a user's own Ray program."""

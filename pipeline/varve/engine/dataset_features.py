@@ -12,9 +12,9 @@ from varve.config.model import NO_WINDOWS_OF_PAIRS, Model, Windows
 from varve.encoder.encoder import Encoder
 from varve.engine.ray_tasks import TWO_CALLS
 from varve.errors import JobError
-from varve.library_logs import quiet_transformers
 from varve.output.schema import output_schema
 from varve.preprocessing.text_blocks import tokenize_blocks
+from varve.process_state import silence_transformers
 from varve.workers.featurize import featurize
 
 # Written beside features into the rows of a part; of no use here.
@@ -70,14 +70,14 @@ class _FeatureColumns:
         self, model: Model, wanted: dict[str, Feature], text_columns: Sequence[str], output_dtype: str, threads: int
     ) -> None:
         """Load the model."""
-        quiet_transformers()
+        silence_transformers()
         self._encoder = Encoder(model, wanted, output_dtype=output_dtype, threads=threads)
         self._text_columns = text_columns
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Encode a batch as one block; two threads may call it, and the next batch waits in the encoder's lanes."""
         pairs = len(self._text_columns) > 1
-        schema = output_schema(self._encoder.plan, pa.schema([]), pairs=pairs)
+        schema = output_schema(self._encoder.feature_plan, pa.schema([]), pairs=pairs)
         _check_names(batch.column_names, set(schema.names) - _OF_PARTS)
         blocks = tokenize_blocks(self._encoder.tokenizer, batch, self._text_columns, max(1, len(batch)))
         result, _, _ = featurize(self._encoder, batch, blocks, schema=schema, shard=0, start=0, pairs=pairs)

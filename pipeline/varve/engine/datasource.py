@@ -1,13 +1,12 @@
-"""The source as Ray reads it: one task for each shard that lacks rows, which yields what is missing part by part.
+"""The source as Ray reads it: one task for each shard with missing rows, which yields the missing parts.
 
-Knows nothing of what becomes of the parts. Invariant: importing this file brings neither torch nor datasets, which
-take seconds: every process of the graph imports it, and few read.
+Knows nothing of what happens to the parts. Invariant: importing this file imports neither torch nor datasets: every
+process of the dataflow imports it, and few of them read.
 """
 
 import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -16,8 +15,7 @@ from ray.data import Datasource, ReadTask
 from ray.data.block import BlockMetadata
 
 from varve.engine.ray_reporter import RayReporter
-from varve.import_gc import uncollected
-from varve.library_logs import quiet_datasets
+from varve.process_state import import_frozen, silence_datasets
 from varve.ranges import Missing, Range
 from varve.workers.part_message import PartMessage, pack_message
 
@@ -27,21 +25,21 @@ if TYPE_CHECKING:
     from varve.source.dataset import Dataset
 
 
-class Shards(Datasource):
-    """One read task for each shard that lacks rows."""
+class ShardDatasource(Datasource):
+    """One read task for each shard with missing rows."""
 
     def __init__(
-        self, dataset: "Dataset", lacking: Mapping[int, Missing], rows_per_part: int, reporter: RayReporter
+        self, dataset: "Dataset", missing: Mapping[int, Missing], rows_per_part: int, reporter: RayReporter
     ) -> None:
         super().__init__()
         self._reporter = reporter
-        # Held once in the object store: a closure over it would be pickled for every shard.
+        # Once in the object store: a closure over it would be pickled for every shard.
         self._dataset = ray.put(dataset)
-        self._lacking = dict(lacking)
+        self._missing = dict(missing)
         self._rows_per_part = rows_per_part
 
     def estimate_inmemory_data_size(self) -> int | None:
-        """Unknown: nothing of it is kept."""
+        """Unknown."""
         return None
 
     def get_read_tasks(
@@ -50,33 +48,32 @@ class Shards(Datasource):
         per_task_row_limit: int | None = None,  # noqa: ARG002
         data_context: "DataContext | None" = None,  # noqa: ARG002
     ) -> list[ReadTask]:
-        """One for each shard; their number is Varve's own, whatever Ray would have it be."""
+        """One task for each shard, whatever parallelism Ray asks for."""
         unknown = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
-        return [ReadTask(self._reader(shard, lacks), unknown) for shard, lacks in self._lacking.items()]
+        return [ReadTask(self._reader(shard, missing), unknown) for shard, missing in self._missing.items()]
 
-    def _reader(self, shard: int, lacks: Missing) -> Callable[[], Iterator[pa.Table]]:
-        held, rows_per_part, reporter = self._dataset, self._rows_per_part, self._reporter
+    def _reader(self, shard: int, missing: Missing) -> Callable[[], Iterator[pa.Table]]:
+        dataset, rows_per_part, reporter = self._dataset, self._rows_per_part, self._reporter
 
         def read() -> Iterator[pa.Table]:
             if reporter.stopped():
                 return
-            with _code().streams_without_torch():
-                began = time.perf_counter()
-                for start, table in ray.get(held).read_parts(shard, rows_per_part, lacks):
-                    seconds = time.perf_counter() - began
+            with _reading_code().streams_without_torch():
+                started = time.perf_counter()
+                for start, table in ray.get(dataset).read_parts(shard, rows_per_part, missing):
+                    seconds = time.perf_counter() - started
                     if reporter.stopped():
                         return
                     reporter.spend("read", seconds)
                     yield pack_message(PartMessage(Range(shard, start, start + len(table)), table))
-                    began = time.perf_counter()
+                    started = time.perf_counter()
 
         return read
 
 
 @cache
-def _code() -> Any:
-    """What reads, made ready once in a process."""
-    with uncollected():
-        module = import_module("varve.source.workarounds")
-        quiet_datasets()
+def _reading_code() -> Any:
+    """The code that reads, imported once in a process."""
+    module = import_frozen("varve.source.workarounds")
+    silence_datasets()
     return module

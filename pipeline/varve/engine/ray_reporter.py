@@ -1,4 +1,4 @@
-"""What workers reporter the counters, which is an actor, and what it answers. Knows nothing of their work."""
+"""How workers report to the counters of a run, which are a Ray actor. Knows nothing of the work."""
 
 from typing import Any
 
@@ -10,43 +10,42 @@ from varve.ranges import Range
 
 
 class RayReporter:
-    """What a worker tells the counters of a run, and what it is unwrap_error."""
+    """Sends reports to the counters' actor; implements monitoring.reporter.Reporter."""
 
     def __init__(self, counters: Any) -> None:
         self._counters = counters
-        self._counted: Any = None
-        self._replica: int | None = None  # its number, where it is one
+        self._previous: Any = None  # answer to the last block's report
+        self._replica: int | None = None  # number of the replica, once it joined
 
     def join(self, encoder: dict[str, Any]) -> None:
-        """A replica is ready, and runs like this."""
-        who, node = ray.get_runtime_context().get_actor_id(), ray.util.get_node_ip_address()
-        self._replica = ray.get(self._counters.join.remote(encoder, who, node))
+        """Report that a replica is ready, with the description of its encoder."""
+        actor, node = ray.get_runtime_context().get_actor_id(), ray.util.get_node_ip_address()
+        self._replica = ray.get(self._counters.join.remote(encoder, actor, node))
 
     def begin(self, stage: str, rows: Range) -> int:
-        """A part is taken; returns how often a worker was lost with it before."""
+        """Report the start of a part; returns how often a worker died with it before."""
         return ray.get(self._counters.begin.remote(stage, rows))
 
     def end(self, stage: str, rows: Range) -> None:
-        """A part is done with."""
+        """Report the end of a part."""
         self._counters.end.remote(stage, rows)
 
     def spend(self, stage: str, seconds: float) -> None:
-        """A part was worked on for so long."""
+        """Report seconds of work on a part."""
         self._counters.spend.remote(stage, seconds)
 
-    def commit(self, part: Part, seconds: float, repeated: int) -> None:
-        """A part was written in so many seconds, with so many requests made again."""
+    def commit(self, part: Part, seconds: float, retries: int) -> None:
+        """Report a committed part, the seconds of its write and the repeated requests."""
         self.spend("write", seconds)
-        # Waited for, else the last part might be unwrap_error of when nobody looks at the counters any more.
-        ray.get(self._counters.commit.remote(part.range, part.file_bytes, repeated))
+        # Waited for: otherwise the last part could arrive after the driver's last snapshot.
+        ray.get(self._counters.commit.remote(part.range, part.file_bytes, retries))
 
     def count(self, block: Block, part: Range, *, wait: bool) -> Verdict:
-        """A block of a part is done; returns the answer to the block before, or with `wait` to this one."""
-        before, self._counted = self._counted, self._counters.add.remote(block, part, self._replica)
-        # The answer to the block before is there already: nothing waits for it.
-        answer = self._counted if wait or before is None else before
-        return ray.get(answer)
+        """Report an encoded block; returns the answer to the previous block, or to this one with `wait`."""
+        previous, self._previous = self._previous, self._counters.add.remote(block, part, self._replica)
+        # The answer to the previous block is there already, so encoding does not wait.
+        return ray.get(self._previous if wait or previous is None else previous)
 
     def stopped(self) -> bool:
-        """Whether the run was asked to end."""
+        """Whether the run is stopping."""
         return ray.get(self._counters.stopped.remote())

@@ -1,7 +1,4 @@
-"""WorkerSpec beside the graph: the same for each of many things, or something once where a replica would stand.
-
-Knows nothing of parts. What Ray raises leaves here, and the graph, as an error of ours.
-"""
+"""Ray tasks beside the dataflow, and how Ray's exceptions become Varve's errors. Knows nothing of parts."""
 
 import re
 import warnings
@@ -14,7 +11,7 @@ from ray.data import DataContext
 from ray.exceptions import RayError, UserCodeException
 
 from varve.cluster.model_files import ModelFiles
-from varve.cluster.nodes import look
+from varve.cluster.nodes import read_cluster
 from varve.cluster.placement import Placement
 from varve.errors import JobError, RunError, VarveError
 
@@ -23,26 +20,29 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# Of a task whose worker or node dies. Ray's own default for writes is without end.
+# Retries of a task whose worker or node dies; Ray's default for writes is unlimited.
 MAX_RETRIES = 10
-# Of an actor with an encoder: what is next waits beside what is encoded, so that no lane runs dry between them.
+# Options of an actor with an encoder: the next call waits in the actor while one is encoded, so that the device never
+# waits between them.
 TWO_CALLS: dict[str, Any] = {
     "max_tasks_in_flight_per_actor": 2,
     "max_concurrent_calls_per_actor": 2,
     "enable_true_multi_threading": True,
 }
-# Enough that one slow block at the end keeps few waiting.
+# Enough blocks that one slow block at the end keeps few CPUs waiting.
 _BLOCKS_PER_CPU = 8
-# What an actor raised while it started is unwrap_error by Ray as a traceback's text alone; ours ends the last of it.
+# Ray reports an exception of an actor's constructor only as the text of its traceback, which ends with Varve's error.
 _RAISED = re.compile(r".*^varve\.errors\.(JobError|RunError): (.*)", re.MULTILINE | re.DOTALL)
+# Ray appends advice for its own users to Varve's message.
+_RAY_ADVICE = "\nFailed to apply UDF transform"
 
 
 def spread(work: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
-    """Do the same for each of many things as Ray tasks; results come in any order.
+    """Apply a function to each item in Ray tasks; yields the results in any order.
 
     Raises:
-        JobError: the work said that the job is wrong.
-        RunError: Ray failed, or the work did.
+        JobError: the function raised it.
+        RunError: Ray failed, or the function raised it.
     """
     if not items:
         return
@@ -51,10 +51,10 @@ def spread(work: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
     context.enable_progress_bars, context.print_on_execution_start = False, False
     try:
         with warnings.catch_warnings(action="ignore"), DataContext.current(context):
-            held = ray.put(items)  # once, as they are: there may be very many
+            stored = ray.put(items)  # once: there may be very many
 
             def take(row: dict[str, int]) -> list[dict[str, Any]]:
-                return [{"result": work(item)} for item in ray.get(held)[row["id"] :: blocks]]
+                return [{"result": work(item)} for item in ray.get(stored)[row["id"] :: blocks]]
 
             rows = ray.data.range(blocks, override_num_blocks=blocks)
             for row in rows.flat_map(take, num_cpus=1, max_retries=MAX_RETRIES).iter_rows():
@@ -64,43 +64,42 @@ def spread(work: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
 
 
 def on_replica(plan: "Plan", placement: Placement, work: Callable[["Plan"], T]) -> T:
-    """Do something once where a replica would stand: its node, its share of the device, its copy of the model.
+    """Call a function once where a replica would run: on its node, with its device and its copy of the model.
 
     Raises:
-        JobError: the work said that the job is wrong.
-        RunError: Ray failed, or the work did.
+        JobError: the function raised it.
+        RunError: Ray failed, or the function raised it.
     """
     files = model_files(plan, placement)
 
-    def there() -> T:
-        folder = files.here() if files else plan.checkpoint.folder
+    def call() -> T:
+        folder = files.local_folder() if files else plan.checkpoint.folder
         return work(replace(plan, checkpoint=replace(plan.checkpoint, folder=folder)))
 
-    place = {"num_cpus": placement.cpus, "num_gpus": placement.gpus, "max_retries": MAX_RETRIES}
-    place |= {"accelerator_type": placement.accelerator} if placement.accelerator else {}
+    options = {"num_cpus": placement.cpus, "num_gpus": placement.gpus, "max_retries": MAX_RETRIES}
+    options |= {"accelerator_type": placement.accelerator} if placement.accelerator else {}
     try:
-        return ray.get(ray.remote(**place)(there).remote())
+        return ray.get(ray.remote(**options)(call).remote())
     except (RayError, UserCodeException, VarveError) as e:
         raise unwrap_error(e) from e
 
 
 def model_files(plan: "Plan", placement: Placement) -> ModelFiles | None:
-    """The checkpoint's files for other nodes, where there are any or may be some day."""
-    alone = len(look().nodes) == 1 and placement.most_replicas == placement.replicas
-    return None if alone else ModelFiles(plan.checkpoint.folder)
+    """The checkpoint's files for other nodes; None if there is one node and the pool cannot grow."""
+    single = len(read_cluster().nodes) == 1 and placement.most_replicas == placement.replicas
+    return None if single else ModelFiles(plan.checkpoint.folder)
 
 
 def unwrap_error(error: BaseException) -> VarveError:
-    """Our own error out of the layers in which Ray wraps it, or Ray's in one message."""
-    advice = "\nFailed to apply UDF transform"  # Ray puts its own users' options behind our message
-    seen: BaseException | None = error
-    while seen is not None:
-        for candidate in (seen, getattr(seen, "cause", None)):
+    """Varve's own error out of the layers in which Ray wraps it; any other error as one message."""
+    cause: BaseException | None = error
+    while cause is not None:
+        for candidate in (cause, getattr(cause, "cause", None)):
             if isinstance(candidate, VarveError):
                 kind = JobError if isinstance(candidate, JobError) else RunError
-                return kind(str(candidate.args[0]).partition(advice)[0])
-        seen = seen.__cause__
-    text = str(error).partition(advice)[0]
+                return kind(str(candidate.args[0]).partition(_RAY_ADVICE)[0])
+        cause = cause.__cause__
+    text = str(error).partition(_RAY_ADVICE)[0]
     if raised := _RAISED.match(text):
         return (JobError if raised[1] == "JobError" else RunError)(raised[2].strip())
     lines = [line.strip() for line in text.splitlines() if line.strip()]

@@ -1,1 +1,1 @@
-"""Counters, metrics, the progress line and the watchdog of a run."""
+"""Monitoring of a run: counters, Prometheus metrics, the progress line, the bottleneck and the watchdog."""

@@ -1,8 +1,8 @@
-"""How busy each stage of a run was, and which one the others waited for. Pure.
+"""How busy each stage of a run was, and which stage the others waited for. Pure functions.
 
-A stage's share is the seconds it worked, over the seconds since the first replica was ready, times what can work at
-once: the lanes of the replicas, those who tokenize (in seconds of CPU, where they have workers of their own), one
-reader and one writer. What was read and tokenized before waited for the replica, and would reporter of its start.
+A stage's share is its seconds of work since the first replica was ready, divided by that time and by the workers that
+the stage has: lanes of the replicas, tokenizers (CPU seconds, if they are tasks), one reader and one writer. Work
+before the first replica was ready is excluded: it measures the start, not the throughput.
 """
 
 from collections.abc import Mapping
@@ -10,17 +10,17 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 STAGES = ("read", "compute", "tokenize", "encode", "write")
-# Below this share nothing held a run up but its own start and end.
-_BUSY = 0.6
-# Below this the start and the end of a run say more than its stages.
-_LEAST_WORK_S = 2.0
+# If no stage has this share, no stage is the bottleneck: the time went into the start and the end.
+_BUSY_SHARE = 0.6
+# With less work than this, the start and the end dominate.
+_MIN_WORK_S = 2.0
 _ADVICE = {
-    "read": "the source can't be read faster by this reader: split it into more shards, or bring it nearer",
-    "compute": "that is the job's Python functions: let them work on whole columns (pyarrow.compute, numpy), not row "
-    "by row, or give the run more cores",
-    "tokenize": "give the run more cores, or more compute.tokenizers",
-    "encode": "that is the hardware's limit: more cores, GPUs or replicas shorten the run, as does a smaller model",
-    "write": "the store takes parts no faster: write fewer features, or float16",
+    "read": "split the source into more shards, or move it closer to the cluster",
+    "compute": "make the job's Python functions work on whole columns (pyarrow.compute, numpy) instead of single rows, "
+    "or give the run more cores",
+    "tokenize": "give the run more cores, or raise compute.tokenizers",
+    "encode": "this is the hardware's limit: use more cores, GPUs or replicas, or a smaller model",
+    "write": "the store accepts parts no faster: write fewer features, or float16",
 }
 
 
@@ -28,9 +28,9 @@ _ADVICE = {
 class Stage:
     """One stage of a run."""
 
-    work_s: float  # summed over all that worked on it
-    at_once: int  # what can work on it at the same time
-    busy: float  # share of the time
+    work_s: float  # summed over its workers
+    at_once: int  # workers at the same time
+    busy: float  # share of the time, 0 to 1
 
 
 def measure(
@@ -42,40 +42,40 @@ def measure(
     tokenizers: int,
     before_s: Mapping[str, float] | None = None,
 ) -> dict[str, Stage]:
-    """The stages of a run.
+    """Measure the stages of a run.
 
     Args:
         seconds: stage → seconds of work.
-        ready_s: when the first replica was ready, after the first read began.
-        last_s: when the last block was encoded, after the first read began.
+        ready_s: seconds from the start until the first replica was ready.
+        last_s: seconds from the start until the last block was encoded.
         lanes: of all replicas.
-        tokenizers: that work at once.
-        before_s: of the seconds, those until the first replica was ready.
+        tokenizers: that work at the same time.
+        before_s: the part of `seconds` before the first replica was ready.
     """
     at_once = {"read": 1, "compute": tokenizers, "tokenize": tokenizers, "encode": lanes, "write": 1}
-    since = {name: seconds.get(name, 0.0) - (before_s or {}).get(name, 0.0) for name in STAGES}
+    since_s = {name: seconds.get(name, 0.0) - (before_s or {}).get(name, 0.0) for name in STAGES}
     return {
         name: Stage(
             work_s=round(seconds.get(name, 0.0), 3),
             at_once=at_once[name],
-            busy=round(min(1.0, since[name] / max(last_s - ready_s, 1e-9) / at_once[name]), 3),
+            busy=round(min(1.0, since_s[name] / max(last_s - ready_s, 1e-9) / at_once[name]), 3),
         )
         for name in STAGES
-        if name != "compute" or name in seconds  # most jobs have nothing to compute
+        if name != "compute" or name in seconds  # most jobs have no Python functions
     }
 
 
 def bottleneck(stages: Mapping[str, Stage]) -> str:
-    """Which stage the others waited for, in words."""
+    """Describe which stage the others waited for."""
     name = max(stages, key=lambda stage: stages[stage].busy)
-    busy = stages[name].busy
-    if stages[name].work_s < _LEAST_WORK_S:
-        return f"none: there was too little work to reporter, {stages[name].work_s:.1f} s of {name}"
-    if busy < _BUSY:
-        return f"none: the busiest stage, {name}, worked {busy:.0%} of the time; the rest is the start and the end"
-    return f"{name}, {busy:.0%} busy: {_ADVICE[name]}"
+    stage = stages[name]
+    if stage.work_s < _MIN_WORK_S:
+        return f"none: too little work to measure, {stage.work_s:.1f} s of {name}"
+    if stage.busy < _BUSY_SHARE:
+        return f"none: the busiest stage, {name}, worked {stage.busy:.0%} of the time; the rest was start and end"
+    return f"{name}, {stage.busy:.0%} busy: {_ADVICE[name]}"
 
 
 def to_json(stages: Mapping[str, Stage]) -> dict[str, Any]:
-    """For the manifest."""
+    """The entry of the manifest."""
     return {name: asdict(stage) for name, stage in stages.items()} | {"bottleneck": bottleneck(stages)}

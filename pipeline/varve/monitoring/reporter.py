@@ -1,37 +1,37 @@
-"""Interface through which workers report progress; implemented by the Ray engine (engine/ray_reporter.py)."""
+"""Interface through which workers report progress; the Ray engine implements it (engine/ray_reporter.py)."""
 
 from typing import Any, Protocol
 
 from varve.monitoring.run_counters import Block, Verdict
 from varve.ranges import Range
 
-# A part that its worker died of so often goes to a process of its own; a worker that dies even then ends the run.
+# After this many worker deaths a part is encoded in an isolated process; if a worker dies even then, the run fails.
 MAX_DEATHS = 3
 
 
 class Reporter(Protocol):
-    """Whom a worker reports to."""
+    """What a worker reports to."""
 
     def join(self, encoder: dict[str, Any]) -> None:
-        """It is ready, and runs like this."""
+        """The worker is ready; `encoder` describes how it runs."""
         ...
 
     def begin(self, stage: str, rows: Range) -> int:
-        """It takes a part; returns how often a worker was lost with it before."""
+        """The worker starts a part; returns how often a worker died with it before."""
         ...
 
     def end(self, stage: str, rows: Range) -> None:
-        """It is done with it."""
+        """The worker is done with the part, or gives it back."""
         ...
 
     def spend(self, stage: str, seconds: float) -> None:
-        """It has worked on a part for so long."""
+        """The worker spent seconds of work on a part."""
         ...
 
     def count(self, block: Block, part: Range, *, wait: bool) -> Verdict:
-        """It has done a block of a part; returns the answer to the block before, or with `wait` to this one."""
+        """A block of a part is encoded; returns the answer to the previous block, or to this one with `wait`."""
         ...
 
     def stopped(self) -> bool:
-        """Whether the run was asked to end."""
+        """Whether the run is stopping."""
         ...

@@ -1,16 +1,16 @@
-"""Ends a run early: on a signal, within its grace; or because nothing moves any more, with a diagnosis.
+"""Ends a run early: after a signal, within a grace period; or after a stall, with a diagnosis.
 
-Knows nothing of Ray: it is told how to look, how to ask everyone to stop, and how to say what is lacking. The first
-SIGINT or SIGTERM lets the blocks under way finish; a second one ends the process at once. What is committed is whole in
-either case.
+Knows nothing of Ray: it is given functions that take a snapshot, stop the workers and describe a stall. The first
+SIGINT or SIGTERM lets the blocks in work finish; the second one ends the process immediately. Committed parts are
+complete in both cases.
 
-Signals are heard by a thread of the watch's own: the system may give one to any thread of the process, which does not
-wake a main thread that waits in C code, and then Python's handler runs only when that wait is over.
+A thread of the watchdog reads the signals. The system may deliver a signal to any thread of the process; that does not
+wake a main thread that waits in C code, and Python calls its handler only after that wait.
 """
 
+import logging
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable
 from threading import Event, Thread, current_thread, main_thread
@@ -19,132 +19,133 @@ from typing import Any, Self
 
 from varve.monitoring.run_counters import Snapshot
 
-# Spot instances give 30 s or more between the notice and the end; what is left pays for the goodbye.
+logger = logging.getLogger(__name__)
+
+# Spot instances give 30 s or more between the notice and the end; the rest is for the shutdown.
 GRACE_S = 20.0
-# A look costs the driver and the counters a millisecond each; a signal is heeded at once.
-_LOOK_EVERY_S = 2.0
-# For the main thread to leave what it was in.
-_LAST_WORDS_S = 5.0
+# A snapshot costs the driver and the counters a millisecond each.
+_SNAPSHOT_INTERVAL_S = 2.0
+# For the main thread to unwind after its interruption.
+_UNWIND_S = 5.0
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-class _EndedError(BaseException):
-    """Leaves the main thread, past every `except Exception`."""
+class _InterruptedRunError(BaseException):
+    """Unwinds the main thread; no `except Exception` catches it."""
 
 
 class Watchdog:
-    """Watches over a run while it is entered. Only the main thread can be interrupted; elsewhere nothing is watched."""
+    """Watches a run while it is entered. Only the main thread can be interrupted; in other threads it does nothing."""
 
     def __init__(
         self,
-        look: Callable[[], Snapshot],
+        take_snapshot: Callable[[], Snapshot],
         stop: Callable[[], None],
         diagnose: Callable[[Snapshot], str],
         *,
         stall_s: float,
         grace_s: float = GRACE_S,
     ) -> None:
-        """Say how.
+        """Prepare the watchdog.
 
         Args:
-            look: gives the counts.
-            stop: asks all workers to end after what they have begun.
-            diagnose: says what a run that stands still waits for.
-            stall_s: how long nothing may move.
-            grace_s: what workers have to end after a signal.
+            take_snapshot: returns the counters of the run.
+            stop: makes all workers stop after their present block.
+            diagnose: describes what a stalled run waits for.
+            stall_s: seconds without any change after which a run is stalled.
+            grace_s: seconds that workers have to stop after a signal.
         """
-        self._look, self._stop, self._diagnose = look, stop, diagnose
+        self._take_snapshot, self._stop, self._diagnose = take_snapshot, stop, diagnose
         self._stall_s, self._grace_s = stall_s, grace_s
-        self.reason: str | None = None  # why the run ends early; None while it does not
-        self._over = False  # the grace has passed
-        self._left = Event()
-        self._called = Event()  # by a signal, or since the run is left
-        self._thread = Thread(target=self._run, daemon=True)
-        self._ears = Thread(target=self._hear, daemon=True)
-        self._before: dict[signal.Signals, Any] = {}
-        self._ear, self._mouth, self._mouth_before = -1, -1, -1
+        self.reason: str | None = None  # why the run ends early
+        self._grace_is_over = False
+        self._exited = Event()
+        self._wake = Event()  # set by a signal, and at the exit
+        self._watch_thread = Thread(target=self._watch, daemon=True)
+        self._signal_thread = Thread(target=self._read_signals, daemon=True)
+        self._previous_handlers: dict[signal.Signals, Any] = {}
+        self._read_fd, self._wakeup_fd, self._previous_wakeup_fd = -1, -1, -1
 
     def __enter__(self) -> Self:
-        """Begin."""
+        """Start."""
         if current_thread() is main_thread():
-            self._ear, self._mouth = os.pipe()
-            os.set_blocking(self._mouth, False)
-            self._before = {number: signal.signal(number, self._on_signal) for number in _SIGNALS}
-            self._mouth_before = signal.set_wakeup_fd(self._mouth)
-            self._ears.start()
-            self._thread.start()
+            self._read_fd, self._wakeup_fd = os.pipe()
+            os.set_blocking(self._wakeup_fd, False)
+            self._previous_handlers = {number: signal.signal(number, self._on_signal) for number in _SIGNALS}
+            self._previous_wakeup_fd = signal.set_wakeup_fd(self._wakeup_fd)
+            self._signal_thread.start()
+            self._watch_thread.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
-        """End; an interruption of our own stops here."""
-        self._left.set()
-        self._called.set()
-        if self._before:
-            signal.set_wakeup_fd(self._mouth_before)
-            for number, handler in self._before.items():
+        """Stop, restore the signal handlers, and swallow the watchdog's own interruption."""
+        self._exited.set()
+        self._wake.set()
+        if self._previous_handlers:
+            signal.set_wakeup_fd(self._previous_wakeup_fd)
+            for number, handler in self._previous_handlers.items():
                 signal.signal(number, handler)
-            os.write(self._mouth, b"\0")
-            self._ears.join()
-            os.close(self._ear)
-            os.close(self._mouth)
-        return error is not None and self._over
+            os.write(self._wakeup_fd, b"\0")
+            self._signal_thread.join()
+            os.close(self._read_fd)
+            os.close(self._wakeup_fd)
+        return error is not None and self._grace_is_over
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
-        """In the main thread, when it runs: the signal itself was heard by the other one."""
-        if self._over:
-            raise _EndedError
+        """Python calls this in the main thread; the signal thread has handled the signal already."""
+        if self._grace_is_over:
+            raise _InterruptedRunError
 
-    def _hear(self) -> None:
-        """Heed each signal as it comes, until the watch is left."""
-        while not self._left.is_set():
-            for number in os.read(self._ear, 64):
-                self._heed(number)
+    def _read_signals(self) -> None:
+        while not self._exited.is_set():
+            for number in os.read(self._read_fd, 64):
+                self._handle_signal(number)
 
-    def _heed(self, number: int) -> None:
-        if number not in _SIGNALS or self._over:
+    def _handle_signal(self, number: int) -> None:
+        if number not in _SIGNALS or self._grace_is_over:
             return
         if self.reason is not None:
-            sys.stderr.write("\nstopped at once; what was committed stays\n")
-            sys.stderr.flush()
-            os._exit(1)
+            _exit_now("stopped immediately; committed parts are kept")
         name = signal.Signals(number).name
         self.reason = f"stopped by {name}"
-        sys.stderr.write(
-            f"\n{name}: finishing the blocks under way, {self._grace_s:.0f} s at most; once more ends at once\n"
-        )
-        sys.stderr.flush()
-        self._called.set()
+        message = "%s: finishing the blocks in work, at most %.0f s; a second signal stops immediately"
+        logger.warning(message, name, self._grace_s)
+        self._wake.set()
 
-    def _run(self) -> None:
-        moved_at, seen = time.monotonic(), None
-        while not self._called.wait(min(_LOOK_EVERY_S, self._stall_s / 4)):
-            now = self._try_to_look()
-            if now is not None and now != seen:
-                moved_at, seen = time.monotonic(), now
-            elif time.monotonic() - moved_at > self._stall_s:
-                told = self._diagnose(seen or Snapshot())
-                self.reason = f"nothing has moved for {self._stall_s:.0f} s: {told}"
+    def _watch(self) -> None:
+        changed_at, last = time.monotonic(), None
+        while not self._wake.wait(min(_SNAPSHOT_INTERVAL_S, self._stall_s / 4)):
+            now = self._try_snapshot()
+            if now is not None and now != last:
+                changed_at, last = time.monotonic(), now
+            elif time.monotonic() - changed_at > self._stall_s:
+                self.reason = f"no progress for {self._stall_s:.0f} s: {self._diagnose(last or Snapshot())}"
                 self._grace_s = 0.0
                 break
-        if not self._left.is_set():
+        if not self._exited.is_set():
             self._end()
 
-    def _try_to_look(self) -> Snapshot | None:
+    def _try_snapshot(self) -> Snapshot | None:
         try:
-            return self._look()
-        except Exception:  # noqa: BLE001 (a counters that is gone for a moment must not end the watch)
+            return self._take_snapshot()
+        except Exception:  # noqa: BLE001 (the counters may be unreachable for a moment)
             return None
 
     def _end(self) -> None:
-        """Ask, wait, then interrupt the main thread, which may wait inside of anything."""
+        """Stop the workers, wait, then interrupt the main thread, which may be waiting anywhere."""
         Thread(target=self._stop, daemon=True).start()
-        if self._left.wait(self._grace_s):
+        if self._exited.wait(self._grace_s):
             return
-        self._over = True
+        self._grace_is_over = True
         signal.pthread_kill(main_thread().ident or 0, signal.SIGINT)
-        if not self._left.wait(_LAST_WORDS_S):
-            sys.stderr.write(f"{self.reason}; what was committed stays\n")
-            sys.stderr.flush()
-            os._exit(1)
+        if not self._exited.wait(_UNWIND_S):
+            _exit_now(f"{self.reason}; committed parts are kept")
+
+
+def _exit_now(message: str) -> None:
+    """End the process without unwinding its threads."""
+    logger.error(message)
+    logging.shutdown()
+    os._exit(1)

@@ -14,10 +14,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from varve.encoder.encoder import Encoder, PendingCall
+from varve.encoder.encoder import Encoder
 from varve.encoder.packing import Index
+from varve.encoder.pending_call import PendingCall
 from varve.encoder.ragged import Columns, Ragged
-from varve.encoder.results import NOT_FINITE, Counts, not_finite
+from varve.encoder.results import NOT_FINITE, Counts, find_non_finite
 from varve.monitoring.run_counters import Block
 from varve.output.schema import feature_arrays, row_arrays
 from varve.preprocessing.computed_columns import blank
@@ -111,7 +112,7 @@ class _Work:
         good = block.good
         arrays = {
             **{name: rows[name].combine_chunks() for name in self._schema.names if name in rows.column_names},
-            **feature_arrays(self._encoder.plan, columns, good, pairs=self._pairs),
+            **feature_arrays(self._encoder.feature_plan, columns, good, pairs=self._pairs),
             **{name: blank(values, good) for name, values in block.computed.items()},
             **row_arrays(columns, good, pa.array(block.reasons, pa.string()), shard=self._shard, start=begun.start),
         }
@@ -147,7 +148,7 @@ def _too_large(values: NDArray | Ragged) -> Index:
     flat = values.values if isinstance(values, Ragged) else values
     if flat.dtype != np.float16:
         return np.zeros(0, np.int64)
-    found = not_finite(flat)
+    found = find_non_finite(flat)
     return np.searchsorted(values.offsets, found, side="right") - 1 if isinstance(values, Ragged) else found
 
 

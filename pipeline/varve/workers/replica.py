@@ -14,12 +14,13 @@ from threading import Lock
 import pyarrow as pa
 import torch
 
-from varve.encoder.encoder import Encoder, describe
+from varve.encoder.description import describe
+from varve.encoder.encoder import Encoder
 from varve.errors import RunError
-from varve.library_logs import quiet_transformers
 from varve.monitoring.reporter import MAX_DEATHS, Reporter
 from varve.monitoring.run_counters import Block, Verdict
 from varve.preprocessing.text_blocks import Tokenized, tokenize_blocks
+from varve.process_state import silence_transformers
 from varve.ranges import Range
 from varve.workers.crash_isolation import CrashIsolation
 from varve.workers.featurize import featurize
@@ -39,11 +40,11 @@ class Replica:
 
     def __init__(self, spec: WorkerSpec, reporter: Reporter) -> None:
         """Load the model and report."""
-        quiet_transformers()
+        silence_transformers()
         # Ray sets OMP_NUM_THREADS to the actor's num_cpus; what runs outside of the lanes may take them all.
         torch.set_num_threads(spec.threads)
         _check_device(spec.device)
-        self._spec, self._reporter = spec.here(), reporter
+        self._spec, self._reporter = spec.on_this_node(), reporter
         self._encoder = _load(self._spec)
         self._turn = Lock()
         reporter.join(describe(self._encoder))
@@ -158,7 +159,7 @@ def _load(spec: WorkerSpec) -> Encoder:
 
 def _make_apart(spec: WorkerSpec, shard: int) -> Callable[[pa.Table, int], pa.Table]:
     """What a process of its own does with rows: the same as a replica, in one block."""
-    quiet_transformers()
+    silence_transformers()
     encoder = _load(spec)
     for column in spec.computed:
         column.load()

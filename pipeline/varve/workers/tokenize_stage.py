@@ -8,11 +8,11 @@ import time
 
 import pyarrow as pa
 
-from varve.encoder.checkpoint.defaults import make_plan, make_tokenizer
-from varve.library_logs import quiet_transformers
+from varve.encoder.checkpoint.defaults import make_feature_plan, make_tokenizer
 from varve.monitoring.reporter import MAX_DEATHS, Reporter
 from varve.preprocessing.text_blocks import tokenize_blocks
 from varve.preprocessing.tokenizer import Tokenizer
+from varve.process_state import silence_transformers
 from varve.workers.part_message import PartMessage, pack_message, unpack_message
 from varve.workers.worker_spec import WorkerSpec
 
@@ -47,8 +47,8 @@ def _tokenizer_of(spec: WorkerSpec) -> Tokenizer:
     """The spec's tokenizer, loaded once in a process."""
     key = spec.checkpoint.folder + spec.model.model_dump_json() + repr(spec.features)
     if key not in _tokenizers:
-        quiet_transformers()
-        here = spec.here()
-        features = make_plan(here.model, here.features, here.checkpoint, here.output_dtype)
+        silence_transformers()
+        here = spec.on_this_node()
+        features = make_feature_plan(here.model, here.features, here.checkpoint, here.output_dtype)
         _tokenizers[key] = make_tokenizer(here.model, here.checkpoint, features)
     return _tokenizers[key]

@@ -17,7 +17,7 @@ from varve.preprocessing.computed_columns import ComputedColumn
 class Files(Protocol):
     """The files of a checkpoint."""
 
-    def here(self) -> str:
+    def local_folder(self) -> str:
         """The folder that holds them on this node."""
         ...
 
@@ -46,8 +46,8 @@ class WorkerSpec:
         """Whether a row's text is a sentence pair."""
         return len(self.text_columns) > 1
 
-    def here(self) -> "WorkerSpec":
+    def on_this_node(self) -> "WorkerSpec":
         """The same, with the checkpoint's folder on this node."""
         if self.files is None:
             return self
-        return replace(self, checkpoint=replace(self.checkpoint, folder=self.files.here()), files=None)
+        return replace(self, checkpoint=replace(self.checkpoint, folder=self.files.local_folder()), files=None)

@@ -15,9 +15,10 @@ def test_an_encoder_that_works_all_the_time_is_the_bottleneck():
 
 @pytest.mark.parametrize("name", STAGES)
 def test_the_busiest_stage_is_named_with_what_helps(name):
-    told = bottleneck(stages_of(**{name: 1000.0}))
-    assert told.startswith(f"{name}, 100% busy: ")
-    assert len(told) > 40
+    sentence = bottleneck(stages_of(**{name: 1000.0}))
+    named, _, advice = sentence.partition(", 100% busy: ")
+    assert named == name
+    assert len(advice.split()) > 5
 
 
 def test_a_run_of_little_work_has_no_bottleneck():
@@ -37,5 +38,4 @@ def test_a_run_that_encoded_nothing_divides_by_nothing():
 
 
 def test_run_of_a_few_rows_has_no_bottleneck():
-    told = bottleneck(measure({"encode": 0.03}, 5.0, 5.03, lanes=1, tokenizers=1))
-    assert told.startswith("none: there was too little work")
+    assert bottleneck(measure({"encode": 0.03}, 5.0, 5.03, lanes=1, tokenizers=1)).startswith("none")

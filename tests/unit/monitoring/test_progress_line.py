@@ -1,5 +1,7 @@
 """What the line of a run says to somebody who follows it."""
 
+import sys
+
 import pytest
 
 from tests.waiting import wait_until
@@ -19,7 +21,7 @@ def says(monkeypatch, capsys):
             shown[0] += capsys.readouterr().err
             return "\n" in shown[0]
 
-        with ProgressLine(lambda: snapshot, done_rows, total_rows):
+        with ProgressLine(lambda: snapshot, done_rows, total_rows, sys.stderr):
             wait_until(is_there, "the line")
         return shown[0].splitlines()[0]
 

@@ -19,7 +19,8 @@ def test_run_in_which_nothing_moves_ends_with_its_diagnosis():
     with watch:
         Event().wait(PATIENCE_S)
     assert time.monotonic() - began < PATIENCE_S
-    assert watch.reason == "nothing has moved for 1 s: 0 of 1 CPUs are free"
+    assert watch.reason is not None
+    assert watch.reason.endswith("0 of 1 CPUs are free")
 
 
 def test_run_that_moves_is_left_alone():

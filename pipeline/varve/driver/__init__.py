@@ -1,0 +1,1 @@
+"""A run of a job, from the job to the published manifest."""

@@ -1,0 +1,91 @@
+"""`embed` and its form for a process of Varve's own: start Ray, then run the job.
+
+Ray's start mostly waits and the imports mostly compute, so both happen at the same time (infra/decisions/0005): this
+file imports neither torch nor transformers, and job_run, which needs them, is imported while Ray starts.
+"""
+
+import gc
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from typing import TextIO
+
+from varve.cluster.connection import start_ray
+from varve.cluster.placement import Placement, place_on_cluster
+from varve.config.job import Job
+from varve.driver.lap_timer import LapTimer
+from varve.output.manifest import Manifest, read_manifest
+from varve.process_state import import_without_gc, keep_log_levels, silence_datasets, silence_transformers
+from varve.storage.object_store import Storage
+
+_JOB_RUN = "varve.driver.job_run"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a run ended with."""
+
+    manifest: Manifest
+    finished_before: bool  # an earlier run had published the manifest
+
+
+def embed(job: Job) -> Manifest:
+    """Run a job until its output is verified and published, or resume it where an earlier run stopped.
+
+    Progress and notes go to the logger "varve". Log levels, the garbage collector, warnings, signal handlers and
+    environment variables of the process are afterwards as they were. Ray stays connected.
+
+    Args:
+        job: what to run.
+
+    Returns:
+        The manifest; that of the earlier run if the job is already finished.
+
+    Raises:
+        JobError: the job can't be run as it is.
+        RunError: the run failed. Committed parts stay, and the same call resumes from them.
+    """
+    with ExitStack() as undo:
+        # Ray Data's handles of the replicas are in reference cycles: until they are collected they hold CPUs.
+        undo.callback(gc.collect)
+        undo.callback(keep_log_levels("ray", "ray.data"))
+        return _run(job, undo, progress=None).manifest
+
+
+def embed_in_own_process(job: Job) -> Outcome:
+    """`embed` for a process that ends after it: nothing is restored, and progress is one line on stderr.
+
+    Raises:
+        JobError, RunError: as for `embed`.
+    """
+    return _run(job, ExitStack(), progress=sys.stderr)
+
+
+def _run(job: Job, undo: ExitStack, *, progress: TextIO | None) -> Outcome:
+    storage, timer = Storage(job.output.path, patient=False), LapTimer()
+    finished = read_manifest(storage)
+    if finished is None and not storage.is_local:  # a store that can't be written fails before Ray's start, not after
+        storage = replace(storage, conditional=storage.check())
+    placement = None if finished else _start(job, timer)
+    job_run = import_without_gc(_JOB_RUN)
+    if progress is not None:
+        gc.freeze()  # what was imported stays until the process ends
+    undo.callback(silence_transformers())
+    undo.callback(silence_datasets())
+    if finished is not None:
+        job_run.check_same_job(job, storage)
+        return Outcome(finished, finished_before=True)
+    return Outcome(job_run.run_job(job, storage, placement, timer, progress), finished_before=False)
+
+
+def _start(job: Job, timer: LapTimer) -> Placement:
+    """Start Ray, and import meanwhile what the run needs."""
+    with ThreadPoolExecutor(1) as background:
+        imported = background.submit(import_without_gc, _JOB_RUN)
+        start_ray(job.compute)
+        _, placement = place_on_cluster(job.compute)
+        timer.lap("ray")
+        imported.result()
+    timer.lap("imports")
+    return placement

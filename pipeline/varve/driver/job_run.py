@@ -1,0 +1,180 @@
+"""The steps of a run, from the plan to the published manifest.
+
+Knows Ray only through engine/. The order of the steps is the guarantee: job.json before any part; parts in any order,
+by any worker; the proof of coverage and the canary before the manifest; the manifest last.
+"""
+
+import logging
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import TextIO
+
+from varve.cluster.placement import Placement
+from varve.config.job import Job
+from varve.driver.lap_timer import LapTimer
+from varve.driver.run_manifest import make_manifest
+from varve.engine.dataflow import DataflowResult, run_dataflow
+from varve.errors import JobError, RunError
+from varve.output import manifest
+from varve.output.manifest import Manifest
+from varve.output.part_file import Part
+from varve.output.part_table import PartTable
+from varve.planning.plan import Plan
+from varve.planning.saved_plan import prepare, read_job, record
+from varve.process_state import import_without_gc
+from varve.ranges import Missing, Range
+from varve.storage.object_store import Storage
+
+logger = logging.getLogger(__name__)
+
+_WEAK_STORE = (
+    "%s ignores conditional writes: Varve checks for an existing object before each write instead. Two runs at the "
+    "same time may write a part twice, with the same content"
+)
+_MAX_SHOWN_GAPS = 20
+
+Committed = Mapping[int, Mapping[Range, int]]  # shard → rows of each committed part → bytes of its file
+
+
+def check_same_job(job: Job, storage: Storage) -> None:
+    """Check that a finished output is that of this job.
+
+    Raises:
+        JobError: it belongs to another job.
+    """
+    prepare(job, storage, device="cpu")  # the saved plan is used, so the device decides nothing
+
+
+def run_job(
+    job: Job, storage: Storage, placement: Placement, timer: LapTimer, progress: TextIO | None = None
+) -> Manifest:
+    """Plan, encode what is missing, check and publish.
+
+    Args:
+        job: what to run.
+        storage: the output, not finished yet.
+        placement: where replicas run.
+        timer: has measured the phases up to here.
+        progress: terminal or file for the progress line; None logs progress instead.
+
+    Raises:
+        JobError: the job can't be run as it is.
+        RunError: the run failed. Committed parts stay.
+    """
+    started_at = datetime.now(UTC).isoformat(timespec="seconds")
+    plan = prepare(job, storage, device=placement.device)
+    missing, committed_rows = _find_missing(plan, storage)
+    storage = _claim(plan, storage)
+    _log_start(plan, storage, committed_rows)
+    timer.lap("plan")
+    with ThreadPoolExecutor(1) as background:
+        # Imported while replicas start: an import before that would delay them.
+        canary = background.submit(import_without_gc, "varve.verification.canary")
+        result = run_dataflow(plan, storage, missing, committed_rows, placement, progress) if missing else None
+        timer.lap("graph")
+        parts = _read_committed(plan, storage, result)
+        _check_fingerprints(parts, plan, storage)
+        _check_errors(parts.num_errors, job.output.max_errors, storage)
+        checked = canary.result().compare(plan, storage, parts)
+    if not checked["passed"]:
+        raise RunError(f"{storage.uri}: not published:\n  " + "\n  ".join(checked["failed"]))
+    timer.lap("check")
+    return _publish(storage, make_manifest(plan, storage, parts, started_at, timer.laps, result, checked))
+
+
+def _find_missing(plan: Plan, storage: Storage) -> tuple[Mapping[int, Missing], int]:
+    """(what is missing of each shard, committed rows).
+
+    Raises:
+        JobError: there are parts without the job that wrote them.
+    """
+    committed = _committed(plan, storage)
+    if committed and read_job(storage) is None:
+        msg = f"output.path: {storage.uri} holds parts, but not the job that wrote them. Choose another output.path"
+        raise JobError(msg)
+    missing = manifest.missing(committed, plan.resolved.num_shards, plan.resolved.rows_per_part, storage.uri)
+    return missing, _count_rows(committed)
+
+
+def _committed(plan: Plan, storage: Storage) -> Committed:
+    resolved = plan.resolved
+    splits = manifest.splits(resolved.num_shards, resolved.rows_per_part, plan.dataset.shard_rows)
+    return manifest.committed(storage, splits)
+
+
+def _claim(plan: Plan, storage: Storage) -> Storage:
+    """Write job.json, and settle how parts are written."""
+    record(plan, storage)
+    if storage.is_local:  # checked after the plan: a wrong job must leave no folder behind
+        storage = replace(storage, conditional=storage.check())
+    return replace(storage, patient=True)
+
+
+def _log_start(plan: Plan, storage: Storage, committed_rows: int) -> None:
+    shard_rows = plan.dataset.shard_rows
+    rows = f"{sum(shard_rows):,} rows" if shard_rows else "number of rows not known yet"
+    resumed = f", {committed_rows:,} already committed" if committed_rows else ""
+    logger.info("%d shard(s), %s%s → %s", plan.resolved.num_shards, rows, resumed, plan.job.output.path)
+    if not storage.conditional:
+        logger.warning(_WEAK_STORE, storage.uri)
+    for note in plan.notes:
+        logger.warning(note)
+
+
+def _read_committed(plan: Plan, storage: Storage, result: DataflowResult | None) -> PartTable:
+    """The records of all parts, once these cover the source exactly once.
+
+    Raises:
+        RunError: the run was stopped, or rows are missing or covered twice.
+    """
+    resolved, committed = plan.resolved, _committed(plan, storage)
+    if result and result.stop_reason:
+        msg = f"{storage.uri}: {result.stop_reason}. {_progress(committed, plan)}. The same command resumes the run"
+        raise RunError(msg)
+    gaps = manifest.coverage_gaps(committed, resolved.num_shards, resolved.rows_per_part, plan.dataset.shard_rows)
+    if gaps:
+        listed = "\n  ".join(gaps[:_MAX_SHOWN_GAPS])
+        msg = f"{storage.uri}: the parts do not cover the source exactly once:\n  {listed}"
+        raise RunError(msg)
+    return manifest.read_parts(storage, committed, result.parts if result else ())
+
+
+def _progress(committed: Committed, plan: Plan) -> str:
+    rows = plan.dataset.shard_rows
+    num_parts = sum(map(len, committed.values()))
+    total = f" of {sum(rows):,}" if rows else ""
+    return f"{_count_rows(committed):,}{total} rows are committed, in {num_parts:,} part(s)"
+
+
+def _count_rows(committed: Committed) -> int:
+    return sum(part.num_rows for parts in committed.values() for part in parts)
+
+
+def _check_fingerprints(parts: Iterable[Part], plan: Plan, storage: Storage) -> None:
+    """Check that all parts are of this job, since a part's name says only which rows it holds."""
+    foreign = [part.name for part in parts if part.fingerprint != plan.fingerprint]
+    if foreign:
+        msg = (
+            f"{storage.uri}: {len(foreign)} part(s) belong to another job, for example {foreign[0]}. Move them to "
+            "another folder and run the same command again"
+        )
+        raise RunError(msg)
+
+
+def _check_errors(num_errors: int, max_errors: int | None, storage: Storage) -> None:
+    """Check the bound over all runs of the job; replicas check it during their own run."""
+    if max_errors is not None and num_errors > max_errors:
+        msg = (
+            f"{storage.uri}: not published: {num_errors} rows have an error, more than output.max_errors: "
+            f"{max_errors}. The column `error` has the reasons. Raise output.max_errors to publish"
+        )
+        raise RunError(msg)
+
+
+def _publish(storage: Storage, finished: Manifest) -> Manifest:
+    published, is_ours = manifest.publish(storage, finished)
+    if not is_ours:
+        logger.warning("another run of this job published its manifest first: the output is complete, and it is kept")
+    return published
