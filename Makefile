@@ -1,5 +1,5 @@
-# `make demo` and `make test` are all that a new machine needs: Python 3.11 or newer with pip, make and git. With a C
-# compiler (`cc`) on an x86-64 CPU the encoder is a fifth faster.
+# `make demo` and `make test` need Python 3.11 or newer with pip, make and git. With a C compiler (`cc`) on an x86-64
+# CPU the encoder is a fifth faster.
 
 PYTHON ?= python3
 VENV := .venv
@@ -14,11 +14,12 @@ install: $(VENV)/.demo
 demo: $(VENV)/.demo
 	$(BIN)/varve demo
 
-# Two processes: a test waits for what starts more than it computes. A file stays in one, with the runs that it shares.
+# Two processes, because tests spend most time waiting for servers and Ray. The tests of a file share runs, so they stay
+# in one process.
 test: $(VENV)/.test servers
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-# Object stores and Prometheus for the tests, on machines that have none.
+# Installs the tests' object stores, Prometheus and Chromium if they are missing.
 servers:
 	infra/servers.sh
 
@@ -35,13 +36,13 @@ format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# Each extra is installed once, with every version taken from the lock; the install compiles the encoder's inner loops.
+# Each extra is installed once, with all versions from the lock; the install compiles the encoder's CPU kernels.
 $(VENV)/.%: pyproject.toml $(LOCK) infra/build.py $(wildcard pipeline/varve/encoder/kernels/compiled/*.[ch])
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) --editable '.[$*]'
 	touch $@
 
-# Resolve anew: newest versions that pyproject.toml allows, tried out by `make test` before they are committed.
+# Writes a new lock with the newest versions that pyproject.toml allows. Run `make test` before committing it.
 lock:
 	rm -rf $(VENV)
 	$(PYTHON) -m venv $(VENV)

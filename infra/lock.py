@@ -1,19 +1,19 @@
-"""Print the versions installed beside this Python as a lock: constraints that a bare `pip` takes with `-c`.
+"""Print the versions installed in this Python environment as a lock: constraints for `pip -c`.
 
-Local builds (torch 2.13.0+cpu) are written without their suffix, so the lock fits CPU and CUDA machines alike; what
-torch itself brings for CUDA is pinned by torch and left out.
+Local version suffixes (torch 2.13.0+cpu) are dropped, so that the lock works on CPU and CUDA machines. CUDA packages
+are excluded, because torch pins them.
 """
 
 import sys
 from importlib.metadata import distributions
 
-LEFT_OUT = ("varve", "pip", "triton", "nvidia-", "cuda-")
+EXCLUDED = ("varve", "pip", "triton", "nvidia-", "cuda-")
 
 
 def pins() -> list[str]:
-    """name==version of every installed distribution, sorted."""
-    found = {d.metadata["Name"].lower().replace("_", "-"): d.version.partition("+")[0] for d in distributions()}
-    return [f"{name}=={found[name]}" for name in sorted(found) if not name.startswith(LEFT_OUT)]
+    """Return name==version of every installed distribution, sorted."""
+    versions = {d.metadata["Name"].lower().replace("_", "-"): d.version.partition("+")[0] for d in distributions()}
+    return [f"{name}=={versions[name]}" for name in sorted(versions) if not name.startswith(EXCLUDED)]
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Install what the tests start: Ceph's S3 gateway, Prometheus and Chromium (Debian packages), Azurite (npm, from its
-# lock). Where that can't be done the tests that need them say so and are skipped; this never fails a build.
+# Install the servers of the tests: Ceph's S3 gateway, Prometheus and Chromium (Debian packages), Azurite (npm, from its
+# lock). If an installation fails, the tests that need it are skipped with a message; this script never fails a build.
 set -uo pipefail
 cd "$(dirname "$0")/../tests/servers" || exit
 
 as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo --non-interactive "$@"; fi; }
 
 apt_install() {
-    command -v apt-get >/dev/null || { echo "no apt-get here: install $* by hand" >&2; return 1; }
+    command -v apt-get >/dev/null || { echo "apt-get not found: install $* manually" >&2; return 1; }
     export DEBIAN_FRONTEND=noninteractive
     as_root apt-get update -qq && as_root apt-get install -qq --yes --no-install-recommends "$@" >/dev/null
 }
@@ -15,7 +15,7 @@ apt_install() {
 download() { apt-get download -qq -o APT::Sandbox::User=root "$1"; }
 
 unpack() {
-    command -v apt-get >/dev/null || { echo "no apt-get here: install $1 by hand" >&2; return 1; }
+    command -v apt-get >/dev/null || { echo "apt-get not found: install $1 manually" >&2; return 1; }
     local unpacked="$PWD/unpacked" folder failed
     folder=$(mktemp -d)
     (
@@ -40,7 +40,7 @@ if [ ! -x node_modules/.bin/azurite-blob ]; then
         || echo "Azurite is not installed: its tests will be skipped" >&2
 fi
 if ! command -v prometheus >/dev/null && [ ! -x unpacked/usr/bin/prometheus ]; then
-    # Unpacked, not installed: the package would start a service, and brings a web console that nobody looks at.
+    # Unpacked, not installed: the package would start a service, and depends on a web console that no test uses.
     unpack prometheus || echo "Prometheus is not unpacked: its tests will be skipped" >&2
 fi
 exit 0
