@@ -30,7 +30,7 @@ class Varve:
         self._encoder = Encoder(model, {"e": feature}, device=setup.device, **options)
         # Another machine, or a checkout that was not installed, may run other code.
         self.ways = {way: getattr(self._encoder, way, "torch") for way in ("attention", "linear")}
-        self._names = [column.name for column in self._encoder.plan.columns]
+        self._names = [column.name for column in self._encoder.feature_plan.columns]
 
     def tokenize(self, texts: Sequence[str]) -> list:
         rows = self._rows_of_blocks(texts)

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from varve.encoder.deduplication import find_distinct
-from varve.encoder.packing import Pack, pack, token_index
+from varve.encoder.packing import Pack, pack_windows, token_index
 from varve.preprocessing.tokenizer import Tokens
 
 LENGTHS = st.lists(st.integers(1, 64), max_size=60).map(lambda lengths: np.array(lengths, np.int64))
@@ -14,7 +14,7 @@ BUDGET = st.integers(1, 256)
 
 @given(LENGTHS, BUDGET, st.booleans(), st.booleans())
 def test_packs_are_a_permutation_within_the_budget(lengths, budget, padded, equal):
-    packs = list(pack(lengths, budget, padded=padded, equal=equal))
+    packs = list(pack_windows(lengths, budget, padded=padded, equal=equal))
     order = np.concatenate([np.zeros(0, np.int64), *packs])
     assert sorted(order) == list(range(len(lengths)))
     for windows in packs:
@@ -46,8 +46,8 @@ def tokens_of(windows) -> Tokens:
 
 @given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=4), max_size=40))
 def test_windows_count_as_alike_exactly_when_all_their_ids_are_equal(windows):
-    distinct, kind = find_distinct(tokens_of(windows))
-    assert [windows[place] for place in distinct[kind]] == windows
+    distinct, inverse = find_distinct(tokens_of(windows))
+    assert [windows[place] for place in distinct[inverse]] == windows
     assert len(distinct) == len({tuple(window) for window in windows})
     assert list(distinct) == sorted(distinct)
 
@@ -55,9 +55,9 @@ def test_windows_count_as_alike_exactly_when_all_their_ids_are_equal(windows):
 def test_windows_that_differ_in_token_types_alone_are_not_alike():
     tokens = tokens_of([[5, 6, 7], [5, 6, 7], [5, 6, 7]])
     types = np.array([0, 0, 1, 0, 1, 1, 0, 0, 1], np.int32)
-    distinct, kind = find_distinct(replace(tokens, token_type_ids=types))
+    distinct, inverse = find_distinct(replace(tokens, token_type_ids=types))
     assert list(distinct) == [0, 1]
-    assert list(kind) == [0, 1, 0]
+    assert list(inverse) == [0, 1, 0]
 
 
 @given(st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=9), min_size=2, max_size=20))

@@ -1,1 +1,1 @@
-"""The encoder on one device: token ids in, features out. Needs torch, transformers and numpy only."""
+"""The encoder on one device: token ids in, features out. Needs only torch, transformers and numpy."""

@@ -1,7 +1,7 @@
-"""Which windows of a call are alike, so that each is encoded once. Pure numpy.
+"""Finds equal windows of a call, so that each distinct window is encoded once. Pure numpy.
 
-Invariant: windows count as alike only if all their token ids and token types are equal; the hash finds candidates, the
-comparison decides.
+Invariant: windows count as equal only if all their token ids and token types are equal. A hash finds candidates; a
+comparison confirms them.
 """
 
 import numpy as np
@@ -12,25 +12,25 @@ from varve.preprocessing.tokenizer import Tokens
 
 
 def find_distinct(tokens: Tokens) -> tuple[Index, Index]:
-    """Find the windows that differ from each other.
+    """Find the distinct windows.
 
     Args:
         tokens: W windows, none of them empty.
 
     Returns:
-        (U,) the first window of each kind, in order, and (W,) for each window which of these it is like.
+        (U,) indices of the first window of each distinct value, ascending, and the (W,) inverse: for each window the
+        place of its value among these. On a hash collision every window counts as distinct.
     """
-    num_windows = len(tokens.lengths)
-    every = np.arange(num_windows)
-    if num_windows < 2:  # alone, nothing has a like
+    every = np.arange(len(tokens.lengths))
+    if len(every) < 2:
         return every, every
-    _, first, kind = np.unique(_hashes(tokens), return_index=True, return_inverse=True)
-    order = np.argsort(first, kind="stable")
-    place = np.empty_like(order)
-    place[order] = np.arange(len(order))
-    distinct, of = first[order], place[kind]
-    likes = np.flatnonzero(distinct[of] != every)
-    return (distinct, of) if _are_equal(tokens, likes, distinct[of[likes]]) else (every, every)
+    _, firsts, groups = np.unique(_hashes(tokens), return_index=True, return_inverse=True)
+    order = np.argsort(firsts, kind="stable")
+    rank = np.empty_like(order)
+    rank[order] = np.arange(len(order))
+    distinct, inverse = firsts[order], rank[groups]
+    repeats = np.flatnonzero(distinct[inverse] != every)
+    return (distinct, inverse) if _are_equal(tokens, repeats, distinct[inverse[repeats]]) else (every, every)
 
 
 def _hashes(tokens: Tokens) -> NDArray[np.uint64]:
@@ -39,21 +39,21 @@ def _hashes(tokens: Tokens) -> NDArray[np.uint64]:
     Source: Lemire & Kaser 2014, Strongly universal string hashing is fast, section 3 (multilinear).
     """
     lengths = tokens.lengths
-    draw = np.random.default_rng(0)
-    factors = draw.integers(1, 2**64 - 1, int(lengths.max()) + 1, np.uint64) | np.uint64(1)
-    place = np.arange(len(tokens.input_ids)) - np.repeat(tokens.cu_seqlens[:-1], lengths)
+    generator = np.random.default_rng(0)
+    factors = generator.integers(1, 2**64 - 1, int(lengths.max()) + 1, np.uint64) | np.uint64(1)
+    positions = np.arange(len(tokens.input_ids)) - np.repeat(tokens.cu_seqlens[:-1], lengths)
     values = tokens.input_ids.astype(np.uint64)
     if tokens.token_type_ids is not None:
         values |= tokens.token_type_ids.astype(np.uint64) << np.uint64(32)
-    sums = np.add.reduceat(values * factors[place], tokens.cu_seqlens[:-1])
+    sums = np.add.reduceat(values * factors[positions], tokens.cu_seqlens[:-1])
     return sums + lengths.astype(np.uint64) * factors[-1]
 
 
-def _are_equal(tokens: Tokens, some: Index, others: Index) -> bool:
-    """Whether the windows are equal pair by pair."""
-    if not np.array_equal(tokens.lengths[some], tokens.lengths[others]):
+def _are_equal(tokens: Tokens, left: Index, right: Index) -> bool:
+    """Whether each window of `left` equals the window at the same place of `right`."""
+    if not np.array_equal(tokens.lengths[left], tokens.lengths[right]):
         return False
-    here, there = token_index(tokens.cu_seqlens, some), token_index(tokens.cu_seqlens, others)
+    left_tokens, right_tokens = token_index(tokens.cu_seqlens, left), token_index(tokens.cu_seqlens, right)
     types = tokens.token_type_ids
-    same_types = types is None or np.array_equal(types[here], types[there])
-    return same_types and np.array_equal(tokens.input_ids[here], tokens.input_ids[there])
+    same_types = types is None or np.array_equal(types[left_tokens], types[right_tokens])
+    return same_types and np.array_equal(tokens.input_ids[left_tokens], tokens.input_ids[right_tokens])

@@ -1,6 +1,6 @@
-"""The device's memory: how large a pack it takes, and how a CPU's is kept for the next pack.
+"""The device's memory: the largest pack that fits on a GPU, and glibc settings for a CPU.
 
-Packed attention's memory grows with the tokens of a pack and with nothing else, so one measurement gives its slope.
+The memory of packed attention is linear in the tokens of a pack, so one measurement gives its slope.
 """
 
 import ctypes
@@ -13,42 +13,42 @@ from varve.encoder.model.forward import Forward
 from varve.encoder.packing import Pack
 
 _PROBE_TOKENS = 8192
-_SHARE = 0.8  # of the free memory: allocators round up, and results wait to be read
+_USABLE_SHARE = 0.8  # of the free memory: allocators round up, and results wait to be copied to the host
 
-# From glibc's malloc.h
+# Options of mallopt, from glibc's malloc.h
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
-_LARGE_BYTES = 32 << 20  # glibc refuses a larger threshold
-_NEVER_BYTES = (1 << 31) - 1
-_GROW_BYTES = 64 << 20
+_MMAP_THRESHOLD_BYTES = 32 << 20  # glibc's maximum
+_TRIM_THRESHOLD_BYTES = (1 << 31) - 1  # never trim
+_TOP_PAD_BYTES = 64 << 20
 
 
-def most_tokens(forward: Forward, device: torch.device, max_tokens: int) -> int | None:
-    """Tokens of the largest pack that fits into a GPU's free memory; None on a CPU, whose packs are small."""
+def measure_max_pack_tokens(forward: Forward, device: torch.device, max_tokens: int) -> int | None:
+    """Tokens of the largest pack that fits into a GPU's free memory; None on a CPU, where packs are small."""
     if device.type != "cuda":
         return None
     windows = np.zeros((max(1, _PROBE_TOKENS // max_tokens), max_tokens), np.int32)
     probe = Pack.of_windows(list(windows))
     torch.cuda.synchronize(device)
     torch.cuda.reset_peak_memory_stats(device)
-    before_bytes = torch.cuda.memory_allocated(device)
+    allocated_bytes = torch.cuda.memory_allocated(device)
     forward(probe)
-    peak_bytes = torch.cuda.max_memory_allocated(device) - before_bytes
+    pass_bytes = torch.cuda.max_memory_allocated(device) - allocated_bytes
     torch.cuda.empty_cache()
     free_bytes, _ = torch.cuda.mem_get_info(device)
-    return max(max_tokens, int(_SHARE * free_bytes / peak_bytes * probe.num_tokens))
+    return max(max_tokens, int(_USABLE_SHARE * free_bytes / pass_bytes * probe.num_tokens))
 
 
 def keep_freed_memory() -> None:
-    """Let glibc keep what a pass frees, instead of giving it back and faulting it in again for the next operation.
+    """Make glibc keep freed memory in the process instead of returning it to the system.
 
-    Activations of a few MB lie at the threshold where glibc maps each one anew: 130,000 page faults for 27,000 tokens
-    of MiniLM, and up to 4 % of the time. A GPU's results are gathered in arrays as large. For the whole process; no-op
-    where the C library is another.
+    Activations of a few MB are near the size above which glibc maps each allocation anew: 130,000 page faults for
+    27,000 tokens of MiniLM, and up to 4 % of the time. Results of a GPU pass are as large. Applies to the whole
+    process; does nothing with other C libraries.
     """
     if not sys.platform.startswith("linux"):
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
-        mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)
-        mallopt(_M_TRIM_THRESHOLD, _NEVER_BYTES)
-        mallopt(_M_TOP_PAD, _GROW_BYTES)
+        mallopt(_M_MMAP_THRESHOLD, _MMAP_THRESHOLD_BYTES)
+        mallopt(_M_TRIM_THRESHOLD, _TRIM_THRESHOLD_BYTES)
+        mallopt(_M_TOP_PAD, _TOP_PAD_BYTES)

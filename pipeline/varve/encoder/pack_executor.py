@@ -1,10 +1,10 @@
-"""Packs on a device: how many run at once, who waits for whom, and what happens to one that does not fit.
+"""Runs packs on a device: in several threads on a CPU, in one on a GPU, and in halves if memory runs out.
 
-A lane is a thread that runs packs one after the other. A CPU has a lane for each core, each with one pack at a time:
-nothing has to meet at a barrier inside a layer, and the last packs of a queue are cut, so that all lanes end together.
-A GPU has one lane, which launches packs while another thread reads the results of those before, so that the device
-never waits for the host. Knows nothing of poolings and texts. Invariants: every window of a pack is kept or told why
-it is not; a pack is cut where memory runs out, which is counted, and at the end of a queue: a row has its bits in any.
+A lane is a thread that runs packs one after the other. A CPU has one lane per core, so that no barrier inside a layer
+makes cores wait for each other; the last packs of a queue are split, so that all lanes finish at about the same time.
+A GPU has one lane, which launches packs while another thread reads the results of earlier ones, so that the device
+never waits for the host. Knows nothing of poolings and texts. Invariants: every window of a pack has vectors or a
+reason why not; packs are split only where this keeps a row's bits, or because memory ran out, which is counted.
 """
 
 import gc
@@ -25,27 +25,27 @@ from varve.encoder.model.forward import Forward, Vectors
 from varve.encoder.packing import Pack
 from varve.encoder.results import Results
 
-_LEAST_TOKENS = 128  # of a pack that was cut for another lane: smaller ones wait for their weights
+_MIN_SPLIT_TOKENS = 128  # of a half: the time of smaller packs is dominated by reading the model's weights
+
+RunPack = Callable[[Pack], Vectors]
+# Copies vectors to the host: (host vectors, function to call before they are read).
+ToHost = Callable[[Vectors], tuple[Vectors, Callable[[], None]]]
 
 
 def available_cores() -> int:
-    """Cores that this process may use."""
+    """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-# Brings vectors to the host: (the vectors there, what to call before they are read).
-ToHost = Callable[[Vectors], tuple[Vectors, Callable[[], None]]]
 
 
 @dataclass(frozen=True, slots=True)
 class _Launched:
-    """A pack whose vectors are on their way to the host."""
+    """A pack whose vectors are being copied to the host."""
 
     pack: Pack
     vectors: Vectors
     wait: Callable[[], None]
     results: Results
-    began: float
+    started: float
 
 
 class PackExecutor:
@@ -53,101 +53,100 @@ class PackExecutor:
 
     def __init__(
         self,
-        forward: Callable[[Pack], Vectors],
+        forward: RunPack,
         *,
-        lanes: int,
-        late_packs: int,
+        num_lanes: int,
+        num_ahead: int,
         to_host: ToHost,
-        rescue: Callable[[], Callable[[Pack], Vectors]] | None = None,
-        most_tokens: int | None = None,
-        cut_last: bool = False,
+        make_fallback: Callable[[], RunPack] | None = None,
+        max_pack_tokens: int | None = None,
+        split_last: bool = False,
     ) -> None:
         """Start the lanes.
 
         Args:
             forward: runs a pack.
-            lanes: threads; each has one core for torch's own work.
-            late_packs: that may wait behind the one that is read; above 0 only with one lane.
-            to_host: brings what `forward` gives to the host.
-            rescue: gives the pass for windows whose numbers overflow in half precision; None in float32.
-            most_tokens: that fit into the device's memory at once.
-            cut_last: share the last packs of a queue among the lanes, for a row has the same bits in any pack.
+            num_lanes: threads; each uses one core for torch's own work.
+            num_ahead: packs launched before the results of an earlier one are read; above 0 only with one lane.
+            to_host: copies the vectors of `forward` to the host.
+            make_fallback: makes the pass for windows that overflow in half precision; None in float32.
+            max_pack_tokens: tokens that fit into the device's memory at once.
+            split_last: split the last packs of a queue among the lanes; requires that a row has equal bits in any pack.
         """
         self._forward, self._to_host = forward, to_host
-        self._rescue, self._rescuer = rescue, None
-        self._most_tokens = most_tokens
-        self._lanes, self._cut_last = lanes, cut_last
-        self._waiting = 0
-        self._read_at = 0.0
+        self._make_fallback, self._fallback = make_fallback, None
+        self._max_pack_tokens = max_pack_tokens
+        self._num_lanes, self._split_last = num_lanes, split_last
+        self._num_queued = 0
+        self._last_read = 0.0
         self._lock = Lock()
-        self._unread = Semaphore(lanes + late_packs)
-        self._pool = ThreadPoolExecutor(lanes, thread_name_prefix="lane")
-        self._reader = ThreadPoolExecutor(1, thread_name_prefix="reader") if late_packs else None
-        self._give_each_a_core()
+        self._unread = Semaphore(num_lanes + num_ahead)
+        self._pool = ThreadPoolExecutor(num_lanes, thread_name_prefix="lane")
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="reader") if num_ahead else None
+        self._limit_to_one_core()
 
     @classmethod
-    def on(cls, device: torch.device, forward: Forward, threads: int, **more: Any) -> Self:
-        """The lanes of a device: a CPU's threads, or a GPU's one with its results read behind it."""
+    def for_device(cls, device: torch.device, forward: Forward, threads: int, **options: Any) -> Self:
+        """An executor with `threads` lanes on a CPU, or with one lane and a reader on a GPU."""
         keep_freed_memory()
         if device.type == "cuda":
-            return cls(forward, lanes=1, late_packs=2, to_host=_copy_to_host, **more)
-        return cls(forward, lanes=threads, late_packs=0, to_host=_here, **more)
+            return cls(forward, num_lanes=1, num_ahead=2, to_host=_copy_to_host, **options)
+        return cls(forward, num_lanes=threads, num_ahead=0, to_host=_already_on_host, **options)
 
     def submit(self, packs: Sequence[Pack], results: Results) -> None:
-        """Queue packs; what they give arrives in `results`."""
+        """Queue packs; their vectors go to `results`."""
         with self._lock:
-            self._waiting += len(packs)
+            self._num_queued += len(packs)
         for pack in packs:
-            self._pool.submit(self._take, pack, results)
+            self._pool.submit(self._run_queued, pack, results)
 
-    def _give_each_a_core(self) -> None:
-        """One core to a thread for torch's own work; torch's number for all other threads stays what it was."""
-        before = torch.get_num_threads()
-        pools = [self._pool] * self._lanes + ([self._reader] if self._reader else [])
+    def _limit_to_one_core(self) -> None:
+        """Let torch use one core in each of these threads, and leave its setting for all other threads unchanged."""
+        num_threads = torch.get_num_threads()
+        pools = [self._pool] * self._num_lanes + ([self._reader] if self._reader else [])
         ready = Barrier(len(pools) + 1)
 
-        def settle() -> None:
+        def limit() -> None:
             torch.set_num_threads(1)
-            # A thread's first look takes the number that was set last, by whomever: look while it is ours.
+            # The first query in a thread fixes its number to the value set last by any thread: query it now.
             torch.get_num_threads()
             ready.wait()
 
         for pool in pools:
-            pool.submit(settle)
+            pool.submit(limit)
         ready.wait()
-        torch.set_num_threads(before)
+        torch.set_num_threads(num_threads)
 
-    def _take(self, pack: Pack, results: Results) -> None:
+    def _run_queued(self, pack: Pack, results: Results) -> None:
         with self._lock:
-            self._waiting -= 1
-            among_last = self._cut_last and self._waiting < self._lanes
+            self._num_queued -= 1
+            is_among_last = self._split_last and self._num_queued < self._num_lanes
         try:
-            self._run(self._share(pack, results) if among_last else pack, results)
-        except BaseException as e:  # noqa: BLE001 (it belongs to the caller's thread)
+            self._run(self._split_off_half(pack, results) if is_among_last else pack, results)
+        except BaseException as e:  # noqa: BLE001 (raised in the thread that waits for the results)
             results.abort(e)
 
-    def _share(self, pack: Pack, results: Results) -> Pack:
-        """Half of a pack, the other half queued for whichever lane is free first; all of it where it is small."""
-        if len(pack.windows) < 2 or pack.num_tokens < 2 * _LEAST_TOKENS:
+    def _split_off_half(self, pack: Pack, results: Results) -> Pack:
+        """Queue one half of a pack for the next free lane and return the other; small packs stay whole."""
+        if len(pack.windows) < 2 or pack.num_tokens < 2 * _MIN_SPLIT_TOKENS:
             return pack
-        pack, rest = pack.halves()
-        self.submit([rest], results)
-        return pack
+        first, second = pack.halves()
+        self.submit([second], results)
+        return first
 
     def _run(self, pack: Pack, results: Results) -> None:
-        """Launch a pack, in halves where memory is short."""
-        many = len(pack.windows) > 1
-        if many and self._most_tokens is not None and pack.num_tokens > self._most_tokens:
+        """Run a pack, in halves if it does not fit into memory."""
+        can_split = len(pack.windows) > 1
+        if can_split and self._max_pack_tokens is not None and pack.num_tokens > self._max_pack_tokens:
             self._run_halves(pack, results)
         elif self._launch(pack, results):
-            pass
-        elif many:
-            self._most_tokens = min(self._most_tokens or pack.num_tokens, (pack.num_tokens + 1) // 2)
+            return
+        elif can_split:
+            self._max_pack_tokens = min(self._max_pack_tokens or pack.num_tokens, (pack.num_tokens + 1) // 2)
             self._run_halves(pack, results)
         else:
-            results.fail(
-                pack, f"a window of {pack.num_tokens} tokens does not fit into the device's memory: lower max_tokens"
-            )
+            reason = f"a window of {pack.num_tokens} tokens does not fit into the device's memory: lower max_tokens"
+            results.fail(pack, reason)
 
     def _run_halves(self, pack: Pack, results: Results) -> None:
         results.count(splits=1)
@@ -155,18 +154,18 @@ class PackExecutor:
             self._run(half, results)
 
     def _launch(self, pack: Pack, results: Results) -> bool:
-        """Run a pack, and have it read; False if memory ran out, when all that could be freed is free."""
+        """Run a pack and have its vectors read; False, with unused memory freed, if memory ran out."""
         self._unread.acquire()
-        began, launched = time.perf_counter(), None
+        started, launched = time.perf_counter(), None
         try:
-            launched = _Launched(pack, *self._to_host(self._forward(pack)), results, began)
+            launched = _Launched(pack, *self._to_host(self._forward(pack)), results, started)
         except torch.OutOfMemoryError:
             pass
         finally:
             if launched is None:
                 self._unread.release()
         if launched is None:
-            # Outside of the handler, which would hold the failed pass's tensors by its traceback.
+            # Outside of the handler, whose traceback keeps the failed pass's tensors alive.
             self._free_memory()
         elif self._reader is None:
             self._read(launched)
@@ -176,60 +175,62 @@ class PackExecutor:
 
     def _free_memory(self) -> None:
         if self._reader is not None:
-            self._reader.submit(lambda: None).result()  # all that was launched has been read
+            self._reader.submit(lambda: None).result()  # wait until everything that was launched has been read
         gc.collect()
         torch.cuda.empty_cache()
 
     def _read(self, launched: _Launched) -> None:
-        """Wait for a pack's vectors and keep them."""
+        """Wait for a pack's vectors and store them."""
         try:
-            self._keep(launched)
-        except BaseException as e:  # noqa: BLE001 (whoever waits for the results raises it)
+            self._store(launched)
+        except BaseException as e:  # noqa: BLE001 (raised in the thread that waits for the results)
             launched.results.abort(e)
         finally:
             self._unread.release()
 
-    def _keep(self, launched: _Launched) -> None:
+    def _store(self, launched: _Launched) -> None:
         pack, results = launched.pack, launched.results
         launched.wait()
-        results.keep(pack, launched.vectors)
-        if self._rescue is not None and len(over := _overflown(pack, launched.vectors)):
-            results.count(overflows=len(over))
-            again = pack.select(over)
-            results.keep(again, self._rescuing()(again))
-        # Packs that are read late overlap: the device's time starts where that of the pack before ended.
-        since = max(launched.began, self._read_at) if self._reader else launched.began
-        self._read_at = read_at = time.perf_counter()  # the lanes of a CPU share it, and none of them asks for it
-        results.count(busy_s=read_at - since)
-        results.finish(len(pack.windows))
+        results.store(pack, launched.vectors)
+        if self._make_fallback is not None and len(places := _find_overflows(pack, launched.vectors)):
+            results.count(overflows=len(places))
+            overflown = pack.select(places)
+            results.store(overflown, self._get_fallback()(overflown))
+        # With a reader, packs overlap: a pack's device time starts where that of the pack before it ended.
+        started = max(launched.started, self._last_read) if self._reader else launched.started
+        self._last_read = finished = time.perf_counter()  # used with a reader only, which is a single thread
+        results.count(busy_s=finished - started)
+        results.mark_done(len(pack.windows))
 
-    def _rescuing(self) -> Callable[[Pack], Vectors]:
-        """The pass in bfloat16, loaded when it is first needed."""
-        assert self._rescue is not None
+    def _get_fallback(self) -> RunPack:
+        """The fallback pass, made when it is first needed."""
+        assert self._make_fallback is not None
         with self._lock:
-            self._rescuer = self._rescuer or self._rescue()
-        return self._rescuer
+            self._fallback = self._fallback or self._make_fallback()
+        return self._fallback
 
 
-def _here(vectors: Vectors) -> tuple[Vectors, Callable[[], None]]:
-    """A CPU's vectors are on the host."""
+def _already_on_host(vectors: Vectors) -> tuple[Vectors, Callable[[], None]]:
     return vectors, lambda: None
 
 
 def _copy_to_host(vectors: Vectors) -> tuple[Vectors, Callable[[], None]]:
     """Start copies from a GPU into pinned memory."""
 
-    def copied(tensor: torch.Tensor) -> torch.Tensor:
-        return torch.empty_like(tensor, device="cpu", pin_memory=True).copy_(tensor, non_blocking=True)
+    def copy(tensors: dict[Any, torch.Tensor]) -> dict[Any, torch.Tensor]:
+        return {
+            key: torch.empty_like(tensor, device="cpu", pin_memory=True).copy_(tensor, non_blocking=True)
+            for key, tensor in tensors.items()
+        }
 
-    on_host = Vectors(*({key: copied(tensor) for key, tensor in kind.items()} for kind in vectors.kinds))
-    arrived = torch.cuda.Event()
-    arrived.record()
-    return on_host, arrived.synchronize
+    on_host = Vectors(copy(vectors.pooled), copy(vectors.tokens), copy(vectors.attentions))
+    copied = torch.cuda.Event()
+    copied.record()
+    return on_host, copied.synchronize
 
 
-def _overflown(pack: Pack, vectors: Vectors) -> NDArray[np.int64]:
-    """Places of the windows that hold a number which is not finite."""
+def _find_overflows(pack: Pack, vectors: Vectors) -> NDArray[np.int64]:
+    """Places in the pack of windows with a number that is not finite."""
     finite = np.ones(len(pack.windows), np.bool_)
     for pooled in vectors.pooled.values():
         finite &= _are_finite(pooled)
@@ -243,8 +244,9 @@ def _overflown(pack: Pack, vectors: Vectors) -> NDArray[np.int64]:
 
 
 def _are_finite(vectors_NH: torch.Tensor) -> NDArray[np.bool_]:
-    """(N,) whether all numbers of a vector are finite: their sum tells, since that of half precision's can't overflow.
+    """(N,) whether all numbers of each vector are finite.
 
-    Thirty times as fast as looking at each number, which would take longer than a GPU's pass over all layers.
+    Tests the float32 sum of each vector, which sums of half-precision numbers cannot overflow: 30 times as fast as
+    testing each number, which would take longer than a GPU's pass over all layers.
     """
     return torch.isfinite(vectors_NH.sum(1, dtype=torch.float32)).numpy()

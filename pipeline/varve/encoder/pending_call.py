@@ -1,23 +1,23 @@
-"""Texts that are being encoded, and what they give.
+"""A call whose packs are queued or running, and its result.
 
-Knows nothing of packs and lanes, which fill the results. Invariant: every text has its columns or a reason why not.
+Knows nothing of packs and lanes, which fill the results. Invariant: every text has its features or a reason why not.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from varve.encoder.feature_plan import FeaturePlan
+from varve.encoder.head_outputs import HeadOutputs
 from varve.encoder.packing import Index
 from varve.encoder.ragged import Columns
-from varve.encoder.results import Counts, Kept, Results, make_columns
+from varve.encoder.results import Counts, Results, make_columns
 from varve.preprocessing.tokenizer import Tokens
 
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """What a call gives."""
+    """The result of a call."""
 
     columns: Columns
     counts: Counts
@@ -25,27 +25,27 @@ class Encoded:
 
 
 class PendingCall:
-    """Texts that are being encoded."""
+    """A call to `Encoder.start` whose result can be waited for."""
 
     def __init__(
-        self, plan: FeaturePlan, run_heads: Callable[[Kept], None], tokens: Tokens, kind: Index, results: Results
+        self, feature_plan: FeaturePlan, heads: HeadOutputs, tokens: Tokens, inverse: Index, results: Results
     ) -> None:
-        """Made by `Encoder.start`."""
-        self._plan, self._run_heads = plan, run_heads
-        self._tokens, self._kind, self._results = tokens, kind, results
+        """Made by `Encoder.start`, which finds the `inverse`: for each window its distinct one in `results`."""
+        self._feature_plan, self._heads = feature_plan, heads
+        self._tokens, self._inverse, self._results = tokens, inverse, results
 
     def result(self) -> Encoded:
-        """Wait for the packs; all feature columns of the texts, in their order."""
+        """Wait for the packs and make all feature columns of the texts, in their order."""
         self._results.wait()
-        kept = self._results.kept
-        self._run_heads(kept)
-        self._results.refuse_infinite()
-        columns = make_columns(self._plan, self._tokens, kept.spread(self._kind))
+        vectors = self._results.vectors
+        self._heads.add_to(vectors)
+        self._results.fail_non_finite()
+        columns = make_columns(self._feature_plan, self._tokens, vectors.gather(self._inverse))
         return Encoded(columns, self._results.counts, self._reasons())
 
     def _reasons(self) -> dict[int, str]:
-        """text → reason, from those of the windows that were encoded."""
+        """text → reason, from the reasons of the distinct windows."""
         failed = self._results.reasons
-        windows = np.flatnonzero(np.isin(self._kind, list(failed))) if failed else ()
-        rows = np.searchsorted(self._tokens.cu_windows, windows, side="right") - 1
-        return {int(row): failed[int(self._kind[window])] for row, window in zip(rows, windows, strict=True)}
+        windows = np.flatnonzero(np.isin(self._inverse, list(failed))) if failed else ()
+        texts = np.searchsorted(self._tokens.cu_windows, windows, side="right") - 1
+        return {int(text): failed[int(self._inverse[window])] for text, window in zip(texts, windows, strict=True)}

@@ -1,4 +1,4 @@
-"""From pooled vectors to what is stored: layers combined, dimensions cut, normalised, quantised. Pure numpy."""
+"""From pooled vectors to stored values: combine layers, truncate dimensions, normalize, quantize. Pure numpy."""
 
 from collections.abc import Sequence
 
@@ -11,11 +11,11 @@ Floats = NDArray[np.float32]
 
 
 def finish(column: Column, layers: Sequence[Floats]) -> tuple[NDArray, NDArray[np.float32] | None]:
-    """Bring the vectors of a column's layers into its stored form.
+    """Compute the stored values of a column.
 
     Args:
-        column: how.
-        layers: one (N, H) float32 array for each layer of the column.
+        column: the column.
+        layers: one (N, H) float32 array for each of the column's layers.
 
     Returns:
         (N, width) vectors in the column's dtype ((N, ceil(width / 8)) uint8 for binary), and for int8 the (N,) scales.
@@ -39,15 +39,15 @@ def _combine(how: str | None, layers: Sequence[Floats]) -> Floats:
 
 
 def normalize(vectors: Floats) -> Floats:
-    """To unit Euclidean length; a vector of zeros stays one."""
+    """Scale (N, D) vectors to unit Euclidean length; zero vectors stay zero."""
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
 
 def quantize(vectors: Floats, dtype: str) -> tuple[NDArray, NDArray[np.float32] | None]:
-    """Store (N, D) vectors as `dtype`.
+    """Convert (N, D) vectors to a stored dtype.
 
-    int8 keeps a scale for each vector: value = int8 * scale, scale = largest magnitude / 127. binary keeps the signs,
-    one bit for each dimension (1 where positive), the first dimension in the highest bit of the first byte.
+    int8 has one scale per vector: value = int8 * scale, scale = largest magnitude / 127. binary stores one sign bit per
+    dimension (1 if positive), the first dimension in the highest bit of the first byte.
     """
     match dtype:
         case "int8":
@@ -57,5 +57,5 @@ def quantize(vectors: Floats, dtype: str) -> tuple[NDArray, NDArray[np.float32] 
         case "binary":
             return np.packbits(vectors > 0, axis=1), None
         case _:
-            with np.errstate(over="ignore"):  # infinity in float16, for which the text gets an error
+            with np.errstate(over="ignore"):  # values beyond float16 become infinite, which fails the text later
                 return np.ascontiguousarray(vectors, dtype=dtype), None

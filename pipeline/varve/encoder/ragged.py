@@ -1,4 +1,4 @@
-"""The columns that a call gives, as arrays. Numpy alone: whoever stores them needs no model."""
+"""Feature columns as arrays. Needs only numpy, so that code that stores columns does not import a model."""
 
 from dataclasses import dataclass
 

@@ -21,11 +21,11 @@ from varve.config.model import Model, Windows
 from varve.encoder.checkpoint.defaults import (
     default_block_rows,
     default_tokens_per_pack,
+    make_feature_plan,
     make_tokenizer,
     resolve_dtype,
     resolve_max_tokens,
 )
-from varve.encoder.checkpoint.defaults import make_plan as feature_plan
 from varve.encoder.checkpoint.inspection import Checkpoint, inspect_checkpoint, load_tokenizer
 from varve.encoder.checkpoint.sentence_transformers import differences
 from varve.encoder.feature_plan import ROW_COLUMNS, FeaturePlan
@@ -75,7 +75,7 @@ class Plan:
     @cached_property
     def features(self) -> FeaturePlan:
         """The layer plan."""
-        return feature_plan(self.job.model, self.job.pooled, self.checkpoint, self.job.output.dtype)
+        return make_feature_plan(self.job.model, self.job.pooled, self.checkpoint, self.job.output.dtype)
 
     @property
     def pairs(self) -> bool:
@@ -181,7 +181,7 @@ def make_plan(job: Job, *, device: str) -> Plan:
         JobError: something that the job names is not there or does not fit.
     """
     checkpoint = inspect_checkpoint(job.model.name, job.model.revision, trust_remote_code=job.model.trust_remote_code)
-    features = feature_plan(job.model, job.pooled, checkpoint, job.output.dtype)
+    features = make_feature_plan(job.model, job.pooled, checkpoint, job.output.dtype)
     computed = find_computed(job.computed, job.folder)
     max_tokens = resolve_max_tokens(job.model, checkpoint)
     _check_tokens(job, checkpoint, max_tokens)

@@ -14,7 +14,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from varve.encoder.encoder import Encoder, describe
+from varve.encoder.description import describe
+from varve.encoder.encoder import Encoder
 from varve.output.part_file import encode_part
 from varve.planning.part_sizing import row_bytes
 from varve.planning.plan import Plan

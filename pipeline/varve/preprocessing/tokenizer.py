@@ -147,8 +147,8 @@ class Tokenizer:
         total = int(lengths.sum())
         return Tokens(
             input_ids=_flat((w.ids for w in windows), np.int32, total),
-            cu_seqlens=_starts(lengths),
-            cu_windows=_starts(np.asarray(counts, np.int64)),
+            cu_seqlens=starts_of(lengths),
+            cu_windows=starts_of(np.asarray(counts, np.int64)),
             truncated=np.zeros(len(encodings), np.bool_)
             if self.cuts_windows
             else np.fromiter(map(bool, overflow), np.bool_),
@@ -164,8 +164,9 @@ def _windows_of(encodings: list[Any], overflow: list[list[Any]]) -> Iterator[Any
         yield from more
 
 
-def _starts(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-    return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+def starts_of(lengths: NDArray[Any]) -> NDArray[np.int64]:
+    """(N + 1,) where each of N consecutive pieces starts, and where the last one ends."""
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)])
 
 
 def _flat(lists: Iterator[list[int]], dtype: type[np.integer], total: int) -> NDArray[Any]:

@@ -6,7 +6,8 @@ from transformers import AutoModel
 
 from tests.models import ARCHITECTURES, POOLS, RAGGED, TOLERANCE, leave_all_to_torch
 from varve.config.model import Model
-from varve.encoder.encoder import Encoder, describe
+from varve.encoder.description import describe
+from varve.encoder.encoder import Encoder
 from varve.encoder.model.cls_only_layer import ClsOnlyLayer
 from varve.encoder.model.layer_hooks import find_layers
 from varve.encoder.model.parity_check import can_narrow
@@ -48,7 +49,7 @@ def test_only_cls_alone_cuts_the_highest_layer_and_lower_layers_stay_whole(featu
     encoder = Encoder(Model(name=folder, max_tokens=128), features, device="cpu")
     assert encoder.top_layer == ("first tokens" if narrow else "all tokens")
     columns, outputs = encoder(RAGGED), [plain(folder)(text) for text in RAGGED]
-    for column in encoder.plan.columns:
+    for column in encoder.feature_plan.columns:
         if column.pool in POOLS:
             for got, output in zip(columns[column.name], outputs, strict=True):
                 hidden = output.hidden_states[column.layers[0]][0]

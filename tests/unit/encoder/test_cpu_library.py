@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 
 from varve.config.model import Model
-from varve.encoder.encoder import Encoder, describe
+from varve.encoder.description import describe
+from varve.encoder.encoder import Encoder
 from varve.encoder.kernels.cpu_library import BEYOND, CpuLibrary, find_cpu_library, takes
 
 ROOT = Path(__file__).parents[3]
@@ -222,7 +223,8 @@ def test_a_kernel_of_an_older_source_is_not_called(kernel, file, tmp_path, monke
 _ENCODE = """
 import sys
 import numpy as np
-from varve.encoder.encoder import Encoder, describe
+from varve.encoder.description import describe
+from varve.encoder.encoder import Encoder
 encode = Encoder(sys.argv[1], {"e": "mean@-1"}, device="cpu")
 np.save(sys.argv[2], encode(["a word " * n for n in (1, 3, 3, 40, 90)])["e"])
 print(describe(encode)["attention"], describe(encode)["linear"])

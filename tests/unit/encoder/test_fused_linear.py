@@ -14,7 +14,8 @@ from transformers import AutoModel
 
 from tests.models import ARCHITECTURES, TOLERANCE
 from varve.config.model import Model
-from varve.encoder.encoder import Encoder, describe
+from varve.encoder.description import describe
+from varve.encoder.encoder import Encoder
 from varve.encoder.kernels.cpu_library import Activation, CpuLibrary
 from varve.encoder.kernels.cpu_weights import PackedWeights, Room
 from varve.encoder.model.fused_linear import FeedForward, Gated, Linear, LinearNorm, multiplies_with, use_kernel

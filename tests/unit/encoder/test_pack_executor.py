@@ -36,23 +36,23 @@ def windows(*lengths: int) -> Pack:
 
 def run(pack: Pack, forward, *, packs: int = 1, **options) -> Results:
     """The results of a pack, cut into single windows when `packs` says so."""
-    lanes = PackExecutor(forward, **{"lanes": 1, "late_packs": 0, "to_host": at_once, **options})
+    executor = PackExecutor(forward, **{"num_lanes": 1, "num_ahead": 0, "to_host": at_once, **options})
     results = Results(PLAN, PLAN.pooled, pack.lengths, 2, 1)
     cuts = np.array_split(np.arange(len(pack.windows)), packs)
-    lanes.submit([pack.select(some) for some in cuts], results)
+    executor.submit([pack.select(some) for some in cuts], results)
     results.wait()
     return results
 
 
 def assert_every_window_has_its_own(results: Results, pack: Pack) -> None:
-    assert results.kept.pooled["mean", 1][:, 0].tolist() == pack.windows.tolist()
-    assert results.kept.tokens[1][:, 0].tolist() == pack.input_ids.tolist()
+    assert results.vectors.pooled["mean", 1][:, 0].tolist() == pack.windows.tolist()
+    assert results.vectors.tokens[1][:, 0].tolist() == pack.input_ids.tolist()
 
 
-@pytest.mark.parametrize(("lanes", "late_packs"), [(1, 0), (3, 0), (1, 1), (1, 4)])
-def test_packs_in_any_number_of_lanes_bring_each_window_its_own_vectors(lanes, late_packs):
+@pytest.mark.parametrize(("num_lanes", "num_ahead"), [(1, 0), (3, 0), (1, 1), (1, 4)])
+def test_packs_in_any_number_of_lanes_bring_each_window_its_own_vectors(num_lanes, num_ahead):
     pack = windows(1, 1, 2, 3, 5, 8, 13)
-    results = run(pack, first_ids, packs=7, lanes=lanes, late_packs=late_packs)
+    results = run(pack, first_ids, packs=7, num_lanes=num_lanes, num_ahead=num_ahead)
     assert_every_window_has_its_own(results, pack)
 
 
@@ -67,7 +67,7 @@ def test_the_last_packs_of_a_queue_are_shared_so_that_no_lane_idles_long():
         return first_ids(pack)
 
     pack = windows(*[64] * 64)
-    results = run(pack, forward, packs=4, lanes=2, cut_last=True)
+    results = run(pack, forward, packs=4, num_lanes=2, split_last=True)
     assert_every_window_has_its_own(results, pack)
     assert sum(ran) == pack.num_tokens
     assert ran.count(1024) == 2  # while as many packs wait as there are lanes, they stay whole
@@ -95,17 +95,17 @@ def test_packs_behind_one_that_is_awaited_are_launched_as_far_as_there_is_room()
         return vectors, wait
 
     pack = windows(*[1] * 6)
-    lanes = PackExecutor(forward, lanes=1, late_packs=2, to_host=to_host)
+    executor = PackExecutor(forward, num_lanes=1, num_ahead=2, to_host=to_host)
     results = Results(PLAN, PLAN.pooled, pack.lengths, 2, 1)
-    lanes.submit([pack.select(np.array([window])) for window in range(6)], results)
+    executor.submit([pack.select(np.array([window])) for window in range(6)], results)
     results.wait()
     assert seen[0] == [0, 1, 2]  # the rest waits until it is read
     assert list(seen) == [0, 1, 2, 3, 4, 5]
     assert_every_window_has_its_own(results, pack)
 
 
-@pytest.mark.parametrize("late_packs", [0, 1])
-def test_a_pack_that_exhausts_memory_is_split_until_it_fits(late_packs):
+@pytest.mark.parametrize("num_ahead", [0, 1])
+def test_a_pack_that_exhausts_memory_is_split_until_it_fits(num_ahead):
     sizes = []
 
     def small_device(pack):
@@ -115,7 +115,7 @@ def test_a_pack_that_exhausts_memory_is_split_until_it_fits(late_packs):
         return first_ids(pack)
 
     pack = windows(1, 2, 3, 4, 5, 6, 7)
-    results = run(pack, small_device, late_packs=late_packs)
+    results = run(pack, small_device, num_ahead=num_ahead)
     assert_every_window_has_its_own(results, pack)
     assert results.counts.splits >= sum(size > 10 for size in sizes) > 0
     assert not results.reasons
@@ -146,14 +146,14 @@ def test_a_window_that_does_not_fit_alone_is_told_and_costs_no_other():
     results = run(pack, tiny_device)
     assert list(results.reasons) == [2]
     assert "9 tokens" in results.reasons[2]
-    assert results.kept.pooled["mean", 1][:2, 0].tolist() == [0, 1]
-    assert np.isnan(results.kept.pooled["mean", 1][2]).all()
+    assert results.vectors.pooled["mean", 1][:2, 0].tolist() == [0, 1]
+    assert np.isnan(results.vectors.pooled["mean", 1][2]).all()
 
 
 @pytest.mark.parametrize("where", ["pooled", "tokens"])
-@pytest.mark.parametrize("late_packs", [0, 1])
+@pytest.mark.parametrize("num_ahead", [0, 1])
 @pytest.mark.parametrize("bad", [[float("inf")] * 2, [float("inf"), -float("inf")], [float("nan"), 1.0]], ids=str)
-def test_only_windows_that_overflow_are_run_again_and_counted(where, late_packs, bad):
+def test_only_windows_that_overflow_are_run_again_and_counted(where, num_ahead, bad):
     again = []
 
     def half(pack):
@@ -170,24 +170,24 @@ def test_only_windows_that_overflow_are_run_again_and_counted(where, late_packs,
         return first_ids(pack)
 
     pack = windows(1, 1, 2, 2, 3)
-    results = run(pack, half, rescue=lambda: wide, late_packs=late_packs)
+    results = run(pack, half, make_fallback=lambda: wide, num_ahead=num_ahead)
     assert_every_window_has_its_own(results, pack)
     assert again == [[1, 3]]
     assert results.counts.overflows == 2
 
 
-@pytest.mark.parametrize("late_packs", [0, 1])
-def test_an_error_in_a_lane_reaches_the_caller(late_packs):
+@pytest.mark.parametrize("num_ahead", [0, 1])
+def test_an_error_in_a_lane_reaches_the_caller(num_ahead):
     def broken(_pack):
         msg = "device lost"
         raise RuntimeError(msg)
 
     with pytest.raises(RuntimeError, match="device lost"):
-        run(windows(1, 2), broken, late_packs=late_packs)
+        run(windows(1, 2), broken, num_ahead=num_ahead)
 
 
-@pytest.mark.parametrize("late_packs", [0, 1])
-def test_an_error_while_results_are_read_reaches_the_caller_and_the_next_call_is_served(late_packs):
+@pytest.mark.parametrize("num_ahead", [0, 1])
+def test_an_error_while_results_are_read_reaches_the_caller_and_the_next_call_is_served(num_ahead):
     broken = [True]
 
     def to_host(vectors):
@@ -200,11 +200,11 @@ def test_an_error_while_results_are_read_reaches_the_caller_and_the_next_call_is
         return vectors, wait
 
     pack = windows(1, 2, 3)
-    lanes = PackExecutor(first_ids, lanes=1, late_packs=late_packs, to_host=to_host)
+    executor = PackExecutor(first_ids, num_lanes=1, num_ahead=num_ahead, to_host=to_host)
     for _ in range(4):  # more than there is room for
         results = Results(PLAN, PLAN.pooled, pack.lengths, 2, 1)
         failed = bool(broken)
-        lanes.submit([pack], results)
+        executor.submit([pack], results)
         if failed:
             with pytest.raises(RuntimeError, match="device lost"):
                 results.wait()
@@ -225,14 +225,14 @@ def test_matrix_products_of_a_lane_stay_on_its_core_and_others_keep_theirs():
         seen.append((torch.get_num_threads(), mkl_threads()))
         return first_ids(pack)
 
-    run(windows(1, 2, 3, 4), forward, packs=4, lanes=2)
+    run(windows(1, 2, 3, 4), forward, packs=4, num_lanes=2)
     assert set(seen) == {(1, 1)}
     assert mkl_threads() == before
 
 
 def test_torch_keeps_its_threads_outside_of_the_lanes():
     before = torch.get_num_threads()
-    run(windows(1, 2), first_ids, lanes=2)
+    run(windows(1, 2), first_ids, num_lanes=2)
     assert torch.get_num_threads() == before
     seen = []
     thread = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))

@@ -208,7 +208,7 @@ def test_computed_columns_travel_with_the_tokens_and_are_null_in_error_rows(tiny
     encoder = Encoder(tiny("bert"), {"e": Feature(pool="mean")}, device="cpu")
     columns, table = [column("vector", "float32[2]"), column("leave", "int32")], rows_of("one", None, "leave", "two")
     columns = [columns[0], ComputedColumn("d", "int32", None, columns[1].code)]
-    schema = output_schema(encoder.plan, pa.schema([table.schema.field("id")]), pairs=False, computed=columns)
+    schema = output_schema(encoder.feature_plan, pa.schema([table.schema.field("id")]), pairs=False, computed=columns)
 
     def run(*, travels):
         blocks = list(tokenize_blocks(encoder.tokenizer, table, ["text"], 3, columns))

@@ -23,7 +23,7 @@ DTYPES = {"float32": pa.float32(), "float16": pa.float16(), "int8": pa.int8(), "
 def run(encoder, table, block_rows=4, text_columns=("text",), *, travels=False):
     """The features of a table; with `travels`, its tokens go through Arrow on the way."""
     pairs = len(text_columns) > 1
-    schema = output_schema(encoder.plan, pa.schema([table.schema.field("id")]), pairs=pairs)
+    schema = output_schema(encoder.feature_plan, pa.schema([table.schema.field("id")]), pairs=pairs)
     blocks = tokenize_blocks(encoder.tokenizer, table, text_columns, block_rows)
     if travels:
         blocks = iter([Tokenized.from_arrow(block.to_arrow()) for block in blocks])

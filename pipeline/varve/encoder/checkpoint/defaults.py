@@ -27,7 +27,9 @@ _LEAST_BLOCK_PACKS = 16
 _CPU_WORK_PER_BLOCK = 131_072 * 384**2  # tokens x hidden size^2
 
 
-def make_plan(model: Model, features: Mapping[str, Feature], checkpoint: Checkpoint, output_dtype: str) -> FeaturePlan:
+def make_feature_plan(
+    model: Model, features: Mapping[str, Feature], checkpoint: Checkpoint, output_dtype: str
+) -> FeaturePlan:
     """The layer plan of features of a checkpoint.
 
     Raises:
