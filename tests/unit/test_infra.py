@@ -1,4 +1,4 @@
-"""What lies under infra/ is what Kubernetes, KubeRay, Ray, Slurm's shell and Docker take."""
+"""Files in infra/ and jobs/ are valid for Kubernetes, KubeRay, Ray, bash and Docker."""
 
 import json
 import os
@@ -19,10 +19,10 @@ from varve.config.job import Job
 
 ROOT = Path(__file__).parents[2]
 INFRA = ROOT / "infra"
-BIN = Path(sys.executable).parent  # of the environment, which need not be on the PATH
+BIN = Path(sys.executable).parent  # tools of the virtual environment, which may not be on the PATH
 LOCK = (INFRA / "requirements.lock").read_text()
 KUBERNETES = "1.34"
-OBJECTS = {"ConfigMap", "NetworkPolicy", "ServiceAccount"}  # the other kinds come with their operators
+OBJECTS = {"ConfigMap", "NetworkPolicy", "ServiceAccount"}  # operators define the other kinds
 SPOT = {
     "karpenter.sh/capacity-type",
     "eks.amazonaws.com/capacityType",
@@ -47,7 +47,7 @@ JOBS = [ROOT / path for path in sorted((ROOT / "jobs/recipes").glob("*.yaml"))]
 
 
 def pods(node: Any) -> Iterator[dict[str, Any]]:
-    """Every pod's spec within a document."""
+    """Yield the spec of every pod in a document."""
     if isinstance(node, dict):
         if "containers" in node:
             yield node
@@ -122,7 +122,7 @@ def test_head_is_never_on_spot_and_workers_may_be(cluster):
         assert {term["preference"]["matchExpressions"][0]["key"] for term in preferred} == SPOT
         tolerated = {toleration["key"] for toleration in spec["tolerations"]}
         assert {"cloud.google.com/gke-spot", "kubernetes.azure.com/scalesetpriority"} <= tolerated
-        # Ray drains for 30 s when its pod is told to end.
+        # Ray drains for 30 s when its pod is terminated.
         assert spec["terminationGracePeriodSeconds"] > 30
 
 
@@ -176,7 +176,7 @@ def test_policy_and_monitor_select_the_pods():
 
 
 def closed(schema: Any) -> Any:
-    """The schema with unknown keys refused, which Kubernetes would drop in silence."""
+    """Return the schema with unknown keys rejected; Kubernetes would drop them without an error."""
     if isinstance(schema, list):
         return [closed(part) for part in schema]
     if not isinstance(schema, dict):
@@ -210,7 +210,7 @@ def test_launcher_file_is_what_ray_takes(cloud):
     assert config["head_node_type"] == "head"
     spot = {name for name, kind in types.items() if re.search(r"spot", json.dumps(kind), re.IGNORECASE)}
     assert spot == {"gpu", "cpu"}
-    # A run sizes its replicas by a node that is there; the head has no room for any.
+    # A run needs one node to size its replicas; the head has no CPUs for them.
     assert types["head"]["resources"]["CPU"] == 0
     assert sum(kind["min_workers"] for kind in types.values()) > 0
     started = " ".join(config["head_start_ray_commands"])
@@ -218,7 +218,9 @@ def test_launcher_file_is_what_ray_takes(cloud):
 
 
 @pytest.mark.parametrize(
-    "path", sorted([*INFRA.rglob("*.sh"), *INFRA.rglob("*.sbatch"), ROOT / ".ci/run"]), ids=lambda path: path.name
+    "path",
+    sorted([*INFRA.rglob("*.sh"), *(ROOT / "jobs").rglob("*.sbatch"), ROOT / ".ci/run"]),
+    ids=lambda path: path.name,
 )
 def test_shell_is_sound(path):
     checked = subprocess.run([BIN / "shellcheck", "--shell=bash", path], capture_output=True, text=True, check=False)
