@@ -26,7 +26,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 ROWS, ROWS_PER_PART, NULLS = 960, 48, 5
-README = (MONITORING.parents[1] / "README.md").read_text()
+README = (MONITORING.parent / "README.md").read_text()
 # name → type, as documented.
 METRICS = dict(re.findall(r"^\| `(ray_varve_\w+)[^|]*\| (counter|gauge) \|", README, re.MULTILINE))
 DASHBOARD = json.loads((MONITORING / "dashboard.json").read_text())
