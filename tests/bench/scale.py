@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import varve.engine.dataflow
-from varve.cli.command import _QUIET
+from varve.cli.command import ENVIRONMENT
 from varve.cli.corpus import model_folder
 from varve.cluster.connection import start_ray
 from varve.cluster.placement import settle
@@ -131,7 +131,7 @@ def main() -> None:
     parser.add_argument("--parts", type=int, nargs="+", default=[100, 1_000, 10_000])
     parser.add_argument("--alone", action="store_true", help="a block for each part")
     chosen = parser.parse_args()
-    os.environ.update({**_QUIET, "HF_HUB_OFFLINE": "1"})
+    os.environ.update({**ENVIRONMENT, "HF_HUB_OFFLINE": "1"})
     silence_transformers()
     silence_datasets()
     start_ray(Job.model_fields["compute"].default)

@@ -8,7 +8,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from varve import RunError
-from varve.cli.status import look
+from varve.cli.status import read_status
 from varve.storage.object_store import Storage
 from varve.verification.verify import verify
 
@@ -113,7 +113,7 @@ def test_shards_that_end_on_the_grid_are_closed_by_an_empty_part(uneven):
         (1, 0, 0),
         (2, 0, 1),
     ]
-    assert look(Storage(str(output)))["missing"] == []
+    assert read_status(Storage(str(output)))["missing"] == []
 
 
 def test_identical_texts_are_counted_and_a_resumed_run_keeps_the_count(uneven, run):

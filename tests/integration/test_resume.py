@@ -13,7 +13,7 @@ from ray.data import DataContext
 from tests.servers.processes import descendants
 from tests.waiting import wait_until
 from varve import JobError, RunError
-from varve.cli.status import look
+from varve.cli.status import read_status
 from varve.storage.object_store import Storage
 
 FEATURES = {
@@ -106,7 +106,7 @@ def test_finished_job_does_nothing_the_second_time(job, run, made, finished):
 def test_lost_parts_are_made_again_bit_for_bit(job, run, finished):
     before = {path.name: pq.read_table(path) for path in (finished / "data").iterdir()}
     unpublish(finished, *sorted(before)[::2])
-    assert look(Storage(str(finished)))["state"] == "partial"
+    assert read_status(Storage(str(finished)))["state"] == "partial"
     manifest = run(job())
     assert manifest.num_rows == 300
     assert {path.name: pq.read_table(path) for path in (finished / "data").iterdir()} == before

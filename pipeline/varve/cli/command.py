@@ -7,10 +7,12 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
 
+from varve.cli.log_output import logs_to_stderr
 from varve.cluster.auth_token import use_token
 from varve.errors import JobError, VarveError
 from varve.output.manifest import JOB_NAME
@@ -68,7 +70,8 @@ def run(
     # SIGTERM acts like Ctrl-C, until a run handles both signals itself (monitoring/watchdog.py).
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        return command(arguments)
+        with logs_to_stderr():
+            return command(arguments)
     except VarveError as e:
         return _fail(name, str(e), e.exit_code, as_json=arguments.json)
     except KeyboardInterrupt:
@@ -92,6 +95,22 @@ def show_progress(text: str) -> None:
     """Replace the progress line of a terminal; an empty text clears it. Writes nothing if stderr is not a terminal."""
     if sys.stderr.isatty():
         sys.stderr.write(f"\r\033[K{text}")
+
+
+def split_names(text: str) -> tuple[str, ...]:
+    """`A, B,...` → (A, B, ...)."""
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def require_extra(*modules: str) -> None:
+    """Check that the packages of the extra `probe` are installed.
+
+    Raises:
+        JobError: one is not.
+    """
+    if missing := [module for module in modules if find_spec(module) is None]:
+        msg = f"this command needs {' and '.join(missing)}: run pip install '.[probe]' in Varve's folder"
+        raise JobError(msg)
 
 
 def open_output(path: str) -> Storage:

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from varve.cli.command import print_json, run, writable_folder
 from varve.cli.corpus import docstrings, model_folder
+from varve.cli.run_summary import summary
 from varve.config.job import Job
 from varve.errors import JobError, RunError
 
@@ -32,7 +33,7 @@ _FOUND = 3
 
 def main(argv: Sequence[str]) -> int:
     """Run the command; returns its exit code."""
-    return run("demo", "Embed and search the docstrings of this machine's Python.", _add, _demo, argv, on_ray=True)
+    return run("demo", "Embed and search the docstrings of this machine's Python.", _add, _demo, argv, uses_ray=True)
 
 
 def _add(parser: argparse.ArgumentParser) -> None:
@@ -49,7 +50,6 @@ def _demo(arguments: argparse.Namespace) -> int:
     rows = write_docstrings(folder / "docstrings")
     sys.stderr.write(f"{rows:,} docstrings in {NUM_SHARDS} Parquet shards: {folder / 'docstrings'}\n")
     job = make_job(folder, model)
-    from varve.cli.embed import summary
     from varve.driver.embed import embed_in_own_process
     from varve.verification.verify import verify
 

@@ -1,4 +1,4 @@
-"""`varve NAME ...` → the command of that name."""
+"""Entry point: `varve NAME ...` runs the command NAME."""
 
 import atexit
 import errno
@@ -11,17 +11,17 @@ from importlib.metadata import version
 from io import TextIOWrapper
 
 COMMANDS = {
-    "embed": "run a job, or go on with it",
-    "submit": "run a job on a Ray cluster, and follow it",
-    "plan": "say what a job will take, before it runs",
-    "status": "say how far the run of an output is",
-    "verify": "prove an output: coverage, checksums, numbers",
-    "render": "fill a job into what Kubernetes or Slurm takes",
-    "clean": "sweep what broken uploads have left",
-    "probe": "train on a run's features; say which layer knows most",
-    "predict": "lay a trained probe's predictions beside a run",
+    "embed": "run a job, or resume it",
+    "submit": "run a job on a Ray cluster and follow its progress",
+    "plan": "estimate the time, size and cost of a job",
+    "status": "show how much of a job is done",
+    "verify": "check a finished output: coverage, checksums, values",
+    "render": "write a job as a Kubernetes RayJob or a Slurm script",
+    "clean": "list or delete files of interrupted uploads",
+    "probe": "train classifiers on an output and compare its layers",
+    "predict": "apply a trained probe to another output",
     "schema": "print the JSON Schema of the job file",
-    "demo": "embed and search the docstrings of this machine's Python",
+    "demo": "embed and search docstrings of the installed Python",
 }
 
 
@@ -36,45 +36,45 @@ def run_command(argv: Sequence[str] | None = None) -> int:
         return 0 if arguments else 2
     name, *rest = arguments
     if name not in COMMANDS:
-        sys.stderr.write(f"varve: no command {name!r}\n\n{_usage()}")
+        sys.stderr.write(f"varve: unknown command {name!r}\n\n{_usage()}")
         return 2
     return import_module(f"varve.cli.{name}").main(rest)
 
 
 def main() -> None:
-    """Run the command of this process, and end it.
+    """Run the command of this process and exit.
 
-    A process that has imported torch and joined a Ray takes itself apart for one and a half seconds, for nobody: it
-    leaves as soon as all that was registered for its end is done.
+    The exit skips Python's teardown, which takes 1.5 seconds once torch and Ray are imported; registered exit handlers
+    run before it.
     """
-    _print_whatever_the_locale()
+    _escape_what_stdout_cannot_encode()
     codes: list[int] = []
-    atexit.register(_leave, codes)  # before all others, so that it is called after them
+    atexit.register(_exit_now, codes)  # registered first, so it runs after all other handlers
     try:
         code = run_command()
         sys.stdout.flush()
-    except KeyboardInterrupt:  # while the command was imported; from then on it tells by itself
-        sys.stderr.write("varve: stopped before it began\n")
+    except KeyboardInterrupt:  # during the import of the command, which handles later interrupts itself
+        sys.stderr.write("varve: stopped before the command started\n")
         code = 1
-    except BrokenPipeError:  # `varve status PATH | head -1`: who was reading has seen enough
+    except BrokenPipeError:  # the reader has ended, as in `varve status PATH | head -1`
         code = 1
     except OSError as e:
         if e.errno != errno.ENOSPC or e.filename:
             raise
-        sys.stderr.write(f"varve: the answer can't be written to stdout: {e.strerror}. Make room and ask again\n")
+        sys.stderr.write(f"varve: cannot write to stdout: {e.strerror}. Free some space and run the command again\n")
         code = 1
     codes.append(code)
     sys.exit(code)
 
 
-def _print_whatever_the_locale() -> None:
-    """Escape letters that stdout's encoding lacks, as stderr does by itself."""
+def _escape_what_stdout_cannot_encode() -> None:
+    """Escape characters that the encoding of stdout lacks, as stderr does by default."""
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
-def _leave(codes: Sequence[int]) -> None:
-    """End at once, unless something was raised: that is told on the usual way."""
+def _exit_now(codes: Sequence[int]) -> None:
+    """Exit at once, unless an exception is about to be reported."""
     if not codes:
         return
     with suppress(OSError):
@@ -84,5 +84,5 @@ def _leave(codes: Sequence[int]) -> None:
 
 
 def _usage() -> str:
-    listed = "".join(f"  varve {name:<8} {what}\n" for name, what in COMMANDS.items())
-    return f"usage: varve COMMAND ...\n\n{listed}\n`varve COMMAND --help` says more.\n"
+    commands = "".join(f"  varve {name:<8} {description}\n" for name, description in COMMANDS.items())
+    return f"usage: varve COMMAND ...\n\n{commands}\n`varve COMMAND --help` lists the arguments of a command.\n"

@@ -11,7 +11,8 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from varve.cli.cluster_client import add_cluster_arguments, connect, exit_code_of, hand_over
-from varve.cli.command import add_job_arguments, print_json, read_job, run
+from varve.cli.command import print_json, run
+from varve.cli.job_arguments import add_job_arguments, read_job
 from varve.config.job import Job
 from varve.errors import JobError
 from varve.monitoring.progress_line import clock_time, data_size
@@ -28,7 +29,7 @@ _JSON_BEGINS = "\n{"
 
 def main(argv: Sequence[str]) -> int:
     """Run the command; returns its exit code."""
-    return run("plan", "Say what a job will take, before it runs.", _add, _plan, argv, on_ray=True)
+    return run("plan", "Say what a job will take, before it runs.", _add, _plan, argv, uses_ray=True)
 
 
 def _add(parser: argparse.ArgumentParser) -> None:
@@ -69,9 +70,9 @@ def _measure_here(job: Job, price_per_hour: float | None) -> dict[str, Any]:
     began = time.perf_counter()
     from varve.cluster.nodes import this_machine
     from varve.cluster.placement import place_on_cluster, place_workers
-    from varve.process_state import silence_datasets, silence_transformers
     from varve.planning.forecast import forecast
     from varve.planning.saved_plan import prepare
+    from varve.process_state import silence_datasets, silence_transformers
     from varve.storage.object_store import Storage
 
     silence_transformers()

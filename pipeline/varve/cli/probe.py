@@ -1,72 +1,105 @@
-"""`varve probe PATH --label COLUMN`: train on a run's features, and say which layer knows most."""
+"""`varve probe PATH --label COLUMN`: train classifiers or regressions on the features of a run, and compare layers."""
 
 import argparse
 import os
 import sys
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from varve.cli.command import print_json, run, writable_folder
+from varve.cli.command import (
+    print_json,
+    require_extra,
+    run,
+    show_progress,
+    split_names,
+    start_ray_tasks,
+    writable_folder,
+)
 from varve.errors import JobError
 
 if TYPE_CHECKING:
     from varve.probe.models.study import Study
     from varve.verification.verify import Spread
 
-# What numpy and scikit-learn both take.
-_MOST_SEED = 2**32 - 1
+# The largest seed that numpy and scikit-learn accept.
+_MAX_SEED = 2**32 - 1
+_CHOICES = {
+    "--model": ("logistic", "ridge", "mlp"),
+    "--task": ("classification", "regression"),
+    "--class-weights": ("balanced", "none"),
+}
+_DESCRIPTION = """Train a model on each feature of a finished run to predict a label, and compare the features and their
+layers on test rows. Writes an HTML report, the figures as JSON, and the best model for `varve predict`."""
 
 
 def main(argv: Sequence[str]) -> int:
     """Run the command; returns its exit code."""
-    describe = "Train on a run's features, and say which layer knows most about a label."
-    return run("probe", describe, _add, _probe, argv, on_ray=True)
+    return run("probe", _DESCRIPTION, _add_arguments, _probe, argv, uses_ray=True)
 
 
-def _add(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("path", metavar="PATH", help="the output of a finished run")
-    parser.add_argument("--label", required=True, metavar="COLUMN", help="what to predict: classes or numbers")
-    parser.add_argument(
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("path", metavar="PATH", help="output of a finished run")
+    parser.add_argument("--output", default="probe", metavar="DIR", help="folder to write to (default: probe)")
+    _add_data_arguments(parser.add_argument_group("data"))
+    models = parser.add_argument_group("models")
+    for flag, choices in _CHOICES.items():
+        models.add_argument(flag, default="auto", choices=("auto", *choices), help="(default: auto)")
+    models.add_argument("--seed", type=int, default=0, help="seed of splits, networks and intervals (default: 0)")
+    models.add_argument("--memory", metavar="BYTES", help="limit for vectors, e.g. 4GB (default: 2/5 of the memory)")
+
+
+def _add_data_arguments(data: argparse._ArgumentGroup) -> None:
+    data.add_argument("--label", required=True, metavar="COLUMN", help="column to predict: classes or numbers")
+    data.add_argument(
         "--features",
+        type=split_names,
         default="all",
         metavar="A,B,...",
-        help="columns, features (all their layers), or columns joined by +; default: all",
+        help="columns, features (with all their layers), or columns joined by + (default: all)",
     )
-    parser.add_argument("--with", dest="handcrafted", metavar="A,B,...", help="columns beside the vectors")
-    parser.add_argument("--join", metavar="FILE", help="another table with further columns: .parquet, .csv or .jsonl")
-    parser.add_argument("--on", metavar="COLUMN", help="the column that --join and the run share")
-    parser.add_argument("--groups", metavar="COLUMN", help="rows with the same value never stand on both sides")
-    parser.add_argument(
-        "--split", metavar="COLUMN", help="a column that says train, validation or test; random: none does"
+    data.add_argument(
+        "--with",
+        type=split_names,
+        default=(),
+        dest="handcrafted",
+        metavar="A,B,...",
+        help="kept or computed columns to use in addition to the vectors",
     )
-    parser.add_argument("--text", metavar="COLUMN", help="kept texts; none: no bag of words; default: the job's own")
-    parser.add_argument("--model", default="auto", choices=("auto", "logistic", "ridge", "mlp"))
-    parser.add_argument("--task", default="auto", choices=("auto", "classification", "regression"))
-    parser.add_argument("--class-weights", default="auto", choices=("auto", "balanced", "none"))
-    parser.add_argument("--seed", type=int, default=0, help="of splits, networks and intervals; default: 0")
-    parser.add_argument("--memory", metavar="BYTES", help="for vectors, such as 4GB; default: 2/5 of the machine's")
-    parser.add_argument("--output", default="probe", metavar="DIR", help="of report and model; default: probe")
+    data.add_argument("--join", metavar="FILE", help="table with further columns: .parquet, .csv or .jsonl")
+    data.add_argument("--on", metavar="COLUMN", help="key column that --join and the run have in common")
+    data.add_argument("--groups", metavar="COLUMN", help="keep rows with the same value in the same split")
+    data.add_argument(
+        "--split",
+        metavar="COLUMN",
+        help="column with the values train, validation and test, or `random` to ignore such a column",
+    )
+    data.add_argument(
+        "--text",
+        metavar="COLUMN",
+        help="texts for the bag of words, or `none` to leave it out (default: the job's)",
+    )
 
 
 def _probe(arguments: argparse.Namespace) -> int:
     require_extra("sklearn", "jinja2")
-    from varve.library_logs import quiet_datasets, quiet_transformers
     from varve.probe.data.dataset import Question
     from varve.probe.data.memory_limit import default_bytes, parse_bytes
     from varve.probe.models.study import study
     from varve.probe.report import report
+    from varve.process_state import silence_datasets, silence_transformers
 
-    _refuse_seed(arguments.seed)
-    quiet_transformers()
-    quiet_datasets()
+    if not 0 <= arguments.seed <= _MAX_SEED:
+        msg = f"--seed: {arguments.seed} is not allowed: expected 0 to {_MAX_SEED}"
+        raise JobError(msg)
+    silence_transformers()
+    silence_datasets()
     folder = writable_folder(arguments.output)
     report.claim(folder)
     question = Question(
         label=arguments.label,
-        features=listed(arguments.features),
-        handcrafted=listed(arguments.handcrafted),
+        features=arguments.features,
+        handcrafted=arguments.handcrafted,
         groups=arguments.groups,
         split=arguments.split,
         join=arguments.join,
@@ -76,8 +109,8 @@ def _probe(arguments: argparse.Namespace) -> int:
         seed=arguments.seed,
     )
     memory = parse_bytes(arguments.memory) if arguments.memory else default_bytes()
-    spread, workers = _on_ray() if os.environ.get("RAY_ADDRESS") else (map, 1)
-    found = study(
+    spread, workers = _start_ray() if os.environ.get("RAY_ADDRESS") else (map, 1)
+    result = study(
         arguments.path,
         question,
         model=arguments.model,
@@ -85,83 +118,56 @@ def _probe(arguments: argparse.Namespace) -> int:
         memory_bytes=memory,
         spread=spread,
         workers=workers,
-        on_model=_show,
+        on_model=_show_progress,
     )
-    content = report.write(found, folder)
+    content = report.write(result, folder)
     if arguments.json:
         print_json({**content, "output": str(folder)})
     else:
-        sys.stdout.write(_told(found, content, folder))
+        sys.stdout.write(_text(result, content, folder))
     return 0
 
 
-def _refuse_seed(seed: int) -> None:
-    if not 0 <= seed <= _MOST_SEED:
-        msg = f"--seed: {seed} is not allowed: expected 0 to {_MOST_SEED}"
-        raise JobError(msg)
-
-
-def listed(text: str | None) -> tuple[str, ...]:
-    """The names in `A, B,...`."""
-    return tuple(word.strip() for word in text.split(",") if word.strip()) if text else ()
-
-
-def require_extra(*modules: str) -> None:
-    """Say how to get what the probe needs beside the core.
-
-    Raises:
-        JobError: it is not installed.
-    """
-    missing = [module for module in modules if find_spec(module) is None]
-    if missing:
-        msg = f"this command needs {' and '.join(missing)}: pip install '.[probe]' in Varve's folder brings them"
-        raise JobError(msg)
-
-
-def _on_ray() -> "tuple[Spread, int]":
-    """Models as tasks of the cluster that RAY_ADDRESS names."""
+def _start_ray() -> "tuple[Spread, int]":
+    """(function that trains models as tasks of the cluster at RAY_ADDRESS, models at the same time on a node)."""
     import ray
 
-    from varve.cluster.connection import start_ray
-    from varve.config.compute import Compute
-    from varve.engine.ray_tasks import spread
-
-    start_ray(Compute())
+    spread = start_ray_tasks()
     return spread, max(1, int(ray.cluster_resources().get("CPU", 1) / max(1, len(ray.nodes()))))
 
 
-def _show(done: int, of: int, name: str) -> None:
+def _show_progress(done: int, total: int, name: str) -> None:
+    text = f"{done} of {total} models: {name}"
     if sys.stderr.isatty():
-        sys.stderr.write(f"\r\033[K{done} of {of} models: {name}" if done < of else "\r\033[K")
+        show_progress(text if done < total else "")
     else:
-        sys.stderr.write(f"{done} of {of} models: {name}\n")
+        sys.stderr.write(f"{text}\n")
 
 
-def _told(found: "Study", content: dict[str, Any], folder: Path) -> str:
+def _text(study: "Study", content: dict[str, Any], folder: Path) -> str:
     from varve.probe.models.metrics import TITLES
     from varve.probe.report.report import MODEL_NAME, PAGE_NAME, headline
 
     rows, left_out = content["rows"], content["rows"]["left_out"]
     groups = f" in {content['num_groups']:,} groups" if content["groups"] else ""
-    told = [f"{rows['train']:,} train, {rows['validation']:,} validation, {rows['test']:,} test rows{groups}\n"]
-    told += [f"  left out: {count:,} row{'s'[: count > 1]}, {reason}\n" for reason, count in left_out.items()]
-    told += [f"  note: {note}\n" for note in content["notes"]]
-    told += [f"  no {name}: {why}\n" for name, why in content["absent"].items()]
+    lines = [f"{rows['train']:,} train, {rows['validation']:,} validation, {rows['test']:,} test rows{groups}"]
+    lines += [f"  left out: {count:,} row{'s'[: count > 1]}, {reason}" for reason, count in left_out.items()]
+    lines += [f"  note: {note}" for note in content["notes"]]
+    lines += [f"  no {name}: {reason}" for name, reason in content["absent"].items()]
     width = max(len(result["name"]) for result in content["results"])
-    names = list(content["results"][0]["test"])
-    head = "".join(f"{TITLES[name] if len(TITLES[name]) < 12 else name:>11}" for name in names[1:])
-    told.append(f"\n  {'':<{width}}  {TITLES[names[0]]:<24}{head}\n")
-    told += [_row(result, names, width, found.best.name) for result in content["results"]]
-    told.append(f"\n{headline(content)}\n")
-    told.append(f"Report: {folder / PAGE_NAME}\nModel:  {folder / MODEL_NAME}\n")
-    return "".join(told)
+    metrics = list(content["results"][0]["test"])
+    head = "".join(f"{TITLES[name] if len(TITLES[name]) < 12 else name:>11}" for name in metrics[1:])
+    lines.append(f"\n  {'':<{width}}  {TITLES[metrics[0]]:<24}{head}")
+    lines += [_row(result, metrics, width, study.best.name) for result in content["results"]]
+    lines += [f"\n{headline(content)}", f"Report: {folder / PAGE_NAME}", f"Model:  {folder / MODEL_NAME}"]
+    return "\n".join(lines) + "\n"
 
 
-def _row(result: dict[str, Any], names: Sequence[str], width: int, best: str) -> str:
+def _row(result: dict[str, Any], metrics: Sequence[str], width: int, best: str) -> str:
     from varve.probe.report.report import number
 
-    first, *rest = (result["test"][name] for name in names)
-    told = f"{number(first['value'])} ({number(first['low'])} to {number(first['high'])})"
+    first, *others = (result["test"][name] for name in metrics)
+    interval = f"{number(first['value'])} ({number(first['low'])} to {number(first['high'])})"
     mark = "*" if result["name"] == best else " "
-    more = "".join(f"{number(figure['value']):>11}" for figure in rest)
-    return f"{mark} {result['name']:<{width}}  {told:<24}{more}\n"
+    more = "".join(f"{number(figure['value']):>11}" for figure in others)
+    return f"{mark} {result['name']:<{width}}  {interval:<24}{more}"

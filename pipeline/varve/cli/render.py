@@ -8,9 +8,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from varve.cli.command import add_job_file, print_json, run
+from varve.cli.command import print_json, run
 from varve.cli.deploy import kuberay, slurm
 from varve.cli.deploy.shape import to_yaml
+from varve.cli.job_arguments import add_job_file
 from varve.config.job import Job
 from varve.errors import JobError
 

@@ -1,4 +1,4 @@
-"""`varve status PATH`: how far the run of an output is, from its listing alone."""
+"""`varve status PATH`: how much of a job is done, from the listing of its output alone."""
 
 import argparse
 import sys
@@ -10,60 +10,62 @@ from varve.output import manifest
 from varve.ranges import Missing, Range
 from varve.storage.object_store import Storage
 
-_SHOWN = 20
+_MAX_SHOWN = 20
+_DESCRIPTION = """Show how much of a job is done: committed rows and parts, and the rows that are missing. It reads only
+the output, so it works from any machine while the job runs. Exit code 0 if the output is complete, else 1."""
 
 
 def main(argv: Sequence[str]) -> int:
     """Run the command; returns its exit code: 0 complete, 1 partial or absent."""
-    return run("status", "Say how far the run of an output is.", _add, _status, argv)
+    return run("status", _DESCRIPTION, _add_arguments, _status, argv)
 
 
-def _add(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("path", metavar="PATH", help="the job's output.path")
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("path", metavar="PATH", help="output.path of the job")
 
 
 def _status(arguments: argparse.Namespace) -> int:
-    report = look(Storage(arguments.path, patient=False))
+    status = read_status(Storage(arguments.path, patient=False))
     if arguments.json:
-        print_json(report)
+        print_json(status)
     else:
-        sys.stdout.write(_text(report))
-    return 0 if report["state"] == "complete" else 1
+        sys.stdout.write(_text(status))
+    return 0 if status["state"] == "complete" else 1
 
 
-def look(storage: Storage) -> dict[str, Any]:
-    """{"state", "rows", "parts", "missing", ...} of an output."""
+def read_status(storage: Storage) -> dict[str, Any]:
+    """Return {"state": "complete", "partial" or "absent", "rows", "parts", "missing", ...} of an output."""
     from varve.planning.saved_plan import read_job
 
     stored = read_job(storage)
     if stored is None:
         return {"state": "absent", "path": storage.uri}
-    finished = manifest.read_manifest(storage)
+    published = manifest.read_manifest(storage) is not None
     resolved = stored["resolved"]
-    grid = (resolved["num_shards"], resolved["rows_per_part"])
-    found = manifest.committed(storage, manifest.splits(*grid, stored["source"]["shards"]["rows"]))
-    lacking = manifest.missing(found, *grid, storage.uri)
-    report: dict[str, Any] = {
-        "state": "complete" if finished and not lacking else "partial",
+    num_shards, rows_per_part = resolved["num_shards"], resolved["rows_per_part"]
+    splits = manifest.splits(num_shards, rows_per_part, stored["source"]["shards"]["rows"])
+    committed = manifest.committed(storage, splits)
+    missing = manifest.missing(committed, num_shards, rows_per_part, storage.uri)
+    return {
+        "state": "complete" if published and not missing else "partial",
         "path": storage.uri,
         "fingerprint": stored["fingerprint"],
-        "rows": sum(part.num_rows for parts in found.values() for part in parts),
-        "parts": sum(len(parts) for parts in found.values()),
-        "file_bytes": sum(size for parts in found.values() for size in parts.values()),
-        "shards": resolved["num_shards"],
-        "shards_done": resolved["num_shards"] - len(lacking),
-        "published": finished is not None,
+        "rows": sum(part.num_rows for parts in committed.values() for part in parts),
+        "parts": sum(len(parts) for parts in committed.values()),
+        "file_bytes": sum(size for parts in committed.values() for size in parts.values()),
+        "shards": num_shards,
+        "shards_done": num_shards - len(missing),
+        "published": published,
         "missing": [
-            {"shard": shard, "rows": ranges}
-            for shard, lacks in lacking.items()
-            for ranges in _missing_rows(lacks, found.get(shard, {}), resolved["rows_per_part"])
+            {"shard": shard, "rows": gap}
+            for shard, lacks in missing.items()
+            for gap in _gaps(lacks, committed.get(shard, {}), rows_per_part)
         ],
     }
-    return report
 
 
-def _missing_rows(lacks: Missing, done: dict[Range, int], rows_per_part: int) -> list[list[int | None]]:
-    """[first row, last row + 1] of each gap; None where the shard's end is not known yet."""
+def _gaps(lacks: Missing, committed: dict[Range, int], rows_per_part: int) -> list[list[int | None]]:
+    """[first row, last row + 1] of each gap of a shard; None if the end of the shard is not known yet."""
     gaps: list[list[int | None]] = []
     for start in sorted(lacks.starts):
         if gaps and gaps[-1][1] == start:
@@ -71,24 +73,24 @@ def _missing_rows(lacks: Missing, done: dict[Range, int], rows_per_part: int) ->
         else:
             gaps.append([start, start + rows_per_part])
     if not lacks.end_known:
-        gaps.append([max((part.stop for part in done), default=0), None])
+        gaps.append([max((part.stop for part in committed), default=0), None])
     return gaps
 
 
-def _text(report: dict[str, Any]) -> str:
-    if report["state"] == "absent":
-        return f"Absent: {report['path']} holds no output of Varve.\n"
+def _text(status: dict[str, Any]) -> str:
+    if status["state"] == "absent":
+        return f"Absent: {status['path']} holds no output of Varve.\n"
     lines = [
-        f"{report['state'].capitalize()}: {report['path']}",
-        f"  rows     {report['rows']:,} in {report['parts']:,} part(s)",
-        f"  shards   {report['shards_done']} of {report['shards']} done",
+        f"{status['state'].capitalize()}: {status['path']}",
+        f"  rows     {status['rows']:,} in {status['parts']:,} part(s)",
+        f"  shards   {status['shards_done']} of {status['shards']} done",
     ]
-    for gap in report["missing"][:_SHOWN]:
+    for gap in status["missing"][:_MAX_SHOWN]:
         first, stop = gap["rows"]
-        rows = f"rows {first:,} and on" if stop is None else f"rows {first:,} to {stop - 1:,}"
+        rows = f"rows {first:,} to the end" if stop is None else f"rows {first:,} to {stop - 1:,}"
         lines.append(f"  missing  shard {gap['shard']}: {rows}")
-    if len(report["missing"]) > _SHOWN:
-        lines.append(f"  missing  and {len(report['missing']) - _SHOWN:,} more ranges")
-    if not report["missing"] and not report["published"]:
-        lines.append("  all parts are there; the same `varve embed` proves and publishes them")
+    if len(status["missing"]) > _MAX_SHOWN:
+        lines.append(f"  missing  and {len(status['missing']) - _MAX_SHOWN:,} more ranges")
+    if not status["missing"] and not status["published"]:
+        lines.append("  all parts are committed; run the same `varve embed` again to check and publish them")
     return "\n".join(lines) + "\n"

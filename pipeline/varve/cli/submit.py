@@ -8,7 +8,8 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from varve.cli.cluster_client import add_cluster_arguments, connect, exit_code_of, hand_over
-from varve.cli.command import add_job_arguments, print_json, read_job, run
+from varve.cli.command import print_json, run
+from varve.cli.job_arguments import add_job_arguments, read_job
 from varve.config.job import Job
 from varve.errors import JobError, RunError, one_line
 from varve.monitoring.progress_line import MARK

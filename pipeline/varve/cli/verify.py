@@ -1,4 +1,4 @@
-"""`varve verify PATH`: prove a finished output again, from what is stored."""
+"""`varve verify PATH`: check a finished output from its stored bytes."""
 
 import argparse
 import os
@@ -6,77 +6,62 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from varve.cli.command import print_json, run
-from varve.errors import JobError
-from varve.output.manifest import JOB_NAME, read_manifest
-from varve.storage.object_store import Storage
+from varve.cli.command import open_output, print_json, run, show_progress, start_ray_tasks
+from varve.output.manifest import read_manifest
 
 if TYPE_CHECKING:
     from varve.verification.verify import Check
 
-_SHOWN = 10
-# From here on starting Ray is worth its seconds.
+_MAX_SHOWN = 10
+# Larger outputs are checked on Ray; for smaller ones its start takes longer than the check.
 _LARGE_BYTES = 2_000_000_000
 _MANY_PARTS = 500
+_DESCRIPTION = """Check a finished output from its stored bytes: all rows exactly once, checksums, row numbers, NaN and
+lengths of vectors, and a sample of rows encoded again by plain transformers. Nothing is changed. Large outputs are
+checked on Ray."""
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the command; returns its exit code: 1 if a check fell short."""
-    describe = "Prove an output: coverage, checksums, rows, numbers, canary."
-    return run("verify", describe, _add, _verify, argv, on_ray=True)
+    """Run the command; returns its exit code: 1 if a check fails."""
+    return run("verify", _DESCRIPTION, _add_arguments, _verify, argv, uses_ray=True)
 
 
-def _add(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("path", metavar="PATH", help="the job's output.path")
-    parser.add_argument(
-        "--deep", action="store_true", help="read the whole source again too, and count the rows of each shard"
-    )
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("path", metavar="PATH", help="output.path of the job")
+    parser.add_argument("--deep", action="store_true", help="also read the whole source and count its rows")
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    storage = Storage(arguments.path, patient=False)
-    if storage.read(JOB_NAME) is None:
-        msg = f"{storage.uri} holds no output of Varve"
-        raise JobError(msg)
-    finished = read_manifest(storage)
-    large = finished is not None and (finished.file_bytes > _LARGE_BYTES or len(finished.parts) > _MANY_PARTS)
-    checks = _verify_on_ray(arguments) if large or os.environ.get("RAY_ADDRESS") else _verify_here(arguments)
+    storage = open_output(arguments.path)
+    manifest = read_manifest(storage)
+    is_large = manifest is not None and (manifest.file_bytes > _LARGE_BYTES or len(manifest.parts) > _MANY_PARTS)
+    checks = _run_checks(arguments, on_ray=is_large or bool(os.environ.get("RAY_ADDRESS")))
     passed = all(check.passed for check in checks)
     if arguments.json:
         listed = [{"check": check.name, "passed": check.passed, "failures": list(check.failures)} for check in checks]
         print_json({"path": storage.uri, "passed": passed, "checks": listed})
     else:
-        for check in checks:
-            sys.stdout.write(f"  {'ok' if check.passed else 'FAILED':<8} {check.name}\n")
-            sys.stdout.writelines(f"           {told}\n" for told in check.failures[:_SHOWN])
-            if len(check.failures) > _SHOWN:
-                sys.stdout.write(f"           and {len(check.failures) - _SHOWN:,} more\n")
+        sys.stdout.writelines(map(_text, checks))
         sys.stdout.write(f"{'Verified' if passed else 'Not verified'}: {storage.uri}\n")
     return 0 if passed else 1
 
 
-def _verify_here(arguments: argparse.Namespace) -> "list[Check]":
+def _run_checks(arguments: argparse.Namespace, *, on_ray: bool) -> "list[Check]":
     from varve.process_state import silence_datasets, silence_transformers
-    from varve.verification.verify import verify
+    from varve.verification.verify import in_threads, verify
 
     silence_transformers()
     silence_datasets()
-    return verify(arguments.path, deep=arguments.deep, on_part=_show)
+    spread = start_ray_tasks() if on_ray else in_threads
+    return verify(arguments.path, deep=arguments.deep, spread=spread, on_part=_show_progress)
 
 
-def _verify_on_ray(arguments: argparse.Namespace) -> "list[Check]":
-    from varve.cluster.connection import start_ray
-    from varve.config.compute import Compute
-    from varve.engine.ray_tasks import spread
-    from varve.process_state import silence_datasets, silence_transformers
-    from varve.verification.verify import verify
-
-    silence_transformers()
-    silence_datasets()
-    start_ray(Compute())
-    return verify(arguments.path, deep=arguments.deep, spread=spread, on_part=_show)
+def _show_progress(done: int, total: int) -> None:
+    show_progress(f"{done:,} of {total:,} parts checked" if done < total else "")
 
 
-def _show(done: int, of: int) -> None:
-    if sys.stderr.isatty():
-        sys.stderr.write(f"\r\033[K{done:,} of {of:,} parts checked" if done < of else "\r\033[K")
+def _text(check: "Check") -> str:
+    lines = [f"  {'ok' if check.passed else 'FAILED':<8} {check.name}", *check.failures[:_MAX_SHOWN]]
+    if len(check.failures) > _MAX_SHOWN:
+        lines.append(f"and {len(check.failures) - _MAX_SHOWN:,} more")
+    return "\n           ".join(lines) + "\n"

@@ -1,0 +1,79 @@
+"""The summary of a finished run, as `varve embed` and `varve demo` print it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from varve.monitoring.progress_line import clock_time, data_size
+from varve.output.manifest import Manifest
+
+_EVENTS = {
+    "repeats": "repeated sequence(s) encoded once",
+    "overflows": "float16 overflow(s) encoded again in bfloat16",
+    "splits": "pack(s) split to fit memory",
+    "killers": "row(s) that crashed their worker",
+    "lost": "part(s) started again after their worker died",
+}
+
+
+def summary(manifest: Manifest) -> str:
+    """Return a few lines about a run: rows, tokens, output, time, encoder, canary, and how busy each stage was."""
+    encoder = manifest.encoder
+    lines = {
+        "rows": _rows(manifest),
+        "tokens": f"{manifest.num_tokens:,}",
+        "output": _output(manifest),
+        "time": _time(manifest.seconds),
+        "encoder": f"{encoder['device']}, {encoder['dtype']}, {encoder['layout']}" if encoder else "no row was missing",
+        "canary": _canary(manifest.canary),
+    }
+    listed = "".join(f"  {name:<8} {text}\n" for name, text in lines.items())
+    return f"Complete: {manifest.path}\n{listed}{_stages(manifest.stages)}"
+
+
+def _rows(manifest: Manifest) -> str:
+    numbers = {"with an error": manifest.num_errors, "truncated": manifest.num_truncated}
+    numbers |= {event: manifest.counts.get(name, 0) for name, event in _EVENTS.items()}
+    return ", ".join([f"{manifest.num_rows:,}", *(f"{n:,} {what}" for what, n in numbers.items() if n)])
+
+
+def _output(manifest: Manifest) -> str:
+    parts = [f"{len(manifest.parts):,} part(s)", data_size(manifest.file_bytes)]
+    if manifest.storage["retries"]:
+        parts.append(f"{manifest.storage['retries']:,} request(s) retried")
+    if not manifest.storage["create_if_absent"]:
+        parts.append("on a store without conditional writes")
+    return ", ".join(parts)
+
+
+def _time(seconds: Mapping[str, float]) -> str:
+    total = clock_time(sum(seconds[name] for name in ("ray", "imports", "plan", "graph", "check")))
+    if not seconds["first_block"]:
+        return total
+    first_s = seconds["ray"] + seconds["imports"] + seconds["plan"] + seconds["first_block"]
+    return (
+        f"{total}, first rows encoded after {first_s:.0f} s (Ray {seconds['ray']:.1f} s, imports "
+        f"{seconds['imports']:.1f} s, plan {seconds['plan']:.1f} s, replica {seconds['first_replica']:.1f} s)"
+    )
+
+
+def _canary(canary: Mapping[str, Any]) -> str:
+    text = f"{canary['rows']} rows match plain transformers ({_worst(canary['features'])})"
+    computed = canary.get("computed")  # absent in older manifests
+    return f"{text}; Python functions match on single rows ({_worst(computed)})" if computed else text
+
+
+def _worst(features: Mapping[str, Any]) -> str:
+    largest = max((figures["relative"] for figures in features.values()), default=0.0)
+    return f"largest relative difference {largest:.1e}"
+
+
+def _stages(stages: Mapping[str, Any]) -> str:
+    """Return how busy each stage was, as a table."""
+    if not stages:
+        return ""
+    rows = "".join(
+        f"    {name:<9} {stage['busy']:>5.0%} {stage['work_s']:>10,.1f} {stage['at_once']:>9}\n"
+        for name, stage in stages.items()
+        if name != "bottleneck"
+    )
+    return f"  stage        busy  seconds  parallel\n{rows}  bottleneck {stages['bottleneck']}\n"
