@@ -1,4 +1,4 @@
-"""Runs that write, crash, come twice, go on and publish, in any order: each row once, and nothing committed changes."""
+"""Drivers and workers that write, crash, repeat, resume and publish in any order: each row once, no part changes."""
 
 from itertools import count
 
@@ -25,42 +25,42 @@ _outputs = count()
 
 
 def features(rows: Range) -> pa.Table:
-    """What any worker brings for a range: the same bits each time."""
+    """The features of a range; every worker computes the same bits."""
     numbers = range(rows.start, rows.stop)
     content = [[7] * len(numbers), [False] * len(numbers), [None] * len(numbers), [rows.shard] * len(numbers), numbers]
     return pa.table([pa.array(c, f.type) for c, f in zip(content, SCHEMA, strict=True)], schema=SCHEMA)
 
 
 class Runs(RuleBasedStateMachine):
-    """Any number of drivers and workers of one job, none of which knows of the others but by the listing."""
+    """Any number of drivers and workers of one job, which share nothing but the listing."""
 
     @initialize(shard_rows=st.lists(st.integers(0, 12), min_size=1, max_size=3), rows_per_part=st.integers(1, 5))
     def plan(self, shard_rows, rows_per_part):
         self.storage = Storage(f"memory://{next(_outputs)}")
         self.shard_rows, self.rows_per_part = shard_rows, rows_per_part
-        self.work: list[Range] = []  # what workers have in their hands; zombies of dead runs among them
-        self.bytes: dict[str, bytes] = {}  # of every part when it was first seen
+        self.work: list[Range] = []  # assigned to workers, including workers of dead runs
+        self.bytes: dict[str, bytes] = {}  # content of every part when it was first listed
         self.published: bytes | None = None
 
-    def _found(self):
+    def _committed(self):
         return manifest.committed(self.storage)
 
-    def _lacking(self) -> dict[int, Missing]:
-        return manifest.missing(self._found(), len(self.shard_rows), self.rows_per_part, "here")
+    def _missing(self) -> dict[int, Missing]:
+        return manifest.missing(self._committed(), len(self.shard_rows), self.rows_per_part, "here")
 
     @rule()
     def start_a_run(self):
-        """A driver lists, and hands out what is missing; nothing is known of drivers before it."""
-        for shard, lacks in self._lacking().items():
+        """A driver lists the parts and assigns the missing ones; it knows nothing of earlier drivers."""
+        for shard, missing in self._missing().items():
             for start in range(0, self.shard_rows[shard] + 1, self.rows_per_part):
-                if lacks.wants(start):
+                if missing.wants(start):
                     stop = min(start + self.rows_per_part, self.shard_rows[shard])
                     self.work.append(Range(shard, start, stop))
 
     @precondition(lambda self: self.work)
     @rule(data=st.data(), keeps=st.booleans())
     def write(self, data, keeps):
-        """A worker commits; perhaps its task is run a second time later, or its answer was lost."""
+        """A worker commits a part; with `keeps` the task runs again later, as after a lost reply."""
         rows = data.draw(st.sampled_from(self.work))
         part = write_part(self.storage, rows, features(rows), "print")
         assert part.range == rows
@@ -70,18 +70,18 @@ class Runs(RuleBasedStateMachine):
     @precondition(lambda self: self.work)
     @rule()
     def crash(self):
-        """Everything that was under way is gone."""
+        """All assigned work is lost."""
         self.work.clear()
 
     @rule()
     def publish(self):
-        """A driver that finds everything there publishes; one that does not must not."""
-        found = self._found()
-        gaps = manifest.coverage_gaps(found, len(self.shard_rows), self.rows_per_part, self.shard_rows)
-        assert bool(gaps) == bool(self._lacking())
+        """A driver publishes if and only if all parts are committed."""
+        committed = self._committed()
+        gaps = manifest.coverage_gaps(committed, len(self.shard_rows), self.rows_per_part, self.shard_rows)
+        assert bool(gaps) == bool(self._missing())
         if gaps:
             return
-        parts = manifest.read_parts(self.storage, found)
+        parts = manifest.read_parts(self.storage, committed)
         record, first = manifest.publish(self.storage, _manifest(self.storage, parts, str(next(_outputs))))
         content = self.storage.read(manifest.MANIFEST_NAME)
         assert self.published in (None, content)
@@ -96,14 +96,14 @@ class Runs(RuleBasedStateMachine):
     def nothing_committed_changes(self):
         if not hasattr(self, "storage"):
             return
-        for parts in self._found().values():
+        for parts in self._committed().values():
             for rows in parts:
                 content = self.storage.read(part_name(rows))
                 assert content == self.bytes.setdefault(part_name(rows), content)
-        assert self.bytes.keys() <= {part_name(rows) for parts in self._found().values() for rows in parts}
+        assert self.bytes.keys() <= {part_name(rows) for parts in self._committed().values() for rows in parts}
 
     def teardown(self):
-        """However it went: one undisturbed run brings it to its end."""
+        """In any state, one undisturbed run completes the output."""
         self.work.clear()
         self.start_a_run()
         for rows in self.work:

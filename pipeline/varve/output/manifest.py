@@ -1,7 +1,7 @@
-"""What of a run is done, what is missing, and the record of a finished one.
+"""Which parts of a job are committed and which are missing, and the manifest of a finished run.
 
-The listing of parts is the only log. Knows nothing of Ray or models. Invariant: a manifest exists only for a run whose
-parts were proved to cover every row of every shard exactly once; it is written last, once.
+The listing of the parts is the only log of a run. Knows nothing of Ray or models. Invariant: a manifest exists only
+if the parts cover every row of every shard exactly once; it is written last, and once.
 """
 
 import io
@@ -25,16 +25,16 @@ from varve.storage.object_store import Storage
 
 MANIFEST_NAME = "_varve/manifest.json"
 JOB_NAME = "_varve/job.json"  # the job and its resolved plan: the first object that a run writes
-# From here on a listing takes several requests, so it is worth cutting. So many footers are asked for in one go.
+# From this many parts on a listing takes several requests and is split. Footers are also read in batches of this size.
 _MANY_PARTS = 4000
 _LISTINGS = 32
-# A store answers within tens of milliseconds, and a footer takes less than one of ours.
-_FOOTERS_AT_ONCE = 96
+# A request takes tens of milliseconds, decoding a footer less than one.
+_FOOTER_THREADS = 96
 
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """The record of a finished run."""
+    """The record of a finished run, stored as manifest.json."""
 
     path: str
     fingerprint: str
@@ -45,10 +45,10 @@ class Manifest:
     num_errors: int
     num_truncated: int
     file_bytes: int
-    counts: dict[str, int]  # what happened on the way: `encoder.results.Counts`
-    storage: dict[str, Any]  # whether it honours create-if-absent, and requests that were made again
-    seconds: dict[str, float]  # of the phases of the run that published
-    stages: dict[str, Any]  # stage → its work and how busy it was in that run, and the bottleneck in words
+    counts: dict[str, int]  # events, see `encoder.results.Counts`
+    storage: dict[str, Any]  # whether the store supports create-if-absent, and the number of retries
+    seconds: dict[str, float]  # phase of the run that published → duration
+    stages: dict[str, Any]  # stage → work and utilization in the run that published; the bottleneck
     encoder: dict[str, Any]
     canary: dict[str, Any]
     versions: dict[str, str]
@@ -57,41 +57,41 @@ class Manifest:
     parts: PartTable
 
     def encode(self) -> bytes:
-        """The content of manifest.json. Parts are written one by one: as objects they take many times their bytes."""
+        """Return the content of manifest.json; encodes part by part, since objects for all parts need much memory."""
         content = io.BytesIO()
-        content.write(json.dumps({**self._beside_parts(), "parts": []}).removesuffix("]}").encode())
+        content.write(json.dumps({**self._without_parts(), "parts": []}).removesuffix("]}").encode())
         for number, part in enumerate(self.parts):
-            told = part.to_json()
-            del told["fingerprint"]  # that of the manifest
-            content.write(f"{', ' if number else ''}{json.dumps(told)}".encode())
+            record = part.to_json()
+            del record["fingerprint"]  # the same as the manifest's
+            content.write(f"{', ' if number else ''}{json.dumps(record)}".encode())
         content.write(b"]}")
         return content.getvalue()
 
-    def summary(self) -> dict[str, Any]:
-        """Everything but the list of parts and the job."""
-        content = {**self._beside_parts(), "num_parts": len(self.parts)}
-        return {key: content[key] for key in content if key not in {"job", "resolved"}}
-
     @classmethod
     def decode(cls, content: bytes) -> Self:
-        """Back from manifest.json.
+        """Parse the content of manifest.json.
 
         Raises:
-            ValueError, KeyError, TypeError, OverflowError: it is none.
+            ValueError, KeyError, TypeError, OverflowError: the content is not a manifest.
         """
-        told = json.loads(content)
-        parts = ({**part, "fingerprint": told["fingerprint"]} for part in told["parts"])
-        return cls(**{**told, "parts": PartTable.of(map(Part.from_json, parts))})
+        fields = json.loads(content)
+        records = ({**record, "fingerprint": fields["fingerprint"]} for record in fields["parts"])
+        return cls(**{**fields, "parts": PartTable.of(map(Part.from_json, records))})
 
-    def _beside_parts(self) -> dict[str, Any]:
+    def summary(self) -> dict[str, Any]:
+        """All fields without job, resolved and parts, but with the number of parts."""
+        content = {**self._without_parts(), "num_parts": len(self.parts)}
+        return {key: content[key] for key in content if key not in {"job", "resolved"}}
+
+    def _without_parts(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "parts"}
 
 
 def read_manifest(storage: Storage) -> Manifest | None:
-    """The manifest of an output; None while its run has not finished.
+    """Read the manifest of an output; None if its run has not finished.
 
     Raises:
-        RunError: it can't be read.
+        RunError: the manifest cannot be read.
     """
     content = storage.read(MANIFEST_NAME)
     if content is None:
@@ -99,32 +99,32 @@ def read_manifest(storage: Storage) -> Manifest | None:
     try:
         return Manifest.decode(content)
     except (ValueError, KeyError, TypeError, OverflowError) as e:
-        msg = f"{storage.uri}/{MANIFEST_NAME} can't be read by this version of Varve: {type(e).__name__} {e}"
+        msg = f"{storage.uri}/{MANIFEST_NAME} cannot be read by this version of Varve: {type(e).__name__} {e}"
         raise RunError(msg) from e
 
 
 def publish(storage: Storage, manifest: Manifest) -> tuple[Manifest, bool]:
-    """Write the manifest: (what is published now, whether it is this one and not that of another driver)."""
+    """Write the manifest; returns (the published one, whether it is this one or that of another driver)."""
     if storage.create(MANIFEST_NAME, manifest.encode()):
         return manifest, True
     return read_manifest(storage) or manifest, False
 
 
 def committed(storage: Storage, splits: Sequence[str] = ()) -> dict[int, dict[Range, int]]:
-    """shard → {range: bytes of its part}, from the listing.
+    """List the committed parts: shard → {range: bytes of the file}.
 
     Args:
         storage: of the output.
         splits: see `splits`.
     """
-    found: dict[int, dict[Range, int]] = defaultdict(dict)
+    parts: dict[int, dict[Range, int]] = defaultdict(dict)
     for part, size in part_file.list_ranges(storage, splits):
-        found[part.shard][part] = size
-    return dict(found)
+        parts[part.shard][part] = size
+    return dict(parts)
 
 
 def splits(num_shards: int, rows_per_part: int, shard_rows: Sequence[int] | None) -> list[str]:
-    """Names that cut the listing of a large output into about equal pieces, so that it is fetched in parallel."""
+    """Return names that split the listing of a large output into about equal pieces, to be fetched in parallel."""
     cells = np.ones(num_shards, np.int64) if shard_rows is None else np.array(shard_rows, np.int64) // rows_per_part + 1
     ends = np.cumsum(cells)
     if not num_shards or ends[-1] < _MANY_PARTS:
@@ -132,61 +132,70 @@ def splits(num_shards: int, rows_per_part: int, shard_rows: Sequence[int] | None
     cuts = np.linspace(0, ends[-1], _LISTINGS + 1)[1:-1].astype(np.int64)
     shards = np.searchsorted(ends, cuts, side="right")
     starts = (cuts - (ends[shards] - cells[shards])) * rows_per_part
-    return sorted({part_file.name_before(int(shard), int(start)) for shard, start in zip(shards, starts, strict=True)})
+    return sorted({part_file.name_prefix(int(shard), int(start)) for shard, start in zip(shards, starts, strict=True)})
 
 
-def missing(
-    found: Mapping[int, Iterable[Range]], num_shards: int, rows_per_part: int, where: str
-) -> dict[int, Missing]:
-    """shard → what it lacks, for the shards that lack anything.
+def missing(parts: Mapping[int, Iterable[Range]], num_shards: int, rows_per_part: int, uri: str) -> dict[int, Missing]:
+    """Return shard → missing cells, for the incomplete shards.
+
+    Args:
+        parts: shard → committed ranges.
+        num_shards: of the source.
+        rows_per_part: of the job.
+        uri: of the output, for messages.
 
     Raises:
         RunError: a part does not belong to this job.
     """
-    lacking: dict[int, Missing] = {}
+    incomplete: dict[int, Missing] = {}
     for shard in range(num_shards):
         try:
-            lacks = ranges.missing(found.get(shard, ()), rows_per_part)
+            cells = ranges.missing(parts.get(shard, ()), rows_per_part)
         except ValueError as e:
-            msg = f"{where}/data: shard {shard}: {e}. Move the strange part away"
+            msg = f"{uri}/data: shard {shard}: {e}. Move this part to another folder"
             raise RunError(msg) from e
-        if not lacks.is_empty:
-            lacking[shard] = lacks
-    return lacking
+        if not cells.is_empty:
+            incomplete[shard] = cells
+    return incomplete
 
 
 def coverage_gaps(
-    found: Mapping[int, Iterable[Range]], num_shards: int, rows_per_part: int, shard_rows: Sequence[int] | None
+    parts: Mapping[int, Iterable[Range]], num_shards: int, rows_per_part: int, shard_rows: Sequence[int] | None
 ) -> list[str]:
-    """What keeps the parts from covering every row of every shard exactly once, in words; empty is the proof."""
-    told = [f"shard {shard} is not in the source" for shard in sorted(found) if shard >= num_shards]
+    """Describe why the parts do not cover every row of every shard exactly once; an empty list proves that they do."""
+    failures = [f"shard {shard} is not in the source" for shard in sorted(parts) if shard >= num_shards]
     for shard in range(num_shards):
-        parts = list(found.get(shard, ()))
-        ends = [part for part in parts if part.is_last(rows_per_part)]
-        gaps = ranges.gaps(parts, None if shard_rows is None else shard_rows[shard])
-        if len(ends) != 1:
-            gaps.append(f"{len(ends)} parts end the shard, expected 1")
-        told += [f"shard {shard}: {gap}" for gap in gaps]
-    return told
+        of_shard = list(parts.get(shard, ()))
+        num_ends = sum(part.is_last(rows_per_part) for part in of_shard)
+        gaps = ranges.gaps(of_shard, None if shard_rows is None else shard_rows[shard])
+        if num_ends != 1:
+            gaps.append(f"{num_ends} parts end the shard, expected 1")
+        failures += [f"shard {shard}: {gap}" for gap in gaps]
+    return failures
 
 
-def read_parts(storage: Storage, found: Mapping[int, Mapping[Range, int]], known: Iterable[Part] = ()) -> PartTable:
-    """What every committed part records, in order; footers are read for those not `known`, in parallel.
+def read_parts(storage: Storage, parts: Mapping[int, Mapping[Range, int]], known: Iterable[Part] = ()) -> PartTable:
+    """Return the records of all committed parts, sorted by shard and row.
+
+    Args:
+        storage: of the output.
+        parts: the committed parts, see `committed`.
+        known: records of parts whose footers need not be read.
 
     Raises:
-        RunError: a footer can't be read.
+        RunError: a footer cannot be read.
     """
-    return PartTable.of(_records(storage, found, known)).in_order()
+    return PartTable.of(_records(storage, parts, known)).in_order()
 
 
-def _records(storage: Storage, found: Mapping[int, Mapping[Range, int]], known: Iterable[Part]) -> Iterator[Part]:
-    """Each committed part once, those that are known first."""
-    unread = {rows: size for sizes in found.values() for rows, size in sizes.items()}
+def _records(storage: Storage, parts: Mapping[int, Mapping[Range, int]], known: Iterable[Part]) -> Iterator[Part]:
+    """Yield each committed part once, known parts first; the footers of the others are read in parallel."""
+    unread = {rows: size for sizes in parts.values() for rows, size in sizes.items()}
     for part in known:
         if unread.pop(part.range, None) is not None:
             yield part
-    left = iter(unread.items())
-    with ThreadPoolExecutor(max_workers=_FOOTERS_AT_ONCE) as threads:
-        # Not all in one go: what waits to be read, and what is read and not yet taken, are objects.
-        while entries := list(islice(left, _MANY_PARTS)):
-            yield from threads.map(lambda entry: part_file.read_part(storage, *entry), entries)
+    remaining = iter(unread.items())
+    with ThreadPoolExecutor(_FOOTER_THREADS) as threads:
+        # In batches: futures and records of all parts at once would need much memory.
+        while batch := list(islice(remaining, _MANY_PARTS)):
+            yield from threads.map(lambda entry: part_file.read_part(storage, *entry), batch)

@@ -1,8 +1,8 @@
-"""A table of features → the Parquet file of one part, created once.
+"""Encodes the features of a range of rows as the Parquet file of one part, and reads its record back.
 
-Knows nothing of models or Ray. Invariants: a part holds exactly the rows that its name says; its footer records what a
-finished run must know of it (rows, tokens, errors, and a hash of its data), so that nothing else needs to be kept while
-the run goes on; a hash of the footer joins the record once the footer is there.
+Knows nothing of models or Ray. Invariants: a part holds exactly the rows that its name gives; its footer records what
+the manifest needs (rows, tokens, errors, a hash of the data), so a run keeps no other state. The hash of the footer
+itself is computed when the file is written or read.
 """
 
 import hashlib
@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from varve.errors import RunError, one_line
+from varve.output.schema import METADATA_KEY
 from varve.ranges import Range
 from varve.storage.object_store import Storage
 
@@ -26,14 +27,14 @@ PART_KEY = b"varve.part"
 DATA_PREFIX = "data"
 
 _NAME = re.compile(r"data/part-(\d{5,})-(\d{12})-(\d{12})\.parquet")
-# A footer is read in one request if it fits; that of a part with a hundred columns has about 60 kB.
+# One request reads a footer of up to this size; the footer of a part with a hundred columns has about 60 kB.
 _TAIL_BYTES = 64 * 1024
 _MAGIC_BYTES = 8  # footer length and "PAR1"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """A committed part: its range and what its footer records."""
+    """The record of a committed part: its range and the content of its footer."""
 
     shard: int
     start: int
@@ -42,13 +43,13 @@ class Part:
     num_tokens: int
     num_errors: int
     num_truncated: int
-    shortest: tuple[int, int] | None  # (row, tokens) of the text with fewest tokens; None without an encoded row
+    shortest: tuple[int, int] | None  # (row, tokens) of the text with fewest tokens; None if all rows have errors
     longest: tuple[int, int] | None
-    data_bytes: int  # bytes before the footer
-    data_sha256: str  # of those bytes
-    file_bytes: int = 0  # of the whole file, as the store lists it
-    footer_sha256: str | None = None  # of what follows the data, which can't say it; None in records of older versions
-    counts: dict[str, int] = field(default_factory=dict)  # texts encoded with their likes, redone, packs split
+    data_bytes: int  # size of the file without its footer
+    data_sha256: str  # of these bytes
+    file_bytes: int = 0  # size of the whole file
+    footer_sha256: str | None = None  # not in the footer itself; None in manifests of older versions
+    counts: dict[str, int] = field(default_factory=dict)  # events, see `encoder.results.Counts`
 
     @property
     def range(self) -> Range:
@@ -61,40 +62,40 @@ class Part:
         return part_name(self.range)
 
     def to_json(self) -> dict[str, Any]:
-        """For a footer and the manifest."""
+        """Return the fields, for a footer or the manifest."""
         return {each.name: getattr(self, each.name) for each in fields(self)}
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> Self:
-        """Back from the manifest or a footer."""
+        """Make a part from fields that `to_json` returned."""
         pairs = {key: tuple(content[key]) if content[key] else None for key in ("shortest", "longest")}
         return cls(**{**content, **pairs})
 
 
 def part_name(rows: Range) -> str:
     """data/part-SSSSS-FFFFFFFFFFFF-LLLLLLLLLLLL.parquet: shard, first row, last row + 1."""
-    return f"{name_before(rows.shard, rows.start)}-{rows.stop:012d}.parquet"
+    return f"{name_prefix(rows.shard, rows.start)}-{rows.stop:012d}.parquet"
 
 
-def name_before(shard: int, start: int) -> str:
-    """A string that sorts before the names of the parts of a shard from a row on."""
+def name_prefix(shard: int, start: int) -> str:
+    """The beginning of the name of the part that starts at this row; sorts before the names of all later parts."""
     return f"{DATA_PREFIX}/part-{shard:05d}-{start:012d}"
 
 
 def list_ranges(storage: Storage, splits: Sequence[str] = ()) -> Iterator[tuple[Range, int]]:
-    """(range, bytes) of every committed part of an output; other objects are passed over.
+    """Yield (range, bytes) of every committed part of an output; other objects are skipped.
 
     Args:
         storage: of the output.
-        splits: names at which the listing may be cut, to be fetched in parallel.
+        splits: names at which the listing is split, to be fetched in parallel.
     """
-    for found in storage.list(DATA_PREFIX, splits):
-        if rows := parse_name(found.name):
-            yield rows, found.size
+    for entry in storage.list(DATA_PREFIX, splits):
+        if rows := parse_name(entry.name):
+            yield rows, entry.size
 
 
 def parse_name(name: str) -> Range | None:
-    """The rows that a part's name says; None where it is no part's."""
+    """Return the rows that the name of a part gives; None for other names."""
     match = _NAME.fullmatch(name)
     return Range(*map(int, match.groups())) if match else None
 
@@ -106,22 +107,22 @@ def write_part(
     fingerprint: str,
     counts: dict[str, int] | None = None,
 ) -> Part:
-    """Commit a part, or find that it is committed already.
+    """Commit a part, unless it is committed already.
 
     Returns:
-        The part that is committed now: this one, or the one of another worker of the same job that was first.
+        The committed part: this one, or that of another worker of the same job that was first.
 
     Raises:
-        RunError: the store failed, or another job's part has this name.
+        RunError: the store failed, or a part of another job has this name.
     """
     part, content = encode_part(rows, table, fingerprint, counts)
     if storage.create(part.name, content):
         return part
-    there = read_part(storage, rows)
-    if there.fingerprint != fingerprint:
+    existing = read_part(storage, rows)
+    if existing.fingerprint != fingerprint:
         msg = f"{storage.uri}/{part.name} was written by another job. Choose another output.path"
         raise RunError(msg)
-    return there
+    return existing
 
 
 def encode_part(
@@ -130,24 +131,25 @@ def encode_part(
     fingerprint: str,
     counts: dict[str, int] | None = None,
 ) -> tuple[Part, bytes]:
-    """The Parquet file of a part. Vectors: byte stream split for float32, no dictionary, no statistics; zstd 1.
+    """Encode a table as Parquet; returns (the part's record, content of the file).
 
-    Single values, kept or computed, have dictionary and statistics, which readers filter by.
+    Vectors have no dictionary and no statistics, float32 and float64 vectors are byte-stream-split. Other columns have
+    dictionaries and statistics, for readers that filter by them. Compression is zstd, level 1.
     """
-    plain, split = _feature_leaves(table.schema)
-    leaves = _leaves(table.schema)
+    vectors, split = _vector_leaves(table.schema)
+    others = [leaf for leaf in _leaves(table.schema) if leaf not in vectors]
     buffer = io.BytesIO()
     with pq.ParquetWriter(
         buffer,
         table.schema,
         compression="zstd",
         compression_level=1,
-        use_dictionary=[leaf for leaf in leaves if leaf not in plain],  # pyright: ignore[reportArgumentType]
-        write_statistics=[leaf for leaf in leaves if leaf not in plain],  # pyright: ignore[reportArgumentType]
+        use_dictionary=others,  # pyright: ignore[reportArgumentType]
+        write_statistics=others,  # pyright: ignore[reportArgumentType]
         column_encoding=dict.fromkeys(split, "BYTE_STREAM_SPLIT"),
     ) as writer:
         writer.write_table(table)
-        # All pages are in the buffer now and the footer is not: their hash can stand in the footer.
+        # The buffer now holds all pages but no footer, so the footer can record their hash.
         data = buffer.getbuffer()
         part = Part(
             shard=rows.shard,
@@ -157,19 +159,24 @@ def encode_part(
             data_bytes=len(data),
             data_sha256=hashlib.sha256(data).hexdigest(),
             counts=counts or {},
-            **_counts(table),
+            **_row_counts(table),
         )
         data.release()
         writer.add_key_value_metadata({PART_KEY: json.dumps(part.to_json())})
     content = buffer.getvalue()
-    return _with_file(part, content, len(content)), content
+    return _add_file_fields(part, content, len(content)), content
 
 
 def read_part(storage: Storage, rows: Range, file_bytes: int | None = None) -> Part:
-    """What a committed part records in its footer.
+    """Read the record of a committed part from its footer.
+
+    Args:
+        storage: of the output.
+        rows: of the part.
+        file_bytes: size of the file; if None, the whole file is read.
 
     Raises:
-        RunError: the part is gone, or its footer can't be read.
+        RunError: the part is gone, or its footer cannot be read.
     """
     footer, tail = read_footer(storage, part_name(rows), file_bytes)
     try:
@@ -177,17 +184,17 @@ def read_part(storage: Storage, rows: Range, file_bytes: int | None = None) -> P
     except (KeyError, TypeError, ValueError) as e:
         msg = f"{storage.uri}/{part_name(rows)} does not have the footer of a part: {type(e).__name__} {e}"
         raise RunError(msg) from e
-    return _with_file(part, tail, file_bytes or len(tail))
+    return _add_file_fields(part, tail, file_bytes or len(tail))
 
 
-def _with_file(part: Part, tail: bytes, file_bytes: int) -> Part:
-    """A part's record with what it can't say of itself, from the last bytes of its file."""
+def _add_file_fields(part: Part, tail: bytes, file_bytes: int) -> Part:
+    """Add the fields that the footer cannot contain, given the last bytes of the file."""
     footer = tail[part.data_bytes - file_bytes :]
     return replace(part, file_bytes=file_bytes, footer_sha256=hashlib.sha256(footer).hexdigest())
 
 
 def read_footer(storage: Storage, name: str, file_bytes: int | None = None) -> tuple[pq.FileMetaData, bytes]:
-    """(footer, last bytes of the file) of a Parquet object; where its size is known, without reading its data.
+    """Read (footer, last bytes of the file) of a Parquet object; if its size is given, without its data.
 
     Raises:
         RunError: the object is gone or is not Parquet.
@@ -203,17 +210,18 @@ def read_footer(storage: Storage, name: str, file_bytes: int | None = None) -> t
     try:
         return pq.read_metadata(pa.BufferReader(tail)), tail
     except (pa.ArrowException, OSError) as e:
-        msg = f"{storage.uri}/{name} is not a whole Parquet file: {one_line(e)}"
+        msg = f"{storage.uri}/{name} is not a complete Parquet file: {one_line(e)}"
         raise RunError(msg) from e
 
 
-def _counts(table: pa.Table) -> dict[str, Any]:
+def _row_counts(table: pa.Table) -> dict[str, Any]:
+    """The fields of `Part` that are computed from its rows."""
     tokens = table["num_tokens"].combine_chunks()
     counts = tokens.fill_null(0).to_numpy(zero_copy_only=False)
     rows = table["row"].to_numpy()
-    good = np.flatnonzero(tokens.is_valid().to_numpy(zero_copy_only=False))
-    ends = [int(good[pick(counts[good])]) for pick in (np.argmin, np.argmax)] if len(good) else []
-    shortest, longest = [(int(rows[at]), int(counts[at])) for at in ends] or (None, None)
+    encoded = np.flatnonzero(tokens.is_valid().to_numpy(zero_copy_only=False))
+    extremes = [int(encoded[pick(counts[encoded])]) for pick in (np.argmin, np.argmax)] if len(encoded) else []
+    shortest, longest = [(int(rows[at]), int(counts[at])) for at in extremes] or (None, None)
     return {
         "num_tokens": int(counts.sum(dtype=np.int64)),
         "num_errors": len(table) - table["error"].null_count,
@@ -232,12 +240,12 @@ def _leaves(schema: pa.Schema) -> list[str]:
     return [footer.schema.column(index).path for index in range(footer.num_columns)]
 
 
-def _feature_leaves(schema: pa.Schema) -> tuple[set[str], list[str]]:
-    """(leaves of vector columns, those of them that hold float32 or float64).
+def _vector_leaves(schema: pa.Schema) -> tuple[set[str], list[str]]:
+    """(leaves of vector columns, those to be byte-stream-split: float32 and float64).
 
-    Byte stream split stays away from float16: DuckDB and polars have releases that can't read it there.
+    float16 is not split: some releases of DuckDB and polars cannot read it then.
     """
-    described = json.loads((schema.metadata or {}).get(b"varve", b"{}"))
+    described = json.loads((schema.metadata or {}).get(METADATA_KEY, b"{}"))
     dtypes = {column["name"]: column["dtype"] for column in described.get("columns", ())}
     computed = ((column["name"], column["type"].partition("[")) for column in described.get("computed", ()))
     dtypes |= {name: dtype for name, (dtype, is_vector, _) in computed if is_vector}

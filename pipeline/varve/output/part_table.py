@@ -1,8 +1,7 @@
-"""The records of a run's parts, as Arrow columns.
+"""A sequence of part records, held as Arrow columns: about a sixth of the memory of `Part` objects.
 
-A record takes about a sixth of what it takes as an object. Knows nothing of storage, manifests or Ray. Invariants: what
-comes out is what went in, in its order; nothing is changed once it is made; no more than some thousands of records are
-objects at the same time, however many there are.
+Knows nothing of storage, manifests or Ray. Invariants: records come back unchanged and in the same order; a table is
+immutable; at most `_BATCH_PARTS` records exist as objects at the same time.
 """
 
 import json
@@ -16,17 +15,16 @@ import pyarrow as pa
 
 from varve.output.part_file import Part
 
-# A column of a batch takes some hundred bytes beside its values: nothing that shows for so many parts.
-_PARTS_A_BATCH = 4096
+_BATCH_PARTS = 4096  # large enough that the ~100 bytes of overhead per column and batch do not matter
 _PAIR = pa.list_(pa.int64(), 2)
-_ALIKE = pa.dictionary(pa.int32(), pa.string())  # texts of which parts share few
+_REPEATED_TEXT = pa.dictionary(pa.int32(), pa.string())  # few distinct values
 # The fields of `Part`.
 _SCHEMA = pa.schema(
     {
         "shard": pa.int32(),
         "start": pa.int64(),
         "stop": pa.int64(),
-        "fingerprint": _ALIKE,
+        "fingerprint": _REPEATED_TEXT,
         "num_tokens": pa.int64(),
         "num_errors": pa.int64(),
         "num_truncated": pa.int64(),
@@ -36,40 +34,41 @@ _SCHEMA = pa.schema(
         "data_sha256": pa.binary(32),
         "file_bytes": pa.int64(),
         "footer_sha256": pa.binary(32),
-        "counts": _ALIKE,  # as JSON
+        "counts": _REPEATED_TEXT,  # as JSON
     }
 )
 _DIGESTS = ("data_sha256", "footer_sha256")
-# Texts become objects much faster than the values of a dictionary.
-_PLAIN = pa.schema([field.with_type(pa.string()) if field.type == _ALIKE else field for field in _SCHEMA])
+# Strings are converted to Python objects much faster than dictionary values.
+_DECODED = pa.schema([field.with_type(pa.string()) if field.type == _REPEATED_TEXT else field for field in _SCHEMA])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class PartTable(Sequence[Part]):  # noqa: PLW1641 (its use as a key would read all of it)
-    """A sequence of parts. A `Part` is made anew each time that it is asked for.
+class PartTable(Sequence[Part]):  # noqa: PLW1641 (not hashable: a hash would need all records)
+    """An immutable sequence of parts; each access makes a new `Part`.
 
     Attributes:
-        columns: (P,) the fields of P parts, numbers as int64 but for shard (int32), hashes as 32 bytes.
+        columns: one row per part, one column per field of `Part`: numbers as int64 (shard as int32), SHA-256 as 32
+            bytes.
     """
 
     columns: pa.Table
 
     @classmethod
     def of(cls, parts: Iterable[Part]) -> Self:
-        """Take parts as they come; none is held as an object for long.
+        """Make a table from parts, which are consumed in batches.
 
         Raises:
-            ValueError, TypeError, OverflowError: a field holds what no part has there.
+            ValueError, TypeError, OverflowError: a field has a value that a part cannot have.
         """
-        left = iter(parts)
-        batches = iter(lambda: list(islice(left, _PARTS_A_BATCH)), [])
+        remaining = iter(parts)
+        batches = iter(lambda: list(islice(remaining, _BATCH_PARTS)), [])
         return cls(pa.Table.from_batches(map(_encode, batches), _SCHEMA))
 
     def __len__(self) -> int:
         return self.columns.num_rows
 
     def __iter__(self) -> Iterator[Part]:
-        for batch in self.columns.to_batches(_PARTS_A_BATCH):
+        for batch in self.columns.to_batches(_BATCH_PARTS):
             yield from _decode(batch)
 
     @overload
@@ -79,19 +78,19 @@ class PartTable(Sequence[Part]):  # noqa: PLW1641 (its use as a key would read a
     def __getitem__(self, at: slice) -> "PartTable": ...
 
     def __getitem__(self, at: int | slice) -> "Part | PartTable":
-        found = range(len(self))[at]
-        if isinstance(found, range):
-            return PartTable(self.columns.take(pa.array(found, pa.int64())))
-        return next(iter(PartTable(self.columns.slice(found, 1))))
+        selected = range(len(self))[at]
+        if isinstance(selected, range):
+            return PartTable(self.columns.take(pa.array(selected, pa.int64())))
+        return next(iter(PartTable(self.columns.slice(selected, 1))))
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, PartTable):
             return NotImplemented
-        # Not as columns: a dictionary may have the same values in another order.
+        # Columns cannot be compared: their dictionaries may list the same values in another order.
         return len(self) == len(other) and all(one == another for one, another in zip(self, other, strict=True))
 
     def in_order(self) -> "PartTable":
-        """The same parts by shard and row."""
+        """The same parts, sorted by shard and row."""
         return PartTable(self.columns.sort_by([(name, "ascending") for name in ("shard", "start", "stop")]))
 
     @property
@@ -116,15 +115,15 @@ class PartTable(Sequence[Part]):  # noqa: PLW1641 (its use as a key would read a
 
     @property
     def file_bytes(self) -> int:
-        """Bytes of all files."""
+        """Size of all files."""
         return self._sum("file_bytes")
 
     @property
     def counts(self) -> dict[str, int]:
-        """What happened to all parts together."""
+        """Events of all parts: name → sum."""
         sums: Counter[str] = Counter()
-        for alike in self.columns["counts"].value_counts().to_pylist():
-            sums.update({name: alike["counts"] * count for name, count in json.loads(alike["values"]).items()})
+        for distinct in self.columns["counts"].value_counts().to_pylist():
+            sums.update({name: distinct["counts"] * count for name, count in json.loads(distinct["values"]).items()})
         return dict(sums)
 
     def _sum(self, name: str) -> int:
@@ -140,7 +139,7 @@ def _encode(parts: Sequence[Part]) -> pa.RecordBatch:
 
 
 def _decode(batch: pa.RecordBatch) -> Iterator[Part]:
-    columns = batch.cast(_PLAIN).to_pydict()
+    columns = batch.cast(_DECODED).to_pydict()
     for name in ("shortest", "longest"):
         columns[name] = [pair and tuple(pair) for pair in columns[name]]
     for name in _DIGESTS:

@@ -1,6 +1,6 @@
-"""The output's columns as Arrow: their types, their metadata, and arrays made from the encoder's without a copy.
+"""The Arrow schema of the output: types, metadata, and arrays made from the encoder's results without a copy.
 
-The only place that decides how a feature looks to a reader. Invariants: plain types only (fixed-size lists, lists, no
+Defines how features are stored; `vectors.py` decodes them. Invariants: plain types only (fixed-size lists and lists, no
 extension types), so no reader needs Varve; a row that could not be encoded has null features and its reason in `error`.
 """
 
@@ -40,14 +40,14 @@ def output_schema(
 
     Args:
         plan: the features.
-        kept: columns carried through.
-        pairs: texts are sentence pairs, so token columns say which text a token is of.
+        kept: source columns that are copied to the output.
+        pairs: texts are sentence pairs, so `sequence_ids` gives the text of each token.
         computed: columns of the user's functions.
-        metadata: stands in the schema as JSON under the key `varve`, with the definition of each feature column, and
-            under "computed" that of each computed one.
+        metadata: stored as JSON under the key `varve`, with the definitions of the feature columns as "columns" and
+            of the computed columns as "computed".
     """
     fields = [kept.field(name) for name in kept.names]
-    fields += [pa.field(name, kind) for name, kind in _feature_types(plan, pairs=pairs).items()]
+    fields += [pa.field(name, arrow_type) for name, arrow_type in _feature_types(plan, pairs=pairs).items()]
     fields += [pa.field(column.name, column.type) for column in computed]
     described = {**(metadata or {}), "columns": [describe(column) for column in plan.columns]}
     if computed:
@@ -56,7 +56,7 @@ def output_schema(
 
 
 def describe(column: Column) -> dict[str, Any]:
-    """A feature column in the words of the job file."""
+    """The definition of a feature column as JSON."""
     return {name: getattr(column, name) for name in Column.__slots__} | {"layers": list(column.layers)}
 
 
@@ -84,7 +84,7 @@ def _describe_computed(column: ComputedColumn) -> dict[str, Any]:
 
 
 def vector_length(column: Column) -> int:
-    """Stored values of one vector: its dimensions, or bytes of eight for binary."""
+    """Number of stored values of one vector: its dimensions; for binary bytes of 8 dimensions each."""
     return -(-column.width // 8) if column.dtype == "binary" else column.width
 
 
@@ -107,22 +107,23 @@ def _feature_types(plan: FeaturePlan, *, pairs: bool) -> dict[str, pa.DataType]:
 
 
 def feature_arrays(plan: FeaturePlan, columns: Columns, good: NDArray[np.bool_], *, pairs: bool) -> dict[str, pa.Array]:
-    """The encoder's columns as Arrow arrays of all rows.
+    """Arrow arrays of R rows from the encoder's columns.
 
     Args:
         plan: the features.
-        columns: of the rows that could be encoded.
-        good: (R,) which rows those are.
+        columns: of the rows that were encoded.
+        good: (R,) whether a row was encoded; the other rows become null.
         pairs: see `output_schema`.
     """
-    types = _feature_types(plan, pairs=pairs)
-    return {name: _array(columns[name], types[name], good) for name in types}
+    return {
+        name: _array(columns[name], arrow_type, good) for name, arrow_type in _feature_types(plan, pairs=pairs).items()
+    }
 
 
 def row_arrays(
     columns: Columns, good: NDArray[np.bool_], errors: pa.Array, *, shard: int, start: int
 ) -> dict[str, pa.Array]:
-    """num_tokens, truncated, error, shard, row; `start` is the number of the first row."""
+    """The columns num_tokens, truncated, error, shard and row; `start` is the first row."""
     rows = len(good)
     return {
         "num_tokens": _array(columns["num_tokens"], pa.int32(), good),
@@ -133,21 +134,27 @@ def row_arrays(
     }
 
 
-def _array(values: NDArray | Ragged, kind: pa.DataType, good: NDArray[np.bool_]) -> pa.Array:
-    """An Arrow array over the encoder's buffers; only where rows are missing are they copied to make room."""
+def _array(values: NDArray | Ragged, arrow_type: pa.DataType, good: NDArray[np.bool_]) -> pa.Array:
+    """An Arrow array over the encoder's buffers, which are copied only if some rows were not encoded."""
     missing = None if good.all() else pa.array(~good)
     if isinstance(values, Ragged):
-        lengths = np.zeros(len(good), np.int64)
-        lengths[good] = np.diff(values.offsets)
-        offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
-        child = _array(values.values, kind.value_type, np.ones(len(values.values), np.bool_))
-        if pa.types.is_large_list(kind):
-            return pa.LargeListArray.from_arrays(pa.array(offsets), child, type=kind, mask=missing)
-        return pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), child, type=kind, mask=missing)
+        return _list_array(values, arrow_type, good, missing)
     if missing is not None:
-        spread = np.zeros((len(good), *values.shape[1:]), values.dtype)
-        spread[good] = values
-        values = spread
-    if pa.types.is_fixed_size_list(kind):
-        return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), type=kind, mask=missing)
-    return pa.array(values, kind, mask=None if missing is None else ~good)
+        padded = np.zeros((len(good), *values.shape[1:]), values.dtype)
+        padded[good] = values
+        values = padded
+    if pa.types.is_fixed_size_list(arrow_type):
+        return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), type=arrow_type, mask=missing)
+    return pa.array(values, arrow_type, mask=None if missing is None else ~good)
+
+
+def _list_array(
+    values: Ragged, arrow_type: pa.DataType, good: NDArray[np.bool_], missing: pa.BooleanArray | None
+) -> pa.Array:
+    lengths = np.zeros(len(good), np.int64)
+    lengths[good] = np.diff(values.offsets)
+    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+    child = _array(values.values, arrow_type.value_type, np.ones(len(values.values), np.bool_))
+    if pa.types.is_large_list(arrow_type):
+        return pa.LargeListArray.from_arrays(pa.array(offsets), child, type=arrow_type, mask=missing)
+    return pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), child, type=arrow_type, mask=missing)

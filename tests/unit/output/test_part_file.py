@@ -34,7 +34,7 @@ def table(start: int = 10, rows: int = 4) -> pa.Table:
     return pa.table({name: pa.array(column, SCHEMA.field(name).type) for name, column in columns.items()}, SCHEMA)
 
 
-def test_part_is_read_back_as_it_was_written_and_its_footer_counts_it(tmp_path):
+def test_written_part_is_read_back_and_its_footer_records_its_counts(tmp_path):
     storage = Storage(str(tmp_path))
     part = write_part(storage, ROWS, table(), "print")
     content = (tmp_path / "data/part-00003-000000000010-000000000014.parquet").read_bytes()
@@ -56,7 +56,7 @@ def test_features_are_stored_without_dictionary_and_statistics():
     assert columns["row"].statistics.min == 10
 
 
-def test_part_of_error_rows_alone_has_no_shortest_text():
+def test_part_with_only_error_rows_has_no_shortest_text():
     only_errors = table().filter(pa.array([False, True, False, False]))
     part, _ = encode_part(Range(3, 11, 12), only_errors, "print")
     assert (part.num_errors, part.shortest, part.longest) == (1, None, None)
@@ -68,7 +68,7 @@ def test_empty_part_that_ends_a_shard_is_valid(tmp_path):
     assert pq.read_table(tmp_path / part_name(Range(0, 8, 8))).schema.names == SCHEMA.names
 
 
-def test_second_writer_gets_the_part_of_the_first(tmp_path):
+def test_second_writer_gets_the_first_writers_part(tmp_path):
     storage = Storage(str(tmp_path))
     first = write_part(storage, ROWS, table(), "print")
     second = write_part(storage, ROWS, table(), "print")
@@ -83,14 +83,14 @@ def test_part_of_another_job_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1", b"not parquet at all, but long enough"])
-def test_file_that_is_no_part_is_told_by_its_name(tmp_path, content):
+def test_error_for_a_file_that_is_not_a_part_names_the_file(tmp_path, content):
     storage = Storage(str(tmp_path))
     storage.create(part_name(ROWS), content)
     with pytest.raises(RunError, match="part-00003"):
         read_part(storage, ROWS, len(content) or None)
 
 
-def test_other_objects_in_the_folder_are_passed_over(tmp_path):
+def test_other_objects_in_the_folder_are_skipped(tmp_path):
     storage = Storage(str(tmp_path))
     for name in ("data/part-1-2-3.parquet", "data/notes.txt", "data/part-00000-000000000000-000000000004.parquet.tmp"):
         storage.create(name, b"x")

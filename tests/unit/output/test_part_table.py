@@ -1,4 +1,4 @@
-"""PartTable as columns: what comes out is what went in, whatever it is, for a few bytes each."""
+"""PartTable: records of any content come back unchanged, and take little memory; the manifest as JSON."""
 
 import json
 import pickle
@@ -47,7 +47,7 @@ SCHEMA = pa.schema(
 
 
 def part(number: int, **changes) -> Part:
-    """A part as runs have them: parts of 1000 rows, ten to a shard."""
+    """A typical part: 1000 rows, ten parts per shard."""
     shard, start = number // 10, number % 10 * 1000
     content = {
         "shard": shard, "start": start, "stop": start + 1000, "fingerprint": "f" * 64, "num_tokens": 120_000 + number,
@@ -73,7 +73,7 @@ def test_every_field_of_a_part_has_a_column():
 
 @settings(deadline=None)
 @given(st.lists(records, max_size=20))
-def test_parts_of_any_content_come_out_as_they_went_in(given_parts):
+def test_parts_of_any_content_come_back_unchanged(given_parts):
     parts = PartTable.of(given_parts)
     assert list(parts) == given_parts
     assert [list(one.counts) for one in parts] == [list(one.counts) for one in given_parts]
@@ -94,18 +94,18 @@ def test_totals_of_parts_are_sums_over_them(given_parts):
 
 @settings(deadline=None)
 @given(st.lists(records, max_size=20))
-def test_parts_in_order_are_sorted_by_their_ranges(given_parts):
-    found = [one.range for one in PartTable.of(given_parts).in_order()]
-    assert found == sorted(one.range for one in given_parts)
+def test_in_order_sorts_by_range(given_parts):
+    ranges = [one.range for one in PartTable.of(given_parts).in_order()]
+    assert ranges == sorted(one.range for one in given_parts)
 
 
 @pytest.mark.parametrize("cut", [slice(1, 3), slice(None), slice(-2, None), slice(None, None, -3), slice(5, 2)])
-def test_slice_of_parts_is_that_of_a_list(cut):
+def test_slices_work_as_for_a_list(cut):
     given_parts = [part(number, fingerprint=str(number % 3)) for number in range(10_000)]
     assert list(PartTable.of(given_parts)[cut]) == given_parts[cut]
 
 
-def test_position_counts_from_the_end_and_beyond_it_there_is_none():
+def test_negative_index_counts_from_the_end_and_larger_ones_raise():
     parts = PartTable.of(map(part, range(10_000)))
     assert (parts[0], parts[9_999], parts[-1]) == (part(0), part(9_999), part(9_999))
     for beyond in (10_000, -10_001):
@@ -113,7 +113,7 @@ def test_position_counts_from_the_end_and_beyond_it_there_is_none():
             parts[beyond]
 
 
-def test_parts_with_other_content_are_not_equal():
+def test_parts_with_different_content_are_not_equal():
     parts = PartTable.of([part(0), part(1, fingerprint="other")])
     assert parts != PartTable.of([part(0)])
     assert parts != PartTable.of([part(1, fingerprint="other"), part(0)])
@@ -121,7 +121,7 @@ def test_parts_with_other_content_are_not_equal():
     assert parts != list(parts)
 
 
-def test_record_of_a_part_takes_few_bytes():
+def test_record_takes_at_most_200_bytes():
     parts = PartTable.of(map(part, reversed(range(10_000))))
     for held in (parts, parts.in_order()):
         assert held.columns.nbytes <= 200 * len(held)
@@ -131,50 +131,50 @@ def test_record_of_a_part_takes_few_bytes():
     "changes",
     [{"data_sha256": "not a hash"}, {"data_sha256": "00"}, {"footer_sha256": 1}, {"stop": "ten"}, {"stop": 2**64}],
 )
-def test_record_that_is_none_is_refused(changes):
+def test_invalid_record_is_rejected(changes):
     with pytest.raises((ValueError, TypeError, OverflowError)):
         PartTable.of([part(0), part(1, **changes)])
 
 
 @pytest.mark.parametrize("count", [0, 1, 5000])
-def test_manifest_is_the_json_of_its_fields_and_of_its_parts(count):
+def test_manifest_is_the_json_of_its_fields_and_parts(count):
     made = record(PartTable.of(map(part, range(count))))
     parts = [{name: value for name, value in asdict(one).items() if name != "fingerprint"} for one in made.parts]
-    told = {field.name: getattr(made, field.name) for field in fields(Manifest)}
-    assert made.encode() == json.dumps({**told, "parts": parts}).encode()
+    content = {field.name: getattr(made, field.name) for field in fields(Manifest)}
+    assert made.encode() == json.dumps({**content, "parts": parts}).encode()
     assert Manifest.decode(made.encode()) == made
     assert made.summary() == {
-        **{name: told[name] for name in told if name not in {"parts", "job", "resolved"}}, "num_parts": count
+        **{name: content[name] for name in content if name not in {"parts", "job", "resolved"}}, "num_parts": count
     }  # fmt: skip
 
 
-def test_manifest_of_an_older_version_is_read_without_hashes_of_footers(tmp_path):
+def test_manifest_of_an_older_version_without_footer_hashes_is_read(tmp_path):
     content = json.loads(record(PartTable.of([part(0)])).encode())
     del content["parts"][0]["footer_sha256"]
     storage = Storage(str(tmp_path))
     storage.create(manifest.MANIFEST_NAME, json.dumps(content).encode())
-    told = manifest.read_manifest(storage)
-    assert told is not None
-    assert list(told.parts) == [part(0, footer_sha256=None)]
+    older = manifest.read_manifest(storage)
+    assert older is not None
+    assert list(older.parts) == [part(0, footer_sha256=None)]
 
 
 @pytest.mark.parametrize("changes", [{"data_sha256": "not a hash"}, {"stop": "ten"}, {"stop": 2**64}, {"a": 1}])
-def test_manifest_with_a_part_that_is_none_is_refused(tmp_path, changes):
+def test_manifest_with_an_invalid_part_is_rejected(tmp_path, changes):
     content = json.loads(record(PartTable.of([part(0)])).encode())
     content["parts"][0] |= changes
     storage = Storage(str(tmp_path))
     storage.create(manifest.MANIFEST_NAME, json.dumps(content).encode())
-    with pytest.raises(RunError, match="can't be read"):
+    with pytest.raises(RunError, match=manifest.MANIFEST_NAME):
         manifest.read_manifest(storage)
 
 
-def test_known_parts_are_taken_as_they_are_and_the_others_read_from_their_footers(tmp_path):
+def test_known_records_are_used_and_the_other_footers_are_read(tmp_path):
     storage = Storage(str(tmp_path))
     ranges = [Range(shard, start, start) for shard in range(2) for start in range(0, 30, 10)]
     written = [write_part(storage, rows, SCHEMA.empty_table(), "print") for rows in ranges]
-    known = [replace(written[at], num_tokens=at) for at in (4, 1)]  # as no footer says it
-    elsewhere = part(70)
-    parts = manifest.read_parts(storage, manifest.committed(storage), PartTable.of([*known, elsewhere, known[0]]))
+    known = [replace(written[at], num_tokens=at) for at in (4, 1)]  # differs from the footer
+    not_committed = part(70)
+    parts = manifest.read_parts(storage, manifest.committed(storage), PartTable.of([*known, not_committed, known[0]]))
     assert list(parts) == [written[0], known[1], *written[2:4], known[0], written[5]]
     assert list(manifest.read_parts(storage, manifest.committed(storage))) == written
     assert list(manifest.read_parts(storage, {}, known)) == []
