@@ -7,6 +7,7 @@ the process that needs it, since importing transformers or datasets takes second
 
 import gc
 import logging
+import os
 from collections.abc import Callable
 from importlib import import_module
 from types import ModuleType
@@ -46,6 +47,18 @@ def keep_log_levels(*names: str) -> Undo:
     def undo() -> None:
         for name, level in levels.items():
             logging.getLogger(name).setLevel(level)
+
+    return undo
+
+
+def keep_environment() -> Undo:
+    """Returns what sets all environment variables back to their present values: Ray and torch set some of their own."""
+    present = dict(os.environ)
+
+    def undo() -> None:
+        for name in os.environ.keys() - present.keys():
+            del os.environ[name]
+        os.environ.update(present)
 
     return undo
 

@@ -43,7 +43,6 @@ def start_ray(compute: Compute) -> None:
     """
     if ray.is_initialized():
         return
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     sigterm_handler = signal.getsignal(signal.SIGTERM)
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "job_config": _NoDriverPaths()}
     with _silenced_stderr():

@@ -6,6 +6,7 @@ file imports neither torch nor transformers, and job_run, which needs them, is i
 
 import gc
 import sys
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -16,7 +17,13 @@ from varve.cluster.placement import Placement, place_on_cluster
 from varve.config.job import Job
 from varve.driver.lap_timer import LapTimer
 from varve.output.manifest import Manifest, read_manifest
-from varve.process_state import import_without_gc, keep_log_levels, silence_datasets, silence_transformers
+from varve.process_state import (
+    import_without_gc,
+    keep_environment,
+    keep_log_levels,
+    silence_datasets,
+    silence_transformers,
+)
 from varve.storage.object_store import Storage
 
 _JOB_RUN = "varve.driver.job_run"
@@ -49,7 +56,9 @@ def embed(job: Job) -> Manifest:
     with ExitStack() as undo:
         # Ray Data's handles of the replicas are in reference cycles: until they are collected they hold CPUs.
         undo.callback(gc.collect)
-        undo.callback(keep_log_levels("ray", "ray.data"))
+        undo.enter_context(warnings.catch_warnings())  # libraries add filters when they are imported
+        undo.callback(keep_log_levels("ray"))
+        undo.callback(keep_environment())
         return _run(job, undo, progress=None).manifest
 
 

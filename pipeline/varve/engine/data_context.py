@@ -1,9 +1,14 @@
-"""Options of Ray Data for Varve's own dataflows; the context of the caller's program stays as it is."""
+"""Options of Ray Data for Varve's own dataflows; those of the caller's program stay as they are."""
 
 import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import ray
 from ray.data import DataContext
+
+from varve.process_state import keep_log_levels
 
 logger = logging.getLogger(__name__)
 
@@ -22,8 +27,24 @@ OPTIONS = {
 }
 
 
+@contextmanager
+def quiet_ray_data(context: DataContext) -> Iterator[None]:
+    """Run dataflows inside with these options; Ray Data logs critical errors only.
+
+    Warnings are ignored inside: Ray 2.60 has no other place for bounds on retries than arguments that it calls
+    deprecated.
+    """
+    restore_level = keep_log_levels("ray.data")
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(action="ignore"), DataContext.current(context):
+            yield
+    finally:
+        restore_level()
+
+
 def make_context() -> DataContext:
-    """A copy of the current context with Varve's options."""
+    """A copy of the current context with the options of a run's dataflow."""
     context = DataContext.get_current().copy()
     context.target_max_block_size = TOGETHER_BYTES
     for name, value in OPTIONS.items():

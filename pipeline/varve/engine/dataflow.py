@@ -10,7 +10,6 @@ import ctypes
 import json
 import sys
 import time
-import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,13 +17,13 @@ from typing import TYPE_CHECKING, Any, TextIO, cast
 
 import pyarrow as pa
 import ray
-from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
+from ray.data import ActorPoolStrategy, TaskPoolStrategy
 from ray.exceptions import RayError, UserCodeException
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from varve.cluster.nodes import read_cluster
 from varve.cluster.placement import IO_CPUS, WRITE_CPUS, Placement, diagnose
-from varve.engine.data_context import make_context
+from varve.engine.data_context import make_context, quiet_ray_data
 from varve.engine.datasource import ShardDatasource
 from varve.engine.lazy_stages import Replica, tokenize_part
 from varve.engine.ray_reporter import RayReporter
@@ -103,8 +102,7 @@ def run_dataflow(
     line = ProgressLine(snapshot, committed_rows, total_rows, progress)
     parts = PartTable.of(())
     try:
-        # Ray 2.60 has no other place for bounds on retries than arguments that it calls deprecated.
-        with warnings.catch_warnings(action="ignore"), DataContext.current(make_context()), watchdog, line:
+        with quiet_ray_data(make_context()), watchdog, line:
             dataset = _build(plan, placement, storage, RayReporter(counters), missing)
             parts = PartTable.of(_trim_heap(_committed_parts(dataset)))
         return DataflowResult(parts, snapshot(), placement, watchdog.reason)

@@ -1,7 +1,6 @@
 """Ray tasks beside the dataflow, and how Ray's exceptions become Varve's errors. Knows nothing of parts."""
 
 import re
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -13,6 +12,7 @@ from ray.exceptions import RayError, UserCodeException
 from varve.cluster.model_files import ModelFiles
 from varve.cluster.nodes import read_cluster
 from varve.cluster.placement import Placement
+from varve.engine.data_context import quiet_ray_data
 from varve.errors import JobError, RunError, VarveError
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def spread(work: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
     context = DataContext.get_current().copy()
     context.enable_progress_bars, context.print_on_execution_start = False, False
     try:
-        with warnings.catch_warnings(action="ignore"), DataContext.current(context):
+        with quiet_ray_data(context):
             stored = ray.put(items)  # once: there may be very many
 
             def take(row: dict[str, int]) -> list[dict[str, Any]]:

@@ -1,0 +1,105 @@
+"""`embed` in a user's program leaves the state of the process as it found it."""
+
+import json
+import subprocess
+import sys
+
+import pyarrow as pa
+import pytest
+
+PROGRAM = """
+import gc, json, logging, os, signal, sys, threading, warnings
+
+import datasets, ray.data, transformers
+from varve import Job, RunError, embed
+
+LIBRARIES = ("", "ray", "ray.data", "transformers", "datasets", "varve")
+
+
+def state():
+    return {
+        "levels": {name: logging.getLogger(name).level for name in LIBRARIES},
+        "handlers": {name: len(logging.getLogger(name).handlers) for name in LIBRARIES},
+        "bars": [transformers.logging.is_progress_bar_enabled(), datasets.utils.logging.is_progress_bar_enabled()],
+        "gc": [gc.isenabled(), gc.get_threshold()],
+        "warnings": [str(each) for each in warnings.filters],
+        "signals": [str(signal.getsignal(each)) for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)],
+        "wakeup": signal.set_wakeup_fd(-1),
+        "environment": dict(os.environ),
+        "folder": os.getcwd(),
+        "threads": sorted(each.name for each in threading.enumerate() if each.name.startswith("Thread")),
+    }
+
+
+def difference(before, after):
+    if isinstance(before, dict):
+        return {key: [before.get(key), after.get(key)] for key in {*before, *after} if before.get(key) != after.get(key)}
+    return [before, after]
+
+
+def run(content):
+    try:
+        embed(Job.parse(content))
+    except RunError as e:
+        return str(e)
+    return "finished"
+
+
+finished, failed, slow = map(json.loads, sys.argv[1:])
+transformers.logging.set_verbosity_info()
+datasets.logging.set_verbosity_warning()
+logging.getLogger("ray").setLevel(logging.WARNING)
+logging.getLogger("ray.data").setLevel(logging.INFO)
+signal.signal(signal.SIGTERM, lambda *_: None)
+gc.freeze()
+results = {}
+for name, content in (("finished", finished), ("failed", failed), ("interrupted", slow)):
+    timer = threading.Timer(6.0, os.kill, (os.getpid(), signal.SIGINT))
+    timer.daemon = True
+    before, frozen = state(), gc.get_freeze_count()
+    if name == "interrupted":
+        timer.start()
+    outcome = run(content)
+    timer.cancel()
+    if name == "interrupted":
+        timer.join()
+    after = state()
+    grown = gc.get_freeze_count() > frozen
+    changed = {"frozen": True} if grown else {}
+    changed |= {key: difference(before[key], after[key]) for key in before if before[key] != after[key]}
+    results[name] = {"outcome": outcome, "changed": changed}
+print(json.dumps(results))
+"""
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory, write_shards, minilm):
+    """Run (finished, failed, interrupted) → its outcome, and what it changed in the process."""
+    folder = tmp_path_factory.mktemp("manners")
+    few = write_shards(folder / "few", [pa.table({"text": ["one text", None, "another"]})])
+    many = write_shards(folder / "many", [pa.table({"text": ["one text of many words " * 20] * 20_000})])
+
+    def job(output, source, **output_options):
+        return json.dumps(
+            {
+                "source": {"dataset": str(source), "text": "text"},
+                "model": {"name": minilm, "max_tokens": 128},
+                "output": {"path": str(folder / output), **output_options},
+            }
+        )
+
+    jobs = [job("finished", few), job("failed", few, max_errors=0), job("interrupted", many)]
+    done = subprocess.run([sys.executable, "-c", PROGRAM, *jobs], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("name", ["finished", "failed", "interrupted"])
+def test_run_leaves_the_process_as_it_found_it(name, ended):
+    assert ended[name]["changed"] == {}
+
+
+def test_runs_ended_as_their_names_say(ended):
+    assert ended["finished"]["outcome"] == "finished"
+    assert "output.max_errors: 0" in ended["failed"]["outcome"]
+    assert "SIGINT" in ended["interrupted"]["outcome"]
