@@ -44,8 +44,8 @@ def read_scales(table: pa.Table, column: Column) -> NDArray[np.float32]:
 
 
 def flatten(cells: pa.Array | pa.ChunkedArray) -> NDArray:
-    """(N,) innermost values of cells that are single values or nested lists; null lists are skipped."""
+    """(N,) innermost values of cells that are single values or nested lists; nulls are skipped."""
     values = cells.combine_chunks() if isinstance(cells, pa.ChunkedArray) else cells
     while isinstance(values, (pa.ListArray, pa.LargeListArray, pa.FixedSizeListArray)):
         values = values.flatten()
-    return values.to_numpy(zero_copy_only=False)
+    return values.drop_null().to_numpy(zero_copy_only=False)
