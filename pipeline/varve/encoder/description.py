@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from varve.encoder.encoder import Encoder
-from varve.encoder.kernels.gpu_support import find_triton_code
+from varve.encoder.kernels.gpu_support import find_triton_kernels
 
 
 def describe(encoder: Encoder) -> dict[str, Any]:
@@ -26,4 +26,4 @@ def describe(encoder: Encoder) -> dict[str, Any]:
 
 
 def _describe_gpu(encoder: Encoder) -> dict[str, Any]:
-    return {"most_tokens": encoder.max_pack_tokens, "kernels": "triton" if find_triton_code() else "torch"}
+    return {"most_tokens": encoder.max_pack_tokens, "kernels": "triton" if find_triton_kernels() else "torch"}

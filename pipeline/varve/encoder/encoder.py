@@ -31,12 +31,12 @@ from varve.encoder.deduplication import find_distinct
 from varve.encoder.head_outputs import HeadOutputs
 from varve.encoder.kernels.cpu_library import CpuLibrary, find_cpu_library
 from varve.encoder.memory_budget import measure_max_pack_tokens
-from varve.encoder.model.attention import attends_with
+from varve.encoder.model.attention import attention_backend
 from varve.encoder.model.cls_only_layer import ClsOnlyLayer
-from varve.encoder.model.forward import Forward, pooled_vectors, takes_first_tokens_alone
-from varve.encoder.model.fused_linear import multiplies_alone, multiplies_with
+from varve.encoder.model.forward import Forward, needs_only_cls_of_top_layer, pooled_vectors
+from varve.encoder.model.fused_linear import has_batch_invariant_linears, linear_backend
 from varve.encoder.model.layer_hooks import LayerHooks, compile_layers, drop_layers_above
-from varve.encoder.model.parity_check import can_narrow, check_head, choose_layout
+from varve.encoder.model.parity_check import check_head, choose_layout, is_cls_only_exact
 from varve.encoder.pack_executor import PackExecutor, available_cores
 from varve.encoder.packing import Pack, pack_windows
 from varve.encoder.pending_call import PendingCall
@@ -112,9 +112,9 @@ class Encoder:
         self._heads = HeadOutputs(
             self.feature_plan, self._model, self._classifier, has_pooler=shape.has_pooler, dtype=self.dtype
         )
-        self.linear = multiplies_with(self._model)
+        self.linear = linear_backend(self._model)
         head_dim = shape.hidden_size // shape.num_heads
-        self.attention = attends_with(self._model, head_dim) if self.layout == "packed" else "torch"
+        self.attention = attention_backend(self._model, head_dim) if self.layout == "packed" else "torch"
         self.max_pack_tokens = measure_max_pack_tokens(forward, self.device, self.max_tokens)
         self._executor = PackExecutor.for_device(
             self.device,
@@ -122,7 +122,7 @@ class Encoder:
             self.threads,
             make_fallback=self._make_bfloat16_forward if self.dtype == "float16" else None,
             max_pack_tokens=self.max_pack_tokens,
-            split_last=self.attention != "torch" and multiplies_alone(self._model),
+            split_last=self.attention != "torch" and has_batch_invariant_linears(self._model),
         )
 
     def _load_checked(self, library: CpuLibrary | None) -> LayerHooks:
@@ -133,7 +133,7 @@ class Encoder:
         hooks, positions = LayerHooks(self._model), self.checkpoint.max_positions
         if self._classifier is not None:
             check_head(self._classifier, positions)
-        self.layout, self.layout_reason = choose_layout(self._model, hooks, positions, kernel=library)
+        self.layout, self.layout_reason = choose_layout(self._model, hooks, positions, self.max_tokens, library=library)
         return hooks
 
     def _make_forward(
@@ -144,21 +144,21 @@ class Encoder:
         (classifier or model).to(getattr(torch, dtype))
         self.compiled = self.compiled and compile_layers(model)
         self.top_layer = "all tokens" if cls_only_layer is None else "first tokens"
-        return Forward(model, hooks, self.feature_plan, packed=self.layout == "packed", first_tokens=cls_only_layer)
+        return Forward(model, hooks, self.feature_plan, packed=self.layout == "packed", cls_only_layer=cls_only_layer)
 
     def _find_cls_only_layer(self, model: PreTrainedModel) -> ClsOnlyLayer | None:
         """The highest layer computed for CLS tokens only, if no feature needs other tokens and the numbers agree."""
-        if self.layout != "packed" or self.compiled or not takes_first_tokens_alone(self.feature_plan, model):
+        if self.layout != "packed" or self.compiled or not needs_only_cls_of_top_layer(self.feature_plan, model):
             return None
         layer = ClsOnlyLayer.of(model)
-        return layer if layer and can_narrow(model, layer, self.checkpoint.max_positions) else None
+        return layer if layer and is_cls_only_exact(model, layer, self.checkpoint.max_positions) else None
 
     def _make_bfloat16_forward(self) -> Forward:
         """The same pass in bfloat16, which has the range of float32, for windows that overflow in float16."""
         model, _ = load_model(self.checkpoint, head=False, device=self.device)
         hooks = LayerHooks(model)
         if self.layout == "packed":
-            choose_layout(model, hooks, self.checkpoint.max_positions)
+            choose_layout(model, hooks, self.checkpoint.max_positions, self.max_tokens)
         else:
             model.set_attn_implementation(self._model.config._attn_implementation or "eager")  # noqa: SLF001 (no public name)
         return self._make_forward(model, None, hooks, "bfloat16")

@@ -1,4 +1,4 @@
-"""What a checkpoint must be to be taken."""
+"""Which checkpoints are accepted, and the errors for the others."""
 
 import json
 import os
@@ -22,14 +22,14 @@ from varve.errors import JobError
 def test_model_whose_batches_differ_from_single_texts_is_refused(tiny, monkeypatch):
     from varve.encoder.model import parity_check
 
-    monkeypatch.setattr(parity_check, "TOLERANCE", 0.0)  # so no model is exact enough
-    with pytest.raises(JobError, match="differs from one text at a time"):
+    monkeypatch.setattr(parity_check, "TOLERANCE", 0.0)  # so that no model is exact enough
+    with pytest.raises(JobError, match="cannot be encoded exactly"):
         Encoder(tiny("deberta-v2"), {"m": Feature(pool="mean")}, device="cpu")
 
 
 @pytest.fixture
 def cached(tiny, tmp_path, monkeypatch):
-    """The commit at which the cache of the Hub holds someone/model as main. The tests' Hub is offline."""
+    """The commit of someone/model's main branch in the Hub's cache. The Hub is offline in tests."""
     from huggingface_hub import constants
 
     commit = "c0ffee" * 6 + "c0de"
@@ -41,56 +41,59 @@ def cached(tiny, tmp_path, monkeypatch):
     return commit
 
 
-def test_model_that_wants_more_than_tokens_is_refused(tiny):
-    with pytest.raises(JobError, match=r"BrosModel can't be run on the tokens of a text alone: ValueError: .* bbox"):
+def test_model_that_needs_more_than_tokens_is_refused(tiny):
+    with pytest.raises(
+        JobError, match=r"BrosModel cannot be run on the 3 token ids of a single text: ValueError: .* bbox"
+    ):
         Encoder(tiny("bros"), {"m": Feature(pool="mean")}, device="cpu")
 
 
 def test_hub_id_is_pinned_to_the_commit_whose_files_are_fetched(cached, monkeypatch):
-    """Only the Hub is a stand-in: it gives the commit that a branch is at."""
+    """Only the Hub is replaced: it returns the commit of a branch."""
     from varve.encoder.checkpoint import hub
 
-    asked = []
+    requests = []
 
     def download(name, *, revision, allow_patterns):
-        asked.append((name, revision, "*.bin" in allow_patterns))
+        requests.append((name, revision, "*.bin" in allow_patterns))
         return snapshot_download(name, revision="main", allow_patterns=allow_patterns)
 
     monkeypatch.setattr(hub, "snapshot_download", download)
     assert inspect_checkpoint("someone/model", "newest").commit == cached
-    assert asked == [("someone/model", "newest", False)]
+    assert requests == [("someone/model", "newest", False)]
 
 
 @pytest.mark.parametrize("revision", [None, "main", "commit"])
-def test_hub_id_in_the_cache_is_taken_from_there_where_the_hub_is_offline(revision, cached):
+def test_hub_id_in_the_cache_is_read_from_there_if_the_hub_is_offline(revision, cached):
     checkpoint = inspect_checkpoint("someone/model", cached if revision == "commit" else revision)
     assert checkpoint.commit == cached
     assert Path(checkpoint.folder).name == cached
 
 
 @pytest.mark.parametrize(("name", "revision"), [("someone/other", None), ("someone/model", "v2")])
-def test_hub_id_that_is_not_in_the_cache_is_refused_where_the_hub_is_offline(name, revision, cached):
-    with pytest.raises(JobError, match=rf"{name} is no folder here, .* offline mode .* does not hold all of revision"):
+def test_hub_id_that_is_not_in_the_cache_is_refused_if_the_hub_is_offline(name, revision, cached):
+    with pytest.raises(JobError, match=rf"model\.name: {name} .* offline mode .* revision {revision or 'main'}\."):
         inspect_checkpoint(name, revision)
 
 
 @pytest.mark.parametrize(
-    ("key", "endpoint", "why"),
+    ("key", "endpoint", "reason"),
     [
         ("model.name", "htp://hub", "could not be reached"),
-        ("source.dataset", "http://127.0.0.1:9", "did not give it: ConnectError"),
+        ("source.dataset", "http://127.0.0.1:9", "ConnectError"),
     ],
 )
-def test_hub_that_can_not_be_reached_is_told_in_one_message(key, endpoint, why, tiny, tmp_path):
-    """A process of its own: the Hub's client reads its environment when it is imported."""
+def test_hub_that_can_not_be_reached_is_reported_in_one_message(key, endpoint, reason, tiny, tmp_path):
+    """In a separate process, because the Hub's client reads its environment at import."""
     hub = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": endpoint, "HF_HUB_CACHE": str(tmp_path)}
     model = "someone/thing" if key == "model.name" else tiny("bert")
     arguments = ["--dataset", "someone/thing", "--text", "text", "--model", model, "--output", str(tmp_path)]
     command = [sys.executable, "-m", "varve", "plan", *arguments]
-    told = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | hub)
-    assert told.returncode == 2
-    assert f"{key}: someone/thing is no folder here, and the hub {why}" in told.stderr
-    assert "Traceback" not in told.stderr
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | hub)
+    assert done.returncode == 2
+    assert f"{key}: someone/thing" in done.stderr
+    assert reason in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_checkpoint_without_safetensors_is_refused(tiny, tmp_path):
@@ -104,19 +107,17 @@ def test_checkpoint_without_safetensors_is_refused(tiny, tmp_path):
 
 @pytest.mark.parametrize("architecture", ["bert", "distilbert"])
 @pytest.mark.parametrize("pointer", [True, False])
-def test_weights_that_are_not_whole_are_refused_with_their_file_before_they_are_loaded(
-    architecture, pointer, tiny, tmp_path
-):
-    weights = Path(shutil.copytree(tiny(architecture), tmp_path / "spoiled"), "model.safetensors")
+def test_incomplete_weights_are_refused_with_their_file_before_they_are_loaded(architecture, pointer, tiny, tmp_path):
+    weights = Path(shutil.copytree(tiny(architecture), tmp_path / "incomplete"), "model.safetensors")
     weights.write_bytes(b"version https://git-lfs.github.com/spec/v1\n" if pointer else weights.read_bytes()[:-9])
-    with pytest.raises(JobError, match=rf"{weights} \([\d,]+ bytes\) is no whole .* without git-lfs"):
+    with pytest.raises(JobError, match=rf"{weights} \([\d,]+ bytes\) is not a complete safetensors file"):
         inspect_checkpoint(str(weights.parent))
 
 
 def test_checkpoint_with_missing_weights_is_refused(tiny, tmp_path):
     from safetensors.torch import load_file, save_file
 
-    folder = tmp_path / "torn"
+    folder = tmp_path / "incomplete"
     shutil.copytree(tiny("bert"), folder)
     weights = load_file(folder / "model.safetensors")
     del weights["encoder.layer.1.output.dense.weight"]
@@ -127,10 +128,10 @@ def test_checkpoint_with_missing_weights_is_refused(tiny, tmp_path):
 
 @pytest.mark.parametrize("architecture", ["bert", "xlm-roberta", "modernbert"])
 def test_checkpoint_without_a_vocabulary_is_refused(architecture, tiny, tmp_path):
-    """`model.save_pretrained` alone leaves such a folder; transformers makes a tokenizer of special tokens of it."""
+    """`model.save_pretrained` alone writes such a folder; transformers makes a tokenizer of special tokens from it."""
     folder = shutil.copytree(tiny(architecture), tmp_path / "bare")
     (folder / "tokenizer.json").unlink()
-    with pytest.raises(JobError, match=r"has no fast tokenizer: none of tokenizer\.json.* is there"):
+    with pytest.raises(JobError, match=r"has no fast tokenizer: .* none of tokenizer\.json"):
         load_tokenizer(inspect_checkpoint(str(folder)))
 
 
@@ -143,16 +144,16 @@ def test_tokenizer_that_can_not_be_read_is_refused_in_one_line(tiny, tmp_path):
 
 def test_tokenizer_of_own_code_reads_files_of_any_name(tiny, tmp_path):
     folder = shutil.copytree(tiny("bert"), tmp_path / "own")
-    (folder / "tokenizer.json").rename(folder / "words.json")
+    (folder / "tokenizer.json").rename(folder / "vocabulary.json")
     code = """
 from pathlib import Path
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 class OwnTokenizer(PreTrainedTokenizerFast):
-    def __init__(self, **more):
-        words = Path(more["name_or_path"], "words.json")
-        super().__init__(tokenizer_object=Tokenizer.from_file(str(words)), **more)
+    def __init__(self, **options):
+        file = Path(options["name_or_path"], "vocabulary.json")
+        super().__init__(tokenizer_object=Tokenizer.from_file(str(file)), **options)
 """
     (folder / "tokenization_own.py").write_text(code)
     config = {"tokenizer_class": "OwnTokenizer", "auto_map": {"AutoTokenizer": [None, "tokenization_own.OwnTokenizer"]}}
@@ -162,11 +163,11 @@ class OwnTokenizer(PreTrainedTokenizerFast):
 
 
 def test_tokenizer_of_a_larger_model_is_refused(tiny):
-    with pytest.raises(JobError, match="gives ids up to 30521, but the model has 1000 embeddings"):
+    with pytest.raises(JobError, match="up to 30521, but the model has 1000 embeddings"):
         Encoder(tiny("bert", vocab_size=1000), device="cpu")
 
 
-def test_tokenizer_with_an_added_token_beyond_the_model_is_taken(tiny, tmp_path):
+def test_tokenizer_with_an_added_token_without_an_embedding_is_accepted(tiny, tmp_path):
     folder = str(shutil.copytree(tiny("bert"), tmp_path / "added"))
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer.add_tokens(["<beyond>"])
@@ -175,8 +176,8 @@ def test_tokenizer_with_an_added_token_beyond_the_model_is_taken(tiny, tmp_path)
 
 
 @pytest.mark.parametrize("architecture", [*ARCHITECTURES, "camembert"])
-def test_what_is_known_of_an_architecture_is_what_its_code_says(architecture, tiny, tmp_path, monkeypatch):
-    from varve.encoder.checkpoint import inspection as looked_at
+def test_known_properties_of_an_architecture_equal_those_of_its_code(architecture, tiny, tmp_path, monkeypatch):
+    from varve.encoder.checkpoint import inspection
 
     if architecture == "camembert":
         config = AutoConfig.for_model("camembert", **ARCHITECTURES["roberta"])
@@ -184,6 +185,6 @@ def test_what_is_known_of_an_architecture_is_what_its_code_says(architecture, ti
         folder = str(tmp_path)
     else:
         folder = tiny(architecture)
-    by_what_is_known = looked_at.inspect_checkpoint(folder)
-    monkeypatch.setattr(looked_at, "_KNOWN", {})
-    assert looked_at.inspect_checkpoint(folder) == by_what_is_known
+    known = inspect_checkpoint(folder)
+    monkeypatch.setattr(inspection, "_KNOWN", {})
+    assert inspect_checkpoint(folder) == known

@@ -1,4 +1,4 @@
-"""What sentence-transformers would do with a checkpoint, told where a job does otherwise."""
+"""Reported differences between a job and sentence-transformers."""
 
 import json
 
@@ -14,7 +14,7 @@ POOLING = {"word_embedding_dimension": 32, "pooling_mode_mean_tokens": False, "i
 
 @pytest.fixture
 def checkpoint(tmp_path):
-    """The small files of a checkpoint with these modules behind its Transformer, as sentence-transformers has them."""
+    """The small files of a checkpoint with these modules after its Transformer, in the library's format."""
 
     def make(*names: str, pooling=(), prompts=None, max_seq_length=None) -> str:
         paths = {name: f"{place}_{name}" for place, name in enumerate(names, 1)}
@@ -33,9 +33,9 @@ def checkpoint(tmp_path):
     return make
 
 
-def told(folder: str, max_tokens: int | None = 128, **features: str) -> list[str]:
-    wanted = parse_features(features or {"embedding": "mean"})
-    return differences(folder, plan_features(wanted, SHAPE, dtype="float32"), max_tokens)
+def compare(folder: str, max_tokens: int | None = 128, **features: str) -> list[str]:
+    definitions = parse_features(features or {"embedding": "mean"})
+    return differences(folder, plan_features(definitions, SHAPE, dtype="float32"), max_tokens)
 
 
 UNIT = "vectors of length 1 (no feature is normalized)"
@@ -54,15 +54,15 @@ CLS, MEAN = {"pooling_mode_cls_token": True}, {"pooling_mode_mean_tokens": True}
         (["Pooling", "Normalize"], CLS, {"a": "mean"}, ["cls pooling (no feature has it)", UNIT]),
         (["Pooling", "Normalize"], MEAN, {"a": "mean+normalize"}, []),
         (["Pooling", "Dense", "LayerNorm"], MEAN, {"a": "mean"}, ["Dense and LayerNorm applied to vectors (not here)"]),
-        (["Pooling", "Dense"], CLS, {"a": "mean@1", "b": "tokens"}, []),  # not what it would make at all
+        (["Pooling", "Dense"], CLS, {"a": "mean@1", "b": "tokens"}, []),  # no feature is comparable
     ],
 )
-def test_vectors_that_a_job_makes_otherwise_are_told(modules, pooling, features, expected, checkpoint):
-    assert told(checkpoint(*modules, pooling=pooling), **features) == expected
+def test_differences_in_vectors_are_reported(modules, pooling, features, expected, checkpoint):
+    assert compare(checkpoint(*modules, pooling=pooling), **features) == expected
 
 
 @pytest.mark.parametrize(
-    ("prompts", "most", "max_tokens", "expected"),
+    ("prompts", "max_length", "max_tokens", "expected"),
     [
         ({"query": "query: ", "document": ""}, 128, 128, ["prompts before texts: query (none here)"]),
         ({"query": "", "document": ""}, None, 128, []),
@@ -70,16 +70,16 @@ def test_vectors_that_a_job_makes_otherwise_are_told(modules, pooling, features,
         (None, 256, None, []),
     ],
 )
-def test_texts_that_a_job_takes_otherwise_are_told(prompts, most, max_tokens, expected, checkpoint):
-    folder = checkpoint("Pooling", pooling=MEAN, prompts=prompts, max_seq_length=most)
-    assert told(folder, max_tokens) == expected
+def test_differences_in_texts_are_reported(prompts, max_length, max_tokens, expected, checkpoint):
+    folder = checkpoint("Pooling", pooling=MEAN, prompts=prompts, max_seq_length=max_length)
+    assert compare(folder, max_tokens) == expected
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[1]", '[{"path": null}]'])
-def test_modules_that_are_none_say_nothing_and_end_nothing(content, tmp_path):
+def test_malformed_modules_yield_no_difference_and_no_error(content, tmp_path):
     (tmp_path / "modules.json").write_text(content)
-    assert told(str(tmp_path)) == []
+    assert compare(str(tmp_path)) == []
 
 
-def test_checkpoint_that_is_not_of_sentence_transformers_says_nothing(tiny):
-    assert told(tiny("bert")) == []
+def test_checkpoint_without_sentence_transformers_files_yields_no_difference(tiny):
+    assert compare(tiny("bert")) == []

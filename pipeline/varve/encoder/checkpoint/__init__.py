@@ -1,1 +1,1 @@
-"""A checkpoint on the Hub or on disk: inspected, then loaded."""
+"""Finds, inspects and loads checkpoints from the Hugging Face Hub or a local folder."""

@@ -1,8 +1,8 @@
-"""A model's name → its folder here, and the commit that it is pinned to.
+"""Downloads a model from the Hugging Face Hub, or finds its local folder.
 
-All of the encoder that asks the Hub. Knows nothing of what the files say. Invariant: a hub id is pinned to the commit
-whose files are in the folder, whether they come from the Hub or from its cache: that is read where the Hub can't be
-reached or HF_HUB_OFFLINE is set.
+The only file of the encoder that connects to the Hub; it does not read the model's files. Invariant: a Hub id is pinned
+to the commit of the returned files. They come from the Hub, or from its cache if the Hub cannot be reached or
+HF_HUB_OFFLINE is set.
 """
 
 from pathlib import Path
@@ -10,7 +10,7 @@ from pathlib import Path
 from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import (
     HFValidationError,
-    HTTPError,  # pyright: ignore[reportPrivateImportUsage] (of httpx, or now httpx2)
+    HTTPError,  # pyright: ignore[reportPrivateImportUsage] (from httpx or httpx2, depending on the version)
     LocalEntryNotFoundError,
 )
 
@@ -20,10 +20,14 @@ _FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.py"]
 
 
 def fetch(name: str, revision: str | None) -> tuple[str, str | None]:
-    """The local folder of a checkpoint and the commit it is pinned to (None for a folder of the user's).
+    """The local folder of a checkpoint and its commit (None for a local folder).
+
+    Args:
+        name: Hub id or local folder.
+        revision: branch, tag or commit of a Hub id; None for the main branch.
 
     Raises:
-        JobError: there is no such folder and no such model on the hub, or the hub can't be reached.
+        JobError: neither a local folder nor the Hub has the model, or the Hub cannot be reached.
     """
     if Path(name).is_dir():
         return str(Path(name).resolve()), None
@@ -33,25 +37,25 @@ def fetch(name: str, revision: str | None) -> tuple[str, str | None]:
     try:
         folder = snapshot_download(name, revision=revision, allow_patterns=_FILES)
     except (HFValidationError, HTTPError, OSError) as e:
-        raise JobError(_reason(name, revision, e)) from e
+        raise JobError(_describe_error(name, revision, e)) from e
     return folder, Path(folder).name
 
 
-def _reason(name: str, revision: str | None, error: Exception) -> str:
-    start = f"model.name: {name} is no folder here, and the hub"
+def _describe_error(name: str, revision: str | None, error: Exception) -> str:
+    start = f"model.name: {name} is not a local directory"
     match error:
         case HFValidationError():
-            return f"model.name: {name} is neither a folder here nor a hub id"
+            return f"{start} and not a valid Hub id"
         case LocalEntryNotFoundError():
             return (
-                f"{start} could not be reached: {first_line(error.__cause__ or error)}. Its cache "
-                f"{constants.HF_HUB_CACHE} does not hold all of revision {revision or 'main'}. Fetch the model where "
-                "there is a network, or name a folder"
+                f"{start}, and the Hugging Face Hub could not be reached: {first_line(error.__cause__ or error)}. "
+                f"The cache {constants.HF_HUB_CACHE} does not hold all files of revision {revision or 'main'}. "
+                "Download the model on a machine with network access, or use a local directory"
             )
         case OSError():
-            return f"{start} did not give it: {first_line(error)}"
+            return f"{start} and could not be loaded from the Hugging Face Hub: {first_line(error)}"
         case _:
             return (
-                f"{start} could not be reached: {first_line(error)}. Check HF_ENDPOINT and the proxy, set "
-                "HF_HUB_OFFLINE=1 if the model is in the hub's cache, or name a folder"
+                f"{start}, and the Hugging Face Hub could not be reached: {first_line(error)}. Check HF_ENDPOINT and "
+                "the proxy, set HF_HUB_OFFLINE=1 if the model is in the Hub's cache, or use a local directory"
             )

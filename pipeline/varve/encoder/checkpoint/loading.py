@@ -1,7 +1,7 @@
-"""A checkpoint → a model in float32.
+"""Loads a checkpoint into a model in float32.
 
-Knows nothing of texts, batches or outputs. Invariants: no weight of the model is random (what the checkpoint lacks is
-refused or not used); the base encoder of a checkpoint with a head has the head's checkpoint's own weights.
+Knows nothing of texts, batches or outputs. Invariant: no weight that is used is random: a checkpoint that lacks one is
+rejected.
 """
 
 import torch
@@ -20,7 +20,7 @@ def load_model(
         (encoder, classification model or None). They share their weights.
 
     Raises:
-        JobError: the checkpoint lacks weights that the model would then draw at random.
+        JobError: the checkpoint lacks weights, which transformers would initialize randomly.
     """
     auto = AutoModelForSequenceClassification if head else AutoModel
     model, report = auto.from_pretrained(
@@ -31,13 +31,13 @@ def load_model(
         trust_remote_code=checkpoint.trust_remote_code,
         output_loading_info=True,
     )
-    # Without a head nothing stands on a pooler, unless the checkpoint has one.
-    spared = "pooler." if not head and not checkpoint.shape.has_pooler else None
-    absent = sorted(key for key in report["missing_keys"] if spared is None or spared not in key)
-    if absent:
+    # Without pooler weights and without a head, the pooler is not used.
+    ignores_pooler = not head and not checkpoint.shape.has_pooler
+    missing = sorted(key for key in report["missing_keys"] if not (ignores_pooler and "pooler." in key))
+    if missing:
         msg = (
-            f"model.name: {checkpoint.folder} lacks {len(absent)} weights of {type(model).__name__} "
-            f"({', '.join(absent[:3])}, ...); they would be random"
+            f"model.name: {checkpoint.folder} lacks {len(missing)} weights of {type(model).__name__} "
+            f"({', '.join(missing[:3])}, ...); they would be random"
         )
         raise JobError(msg)
     model = model.to(device).eval().requires_grad_(requires_grad=False)

@@ -1,7 +1,7 @@
-"""What sentence-transformers would do with a checkpoint beside running it: the modules of `modules.json`, and texts.
+"""Differences between a job and what sentence-transformers computes from the same checkpoint.
 
-Reads the small files that say so. Knows nothing of weights, and runs nothing of it. Invariant: a file that is not
-there, or is not as sentence-transformers writes it, says nothing.
+Reads the small JSON files of sentence-transformers; runs none of its modules. Invariant: a file that is missing or
+malformed yields no difference.
 """
 
 import json
@@ -13,18 +13,18 @@ from varve.encoder.feature_plan import POOLED, FeaturePlan
 
 T = TypeVar("T", list, dict)
 
-# What a feature can be, or what makes no other vectors.
-_WITHIN_REACH = frozenset({"Transformer", "Pooling", "Normalize", "Dropout"})
+# Modules that a feature can reproduce, or that do not change vectors.
+_REPRODUCIBLE = frozenset({"Transformer", "Pooling", "Normalize", "Dropout"})
 _POOLS = {"cls_token": "cls", "mean_tokens": "mean", "max_tokens": "max", "lasttoken": "last"}
 
 
-def differences(folder: str, features: FeaturePlan, max_tokens: int | None) -> list[str]:
-    """Where a job does otherwise, in words; nothing of a checkpoint that is not sentence-transformers'.
+def differences(folder: str, feature_plan: FeaturePlan, max_tokens: int | None) -> list[str]:
+    """Describe what sentence-transformers does and the job does not; empty without a `modules.json`.
 
     Args:
-        folder: the checkpoint's.
-        features: the job's.
-        max_tokens: at which the job cuts a text; None where it takes windows of it.
+        folder: of the checkpoint.
+        feature_plan: of the job.
+        max_tokens: at which the job truncates a text; None if it cuts texts into windows.
     """
     listed = [module for module in _read(Path(folder, "modules.json"), list) if isinstance(module, dict)]
     modules = {
@@ -32,47 +32,53 @@ def differences(folder: str, features: FeaturePlan, max_tokens: int | None) -> l
         for module in listed
         if isinstance(module.get("type"), str)
     }
-    return [*_of_vectors(folder, modules, features), *_of_texts(folder, max_tokens)] if modules else []
+    if not modules:
+        return []
+    return [*_compare_vectors(folder, modules, feature_plan), *_compare_texts(folder, max_tokens)]
 
 
-def _of_vectors(folder: str, modules: Mapping[str, str], features: FeaturePlan) -> Iterator[str]:
-    """Of features that are what it would make: one vector of the last layer."""
-    vectors = [
-        column for column in features.columns if column.pool in POOLED and column.layers == (features.num_layers,)
+def _compare_vectors(folder: str, modules: Mapping[str, str], feature_plan: FeaturePlan) -> Iterator[str]:
+    """Compare pooling and later modules with the features that are comparable: one vector of the last layer."""
+    comparable = [
+        column
+        for column in feature_plan.columns
+        if column.pool in POOLED and column.layers == (feature_plan.num_layers,)
     ]
-    if not vectors:
+    if not comparable:
         return
-    pools = _pools(Path(folder, modules["Pooling"], "config.json")) if "Pooling" in modules else []
-    alike = [column for column in vectors if [column.pool] == pools]
-    if pools and not alike:
+    pools = _read_pools(Path(folder, modules["Pooling"], "config.json")) if "Pooling" in modules else []
+    same_pool = [column for column in comparable if [column.pool] == pools]
+    if pools and not same_pool:
         yield f"{' and '.join(pools)} pooling (no feature has it)"
-    if "Normalize" in modules and not any(column.normalize for column in alike or vectors):
+    if "Normalize" in modules and not any(column.normalize for column in same_pool or comparable):
         yield "vectors of length 1 (no feature is normalized)"
-    if further := sorted(modules.keys() - _WITHIN_REACH):
-        yield f"{' and '.join(further)} applied to vectors (not here)"
+    if others := sorted(modules.keys() - _REPRODUCIBLE):
+        yield f"{' and '.join(others)} applied to vectors (not here)"
 
 
-def _pools(file: Path) -> list[str]:
-    """The poolings, by Varve's names where it has them; their vectors stand side by side."""
+def _read_pools(file: Path) -> list[str]:
+    """The poolings whose vectors are concatenated, with Varve's names if it has them."""
     key, config = "pooling_mode", _read(file, dict)
-    told = [name.removeprefix(f"{key}_") for name, wanted in config.items() if name.startswith(key) and wanted is True]
-    pool = config.get(key)  # as later versions write it
-    return [_POOLS.get(name, name) for name in ([pool] if isinstance(pool, str) else told)]
+    names = [name.removeprefix(f"{key}_") for name, used in config.items() if name.startswith(key) and used is True]
+    pool = config.get(key)
+    if isinstance(pool, str):  # the format of later versions
+        names = [pool]
+    return [_POOLS.get(name, name) for name in names]
 
 
-def _of_texts(folder: str, max_tokens: int | None) -> Iterator[str]:
+def _compare_texts(folder: str, max_tokens: int | None) -> Iterator[str]:
     prompts = _read(Path(folder, "config_sentence_transformers.json"), dict).get("prompts")
     if isinstance(prompts, dict) and (names := [name for name, prompt in prompts.items() if prompt]):
         yield f"prompts before texts: {', '.join(names)} (none here)"
-    most = _read(Path(folder, "sentence_bert_config.json"), dict).get("max_seq_length")
-    if isinstance(most, int) and max_tokens not in (most, None):
-        yield f"texts cut at {most} tokens (here {max_tokens})"
+    max_length = _read(Path(folder, "sentence_bert_config.json"), dict).get("max_seq_length")
+    if isinstance(max_length, int) and max_tokens not in (max_length, None):
+        yield f"texts cut at {max_length} tokens (here {max_tokens})"
 
 
-def _read(file: Path, kind: type[T]) -> T:
-    """The content of a JSON file; nothing where it is none of this kind."""
+def _read(file: Path, content_type: type[T]) -> T:
+    """The content of a JSON file; empty if it cannot be read or has another type."""
     try:
         content = json.loads(file.read_text("utf-8"))
     except (OSError, ValueError):
-        return kind()
-    return content if isinstance(content, kind) else kind()
+        return content_type()
+    return content if isinstance(content, content_type) else content_type()
