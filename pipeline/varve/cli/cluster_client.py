@@ -1,4 +1,4 @@
-"""What `varve submit` and `varve plan --to` share: how a command reaches a cluster's head and gives it a job."""
+"""What `varve submit` and `varve plan --to` share: the head of a Ray cluster, and handing a job to it."""
 
 import argparse
 import sys
@@ -13,26 +13,28 @@ if TYPE_CHECKING:
 
 
 def add_cluster_arguments(parser: argparse.ArgumentParser, *, required: bool) -> None:
-    """Where the cluster is, and what it has."""
-    parser.add_argument("--to", required=required, metavar="ADDRESS", help="of the head's dashboard: http://HOST:8265")
+    """Add --to and --installed."""
     parser.add_argument(
-        "--installed", action="store_true", help="the cluster has Varve installed: send the job file alone, no code"
+        "--to", required=required, metavar="ADDRESS", help="address of the cluster's dashboard: http://HOST:8265"
+    )
+    parser.add_argument(
+        "--installed", action="store_true", help="the cluster has Varve installed: send only the job, no code of Varve"
     )
 
 
 def connect(address: str) -> "Head":
-    """The head at an address."""
+    """Connect to the head at an address."""
     from varve.submission.jobs_client import Head
 
     return Head(address)
 
 
 def hand_over(head: "Head", job: Job, submission_id: str, command: str, *options: str, with_code: bool) -> None:
-    """Pack a job and have the cluster run a command of Varve's on it.
+    """Send a job to a cluster, which runs a command of Varve on it.
 
     Raises:
-        JobError: the job names relative paths, which mean nothing there.
-        RunError: the head refuses.
+        JobError: the job names relative paths, which are other files on the cluster.
+        RunError: the head rejects the submission.
     """
     from varve.submission.package import JOB_FILE, START_FILE, packed
 
@@ -43,25 +45,23 @@ def hand_over(head: "Head", job: Job, submission_id: str, command: str, *options
 
 
 def shared_paths(job: Job) -> list[str]:
-    """The paths of a disk that a job names, which must be the same on every node.
+    """Return the local paths that a job names, which must be the same files on every node.
 
     Raises:
-        JobError: one is relative, which means another place there.
+        JobError: a path is relative.
     """
     from varve.submission.package import local_paths
 
-    local = local_paths(job)
-    for key, path in local.items():
+    paths = local_paths(job)
+    for key, path in paths.items():
         if not Path(path.removeprefix("file://")).is_absolute():
-            msg = (
-                f"{key}: {path} is a relative path, which means another place on the cluster. Give a URL or a full path"
-            )
+            msg = f"{key}: {path} is a relative path, which the cluster cannot find. Use a URL or an absolute path"
             raise JobError(msg)
-    return list(local.values())
+    return list(paths.values())
 
 
 def exit_code_of(ended: "Submission") -> int:
-    """0 done, 2 where the job is wrong, else 1."""
+    """Return 0 if a submission succeeded, 2 if its job is wrong, else 1."""
     if ended.status == "SUCCEEDED":
         return 0
     return 2 if ended.exit_code == 2 else 1

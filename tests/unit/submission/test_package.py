@@ -13,8 +13,10 @@ from varve.cli.cluster_client import shared_paths
 from varve.cli.submit import finished
 from varve.config.job import Job
 from varve.errors import JobError
-from varve.output.manifest import Manifest, publish
+from varve.output.manifest import JOB_NAME, Manifest, publish
 from varve.output.part_table import PartTable
+from varve.planning.plan import Resolved
+from varve.source.dataset import Shards
 from varve.storage.object_store import Storage
 from varve.submission.jobs_client import name_of
 from varve.submission.package import START_FILE, job_code, local_paths, packed
@@ -127,7 +129,10 @@ def finish(made: Job, code: dict[str, str]) -> None:
     storage = Storage(made.output.path)
     nothing: dict = {name: {} for name in Manifest.__dataclass_fields__ if name not in {"job", "parts", "finished_at"}}
     publish(storage, Manifest(**nothing, finished_at="then", job=made.model_dump(mode="json"), parts=PartTable.of(())))
-    assert storage.create("_varve/job.json", json.dumps({"code": {"identity": code}} if code else {}).encode())
+    saved: dict = {"resolved": dict.fromkeys(Resolved.__dataclass_fields__)}
+    saved["source"] = {"shards": dict.fromkeys(Shards.__dataclass_fields__)}
+    saved |= {"code": {"identity": code}} if code else {}
+    assert storage.create(JOB_NAME, json.dumps(saved).encode())
 
 
 def test_finished_job_is_done_until_the_code_of_its_functions_changes(tmp_path):
