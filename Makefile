@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 LOCK := infra/requirements.lock
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(LOCK)
 
-.PHONY: install demo test servers bench lint format lock clean
+.PHONY: install demo test test-fast test-newest servers bench lint format lock clean
 
 install: $(VENV)/.demo
 
@@ -18,6 +18,17 @@ demo: $(VENV)/.demo
 # in one process.
 test: $(VENV)/.test servers
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
+# The tests for daily work: no servers, no Ray, none that takes seconds.
+test-fast: $(VENV)/.test
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m "not slow" tests/unit tests/property
+
+# The tests with the newest versions that pyproject.toml allows, in an environment of its own.
+test-newest: servers
+	rm -rf $(VENV)-newest
+	$(PYTHON) -m venv $(VENV)-newest
+	$(VENV)-newest/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[test]' $(NEWEST_WITH)
+	$(VENV)-newest/bin/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 # Installs the tests' object stores, Prometheus and Chromium if they are missing.
 servers:
@@ -50,4 +61,4 @@ lock:
 	$(BIN)/python infra/lock.py > $(LOCK)
 
 clean:
-	rm -rf $(VENV) tests/servers/node_modules tests/servers/unpacked demo-output bench-output .pytest_cache .ruff_cache .hypothesis pipeline/varve/encoder/kernels/compiled/*.so
+	rm -rf $(VENV) $(VENV)-newest tests/servers/node_modules tests/servers/unpacked demo-output bench-output .pytest_cache .ruff_cache .hypothesis pipeline/varve/encoder/kernels/compiled/*.so
