@@ -1,6 +1,6 @@
-"""One part against what is recorded of it: its bytes, its rows, its numbers.
+"""Checks one part against its record: its bytes, its rows, its numbers.
 
-Knows nothing of other parts, and imports nothing heavy: many processes do this at once.
+Knows nothing of other parts. Imports nothing heavy, because it runs in many processes at once.
 """
 
 import hashlib
@@ -16,12 +16,12 @@ from varve.output.schema import feature_columns, read_metadata
 from varve.output.vectors import flatten, read_vectors
 from varve.storage.object_store import Storage
 
-# Rounding of a unit vector's length in each stored dtype; binary has no length.
+# Rounding error of the length of a unit vector by stored dtype; binary vectors are not normalized.
 _NORM_TOLERANCE = {"float32": 1e-5, "float16": 2e-3, "int8": 2e-2}
 
 
 def check_part(storage: Storage, part: Part) -> dict[str, list[str]]:
-    """What contradicts a part's record, in words, under "checksums", "rows" and "numbers".
+    """Compare a part with its record; returns "checksums", "rows" and "numbers" → descriptions of failures.
 
     Raises:
         RunError: the store failed.
@@ -30,12 +30,17 @@ def check_part(storage: Storage, part: Part) -> dict[str, list[str]]:
     if content is None:
         return {"checksums": [f"{part.name} is gone"]}
     if not _is_as_committed(content, part):
-        return {"checksums": [f"{part.name}: its bytes are not those that were committed"]}
-    try:
+        return {"checksums": [f"{part.name}: its bytes differ from the committed ones"]}
+    try:  # the footer may be damaged if the record has no hash of it
         return _failures(pq.read_table(pa.BufferReader(content)), part)
-    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as e:  # its record has no hash of its footer
-        told = f"its footer can't be read: {type(e).__name__}: {one_line(e)}"
-        return {"checksums": [f"{part.name}: {told}"]}
+    except (
+        pa.ArrowException,
+        OSError,
+        KeyError,
+        TypeError,
+        ValueError,
+    ) as e:
+        return {"checksums": [f"{part.name}: its footer cannot be read: {type(e).__name__}: {one_line(e)}"]}
 
 
 def _is_as_committed(content: bytes, part: Part) -> bool:
@@ -45,31 +50,35 @@ def _is_as_committed(content: bytes, part: Part) -> bool:
 
 
 def _failures(table: pa.Table, part: Part) -> dict[str, list[str]]:
-    """What is wrong with a part whose bytes are right."""
-    described = read_metadata(table.schema)
+    """Check the content of a part whose bytes are correct."""
+    metadata = read_metadata(table.schema)
     rows = _row_failures(table, part)
-    if described["fingerprint"] != part.fingerprint:
+    if metadata["fingerprint"] != part.fingerprint:
         rows.append("its fingerprint is not the manifest's")
-    numbers = [told for column in feature_columns(table.schema) for told in _number_failures(table, column)]
-    numbers += [told for column in described.get("computed", ()) for told in _computed_failures(table, column["name"])]
-    return {"rows": [f"{part.name}: {t}" for t in rows], "numbers": [f"{part.name}: {t}" for t in numbers]}
+    numbers = []
+    for column in feature_columns(table.schema):
+        numbers += _number_failures(table, column)
+    for computed in metadata.get("computed", ()):
+        numbers += _computed_failures(table, computed["name"])
+    return {"rows": [f"{part.name}: {f}" for f in rows], "numbers": [f"{part.name}: {f}" for f in numbers]}
 
 
 def _row_failures(table: pa.Table, part: Part) -> list[str]:
-    told = []
+    failures = []
     if not np.array_equal(table["row"].to_numpy(), np.arange(part.start, part.stop)):
-        told.append(f"its rows are not {part.start} to {part.stop - 1} in order")
+        failures.append(f"its rows are not {part.start} to {part.stop - 1} in order")
     if (table["shard"].to_numpy() != part.shard).any():
-        told.append(f"it holds rows of another shard than {part.shard}")
+        failures.append(f"it holds rows of a shard other than {part.shard}")
     errors = len(table) - table["error"].null_count
     tokens = int(table["num_tokens"].drop_null().to_numpy().sum(dtype=np.int64))
     if (errors, tokens) != (part.num_errors, part.num_tokens):
-        told.append(f"{errors} error rows and {tokens} tokens, recorded are {part.num_errors} and {part.num_tokens}")
-    return told
+        recorded = f"{part.num_errors} and {part.num_tokens} are recorded"
+        failures.append(f"it holds {errors} error rows and {tokens} tokens, but {recorded}")
+    return failures
 
 
 def _number_failures(table: pa.Table, column: Column) -> list[str]:
-    """NaN or infinity, missing vectors, wrong lengths of unit vectors."""
+    """Find missing vectors, NaN or infinity, and unit vectors of another length than 1."""
     names = [name for name in (column.name, column.scale_name) if name]
     good = table.select(names).filter(table["error"].is_null())
     lacking, values = good[column.name].null_count, flatten(good[column.name])
@@ -85,11 +94,12 @@ def _number_failures(table: pa.Table, column: Column) -> list[str]:
 
 
 def _computed_failures(table: pa.Table, name: str) -> list[str]:
-    """NaN or infinity, values in error rows. A row without error may lack its value: the function said so."""
-    cells = table[name].combine_chunks()
-    told = []
-    if pa.types.is_floating(getattr(cells.type, "value_type", cells.type)):
-        told += [] if np.isfinite(flatten(cells.drop_null())).all() else [f"{name}: NaN or infinity"]
-    if cells.filter(table["error"].is_valid()).null_count < len(table) - table["error"].null_count:
-        told.append(f"{name}: rows with an error have a value")
-    return told
+    """Find NaN or infinity, and values in rows with errors. Functions may return null for other rows too."""
+    cells = table[name]
+    failures = []
+    is_float = pa.types.is_floating(getattr(cells.type, "value_type", cells.type))
+    if is_float and not np.isfinite(flatten(cells)).all():
+        failures.append(f"{name}: NaN or infinity")
+    if len(cells.filter(table["error"].is_valid()).drop_null()):
+        failures.append(f"{name}: rows with an error have a value")
+    return failures

@@ -1,7 +1,7 @@
-"""The proof of a finished output, made again from what is stored.
+"""Verifies a finished output against its manifest, its source and its model; changes nothing.
 
-Knows nothing of Ray. Every part is read whole: its checksum, its rows, its numbers; then the coverage, the totals of
-the manifest, and the canary with other rows. Nothing is changed.
+Reads every part in full (checksums, rows, numbers), then checks coverage, the totals of the manifest, and the canary
+with other rows than the run. Knows nothing of Ray.
 """
 
 from collections import Counter
@@ -24,26 +24,26 @@ from varve.verification.part_check import check_part
 
 _THREADS = 4
 
-# Does one thing for each of many, and gives the results in any order.
+# Applies a function to many items in parallel and yields the results in any order.
 Spread = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]
 
 
 def in_threads(work: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
-    """Here, a few at a time."""
+    """Apply a function to items in a few threads of this process."""
     with ThreadPoolExecutor(_THREADS) as threads:
         yield from threads.map(work, items)
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One property of an output, and everything that contradicts it."""
+    """One property of an output, and the failures that were found."""
 
     name: str
     failures: tuple[str, ...]
 
     @property
     def passed(self) -> bool:
-        """Whether nothing contradicts it."""
+        """Whether no failure was found."""
         return not self.failures
 
 
@@ -58,15 +58,15 @@ def verify(
 
     Args:
         path: the job's output.path.
-        deep: read the whole source again too, and count the rows of each shard.
-        spread: how the same work is done on many things: in threads, or on a cluster.
-        on_part: called with (parts checked, parts in all).
+        deep: also read the whole source and count the rows of each shard.
+        spread: runs the checks of parts and shards in parallel: in threads, or on a cluster.
+        on_part: called with (number of parts checked, number of parts).
 
     Returns:
         One check for each property; all must pass.
 
     Raises:
-        JobError: there is no output of Varve.
+        JobError: the path holds no output of Varve.
     """
     storage = Storage(path)
     stored = read_job(storage)
@@ -92,35 +92,35 @@ def _open_plan(stored: Mapping[str, Any], storage: Storage) -> tuple[Plan | None
         folder = stored.get("code", {}).get("folder", ".")
         return recall_plan(Job.parse(stored["job"]).in_folder(folder), stored, storage.uri), Check("canary", ())
     except VarveError as e:
-        return None, Check("canary", (f"the source, the model or the code can't be opened as they were: {e}",))
+        return None, Check("canary", (f"the source, the model or the code of the run cannot be opened: {e}",))
 
 
 def _check_parts(
     storage: Storage, finished: Manifest, spread: Spread, on_part: Callable[[int, int], None]
 ) -> list[Check]:
-    found: dict[str, list[str]] = {"checksums": [], "rows": [], "numbers": []}
-    for done, failures in enumerate(spread(partial(check_part, storage), finished.parts), 1):
-        for name, told in failures.items():
-            found[name] += told
+    failures: dict[str, list[str]] = {"checksums": [], "rows": [], "numbers": []}
+    for done, part_failures in enumerate(spread(partial(check_part, storage), finished.parts), 1):
+        for name, descriptions in part_failures.items():
+            failures[name] += descriptions
         on_part(done, len(finished.parts))
-    return [Check(name, tuple(sorted(told))) for name, told in found.items()]
+    return [Check(name, tuple(sorted(descriptions))) for name, descriptions in failures.items()]
 
 
 def _check_source(plan: Plan, finished: Manifest, spread: Spread) -> Check:
-    """Count the rows of the source by reading it."""
+    """Read the source and compare the row counts of its shards with those of the parts."""
     written: Counter[int] = Counter()
     for part in finished.parts:
         written[part.shard] += part.range.num_rows
-    told = []
+    failures = []
     for shard, rows, error in spread(partial(_count_rows, plan.dataset), range(plan.dataset.num_shards)):
         if error or rows != written[shard]:
             where = f"shard {shard} ({plan.dataset.name(shard)})"
-            told.append(error or f"{where} has {rows:,} rows, its parts have {written[shard]:,}")
-    return Check("source", tuple(sorted(told)))
+            failures.append(error or f"{where} has {rows:,} rows, its parts have {written[shard]:,}")
+    return Check("source", tuple(sorted(failures)))
 
 
 def _count_rows(dataset: Dataset, shard: int) -> tuple[int, int, str]:
-    """(shard, its rows, what kept it from being read)."""
+    """Return (shard, number of rows, error message if it cannot be read)."""
     try:
         return shard, sum(map(len, dataset.read(shard))), ""
     except RunError as e:
@@ -128,29 +128,29 @@ def _count_rows(dataset: Dataset, shard: int) -> tuple[int, int, str]:
 
 
 def _check_coverage(storage: Storage, finished: Manifest, plan: Plan | None) -> Check:
-    found = manifest.committed(storage)
+    committed = manifest.committed(storage)
     resolved = finished.resolved
     rows = None if plan is None else plan.dataset.shard_rows
-    told = manifest.coverage_gaps(found, resolved["num_shards"], resolved["rows_per_part"], rows)
-    listed = {part for parts in found.values() for part in parts}
+    failures = manifest.coverage_gaps(committed, resolved["num_shards"], resolved["rows_per_part"], rows)
+    listed = {part for parts in committed.values() for part in parts}
     unknown = listed.difference(part.range for part in finished.parts)
     gone = (part.range for part in finished.parts if part.range not in listed)
-    told += [f"shard {r.shard}, rows [{r.start}, {r.stop}): a part that the manifest does not know" for r in unknown]
-    told += [f"shard {r.shard}, rows [{r.start}, {r.stop}): its part is gone" for r in gone]
-    return Check("coverage", tuple(told))
+    failures += [f"shard {r.shard}, rows [{r.start}, {r.stop}): the part is not in the manifest" for r in unknown]
+    failures += [f"shard {r.shard}, rows [{r.start}, {r.stop}): the part is gone" for r in gone]
+    return Check("coverage", tuple(failures))
 
 
 def _check_totals(finished: Manifest) -> Check:
-    wrong = [
-        f"{name} is {getattr(finished, name)}, its parts have {getattr(finished.parts, name)}"
+    failures = [
+        f"{name} is {getattr(finished, name)}, the sum over its parts is {getattr(finished.parts, name)}"
         for name in ("num_rows", "num_tokens", "num_errors")
         if getattr(finished, name) != getattr(finished.parts, name)
     ]
-    return Check("totals", tuple(wrong))
+    return Check("totals", tuple(failures))
 
 
 def _check_canary(plan: Plan, storage: Storage, finished: Manifest) -> Check:
-    """Compare other rows than the run did."""
+    """Run the canary with other rows than the run."""
     try:
         seed = int(finished.fingerprint[8:16], 16)
         return Check("canary", tuple(canary.compare(plan, storage, finished.parts, seed=seed)["failed"]))
