@@ -1,6 +1,7 @@
-"""What the driver holds for a block is let go of, and few blocks wait, whatever their number."""
+"""The driver keeps nothing of finished blocks, and few blocks wait, however many there are."""
 
 import gc
+import inspect
 import time
 from uuid import uuid4
 
@@ -8,11 +9,12 @@ import pyarrow as pa
 import pytest
 import ray
 from ray.data import DataContext
+from ray.data._internal.execution.operators.map_operator import MapOperator
 from ray.data.block import BlockStats
 
 from varve.cluster.connection import start_ray
 from varve.config.compute import Compute
-from varve.engine.data_context import make_context
+from varve.engine.data_context import OPTIONS, make_context, quiet_ray_data
 
 BLOCKS = 120
 
@@ -57,3 +59,29 @@ def test_driver_keeps_no_record_of_blocks_that_are_done(flown):
 def test_blocks_do_not_pile_up_before_a_slow_stage(flown):
     _, waited = flown
     assert waited < BLOCKS / 3
+
+
+def test_options_of_a_dataflow_exist_in_this_ray():
+    assert [name for name in OPTIONS if not hasattr(DataContext(), name)] == []
+
+
+def test_callback_that_raises_costs_a_warning_and_not_the_run(monkeypatch, caplog):
+    """As when a private part of Ray has moved."""
+
+    def moved(self):
+        if inspect.currentframe().f_back.f_globals["__name__"] == "varve.engine.backpressure":
+            raise AttributeError
+        return stats(self)
+
+    stats = MapOperator.get_stats
+    monkeypatch.setattr(MapOperator, "get_stats", moved)
+    start_ray(Compute())
+    with quiet_ray_data(make_context()):
+        assert ray.data.range(BLOCKS, override_num_blocks=20).map_batches(lambda batch: batch).count() == BLOCKS
+    assert [record.levelname for record in caplog.records if record.name.startswith("varve")] == ["WARNING"]
+
+
+def test_option_that_ray_has_renamed_costs_a_warning_and_not_the_run(monkeypatch, caplog):
+    monkeypatch.setitem(OPTIONS, "an_option_that_does_not_exist", True)
+    assert not hasattr(make_context(), "an_option_that_does_not_exist")
+    assert [record.levelname for record in caplog.records if record.name.startswith("varve")] == ["WARNING"]
