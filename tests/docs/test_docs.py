@@ -1,6 +1,5 @@
 """What the pages of the documentation name exists, and what exists is documented."""
 
-import argparse
 import os
 import re
 from typing import Any, get_args
@@ -15,9 +14,9 @@ from tests.docs.pages import (
     PIPELINE,
     README,
     ROOT,
+    all_blocks,
     all_flags,
     anchors,
-    blocks,
     commands,
     flags,
     flags_of,
@@ -27,7 +26,6 @@ from tests.docs.pages import (
     sections,
     table,
 )
-from varve.cli.command import add_job_arguments
 from varve.cli.main import COMMANDS
 from varve.config.compute import Compute, Replicas
 from varve.config.feature import Computed, Feature, Pool
@@ -96,7 +94,7 @@ def test_every_pool_is_documented():
     assert {pool for names, _ in rows for pool in re.findall(r"`(\w+)`", names)} == set(get_args(Pool))
 
 
-@pytest.mark.parametrize("block", [b for page in PAGES for b in blocks(page, "yaml")], ids=lambda b: f"{b.page}:{b.line}")
+@pytest.mark.parametrize("block", all_blocks("yaml"), ids=str)
 def test_documented_job_is_a_job(block):
     Job.parse(yaml.safe_load(block.text))
 
@@ -127,7 +125,7 @@ def test_documented_flags_exist(page):
     assert flags(prose(page)) <= all_flags()
 
 
-@pytest.mark.parametrize("block", [b for page in PAGES for b in blocks(page, "bash")], ids=lambda b: f"{b.page}:{b.line}")
+@pytest.mark.parametrize("block", all_blocks("bash"), ids=str)
 def test_documented_commands_are_parsed_by_their_own_parsers(block):
     for command in commands(block.text):
         name, *rest = command.argv
@@ -143,9 +141,7 @@ def test_flags_are_these_and_no_more():
 
 
 def job_arguments() -> set[str]:
-    parser = argparse.ArgumentParser(add_help=False)
-    add_job_arguments(parser)
-    return set(re.findall(r"^  (--[a-z-]+)", parser.format_help(), re.MULTILINE))
+    return flags_of("embed") & flags_of("plan") & flags_of("submit")
 
 
 def test_environment_variables_that_are_read_are_documented():
