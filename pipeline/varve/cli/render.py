@@ -1,4 +1,4 @@
-"""`varve render`: fill a job into what a cluster's scheduler takes, for `kubectl apply -f -` or `sbatch`."""
+"""`varve render`: write a job as what a scheduler takes, for `kubectl apply -f -` or `sbatch`."""
 
 import argparse
 import sys
@@ -16,27 +16,29 @@ from varve.config.job import Job
 from varve.errors import JobError
 
 _OPTIONS = {"kuberay": kuberay.Options, "slurm": slurm.Options}
+_DESCRIPTION = """Write a job as a RayJob for KubeRay (Kubernetes), or as an sbatch script for Slurm. The result contains the
+job file and its Python modules. No cluster is contacted."""
 
 
 def main(argv: Sequence[str]) -> int:
     """Run the command; returns its exit code."""
-    return run("render", "Fill a job into what a cluster's scheduler takes.", _add, _render, argv)
+    return run("render", _DESCRIPTION, _add_arguments, _render, argv)
 
 
-def _add(parser: argparse.ArgumentParser) -> None:
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("target", choices=tuple(_OPTIONS), help="kuberay: a RayJob; slurm: an sbatch script")
     add_job_file(parser)
-    parser.add_argument("--output", metavar="DIR", help="write a file there, instead of to stdout")
+    parser.add_argument("--output", metavar="DIR", help="write a file to this folder (default: write to stdout)")
     pods = parser.add_argument_group("kuberay")
-    pods.add_argument("--image", help="required: REGISTRY/NAME:TAG, built from infra/docker/Dockerfile")
-    pods.add_argument("--namespace", help="default: that of kubectl's context")
-    pods.add_argument("--secret", metavar="NAME", help="Secret that holds what compute.env names, a key for each")
-    pods.add_argument("--queue", help="Kueue's LocalQueue in which the run waits for its cluster")
-    pods.add_argument("--claim", metavar="NAME:/PATH", help="PersistentVolumeClaim that every pod mounts at PATH")
+    pods.add_argument("--image", help="required: REGISTRY/NAME:TAG of an image built from infra/docker/Dockerfile")
+    pods.add_argument("--namespace", help="namespace of the RayJob (default: that of kubectl's context)")
+    pods.add_argument("--secret", metavar="NAME", help="Secret with a key for each variable of compute.env")
+    pods.add_argument("--queue", metavar="NAME", help="Kueue's LocalQueue in which the run waits for its nodes")
+    pods.add_argument("--claim", metavar="NAME:/PATH", help="PersistentVolumeClaim to mount at /PATH in every pod")
     batch = parser.add_argument_group("slurm")
-    batch.add_argument("--partition")
-    batch.add_argument("--account")
-    batch.add_argument("--time", help="limit of the job, for example 12:00:00; after it the job queues itself again")
+    batch.add_argument("--partition", metavar="NAME", help="partition of the nodes")
+    batch.add_argument("--account", metavar="NAME", help="account to charge")
+    batch.add_argument("--time", metavar="LIMIT", help="time limit, such as 12:00:00; then the job requeues itself")
 
 
 def _render(arguments: argparse.Namespace) -> int:
@@ -47,7 +49,8 @@ def _render(arguments: argparse.Namespace) -> int:
     options = _options(arguments)
     if isinstance(options, kuberay.Options):
         name, *documents = kuberay.render(job, options)
-        text, suffix = f"{_heading(arguments)}{to_yaml(*documents)}", "yaml"
+        header = f"# varve {version('varve')}: {Path(arguments.job).name}, rendered for KubeRay. kubectl apply -f\n"
+        text, suffix = f"{header}{to_yaml(*documents)}", "yaml"
         content: dict[str, Any] = {"name": name, "documents": documents}
     else:
         name, text = slurm.render(job, options)
@@ -64,10 +67,10 @@ def _render(arguments: argparse.Namespace) -> int:
 
 
 def _options(arguments: argparse.Namespace) -> kuberay.Options | slurm.Options:
-    """What the target's flags say.
+    """Return the settings of the target.
 
     Raises:
-        JobError: a flag of another target was given, or one that is needed was not.
+        JobError: an argument of the other target was given, or a required one was not.
     """
     names = {target: [field.name for field in fields(options)] for target, options in _OPTIONS.items()}
     for target in names.keys() - {arguments.target}:
@@ -76,31 +79,24 @@ def _options(arguments: argparse.Namespace) -> kuberay.Options | slurm.Options:
             msg = f"--{foreign[0]} goes with {target}, not with {arguments.target}"
             raise JobError(msg)
     if arguments.target == "kuberay" and not arguments.image:
-        msg = (
-            "--image is missing: the image that the pods run, for example --image registry.example.com/varve:0.1.0-cuda"
-        )
+        msg = "--image is missing: the image of the pods, for example --image registry.example.com/varve:0.1.0-cuda"
         raise JobError(msg)
     return _OPTIONS[arguments.target](**{name: getattr(arguments, name) for name in names[arguments.target]})
 
 
-def _heading(arguments: argparse.Namespace) -> str:
-    return f"# varve {version('varve')}: {Path(arguments.job).name}, rendered for KubeRay. kubectl apply -f\n"
-
-
 def _notes(job: Job, options: kuberay.Options | slurm.Options) -> list[str]:
-    """What the job leaves open and was decided here."""
-    told: list[str] = []
+    """Return what was decided because the job leaves it open."""
+    notes: list[str] = []
     if job.compute.replicas == "auto":
-        told.append(
-            "compute.replicas is auto: one node. --set compute.replicas=8, or {min: 1, max: 8} on Kubernetes, for more"
+        notes.append(
+            "compute.replicas is auto: rendered for one node. For more, --set compute.replicas=8, or on Kubernetes "
+            "{min: 1, max: 8}"
         )
     if job.compute.gpus == "auto":
-        told.append("compute.gpus is auto: nodes with a GPU. --set compute.gpus=0 for nodes without")
-    if isinstance(options, kuberay.Options) and options.moving:
-        told.append(
-            f"--image: {options.image} may be another image tomorrow, and then the cluster's nodes differ: give a tag"
-        )
-    return told
+        notes.append("compute.gpus is auto: rendered for nodes with a GPU. For CPUs, --set compute.gpus=0")
+    if isinstance(options, kuberay.Options) and options.image_may_change:
+        notes.append(f"--image: {options.image} may change, so nodes of a cluster can differ: give a tag or a digest")
+    return notes
 
 
 def _write(path: Path, text: str) -> Path:
@@ -108,6 +104,6 @@ def _write(path: Path, text: str) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
     except OSError as e:
-        msg = f"--output: {path} can't be written: {e.strerror}"
+        msg = f"--output: {path} cannot be written: {e.strerror}"
         raise JobError(msg) from e
     return path

@@ -10,10 +10,10 @@ from varve.errors import JobError, RunError, VarveError
 
 
 @pytest.mark.parametrize("kind", [VarveError, JobError, RunError])
-def test_error_survives_the_way_out_of_a_worker(kind):
-    copy = pickle.loads(pickle.dumps(kind("what went wrong")))
+def test_error_can_be_pickled(kind):
+    copy = pickle.loads(pickle.dumps(kind("the message")))
     assert type(copy) is kind
-    assert str(copy) == "what went wrong"
+    assert str(copy) == "the message"
     assert copy.exit_code == kind.exit_code
 
 
@@ -25,20 +25,20 @@ VARVE = [sys.executable, "-m", "varve"]
     ("arguments", "code"),
     [(["--version"], 0), (["embed", "--help"], 0), (["embed", "/not/there.yaml"], 2), (["no"], 2)],
 )
-def test_process_ends_with_the_code_of_its_command(arguments, code):
+def test_process_exits_with_the_code_of_its_command(arguments, code):
     ended = subprocess.run([*VARVE, *arguments], capture_output=True, text=True, check=False)
     assert ended.returncode == code
     assert (ended.stderr if code else ended.stdout).strip()
 
 
-def test_process_does_first_what_was_registered_for_its_end():
+def test_exit_handlers_run_before_the_process_exits():
     then = "m.run_command = lambda: atexit.register(print, 'the end') and 3"
     code = f"import atexit, varve.cli.main as m\n{then}\nm.main()"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (ended.stdout, ended.returncode) == ("the end\n", 3)
 
 
-def test_process_whose_reader_has_gone_says_nothing():
+def test_process_without_a_reader_exits_silently():
     reader, writer = os.pipe()
     os.close(reader)
     ended = subprocess.run([*VARVE, "--help"], stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
@@ -47,7 +47,7 @@ def test_process_whose_reader_has_gone_says_nothing():
 
 
 @pytest.mark.skipif(not FULL.exists(), reason="this system has no device that is always full")
-def test_process_that_cannot_write_its_answer_fails():
+def test_process_that_cannot_write_its_result_fails():
     with FULL.open("w") as full:
         ended = subprocess.run([*VARVE, "--help"], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert ended.returncode == 1

@@ -1,1 +1,1 @@
-"""From a job file to what a cluster takes: infra's templates, filled in. Starts nothing, asks no cluster."""
+"""Fills in jobs/templates for a job. Starts nothing and contacts no cluster."""

@@ -1,11 +1,11 @@
-"""jobs/templates/slurm/varve.sbatch, filled in for a job: its header, the job file and its Python modules."""
+"""Fills in jobs/templates/slurm/varve.sbatch for a job: the header, the job file and its Python modules."""
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from varve.cli.deploy.shape import job_files, job_name, nodes
+from varve.cli.deploy.shape import job_files, job_name, nodes_of
 from varve.cli.deploy.template import read_template
 from varve.config.compute import Replicas
 from varve.config.job import Job
@@ -18,10 +18,10 @@ _END = "END_OF_JOB"
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What a Slurm cluster must be told beside the job.
+    """Settings of the Slurm cluster, which a job file does not have.
 
     Raises:
-        JobError: a value would not stay one word of the header.
+        JobError: a value is not a single word, and would break the header.
     """
 
     partition: str | None = None
@@ -31,7 +31,7 @@ class Options:
     def __post_init__(self) -> None:
         for flag, value in {"--partition": self.partition, "--account": self.account, "--time": self.time}.items():
             if value is not None and not _WORD.fullmatch(value):
-                msg = f"{flag}: {value!r} is not what sbatch takes: letters, digits and _ . , : + -"
+                msg = f"{flag}: {value!r} is not allowed: expected letters, digits and _ . , : + -"
                 raise JobError(msg)
 
 
@@ -39,12 +39,12 @@ def render(job: Job, options: Options) -> tuple[str, str]:
     """(name, script) of a job.
 
     Raises:
-        JobError: the job asks for what a Slurm job does not have, or names a Python module that is not there.
+        JobError: the job needs a pool that grows, or one of its Python modules does not exist.
     """
-    wanted, replicas = nodes(job.compute), job.compute.replicas
+    nodes, replicas = nodes_of(job.compute), job.compute.replicas
     if isinstance(replicas, Replicas):
         msg = (
-            "compute.replicas: a Slurm job keeps its nodes. Lay a number over the pool: "
+            "compute.replicas: the nodes of a Slurm job are fixed. Set a number of replicas, for example "
             f"--set compute.replicas={replicas.max}"
         )
         raise JobError(msg)
@@ -52,8 +52,8 @@ def render(job: Job, options: Options) -> tuple[str, str]:
     kind = f"{job.compute.accelerator.lower()}:" if job.compute.accelerator else ""
     header = {
         "job-name": name,
-        "nodes": str(wanted.max),
-        "gpus-per-node": f"{kind}{wanted.gpus}" if wanted.gpus else None,
+        "nodes": str(nodes.max),
+        "gpus-per-node": f"{kind}{nodes.gpus}" if nodes.gpus else None,
         "partition": options.partition,
         "account": options.account,
         **({"time": options.time} if options.time else {}),
@@ -67,23 +67,23 @@ def render(job: Job, options: Options) -> tuple[str, str]:
 
 
 def _write_all(files: Mapping[str, str]) -> str:
-    """Commands that write the job file and its modules, byte for byte, into a folder that nothing else is in."""
+    """Return commands that write the job file and its modules byte for byte to a folder that holds nothing else."""
     folders = sorted({str(PurePosixPath("$scratch/job", path).parent) for path in files})
-    made = " ".join(f'"{folder}"' for folder in folders)
-    return f"job=$scratch/job/{JOB_FILE}\nmkdir -p {made}\n" + "".join(_write(*file) for file in files.items())
+    quoted = " ".join(f'"{folder}"' for folder in folders)
+    return f"job=$scratch/job/{JOB_FILE}\nmkdir -p {quoted}\n" + "".join(_write(*file) for file in files.items())
 
 
 def _write(path: str, text: str) -> str:
     end = _END
     while f"\n{end}\n" in f"\n{text}\n":
         end += "_"
-    # A here-document ends its last line, which a file need not do.
+    # A here-document always ends with a newline, which the file may lack.
     command, lines = ("cat", text) if text.endswith("\n") else ("head -c -1", f"{text}\n")
     return f"{command} >\"$scratch/job/{path}\" <<'{end}'\n{lines}{end}\n"
 
 
 def _with_header(script: str, header: Mapping[str, str | None]) -> str:
-    """The script with options of its header set, added, or left out where their value is None."""
+    """Return the script with options of its header replaced, added, or removed if their value is None."""
     lines: list[str] = []
     to_add = {key: value for key, value in header.items() if value}
     for line in script.splitlines():
