@@ -1,4 +1,4 @@
-"""Feature columns inside somebody's own Ray program: no parts, no manifest, rows and their order are Ray's."""
+"""Feature columns inside a user's own Ray program: no parts and no manifest; rows and their order are Ray's."""
 
 from collections.abc import Mapping, Sequence
 
@@ -17,8 +17,8 @@ from varve.preprocessing.text_blocks import tokenize_blocks
 from varve.process_state import silence_transformers
 from varve.workers.featurize import featurize
 
-# Written beside features into the rows of a part; of no use here.
-_OF_PARTS = frozenset({"shard", "row"})
+# Columns that only rows of a part need.
+_PART_COLUMNS = frozenset({"shard", "row"})
 
 
 def features(
@@ -31,22 +31,23 @@ def features(
     replicas: int = 1,
     batch_rows: int = 1024,
 ) -> Dataset:
-    """Add feature columns to a Ray dataset, inside a Ray program of one's own.
+    """Add feature columns to a Ray dataset, inside the user's own Ray program.
 
-    No parts, ranges or manifest: rows and their order are Ray's. `num_tokens`, `truncated` and `error` come along. None
-    of these columns may be there already: the first batch ends with a JobError that names it, in Ray's own error.
+    There are no parts, ranges or manifest: rows and their order are Ray's. The columns `num_tokens`, `truncated` and
+    `error` are added too. If the dataset already has one of these columns, the first batch fails with a JobError inside
+    Ray's error.
 
     Args:
-        dataset: with the text column(s).
-        text: column of the text, or two for a sentence pair.
-        model: hub id, folder, or the model section of a job.
-        features: name → definition, or its short form; the mean of the last layer by default.
+        dataset: has the text column(s).
+        text: name of the text column, or of two columns for sentence pairs.
+        model: Hub id, local folder, or the model section of a job.
+        features: name → definition or its short form; by default the mean of the last layer.
         output_dtype: float32, float16, int8 or binary.
-        replicas: actors; each takes a GPU where the cluster has GPUs.
+        replicas: number of actors; each takes one GPU if the cluster has GPUs.
         batch_rows: rows that are encoded together.
 
     Raises:
-        JobError: windows of a pair.
+        JobError: the model section cuts windows, which sentence pairs do not support.
     """
     spec = Model(name=model) if isinstance(model, str) else model
     columns = (text,) if isinstance(text, str) else text
@@ -64,32 +65,32 @@ def features(
 
 
 class _FeatureColumns:
-    """Adds feature columns to the batches of somebody's own Ray program."""
+    """Adds feature columns to the batches of a Ray dataset."""
 
     def __init__(
-        self, model: Model, wanted: dict[str, Feature], text_columns: Sequence[str], output_dtype: str, threads: int
+        self, model: Model, features: dict[str, Feature], text_columns: Sequence[str], output_dtype: str, threads: int
     ) -> None:
         """Load the model."""
         silence_transformers()
-        self._encoder = Encoder(model, wanted, output_dtype=output_dtype, threads=threads)
+        self._encoder = Encoder(model, features, output_dtype=output_dtype, threads=threads)
         self._text_columns = text_columns
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """Encode a batch as one block; two threads may call it, and the next batch waits in the encoder's lanes."""
+        """Encode a batch as one block. Two threads may call it, so that the next batch waits in the encoder."""
         pairs = len(self._text_columns) > 1
         schema = output_schema(self._encoder.feature_plan, pa.schema([]), pairs=pairs)
-        _check_names(batch.column_names, set(schema.names) - _OF_PARTS)
+        _check_names(batch.column_names, set(schema.names) - _PART_COLUMNS)
         blocks = tokenize_blocks(self._encoder.tokenizer, batch, self._text_columns, max(1, len(batch)))
         result, _, _ = featurize(self._encoder, batch, blocks, schema=schema, shard=0, start=0, pairs=pairs)
-        made = result.drop_columns(list(_OF_PARTS))
-        return pa.table([*batch.columns, *made.columns], schema=pa.schema([*batch.schema, *made.schema]))
+        added = result.drop_columns(list(_PART_COLUMNS))
+        return pa.table([*batch.columns, *added.columns], schema=pa.schema([*batch.schema, *added.schema]))
 
 
-def _check_names(there: Sequence[str], made: set[str]) -> None:
-    for name in there:
-        if name in made:
+def _check_names(present: Sequence[str], added: set[str]) -> None:
+    for name in present:
+        if name in added:
             msg = (
-                f"features: the dataset has a column {name!r} already, and features bring one of that name. "
-                "Drop or rename it first: dataset.drop_columns or dataset.rename_columns"
+                f"features: the dataset already has a column {name!r}, and a column of that name would be added. Drop "
+                "or rename it first: dataset.drop_columns or dataset.rename_columns"
             )
             raise JobError(msg)
