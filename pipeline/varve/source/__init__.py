@@ -1,1 +1,1 @@
-"""Where the texts come from: a Hugging Face dataset, found, opened and read."""
+"""Hugging Face datasets and files: found, opened and read as Arrow tables."""

@@ -1,154 +1,124 @@
-"""The shards of a Hugging Face dataset, read as Arrow tables of the needed columns, cut along the grid of parts.
+"""A source that is pinned and opened: its shards, read as Arrow tables and cut along the grid of parts.
 
-Knows nothing of models, tokens or the output's form, nor how a source is found. Invariants: shards have the order that
+Knows nothing of models, tokens or the output, nor how a source is found. Invariants: shards have the order that
 `datasets` gives them, and a row's number is its position in its shard, whatever is skipped; a table that `read_parts`
-yields is exactly one cell of the grid, and of the file that the job was planned for; workers get a dataset that is
-already pinned, so no branch name reaches them.
+yields is exactly one cell of the grid, read from the file version that the job was planned for.
 """
 
 import hashlib
 import json
 import posixpath
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import accumulate
-from typing import Any, cast
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import IterableDataset
-from datasets.table import CastError
 
 from varve.errors import RunError
 from varve.ranges import Missing
-from varve.source.error_messages import advise, words
-from varve.source.file_metadata import row_groups
+from varve.source.error_messages import advice_on, describe_error
+from varve.source.readers import READ_ROWS, Reader
 from varve.source.workarounds import ending_calmly
 from varve.storage.fsspec_files import file_version, use_options
-
-READ_ROWS = 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Shards:
-    """What is known of the shards without reading them."""
+    """What is known about the shards before they are read."""
 
-    files: tuple[int, ...] | None  # index of the file that each shard is of; None where only `datasets` knows
-    rows: tuple[int, ...] | None  # of each shard
+    files: tuple[int, ...] | None  # index of each shard's file; None if only `datasets` knows
+    rows: tuple[int, ...] | None  # of each shard; None if only reading tells
 
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """A source that is pinned, opened and looked at: what reading its shards takes."""
+    """An opened source. Safe to pickle: workers read from it without the job file or a branch name."""
 
-    stream: IterableDataset
+    reader: Reader
+    num_shards: int  # pieces that can be read independently
     files: tuple[str, ...]  # URIs, in order
-    commit: str | None  # of a hub id
+    commit: str | None  # of a dataset on the Hub
     schema: pa.Schema  # the columns that are read
     shards: Shards
-    versions: tuple[str, ...] | None  # of the files when the job was planned; None for those that a commit pins
+    versions: tuple[str, ...] | None  # of the files when the job was planned; None if a commit pins them
     storage_options: dict[str, Any]  # of the files' file system
 
     @property
     def shard_rows(self) -> tuple[int, ...] | None:
-        """Rows of each shard, where the source says without being read."""
+        """Rows of each shard; None if only reading tells."""
         return self.shards.rows
 
     @property
     def names(self) -> list[str]:
-        """The files below the folder that they have in common, so that moving that folder changes nothing."""
+        """The files, relative to their common folder, so the names stay the same when that folder moves."""
         parents = [posixpath.dirname(uri).split("/") for uri in self.files]
         shared = posixpath.commonprefix(parents)
         return ["/".join(uri.split("/")[len(shared) :]) for uri in self.files]
 
     @property
     def identity(self) -> str:
-        """A hash that changes when the files do: their names and versions, or the commit that pins them."""
-        seen: list[Any] = [self.commit, self.num_shards]
+        """A hash of the commit, or of the names and versions of the files."""
+        content: list[Any] = [self.commit, self.num_shards]
         if self.versions is not None:
-            seen += map(list, zip(self.names, self.versions, strict=True))
-        return hashlib.sha256(json.dumps(seen).encode()).hexdigest()
-
-    @property
-    def num_shards(self) -> int:
-        """Independently readable pieces."""
-        return self.stream.num_shards
-
-    def name(self, shard: int) -> str:
-        """The shard for messages: its file, where that is known."""
-        return f"{self.files[0]} and on" if self.shards.files is None else self.files[self.shards.files[shard]]
+            content += map(list, zip(self.names, self.versions, strict=True))
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     def check(self, shard: int) -> None:
-        """Ask the store whether a shard's file is still the one that the job was planned for.
+        """Check that a shard's file is still the version that the job was planned for.
 
         Raises:
-            RunError: it is gone, another is there now, or the store can't be asked.
+            RunError: the file is gone or was replaced, or its file system does not answer.
         """
         if self.versions is None or self.shards.files is None:
             return
         file = self.shards.files[shard]
-        uri, then = self.files[file], self.versions[file]
+        uri, planned = self.files[file], self.versions[file]
         try:
-            now = file_version(uri, fresh=True)
+            current = file_version(uri, fresh=True)
         except FileNotFoundError:
-            now = "gone"
-        except Exception as e:  # every file system has errors of its own
+            current = "gone"
+        except Exception as e:  # each file system raises its own exceptions
             msg = (
-                f"shard {shard} ({uri}) can't be asked whether it is still what the run was planned for: {words(e)}. "
-                f"{advise(e)}: the same command goes on from there"
+                f"shard {shard} ({uri}): cannot check whether the file changed since the run was planned: "
+                f"{describe_error(e)}. {advice_on(e)}, then run the same command to resume"
             )
             raise RunError(msg) from e
-        if now != then:
+        if current != planned:
             msg = (
-                f"shard {shard} ({uri}) has changed since the run was planned: it was {then}, it is {now}. "
-                "Restore it, or start anew with another output.path"
+                f"shard {shard} ({uri}) has changed since the run was planned: it was {planned}, it is {current}. "
+                "Restore the file, or start a new run with another output.path"
             )
             raise RunError(msg)
 
     def read(self, shard: int, first: int = 0) -> Iterator[pa.Table]:
-        """The rows of one shard from row `first` on, in order, in tables of any size.
+        """The rows of one shard from row `first` on, in order, in tables of 1,024 rows; the last is shorter.
 
         Raises:
-            RunError: the shard can't be read.
+            RunError: the shard cannot be read, or its file has changed.
         """
         row = first
         use_options(self.files[0], self.storage_options)
         try:
             with ending_calmly():
-                for start, piece in self._pieces(shard, first):
-                    before = max(0, first - start)
-                    for table in cast("Iterator[pa.Table]", piece.iter(READ_ROWS)):
-                        conformed = fit(table, self.schema).slice(before)
-                        before = max(0, before - table.num_rows)
-                        if conformed.num_rows:
-                            yield conformed
-                            row += conformed.num_rows
-        except Exception as e:  # every file system and builder has errors of its own
+                for table in _rebatch(self.reader.read(shard, first)):
+                    yield _cast(table, self.schema)
+                    row += len(table)
+        except Exception as e:  # each file system and format raises its own exceptions
             self.check(shard)
-            msg = f"shard {shard} ({self.name(shard)}) can't be read after row {row}: {words(e)}"
-            if isinstance(e, (TypeError, pa.ArrowInvalid, CastError)):
-                msg += ". If a column is not of the type that first rows show, name it in source.types"
+            uri = self.files[0] + ", ..." if self.shards.files is None else self.files[self.shards.files[shard]]
+            msg = f"shard {shard} ({uri}) cannot be read after row {row}: {describe_error(e)}"
+            if isinstance(e, (TypeError, pa.ArrowInvalid)):
+                msg += ". If a column's type differs from that in the first rows, name it in source.types"
             elif isinstance(e, UnicodeError):
-                msg += f". {advise(e)}"
+                msg += f". {advice_on(e)}"
             raise RunError(msg) from e
 
-    def _pieces(self, shard: int, first: int) -> Iterator[tuple[int, IterableDataset]]:
-        """(number of its first row, piece) of a shard; row groups that end before row `first` are never fetched."""
-        whole = self.stream.shard(self.num_shards, shard)
-        rows = row_groups((self.name(shard),))[0] if first and self.shards.rows and self.shards.files else []
-        finer = whole.reshard() if len(rows) > 1 else whole
-        if finer.num_shards != len(rows):
-            yield 0, whole.with_format("arrow")
-            return
-        for group, start in enumerate(accumulate(rows[:-1], initial=0)):
-            if start + rows[group] > first:
-                yield start, finer.shard(len(rows), group).with_format("arrow")
-
     def read_parts(self, shard: int, rows_per_part: int, missing: Missing) -> Iterator[tuple[int, pa.Table]]:
-        """(first row, table) for each missing cell of the grid; the last cell is short, and may be empty.
+        """(first row, table) of each missing cell of the grid. The last cell is shorter and may be empty.
 
         Raises:
-            RunError: the shard can't be read, or its file has changed; nothing of the new one was given out.
+            RunError: the shard cannot be read, or its file has changed; no row of the new file is yielded.
         """
         start = missing.first
         waiting: list[pa.Table] = []
@@ -170,19 +140,25 @@ class Dataset:
             yield start, pa.concat_tables(waiting) if waiting else self.schema.empty_table()
 
 
-def fit(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """The columns of a schema, in its types.
+def _rebatch(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """The same rows in tables of `READ_ROWS` rows; the last is shorter."""
+    waiting = None
+    for table in tables:
+        waiting = pa.concat_tables([waiting, table]) if waiting else table
+        while len(waiting) >= READ_ROWS:
+            yield waiting.slice(0, READ_ROWS)
+            waiting = waiting.slice(READ_ROWS)
+    if waiting:
+        yield waiting
 
-    Numbers that come as text may have blanks around them and a plus before them, as every reader of CSV allows.
 
-    Raises:
-        pa.ArrowInvalid: a value does not fit its column's type.
-    """
-    return pa.table([_cast(table[field.name], field.type) for field in schema], schema=schema)
+def _cast(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    return pa.table([_cast_column(table[field.name], field.type) for field in schema], schema=schema)
 
 
-def _cast(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
-    if pa.types.is_string(column.type) and not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+def _cast_column(column: pa.ChunkedArray, target: pa.DataType) -> pa.ChunkedArray:
+    """Cast to a type. Texts of numbers may have whitespace around them and a leading plus, as readers of CSV allow."""
+    if pa.types.is_string(column.type) and not (pa.types.is_string(target) or pa.types.is_large_string(target)):
         trimmed = pc.utf8_trim_whitespace(column)  # pyright: ignore[reportAttributeAccessIssue] (made at run time)
         column = pc.replace_substring_regex(trimmed, r"^\+", "")  # pyright: ignore[reportAttributeAccessIssue]
-    return column.cast(kind)
+    return column.cast(target)

@@ -1,17 +1,17 @@
-"""What fails while a source is found or asked, in words.
+"""Messages for the errors of file systems, the Hub and the builders of `datasets`.
 
-Every file system, the hub and every builder have errors of their own, few of which are OSErrors: a missing client is an
-ImportError, credentials that are not there and an endpoint that does not answer are the client's. Knows nothing of
-what is asked for.
+Each raises its own exceptions, and few are OSErrors: a missing client is an ImportError; missing credentials and an
+endpoint that does not answer are exceptions of the client.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from varve.errors import JobError, VarveError, one_line
+from varve.errors import JobError, VarveError
 
-# Of these the message says enough: what is named is not there, or is no such thing, or can't be done with it.
-_PLAIN = (
+_SHOWN_CHARACTERS = 300
+# Errors whose message needs no advice about addresses, credentials or the network.
+_SELF_EXPLAINING = (
     FileNotFoundError,
     NotADirectoryError,
     ValueError,
@@ -24,33 +24,34 @@ _PLAIN = (
 
 
 @contextmanager
-def as_job_errors(what: str) -> Iterator[None]:
-    """Reporter whatever is raised inside as the user's to mend.
+def as_job_errors(problem: str) -> Iterator[None]:
+    """Convert exceptions raised inside to JobErrors. Varve's own errors pass unchanged.
 
     Args:
-        what: could not be done, the beginning of the message.
+        problem: beginning of the message.
 
     Raises:
-        JobError: with the reason and what to check; one of Varve's own errors passes as it is.
+        JobError: the problem, the reason, and what to check.
     """
     try:
         yield
     except VarveError:
         raise
     except Exception as e:
-        advice = "" if isinstance(e, _PLAIN) and not isinstance(e, UnicodeError) else f". {advise(e)}"
-        msg = f"{what}: {words(e)}{advice}"
+        needs_advice = isinstance(e, UnicodeError) or not isinstance(e, _SELF_EXPLAINING)
+        advice = f". {advice_on(e)}" if needs_advice else ""
+        msg = f"{problem}: {describe_error(e)}{advice}"
         raise JobError(msg) from e
 
 
-def words(error: BaseException) -> str:
-    """The kind of an error and its message; fsspec raises some without one."""
-    told = one_line(error).rstrip(". ")
-    return type(error).__name__ if told in {"", "None"} else f"{type(error).__name__}: {told}"
+def describe_error(error: BaseException) -> str:
+    """An exception's class and its message; fsspec raises some without a message."""
+    message = " ".join(str(error).split())[:_SHOWN_CHARACTERS].rstrip(". ")
+    return type(error).__name__ if message in {"", "None"} else f"{type(error).__name__}: {message}"
 
 
-def advise(error: BaseException) -> str:
-    """What to check where something could not be asked at all."""
+def advice_on(error: BaseException) -> str:
+    """What to check when a file or the Hub could not be read."""
     if isinstance(error, ImportError):
         return "Install it on every machine that reads"
     if isinstance(error, UnicodeError):

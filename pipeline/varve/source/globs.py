@@ -1,6 +1,6 @@
-"""The patterns by which a source finds its files on this machine, and whether they find a file that is not there yet.
+"""The glob patterns of a source on this machine, and whether they would match a file that does not exist yet.
 
-`datasets` follows them anew in every run. Knows nothing of what the files hold.
+`datasets` resolves the patterns again in every run, so an output must not lie where a source would read it.
 """
 
 from collections.abc import Sequence
@@ -11,13 +11,13 @@ from varve.source.hf_builder import saved_files
 from varve.storage.fsspec_files import matches
 
 
-def finding(spec: Source, paths: Sequence[str]) -> str | None:
-    """The pattern that finds one of some paths, whether they are there or not; None where none does."""
-    return next((pattern for pattern in _patterns(spec) for path in paths if _finds(pattern, path)), None)
+def find_matching_glob(spec: Source, paths: Sequence[str]) -> str | None:
+    """The first pattern that matches one of the paths, which need not exist; None if none does."""
+    return next((pattern for pattern in _globs(spec) for path in paths if _matches(pattern, path)), None)
 
 
-def _patterns(spec: Source) -> Sequence[str]:
-    """All but those of stores and the hub. A folder that says for itself which files it has finds no others."""
+def _globs(spec: Source) -> Sequence[str]:
+    """The patterns. A `save_to_disk` folder lists its files and has none."""
     if spec.dataset in BUILDERS:
         return spec.locations
     if not Path(spec.dataset).is_dir() or saved_files(spec) is not None:
@@ -25,10 +25,10 @@ def _patterns(spec: Source) -> Sequence[str]:
     return [str(Path(spec.dataset, pattern)) for pattern in (spec.locations if spec.data_files else ("**",))]
 
 
-def _finds(pattern: str, path: str) -> bool:
-    """`datasets` passes over what is hidden, unless a pattern says that it is meant."""
-    return matches(pattern, path) and _hidden(pattern) == _hidden(path)
+def _matches(pattern: str, path: str) -> bool:
+    """Whether `datasets` would read the path: it skips hidden files unless the pattern names hidden parts."""
+    return matches(pattern, path) and _num_hidden(pattern) == _num_hidden(path)
 
 
-def _hidden(path: str) -> int:
+def _num_hidden(path: str) -> int:
     return sum(part.startswith((".", "__")) for part in PurePath(path).parts)

@@ -1,4 +1,4 @@
-"""What `datasets` must be told to open a source, and to read of it what a job needs.
+"""The builder of `datasets` for a source: its arguments, its files, its stream.
 
 Knows nothing of shards or rows.
 """
@@ -7,38 +7,40 @@ import json
 import posixpath
 from typing import Any
 
-import pyarrow as pa
-from datasets import DatasetBuilder, Features, IterableDataset, Value, load_dataset_builder
+from datasets import DatasetBuilder, IterableDataset, load_dataset_builder
 from huggingface_hub import HfApi
 
 from varve.config.source import BUILDERS, Source
 from varve.errors import JobError
-from varve.source.dataset import READ_ROWS
 from varve.source.error_messages import as_job_errors
-from varve.source.lenient_readers import NeededCsv, NeededJson, NeededParquet, another
 from varve.storage.fsspec_files import file_exists, read_file
-
-# What pandas takes for a missing value; it must not be taken so in the text column of a CSV file.
-_NA_VALUES = ["", "#N/A", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null", "-nan", "-NaN", "<NA>"]
-
-_NEEDED = {"csv": NeededCsv, "json": NeededJson, "parquet": NeededParquet}
 
 
 def pin(spec: Source) -> str | None:
-    """The commit of a hub id; None for files."""
+    """The commit of a dataset on the Hub; None for files.
+
+    Raises:
+        JobError: it is neither a local folder nor on the Hub.
+    """
     if spec.dataset in BUILDERS or file_exists(spec.dataset) or "://" in spec.dataset:
         return None
     if spec.dataset.startswith((".", "/", "~")):
         msg = f"source.dataset: {spec.dataset}: no such folder"
         raise JobError(msg)
-    with as_job_errors(f"source.dataset: {spec.dataset} is no folder here, and the hub did not give it"):
+    problem = f"source.dataset: {spec.dataset} is not a local folder and could not be found on the Hugging Face Hub"
+    with as_job_errors(problem):
         return HfApi().dataset_info(spec.dataset, revision=spec.revision).sha
 
 
-def _arguments(spec: Source, commit: str | None) -> dict[str, Any]:
+def build(spec: Source, commit: str | None) -> DatasetBuilder:
+    """The dataset's builder, with its files resolved.
+
+    Raises:
+        JobError: `source.data_files` is missing for a builder that reads files.
+    """
     files = list(spec.data_files) if isinstance(spec.data_files, tuple) else spec.data_files
     if spec.dataset in BUILDERS and not files:
-        msg = f"source.data_files: is missing: dataset {spec.dataset} reads the files named there"
+        msg = f"source.data_files: missing; dataset {spec.dataset} reads the files that are named there"
         raise JobError(msg)
     arguments: dict[str, Any] = {"path": spec.dataset, "name": spec.name, **spec.options}
     if files:
@@ -47,11 +49,11 @@ def _arguments(spec: Source, commit: str | None) -> dict[str, Any]:
         arguments["revision"] = commit
     if saved := saved_files(spec):
         arguments |= {"path": "arrow", "data_files": {spec.split: saved}}
-    return arguments
+    return load_dataset_builder(**arguments)
 
 
 def saved_files(spec: Source) -> list[str] | None:
-    """The Arrow files of a `save_to_disk` folder in their order; None for any other source."""
+    """The Arrow files of a `save_to_disk` folder, in order; None for any other source."""
     if spec.dataset in BUILDERS:
         return None
     folder = spec.dataset
@@ -64,83 +66,25 @@ def saved_files(spec: Source) -> list[str] | None:
     return [posixpath.join(folder, file["filename"]) for file in state["_data_files"]]
 
 
-def build(spec: Source, commit: str | None) -> DatasetBuilder:
-    """The dataset's builder, which has found its files.
-
-    Raises:
-        JobError: no files are named for a builder that reads files.
-    """
-    return load_dataset_builder(**_arguments(spec, commit))
-
-
 def stream(builder: DatasetBuilder, spec: Source) -> IterableDataset:
     """The split as a stream.
 
     Raises:
-        JobError: there is no such split.
+        JobError: the split does not exist.
     """
-    with as_job_errors(f"source: split {spec.split!r} of {spec.dataset} can't be opened"):
+    with as_job_errors(f"source: split {spec.split!r} of {spec.dataset} cannot be opened"):
         stream = builder.as_streaming_dataset(spec.split)
     if not isinstance(stream, IterableDataset):
-        msg = f"source.split: {spec.split!r} is not one split of {spec.dataset}"
+        msg = f"source.split: {spec.split!r} is not a single split of {spec.dataset}"
         raise JobError(msg)
     return stream
 
 
-def narrow(builder: DatasetBuilder, features: Features, spec: Source) -> DatasetBuilder:
-    """A builder that reads the needed columns alone, and texts as texts.
-
-    It takes over the files: to look for them takes seconds where they are thousands.
-    """
-    kind = _NEEDED.get(builder.name, type(builder))
-    options = _options(builder.name, features, spec)
-    narrowed = another(builder, kind, **options)
-    if "features" in options:  # as `load_dataset_builder` does with them
-        narrowed.info.features = options["features"]
-    return narrowed
-
-
-def _options(kind: str, features: Features, spec: Source) -> dict[str, Any]:
-    needed = Features({name: features[name] for name in spec.columns})
-    match kind:
-        case "parquet":
-            # Without a batch size the builder takes that of the first row group, and fails where it is empty.
-            return {"columns": spec.columns, "features": needed, "batch_size": READ_ROWS}
-        case "csv":
-            kept = [name for name in spec.keep if name not in spec.text_columns]
-            options = {
-                "features": _of_csv(needed, spec),
-                "usecols": frozenset(spec.columns).__contains__,  # a list would have to be there in every file
-                "keep_default_na": False,
-                "na_values": dict.fromkeys(kept, _NA_VALUES),
-            }
-            return {name: value for name, value in options.items() if name not in spec.options}
-        case "json":
-            return {"features": needed}
-        case "text":
-            return {"features": features}
-        case _:
-            return {}
-
-
-def _of_csv(needed: Features, spec: Source) -> Features:
-    """Texts as texts; and whatever pandas can't read where a cell is empty, which is all but texts and floats."""
-    told = spec.options.keys() & {"thousands", "true_values", "false_values", "converters"}  # pandas alone knows these
-
-    def read_as(name: str) -> Any:
-        if name in spec.text_columns:
-            return Value("string")
-        is_float = pa.types.is_floating(needed.arrow_schema.field(name).type)
-        return needed[name] if is_float or told else Value("string")
-
-    return Features({name: read_as(name) for name in needed})
-
-
 def files(builder: DatasetBuilder, spec: Source) -> tuple[str, ...]:
-    """URIs of the split's files, in order.
+    """URIs of the split's files, in order; the dataset's name if the builder reads no files.
 
     Raises:
-        JobError: none match.
+        JobError: no file matches.
     """
     files = builder.config.data_files
     if files is None or spec.split not in files:

@@ -3,15 +3,20 @@
 Invariant: the rule that makes shards depends on the source alone, so every run of a job has the same shards.
 """
 
+from functools import partial
+from typing import Any
+
 import datasets
 from datasets import DatasetBuilder, Features
 
 from varve.config.source import Source
 from varve.source import hf_builder, schema_inference
+from varve.source.csv_files import pandas_options, read_csv, readable_features
 from varve.source.dataset import Dataset, Shards
 from varve.source.error_messages import as_job_errors
 from varve.source.file_metadata import file_versions, row_group_sizes
-from varve.source.readers import JsonReader, ParquetReader, Reader, StreamReader, csv_reader
+from varve.source.json_files import read_json
+from varve.source.readers import FileReader, ParquetReader, Reader, StreamReader
 from varve.source.workarounds import ending_calmly, streams_without_torch
 from varve.storage.fsspec_files import use_options
 
@@ -48,19 +53,42 @@ def _open(spec: Source, commit: str | None, known: Shards | None) -> Dataset:
     files = hf_builder.files(builder, spec)
     features = schema_inference.infer_features(builder, files, spec)
     schema_inference.check_columns(features, spec)
-    if builder.name == "parquet" and known is None:
-        known = _parquet_shards(files, has_filters=bool(builder.config.filters))
-    reader = _make_reader(builder, files, features, known, spec)
-    one_per_file = tuple(range(len(files))) if reader.num_shards == len(files) else None
+    needed = Features({name: features[name] for name in spec.columns})
+    reader, num_shards, shards = _make_reader(builder, files, needed, known, spec)
     return Dataset(
         reader=reader,
+        num_shards=num_shards,
         files=files,
         commit=commit,
         schema=schema_inference.arrow_schema(features, spec),
-        shards=known or Shards(one_per_file, None),
+        shards=shards,
         versions=None if commit else file_versions(files),
         storage_options=spec.storage_options,
     )
+
+
+def _make_reader(
+    builder: DatasetBuilder, files: tuple[str, ...], features: Features, known: Shards | None, spec: Source
+) -> tuple[Reader, int, Shards]:
+    """(reader, number of shards, what is known about the shards)."""
+    config: Any = builder.config
+    one_per_file = tuple(range(len(files)))
+    if builder.name == "parquet":
+        filters = config.filters or None
+        shards = known or _parquet_shards(files, has_filters=filters is not None)
+        file_of_shard = shards.files or one_per_file
+        return ParquetReader(files, file_of_shard, features, filters), len(file_of_shard), shards
+    if builder.name == "csv":
+        parse = partial(read_csv, options=pandas_options(config, spec))
+        reader = FileReader(files, readable_features(features, spec), parse)
+    elif builder.name == "json":
+        options = {name: getattr(config, name) for name in ("chunksize", "field", "encoding", "encoding_errors")}
+        reader = FileReader(files, features, partial(read_json, **options))
+    else:
+        stream = hf_builder.stream(builder, spec).select_columns(spec.columns)
+        known_files = one_per_file if stream.num_shards == len(files) else None
+        return StreamReader(stream), stream.num_shards, Shards(known_files, None)
+    return reader, len(files), Shards(one_per_file, None)
 
 
 def _parquet_shards(files: tuple[str, ...], *, has_filters: bool) -> Shards:
@@ -73,21 +101,3 @@ def _parquet_shards(files: tuple[str, ...], *, has_filters: bool) -> Shards:
     if len(files) < MANY_FILES and len(sizes) > len(files) and min(sizes[:-1]) >= MIN_SHARD_ROWS:
         return Shards(tuple(file for file, group in enumerate(groups) for _ in group), sizes)
     return Shards(one_per_file, tuple(map(sum, groups)))
-
-
-def _make_reader(
-    builder: DatasetBuilder, files: tuple[str, ...], features: Features, shards: Shards | None, spec: Source
-) -> Reader:
-    needed = Features({name: features[name] for name in spec.columns})
-    config = vars(builder.config)
-    match builder.name:
-        case "parquet":
-            file_of_shard = (shards and shards.files) or tuple(range(len(files)))
-            return ParquetReader(files, file_of_shard, needed, config["filters"] or None)
-        case "csv":
-            return csv_reader(files, needed, builder.config, spec)
-        case "json":
-            options = {name: config[name] for name in ("chunksize", "field", "encoding", "encoding_errors")}
-            return JsonReader(files, needed, options)
-        case _:
-            return StreamReader(hf_builder.stream(builder, spec).select_columns(spec.columns))

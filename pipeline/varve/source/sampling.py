@@ -1,6 +1,6 @@
-"""The rows of a source that are looked at before a run, from a few shards.
+"""Sample rows of a source, from which a run is planned.
 
-Knows nothing of tokens. Invariant: the work is bounded, however many shards there are and however few rows have a text.
+Knows nothing of tokens. Invariant: the work is bounded, whatever the number of shards and of rows without a text.
 """
 
 from collections.abc import Sequence
@@ -11,29 +11,28 @@ import pyarrow as pa
 from varve.source.dataset import Dataset
 
 SAMPLED_SHARDS = 4
-# Of a shard whose first rows have no text.
-_TABLES = 16
+_MAX_TABLES_PER_SHARD = 16
 
 
 def some_shards(num_shards: int) -> list[int]:
-    """A few shards, spread over all; the first is among them."""
+    """Up to four shards, spread evenly from the first to the last."""
     last, steps = num_shards - 1, SAMPLED_SHARDS - 1
     return sorted({round(last * step / steps) for step in range(SAMPLED_SHARDS)})
 
 
 def rows_with_text(dataset: Dataset, text_columns: Sequence[str], rows: int) -> pa.Table:
-    """The first rows whose texts are there; of the first shard, and of others where it has too few.
+    """Up to `rows` first rows whose text columns are not null; later shards are read only if earlier have too few.
 
     Raises:
-        RunError: a shard can't be read.
+        RunError: a shard cannot be read.
     """
-    found = dataset.schema.empty_table()
+    sample = dataset.schema.empty_table()
     for shard in some_shards(dataset.num_shards):
-        for table in islice(dataset.read(shard), _TABLES):
-            found = pa.concat_tables([found, _with_text(table, text_columns)])
-            if len(found) >= rows:
-                return found.slice(0, rows)
-    return found
+        for table in islice(dataset.read(shard), _MAX_TABLES_PER_SHARD):
+            sample = pa.concat_tables([sample, _with_text(table, text_columns)])
+            if len(sample) >= rows:
+                return sample.slice(0, rows)
+    return sample
 
 
 def _with_text(table: pa.Table, text_columns: Sequence[str]) -> pa.Table:

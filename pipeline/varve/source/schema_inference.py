@@ -1,85 +1,83 @@
-"""The columns of a source: of what types they are, which a job needs, and what is read made to fit them.
+"""The columns of a source and their types.
 
-Files need not agree, so a few are looked at: the first rows of CSV and JSON, the footers of Parquet; what the job says
-(`source.types`) goes before. Knows nothing of shards or rows. Invariant: columns that a job does not name decide
-nothing.
+Files may differ, so a few of them are inspected: the first rows of CSV and JSON, the footers of Parquet. The job's
+`source.types` has priority. Knows nothing of shards. Invariant: columns that a job does not name have no influence.
 """
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import DatasetBuilder, Features, IterableDataset, Value
-from datasets.data_files import DataFilesDict, DataFilesList
-from datasets.features import Json
+from datasets import DatasetBuilder, Features, IterableDataset, Json, Value
 
 from varve.config.source import Source
 from varve.errors import JobError
 from varve.source.error_messages import as_job_errors
 from varve.source.hf_builder import stream
-from varve.source.lenient_readers import another
 from varve.storage.fsspec_files import open_file
 
-# Formats of which each file has types of its own.
-_OF_FILES = frozenset({"csv", "json", "parquet"})
-_LOOKED_AT_FILES = 8
-# What is read of each: bytes of JSON, rows of CSV.
+# Formats in which each file has its own types.
+_TYPED_PER_FILE = frozenset({"csv", "json", "parquet"})
+_MAX_INSPECTED_FILES = 8
+# How much of each file is inspected: bytes of JSON, rows of CSV.
 _HEAD_BYTES = 1 << 20
 _HEAD_ROWS = 1024
-_NOTHING = Value("null")
+_NULL = Value("null")
 
 
-def look(builder: DatasetBuilder, files: Sequence[str], spec: Source) -> Features:
-    """The columns and their types: as the dataset declares them, else as a few files show them.
+def infer_features(builder: DatasetBuilder, files: Sequence[str], spec: Source) -> Features:
+    """The columns and their types: as the dataset declares them, otherwise as a few of its files have them.
 
     Raises:
-        JobError: the files can't be read or hold no rows, or a column that is needed has types that don't go together.
+        JobError: the files cannot be read or hold no rows, or a needed column has incompatible types.
     """
     where = ", ".join(spec.locations)
-    with as_job_errors(f"source: {where} can't be read"):
-        undeclared = builder.name in _OF_FILES and not builder.info.features
+    with as_job_errors(f"source: {where} cannot be read"):
+        undeclared = builder.name in _TYPED_PER_FILE and not builder.info.features
         if undeclared and spec.split in (builder.config.data_files or {}):
-            some = dict.fromkeys(files[int(at)] for at in np.linspace(0, len(files) - 1, _LOOKED_AT_FILES, dtype=int))
-            with ThreadPoolExecutor(max_workers=_LOOKED_AT_FILES) as threads:
-                heads = threads.map(lambda uri: _head(builder, uri, spec), some)
-                shown = dict(zip(some, heads, strict=True))
+            positions = np.linspace(0, len(files) - 1, _MAX_INSPECTED_FILES, dtype=int)
+            inspected = list(dict.fromkeys(files[int(position)] for position in positions))
+            with ThreadPoolExecutor(max_workers=_MAX_INSPECTED_FILES) as threads:
+                heads = list(threads.map(lambda uri: _inspect(builder, uri, spec), inspected))
         else:
-            shown = {where: _features(stream(builder, spec))}
-    seen = {uri: head for uri, head in shown.items() if head is not None}
-    if not seen:
-        msg = f"source: {where} holds no rows, so its columns are not known"
+            inspected, heads = [where], [_features(stream(builder, spec))]
+    found = {uri: head for uri, head in zip(inspected, heads, strict=True) if head is not None}
+    if not found:
+        msg = f"source: {where} holds no rows, so its columns are unknown"
         raise JobError(msg)
-    # An object may lack any key, so JSON holds whatever the job gives a type; other formats say what they hold.
-    named = spec.types if builder.name == "json" else {}
-    names = dict.fromkeys(name for columns in (*seen.values(), named) for name in columns)
-    return Features({name: _named(name, spec) or _common(name, seen, spec) for name in names})
+    # Any object may lack a key, so a JSON source has every column that the job gives a type.
+    typed = spec.types if builder.name == "json" else {}
+    names = dict.fromkeys(name for columns in (*found.values(), typed) for name in columns)
+    return Features({name: _declared(name, spec) or _common(name, found, spec) for name in names})
 
 
-def _head(builder: DatasetBuilder, uri: str, spec: Source) -> Features | None:
-    """What one file shows; None where it is empty."""
-    with as_job_errors(f"source: {uri} can't be read"):
+def _inspect(builder: DatasetBuilder, uri: str, spec: Source) -> Features | None:
+    """The columns of one file; None if it is empty."""
+    with as_job_errors(f"source: {uri} cannot be read"):
         return _footer(uri, spec) if builder.name == "parquet" else _first_rows(builder, uri, spec)
 
 
 def _footer(uri: str, spec: Source) -> Features:
-    """The columns of a Parquet file; of those that are not needed, which may be of any type, the names alone."""
+    """The columns of a Parquet file. Columns that are not needed get the null type, since they may have any type."""
     with open_file(uri) as file:
         schema = pq.read_schema(file)
-    needed = pa.schema([field.with_type(_plain(field.type)) for field in schema if field.name in spec.columns])
-    with as_job_errors(f"source.keep: a column of {uri} can't be kept"):
+    needed = pa.schema([field.with_type(_storage_type(field.type)) for field in schema if field.name in spec.columns])
+    with as_job_errors(f"source.keep: a column of {uri} cannot be kept"):
         features = Features.from_arrow_schema(needed.with_metadata(schema.metadata))
-    return Features({**dict.fromkeys(schema.names, _NOTHING), **features})
+    return Features({**dict.fromkeys(schema.names, _NULL), **features})
 
 
 def _first_rows(builder: DatasetBuilder, uri: str, spec: Source) -> Features | None:
-    files = cast("DataFilesDict", builder.config.data_files)[spec.split]
-    one = DataFilesDict({spec.split: DataFilesList([uri], files.origin_metadata)})
-    chunksize = _HEAD_BYTES if builder.name == "json" else _HEAD_ROWS
-    head = another(builder, type(builder), data_files=one, chunksize=chunksize)
+    head = deepcopy(builder)
+    config: Any = head.config
+    files = type(config.data_files)({spec.split: [uri]})  # `datasets` refuses a plain dict
+    head.config = replace(config, data_files=files, chunksize=_HEAD_BYTES if head.name == "json" else _HEAD_ROWS)
     try:
         return _features(cast("IterableDataset", head.as_streaming_dataset(spec.split)))
     except (StopIteration, pd.errors.EmptyDataError):
@@ -93,7 +91,7 @@ def _features(stream: IterableDataset) -> Features | None:
     return None if first is None else Features.from_arrow_schema(first.schema)
 
 
-def _named(name: str, spec: Source) -> Value | None:
+def _declared(name: str, spec: Source) -> Value | None:
     """The type that the job gives a column."""
     if name not in spec.types:
         return None
@@ -101,77 +99,79 @@ def _named(name: str, spec: Source) -> Value | None:
         return Value(spec.types[name])
     except ValueError as e:
         msg = (
-            f"source.types.{name}: {spec.types[name]!r} is no type. Such are string, int64, float64, bool, timestamp[s]"
+            f"source.types.{name}: {spec.types[name]!r} is not a type; "
+            "expected one such as string, int64, float64, bool or timestamp[s]"
         )
         raise JobError(msg) from e
 
 
-def _common(name: str, shown: dict[str, Features], spec: Source) -> Any:
-    """The type that holds what every file shows in a column."""
-    kinds = {uri: features[name] for uri, features in shown.items() if features.get(name, _NOTHING) != _NOTHING}
-    first = next(iter(kinds.values()), _NOTHING)
-    if name not in spec.columns or all(kind == first for kind in kinds.values()):
+def _common(name: str, found: dict[str, Features], spec: Source) -> Any:
+    """A type that holds the values of a column in every file."""
+    types = {uri: features[name] for uri, features in found.items() if features.get(name, _NULL) != _NULL}
+    first = next(iter(types.values()), _NULL)
+    if name not in spec.columns or all(feature == first for feature in types.values()):
         return first
-    texts = [_is_text(kind) for kind in kinds.values()]
-    if all(texts) or (name in spec.text_columns and any(texts)):
+    are_texts = [_is_text(feature) for feature in types.values()]
+    if all(are_texts) or (name in spec.text_columns and any(are_texts)):
         return Value("string")
     try:
-        schemas = [Features({name: kind}).arrow_schema for kind in kinds.values()]
+        schemas = [Features({name: feature}).arrow_schema for feature in types.values()]
         return Features.from_arrow_schema(pa.unify_schemas(schemas, promote_options="permissive"))[name]
     except pa.ArrowTypeError as e:
-        told = ", ".join(f"{_told(kind)} in {uri}" for uri, kind in kinds.items())
-        msg = f"source.keep: column {name!r} holds {told}. Say which it is to be: source.types: {{{name}: string}}"
+        found_types = ", ".join(f"{_describe_type(feature)} in {uri}" for uri, feature in types.items())
+        msg = f"source.keep: column {name!r} holds {found_types}. Set its type: source.types: {{{name}: string}}"
         raise JobError(msg) from e
 
 
-def _is_text(kind: Any) -> bool:
-    return isinstance(kind, Value) and kind.dtype in {"string", "large_string", "string_view"}
+def _is_text(feature: Any) -> bool:
+    return isinstance(feature, Value) and feature.dtype in {"string", "large_string", "string_view"}
 
 
-def _told(kind: Any) -> str:
-    if isinstance(kind, Json):
+def _describe_type(feature: Any) -> str:
+    if isinstance(feature, Json):
         return "values of several types"
-    return "text" if _is_text(kind) else kind.dtype if isinstance(kind, Value) else "nested values"
+    return "text" if _is_text(feature) else feature.dtype if isinstance(feature, Value) else "nested values"
 
 
-def check(features: Features, spec: Source) -> None:
-    """Hold that the job's columns are there, and its texts are texts.
+def check_columns(features: Features, spec: Source) -> None:
+    """Check that the job's columns exist and that its text columns hold text.
 
     Raises:
-        JobError: they are not.
+        JobError: they do not.
     """
     for column in spec.columns:
         if column not in features:
             key = "source.text" if column in spec.text_columns else "source.keep"
             msg = f"{key}: there is no column {column!r} in {spec.dataset}. Its columns: {', '.join(features)}"
             raise JobError(msg)
-    types = features.arrow_schema
     for column in spec.text_columns:
-        kind = types.field(column).type
-        kinds = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null)
-        if not any(matches(kind) for matches in kinds):
+        column_type = features.arrow_schema.field(column).type
+        allowed = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null)
+        if not any(is_allowed(column_type) for is_allowed in allowed):
             msg = (
-                f"source.text: column {column!r} holds {kind}, not text. "
-                f"If it is to be read as text: source.types: {{{column}: string}}"
+                f"source.text: column {column!r} holds {column_type}, not text. "
+                f"To read it as text: source.types: {{{column}: string}}"
             )
             raise JobError(msg)
 
 
 def arrow_schema(features: Features, spec: Source) -> pa.Schema:
-    """The columns that are read, as plain Arrow types: JSON that is kept as text is text."""
+    """The columns that are read, without extension types. A text column that is not kept is large_string."""
     types = features.arrow_schema
     texts = {name: pa.large_string() for name in spec.text_columns if name not in spec.keep}
-    return pa.schema([(name, texts.get(name, _plain(types.field(name).type))) for name in spec.columns])
+    return pa.schema([(name, texts.get(name, _storage_type(types.field(name).type))) for name in spec.columns])
 
 
-def _plain(kind: pa.DataType) -> pa.DataType:
-    if isinstance(kind, pa.BaseExtensionType):
-        return _plain(kind.storage_type)
-    if pa.types.is_struct(kind):
-        return pa.struct([field.with_type(_plain(field.type)) for field in kind])
-    if not pa.types.is_list(kind) and not pa.types.is_large_list(kind) and not pa.types.is_fixed_size_list(kind):
-        return kind
-    item = kind.value_field.with_type(_plain(kind.value_type))
-    if pa.types.is_fixed_size_list(kind):
-        return pa.list_(item, kind.list_size)
-    return pa.list_(item) if pa.types.is_list(kind) else pa.large_list(item)
+def _storage_type(arrow_type: pa.DataType) -> pa.DataType:
+    """The type with each extension type in it replaced by its storage type."""
+    if isinstance(arrow_type, pa.BaseExtensionType):
+        return _storage_type(arrow_type.storage_type)
+    if pa.types.is_struct(arrow_type):
+        return pa.struct([field.with_type(_storage_type(field.type)) for field in arrow_type])
+    is_fixed = pa.types.is_fixed_size_list(arrow_type)
+    if not pa.types.is_list(arrow_type) and not pa.types.is_large_list(arrow_type) and not is_fixed:
+        return arrow_type
+    item = arrow_type.value_field.with_type(_storage_type(arrow_type.value_type))
+    if is_fixed:
+        return pa.list_(item, arrow_type.list_size)
+    return pa.list_(item) if pa.types.is_list(arrow_type) else pa.large_list(item)

@@ -1,4 +1,4 @@
-"""Workarounds for defects of datasets and Arrow; each says when it can be removed."""
+"""Workarounds for defects of datasets and Arrow; each names the condition for its removal."""
 
 import atexit
 import time
@@ -7,39 +7,40 @@ from contextlib import contextmanager
 
 from datasets import config
 
-# What a read that nobody waits for any more may still take.
+# How long Arrow's threads may still read after their result is no longer needed.
 _LAST_READS_S = 0.5
 
 
 @contextmanager
 def streams_without_torch() -> Iterator[None]:
-    """Let `datasets` make its streams without torch: of a stream of torch's kind, every reader would import it.
+    """Make `datasets` create streams that do not derive from torch's IterableDataset.
 
-    That takes a second and 200 MB of each process. Elsewhere in a program `datasets` stays what it is.
+    Such a stream imports torch in every reading process, which takes a second and 200 MB. The setting of `datasets` is
+    restored at the end. Remove when `datasets` no longer imports torch for a stream.
     """
-    before = config.TORCH_AVAILABLE
+    previous = config.TORCH_AVAILABLE
     config.TORCH_AVAILABLE = False
     try:
         yield
     finally:
-        config.TORCH_AVAILABLE = before
+        config.TORCH_AVAILABLE = previous
 
 
 @contextmanager
 def ending_calmly() -> Iterator[None]:
-    """Give Arrow's reading threads a moment after what is read inside, if the interpreter goes down so soon.
+    """Delay the interpreter's exit if it follows a read so closely that Arrow's threads may still be reading.
 
-    They hold Python files; one that outlives the interpreter aborts the process, whatever its exit code was to be.
+    These threads hold Python files; one that outlives the interpreter aborts the process and hides its exit code.
     Remove when apache/arrow#45214 is closed.
     """
-    _end_later()
+    _postpone_exit()
     try:
         yield
     finally:
-        _end_later()
+        _postpone_exit()
 
 
-def _end_later() -> None:
+def _postpone_exit() -> None:
     atexit.unregister(_wait_until)
     atexit.register(_wait_until, time.monotonic() + _LAST_READS_S)
 

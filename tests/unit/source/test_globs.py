@@ -8,7 +8,7 @@ import pytest
 from datasets import Dataset
 
 from varve.config.source import Source
-from varve.source.globs import finding
+from varve.source.globs import find_matching_glob
 from varve.source.open_dataset import open_dataset
 
 WRITTEN = ("data/part-00000-000000000000-000000000001.parquet", "_varve/job.json")
@@ -52,18 +52,18 @@ def read_after(output, spec: Source) -> list[str]:
 def test_source_finds_an_output_where_datasets_would_read_of_it(output, source, found, docs):
     (docs / "0.jsonl").write_text('{"text": "one"}\n')
     spec, place = Source(text="text", **source), docs.parent / output
-    assert (finding(spec, [str(place / name) for name in WRITTEN]) is not None) == found
+    assert (find_matching_glob(spec, [str(place / name) for name in WRITTEN]) is not None) == found
     assert bool(read_after(place, spec)) == found
 
 
 def test_saved_dataset_finds_nothing_but_its_own_files(docs):
     Dataset.from_dict({"text": ["one"]}).save_to_disk(docs)
     spec = Source(dataset=str(docs), text="text")
-    assert finding(spec, [str(docs / "out" / name) for name in WRITTEN]) is None
+    assert find_matching_glob(spec, [str(docs / "out" / name) for name in WRITTEN]) is None
     assert read_after(docs / "out", spec) == []
 
 
 @pytest.mark.parametrize("files", ["s3://bucket/**", "docs/**.jsonl"])
 def test_pattern_of_a_store_or_a_wrong_one_finds_nothing(files, docs):
     spec = Source(dataset="json", data_files=files, text="text")
-    assert finding(spec, [str(docs / "out" / name) for name in WRITTEN]) is None
+    assert find_matching_glob(spec, [str(docs / "out" / name) for name in WRITTEN]) is None

@@ -74,7 +74,7 @@ def test_parquet_column_of_any_type_may_stand_beside_those_that_are_needed(opene
     others = {"map": pa.array([[("a", 1)]], pa.map_(pa.string(), pa.int64())), "key": pa.array([b"0" * 16], pa.uuid())}
     assert values(opened(file([7], **others))) == [7]
     assert values(opened(file([7], **others), keep=("key",)), "key") == [b"0" * 16]
-    with pytest.raises(JobError, match=r"source\.keep: a column of \S+0\.parquet can't be kept: .* map<"):
+    with pytest.raises(JobError, match=r"source\.keep: a column of \S+0\.parquet.*: .* map<"):
         opened(file([7], **others), keep=("map",))
 
 
@@ -85,5 +85,5 @@ def test_parquet_column_that_is_nowhere_is_told_with_those_that_are(opened):
 
 def test_file_that_is_no_parquet_is_named(opened, tmp_path):
     (tmp_path / "+.parquet").write_text("")
-    with pytest.raises(JobError, match=r"\+\.parquet can't be read: ArrowInvalid: Parquet file size is 0 bytes"):
+    with pytest.raises(JobError, match=r"\+\.parquet.*: ArrowInvalid: Parquet file size is 0 bytes"):
         opened(file([1]))

