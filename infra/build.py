@@ -1,7 +1,7 @@
-"""Build hook of the wheel: compiles the encoder's inner loops, where there is a C compiler.
+"""Build hook of the wheel: compiles the encoder's CPU kernels if there is a C compiler.
 
-pip calls it through hatchling (pyproject.toml), for editable installs too. Invariant: a machine without a C compiler,
-or with another processor than x86-64, gets a wheel that is whole without it: torch's own operations run there, slower.
+pip runs it through hatchling (pyproject.toml), also for editable installs. Invariant: without a C compiler, or on
+another processor than x86-64, the wheel is complete without compiled code; torch's slower operations replace it.
 """
 
 import os
@@ -25,44 +25,32 @@ INSTRUCTIONS = {
 
 
 class CompiledHook(BuildHookInterface):
-    """Adds what could be compiled to the wheel, which is then one for this platform."""
+    """Adds the compiled libraries to the wheel, which is then specific to this platform."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Called before the files of a wheel are gathered; `version` is "standard" or "editable"."""
+        """Called before the files of a wheel are collected; `version` is "standard" or "editable"."""
         if version == "standard":  # an editable install reads the templates from the checkout
             build_data["force_include"]["jobs/templates"] = "varve/cli/deploy/templates"
-        if built := [file for file in map(self._compile, INSTRUCTIONS) if file]:
-            build_data["artifacts"] += [f"/{file.as_posix()}" for file in built]
+        if libraries := [file for file in map(self._compile, INSTRUCTIONS) if file]:
+            build_data["artifacts"] += [f"/{file.as_posix()}" for file in libraries]
             build_data["pure_python"] = False
             build_data["tag"] = "py3-none-" + sysconfig.get_platform().replace("-", "_").replace(".", "_")
 
     def _compile(self, instructions: str) -> Path | None:
-        """The library for these instructions, beside the sources; None, with the reason on stderr, where that fails."""
-        to = FOLDER / f"{instructions}.so"
+        """Compile a library next to its sources; on failure None, with the reason on stderr."""
+        library = FOLDER / f"{instructions}.so"
         if platform.machine().lower() not in {"x86_64", "amd64"}:
             return None
         sources = sorted(Path(self.root, FOLDER).glob("*.[ch]"))
         stamp = f'-DSOURCE_SHA256="{sha256(b"".join(file.read_bytes() for file in sources)).hexdigest()}"'
-        compiler = shlex.split(os.environ.get("CC", "cc"))
-        command = [
-            *compiler,
-            "-O3",
-            "-std=gnu11",
-            "-shared",
-            "-fPIC",
-            *INSTRUCTIONS[instructions],
-            stamp,
-            "-o",
-            str(to),
-        ]
+        command = [*shlex.split(os.environ.get("CC", "cc")), "-O3", "-std=gnu11", "-shared", "-fPIC"]
+        command += [*INSTRUCTIONS[instructions], stamp, "-o", str(library)]
         command += [str(FOLDER / file.name) for file in sources if file.suffix == ".c"] + ["-lm"]
         try:
-            Path(self.root, to).unlink(missing_ok=True)
-            subprocess.run(command, cwd=self.root, check=True, capture_output=True)  # noqa: S603 (the builder's compiler)
+            Path(self.root, library).unlink(missing_ok=True)
+            subprocess.run(command, cwd=self.root, check=True, capture_output=True)  # noqa: S603 (the user's compiler)
         except (OSError, subprocess.CalledProcessError) as e:
-            said = getattr(e, "stderr", b"") or b""
-            sys.stderr.write(
-                f"{to} was not compiled, slower operations run in its place: {e}\n{said.decode(errors='replace')}"
-            )
+            output = (getattr(e, "stderr", b"") or b"").decode(errors="replace")
+            sys.stderr.write(f"{library} was not compiled, torch's slower operations are used instead: {e}\n{output}")
             return None
-        return to
+        return library

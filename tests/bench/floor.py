@@ -136,9 +136,9 @@ def _onednn(layers: Sequence[Any]) -> list[Callable[[Any], Any]]:
 def _compiled(layers: Sequence[Any]) -> list[Callable[[Any], Any]]:
     """As the encoder runs them."""
     from varve.encoder.kernels.cpu_library import find_cpu_library
-    from varve.encoder.kernels.cpu_weights import Room
+    from varve.encoder.kernels.cpu_weights import WeightArena
     from varve.encoder.model.fused_linear import Linear
 
     kernel = find_cpu_library()
     assert kernel is not None
-    return [Linear(layer, kernel, Room(layer.weight.numel(), [])) for layer in layers]
+    return [Linear(layer, kernel, WeightArena(layer.weight.numel(), [])) for layer in layers]

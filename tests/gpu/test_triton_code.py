@@ -6,8 +6,8 @@ import torch
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from varve.encoder.kernels.attention_tiles import Tiles, cut
-from varve.encoder.kernels.gpu_support import find_triton_code
+from varve.encoder.kernels.attention_tiles import Tiles, make_tiles
+from varve.encoder.kernels.gpu_support import find_triton_kernels
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
@@ -18,7 +18,7 @@ HALF = {torch.float16: 2e-3, torch.bfloat16: 2e-2}
 
 @pytest.fixture(scope="module")
 def code():
-    found = find_triton_code()
+    found = find_triton_kernels()
     assert found is not None
     return found
 
@@ -33,7 +33,7 @@ def offsets(lengths):
 
 
 def tiles_of(lengths):
-    table, parts = cut(np.array(lengths))
+    table, parts = make_tiles(np.array(lengths))
     return Tiles(torch.from_numpy(table).cuda(), parts)
 
 

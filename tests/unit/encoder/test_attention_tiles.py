@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from varve.encoder.kernels.attention_tiles import cut
+from varve.encoder.kernels.attention_tiles import make_tiles
 
 ANY = st.one_of(st.integers(1, 70), st.integers(1, 600))
 LENGTHS = st.lists(ANY, min_size=1, max_size=60).map(sorted).map(np.array)
@@ -18,7 +18,7 @@ def queries_of(table, parts):
 
 @given(LENGTHS)
 def test_tiles_of_any_windows_hold_each_token_once_beside_those_of_its_window(lengths):
-    table, parts = cut(lengths)
+    table, parts = make_tiles(lengths)
     queries = queries_of(table, parts)
     assert queries[0, 0] == 0
     assert queries[-1, 1] == lengths.sum()
@@ -31,7 +31,7 @@ def test_tiles_of_any_windows_hold_each_token_once_beside_those_of_its_window(le
 
 @given(LENGTHS)
 def test_parts_of_any_windows_follow_each_other_and_know_their_longest(lengths):
-    table, parts = cut(lengths)
+    table, parts = make_tiles(lengths)
     assert [part.first for part in parts] == [sum(other.count for other in parts[:at]) for at in range(len(parts))]
     assert sum(part.count for part in parts) == len(table)
     for part in parts:
@@ -42,8 +42,8 @@ def test_parts_of_any_windows_follow_each_other_and_know_their_longest(lengths):
 @given(LENGTHS, st.integers(1, 600))
 def test_a_window_is_cut_alike_alone_and_beside_others(lengths, length):
     together = np.sort(np.append(lengths, length))
-    table, parts = cut(together)
-    alone_table, alone_parts = cut(np.array([length]))
+    table, parts = make_tiles(together)
+    alone_table, alone_parts = make_tiles(np.array([length]))
     start = together[together < length].sum()
     own = table[:, 1] == start
     assert (table[own] - start == alone_table).all()

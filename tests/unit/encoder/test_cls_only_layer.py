@@ -10,7 +10,7 @@ from varve.encoder.description import describe
 from varve.encoder.encoder import Encoder
 from varve.encoder.model.cls_only_layer import ClsOnlyLayer
 from varve.encoder.model.layer_hooks import find_layers
-from varve.encoder.model.parity_check import can_narrow
+from varve.encoder.model.parity_check import is_cls_only_exact
 
 # Those whose last layer has a module of its own behind attention, or at its end (MPNet).
 NARROW = {"bert", "roberta", "xlm-roberta", "electra", "mpnet"}
@@ -81,7 +81,7 @@ def test_a_first_token_alone_and_in_any_pack_and_thread_differs_in_the_last_bits
 def test_a_layer_that_is_not_the_last_is_found_out(tiny):
     model = AutoModel.from_pretrained(tiny("bert"), attn_implementation="packed").eval()
     below = ClsOnlyLayer(find_layers(model)[0].attention.output)
-    assert not can_narrow(model, below, 128)
+    assert not is_cls_only_exact(model, below, 128)
     last = ClsOnlyLayer.of(model)
     assert last is not None
-    assert can_narrow(model, last, 128)
+    assert is_cls_only_exact(model, last, 128)

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from varve.config.model import Model
 from varve.encoder.description import describe
 from varve.encoder.encoder import Encoder
-from varve.encoder.kernels.cpu_library import BEYOND, CpuLibrary, find_cpu_library, takes
+from varve.encoder.kernels.cpu_library import BIAS_PADDING, CpuLibrary, can_attend, find_cpu_library
 
 ROOT = Path(__file__).parents[3]
 TOLERANCE = 3e-6  # of values of about 1, as torch's own kernel
@@ -31,7 +31,7 @@ def offsets(lengths):
 
 
 def attend(kernel, qkv, lengths, scaling=None, reach=None, bias=None):
-    assert takes(*qkv)
+    assert can_attend(*qkv)
     return kernel.attend(*qkv, offsets(lengths), max(lengths), scaling, reach, bias)
 
 
@@ -88,7 +88,7 @@ def test_tokens_out_of_reach_count_for_nothing(kernel, reach):
 def test_a_bias_by_distance_is_added_to_the_scores_of_each_head(kernel, reach):
     lengths = [1, 2, 7, 15, 16, 17, 33, 48, 64, 129, 300]
     qkv = draw(sum(lengths), 3, 32)
-    bias = torch.randn(3, 2 * max(lengths) + BEYOND - 1, generator=torch.Generator().manual_seed(1))
+    bias = torch.randn(3, 2 * max(lengths) + BIAS_PADDING - 1, generator=torch.Generator().manual_seed(1))
     want = in_double(qkv, lengths, reach=reach, bias=bias)
     assert float((attend(kernel, qkv, lengths, reach=reach, bias=bias) - want).abs().max()) <= TOLERANCE
     assert float((attend(kernel, qkv, lengths, reach=reach) - want).abs().max()) > 0.1
@@ -120,7 +120,7 @@ def test_a_long_window_has_the_same_bits_wherever_its_keys_lie(kernel, reach):
     lengths = [511, 30, 2100]  # the last comes in parts, for its keys are more than a cache holds
     fused = draw(1, sum(lengths), 3 * 2 * 32)[0][0].unflatten(1, (3, 2, 32)).unbind(1)
     by_head = [x.transpose(0, 1).contiguous().transpose(0, 1) for x in fused]
-    bias = torch.randn(2, 2 * max(lengths) + BEYOND - 1, generator=torch.Generator().manual_seed(1))
+    bias = torch.randn(2, 2 * max(lengths) + BIAS_PADDING - 1, generator=torch.Generator().manual_seed(1))
     for added in (None, bias):
         got = attend(kernel, fused, lengths, reach=reach, bias=added)
         assert torch.equal(attend(kernel, by_head, lengths, reach=reach, bias=added), got)
@@ -193,9 +193,9 @@ def test_a_mean_has_the_same_bits_alone_and_among_others_and_nan_stays_in_its_wi
 
 def test_what_the_kernel_can_not_read_is_left_to_torch():
     whole = torch.zeros(8, 2, 32)
-    assert takes(whole, whole, whole)
+    assert can_attend(whole, whole, whole)
     for other in (whole.half(), whole.transpose(1, 2), whole[..., :20], whole[:, :1], whole.to("meta")):
-        assert not takes(other, other, whole)
+        assert not can_attend(other, other, whole)
 
 
 @each_kernel
@@ -263,7 +263,7 @@ def test_attention_in_half_precision_and_of_narrow_heads_stays_with_torch(dtype,
     model = tiny("bert", hidden_size=32, num_attention_heads=num_heads)
     encoder = Encoder(Model(name=model, max_tokens=64, dtype=dtype), device="cpu")
     found = find_cpu_library()
-    assert describe(encoder)["attention"] == (found.registers if taken and found else "torch")
+    assert describe(encoder)["attention"] == (found.vector_instructions if taken and found else "torch")
 
 
 @pytest.mark.parametrize("compiler", ["cc", "no-such-compiler"])

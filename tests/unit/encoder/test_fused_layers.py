@@ -11,8 +11,8 @@ from varve.encoder.encoder import Encoder
 from varve.encoder.kernels.cpu_library import CpuLibrary, find_cpu_library
 from varve.encoder.model.attention import PACKED
 from varve.encoder.model.batch import packed_batch
-from varve.encoder.model.fused_layers import OneCall, join_steps, part_steps
-from varve.encoder.model.fused_linear import use_kernel
+from varve.encoder.model.fused_layers import FusedCpuLayer, fuse_layers, unfuse_layers
+from varve.encoder.model.fused_linear import use_library
 from varve.encoder.model.layer_hooks import find_layers
 from varve.encoder.model.mpnet import adapt_mpnet
 from varve.encoder.packing import Pack
@@ -42,7 +42,7 @@ def made(tiny, architecture, **settings):
 
 def load(folder, kernel=None):
     model = AutoModel.from_pretrained(folder).eval()
-    use_kernel(model, kernel or BUILT[0])
+    use_library(model, kernel or BUILT[0])
     if not adapt_mpnet(model):
         model.set_attn_implementation(PACKED)
     return model
@@ -54,7 +54,7 @@ def packed(model):
 
 
 def joined(model):
-    return [isinstance(layer.forward, OneCall) for layer in find_layers(model)]
+    return [isinstance(layer.forward, FusedCpuLayer) for layer in find_layers(model)]
 
 
 @torch.inference_mode()
@@ -68,13 +68,13 @@ def test_a_layer_in_one_call_has_the_bits_of_its_steps(kernel, shape, tiny, monk
     monkeypatch.setattr("varve.encoder.model.attention.find_cpu_library", lambda: kernel)
     model = load(made(tiny, "bert", **shape), kernel)
     steps = run(model)
-    assert join_steps(model)
+    assert fuse_layers(model)
     assert joined(model) == [True] * 3
     for got, want in zip(run(model), steps, strict=True):
         assert torch.equal(got, want)
-    part_steps(model, last=True)
+    unfuse_layers(model, last=True)
     assert joined(model) == [True, True, False]
-    part_steps(model)
+    unfuse_layers(model)
     assert joined(model) == [False] * 3
 
 
@@ -84,7 +84,7 @@ def test_a_layer_in_one_call_has_the_bits_of_its_steps(kernel, shape, tiny, monk
 def test_a_layer_whose_norms_were_torchs_equals_its_steps_in_one_call(kernel, architecture, shape, tiny):
     model = load(made(tiny, architecture, **shape), kernel)
     steps = run(model)
-    assert join_steps(model)
+    assert fuse_layers(model)
     for got, want in zip(run(model), steps, strict=True):
         assert float((got - want).abs().max()) <= TOLERANCE
 
@@ -92,7 +92,7 @@ def test_a_layer_whose_norms_were_torchs_equals_its_steps_in_one_call(kernel, ar
 @pytest.mark.parametrize("architecture", ["bert", "roberta", "xlm-roberta", "electra", "distilbert", "mpnet"])
 def test_the_layers_of_berts_family_are_joined_and_equal_plain_transformers(architecture, tiny, plain):
     folder = made(tiny, architecture)
-    assert join_steps(load(folder))
+    assert fuse_layers(load(folder))
     encoder = Encoder(Model(name=folder, max_tokens=128), EVERYTHING, device="cpu")
     worst = worst_difference(encoder(RAGGED), [plain(folder)(text) for text in RAGGED])
     assert max(worst.values()) <= TOLERANCE, worst
@@ -101,8 +101,8 @@ def test_the_layers_of_berts_family_are_joined_and_equal_plain_transformers(arch
 @pytest.mark.parametrize("architecture", ["albert", "modernbert", "nomic_bert"])
 def test_layers_written_in_another_way_go_step_by_step(architecture, tiny):
     model = AutoModel.from_pretrained(made(tiny, architecture)).eval()
-    use_kernel(model, BUILT[0])
-    assert not join_steps(model)
+    use_library(model, BUILT[0])
+    assert not fuse_layers(model)
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_layers_written_in_another_way_go_step_by_step(architecture, tiny):
     ids=["heads of 8", "relu", "cross-attention"],
 )
 def test_layers_that_the_kernel_can_not_take_whole_go_step_by_step(changed, tiny):
-    assert not join_steps(load(made(tiny, "bert", **changed)))
+    assert not fuse_layers(load(made(tiny, "bert", **changed)))
 
 
 def test_layer_that_only_looks_like_berts_goes_step_by_step(tiny, plain, monkeypatch):

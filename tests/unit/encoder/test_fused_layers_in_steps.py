@@ -8,7 +8,7 @@ from transformers import AutoModel
 from tests.models import TOLERANCE
 from varve.encoder.model.attention import PACKED
 from varve.encoder.model.batch import dense_batch, packed_batch
-from varve.encoder.model.fused_layers import FewCalls, part_steps
+from varve.encoder.model.fused_layers import FusedGpuLayer, unfuse_layers
 from varve.encoder.model.layer_hooks import compile_layers, find_layers
 from varve.encoder.packing import Pack
 
@@ -26,7 +26,7 @@ def load(tiny):
 
 
 def join(model):
-    forwards = [FewCalls.of(layer) for layer in find_layers(model)]
+    forwards = [FusedGpuLayer.of(layer) for layer in find_layers(model)]
     for layer, forward in zip(find_layers(model), forwards, strict=True):
         if forward:
             layer.forward = forward
@@ -46,7 +46,7 @@ def test_a_layer_in_few_calls_equals_its_steps(architecture, load):
     steps = run(model)
     assert join(model) == [True] * 3
     assert float((run(model) - steps).abs().max()) <= TOLERANCE
-    part_steps(model)
+    unfuse_layers(model)
     assert torch.equal(run(model), steps)
 
 
@@ -71,7 +71,7 @@ def test_a_padded_batch_goes_by_the_layers_own_steps(load):
 @pytest.mark.parametrize("architecture", ["albert", "modernbert", "mpnet", "nomic_bert"])
 def test_layers_written_in_another_way_are_not_taken(architecture, tiny):
     model = AutoModel.from_pretrained(tiny(architecture))
-    assert not any(FewCalls.of(layer) for layer in find_layers(model))
+    assert not any(FusedGpuLayer.of(layer) for layer in find_layers(model))
 
 
 def test_layers_in_few_calls_are_not_compiled(load):

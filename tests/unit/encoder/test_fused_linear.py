@@ -17,8 +17,8 @@ from varve.config.model import Model
 from varve.encoder.description import describe
 from varve.encoder.encoder import Encoder
 from varve.encoder.kernels.cpu_library import Activation, CpuLibrary
-from varve.encoder.kernels.cpu_weights import PackedWeights, Room
-from varve.encoder.model.fused_linear import FeedForward, Gated, Linear, LinearNorm, multiplies_with, use_kernel
+from varve.encoder.kernels.cpu_weights import PackedWeights, WeightArena
+from varve.encoder.model.fused_linear import FeedForward, Gated, Linear, LinearNorm, linear_backend, use_library
 
 IDS = torch.tensor([[101, 2182, 2003, 2070, 3793, 102]])
 BUILT = [kernel for instructions in ("amx", "avx512", "avx2") if (kernel := CpuLibrary.load(instructions))]
@@ -42,14 +42,14 @@ def seeded():
 
 
 def laid_out(kernel, linear, kind=PackedWeights, **more):
-    return kind(linear, kernel, Room(linear.weight.numel(), []), **more)
+    return kind(linear, kernel, WeightArena(linear.weight.numel(), []), **more)
 
 
-def make_linear(kernel, inputs, outputs, become=Activation.NONE):
+def make_linear(kernel, inputs, outputs, activation=Activation.NONE):
     linear = nn.Linear(inputs, outputs)
     made = laid_out(kernel, linear, Linear)
-    made.become = become
-    return made, lambda rows: AFTER[become](linear.double()(rows.double()))
+    made.activation = activation
+    return made, lambda rows: AFTER[activation](linear.double()(rows.double()))
 
 
 def make_linear_norm(kernel, inputs, outputs):
@@ -74,23 +74,23 @@ def make_feed_forward(kernel, width, inner, *, normed=True):
     return made, plain
 
 
-def make_gated(kernel, width, inner, become, *, halves):
+def make_gated(kernel, width, inner, activation, *, halves):
     """With the factors out of a layer of their own, or out of the first layer's upper half."""
     first = nn.Linear(width, 2 * inner if halves else inner, bias=halves)
     second, factors = nn.Linear(inner, width), None if halves else nn.Linear(width, inner)
     panels = None if factors is None else laid_out(kernel, factors)
-    made = Gated(laid_out(kernel, first), become, panels, laid_out(kernel, second, depth=depth_of(kernel, inner)))
+    made = Gated(laid_out(kernel, first), activation, panels, laid_out(kernel, second, depth=depth_of(kernel, inner)))
 
     def plain(rows):
         rows = rows.double()
         both = first.double()(rows).chunk(2, -1) if factors is None else (first.double()(rows), factors.double()(rows))
-        return second.double()(AFTER[become](both[0]) * both[1])
+        return second.double()(AFTER[activation](both[0]) * both[1])
 
     return made, plain
 
 
 def depth_of(kernel, inner):
-    return max(depth for depth in range(kernel.columns, 513, kernel.columns) if inner % depth == 0)
+    return max(depth for depth in range(kernel.panel_columns, 513, kernel.panel_columns) if inner % depth == 0)
 
 
 @each_kernel
@@ -99,10 +99,10 @@ def test_a_model_whose_layers_go_through_the_kernel_equals_itself(kernel, archit
     model = AutoModel.from_pretrained(tiny(architecture), attn_implementation="eager").eval()
     num_parameters = sum(p.numel() for p in model.parameters())
     want = model(input_ids=IDS, output_hidden_states=True).hidden_states
-    use_kernel(model, kernel)
+    use_library(model, kernel)
     got = model(input_ids=IDS, output_hidden_states=True).hidden_states
     assert max(float((g - w).abs().max()) for g, w in zip(got, want, strict=True)) <= TOLERANCE
-    assert multiplies_with(model) == kernel.instructions
+    assert linear_backend(model) == kernel.instructions
     assert sum(p.numel() for p in model.parameters()) == num_parameters
 
 
@@ -127,7 +127,7 @@ def test_whole_blocks_are_taken_where_a_layer_is_written_as_they_are(kernel, arc
     exact = {"hidden_act": "gelu"} if architecture == "albert" else {}
     model = AutoModel.from_pretrained(tiny(architecture, **exact), attn_implementation="eager").eval()
     want = model(input_ids=IDS).last_hidden_state
-    use_kernel(model, kernel)
+    use_library(model, kernel)
     kinds = [type(module) for module in model.modules()]
     assert (kinds.count(FeedForward), kinds.count(Gated), kinds.count(LinearNorm)) == (blocks, gated, norms)
     assert float((model(input_ids=IDS).last_hidden_state - want).abs().max()) <= TOLERANCE
@@ -141,7 +141,7 @@ def test_only_the_exact_gelu_is_taken_into_the_block(kernel, activation, taken, 
     for layer in model.encoder.layer:
         layer.intermediate.dense.weight *= 100
     want = model(input_ids=IDS).last_hidden_state
-    use_kernel(model, kernel)
+    use_library(model, kernel)
     assert isinstance(model.encoder.layer[0].output, FeedForward) == taken
     assert float((model(input_ids=IDS).last_hidden_state - want).abs().max()) <= TOLERANCE
 
@@ -166,7 +166,7 @@ def test_block_that_only_looks_like_one_that_is_taken_stays_with_torch(tiny, mon
 def test_widths_that_do_not_fill_registers_stay_with_torch(changed, taken, tiny):
     model = AutoModel.from_pretrained(tiny("bert", **changed), attn_implementation="eager").eval()
     want = model(input_ids=IDS).last_hidden_state
-    use_kernel(model, BUILT[0])
+    use_library(model, BUILT[0])
     assert {type(module) for module in model.modules()} & {Linear, LinearNorm, FeedForward} == taken
     assert float((model(input_ids=IDS).last_hidden_state - want).abs().max()) <= TOLERANCE
 
@@ -176,7 +176,7 @@ def test_widths_that_do_not_fill_registers_stay_with_torch(changed, taken, tiny)
 @pytest.mark.parametrize("rows", [0, 1, 5, 12, 97, 200])
 def test_every_step_equals_itself_in_double(kernel, inputs, outputs, rows):
     hidden, residual = torch.randn(rows, inputs), torch.randn(rows, outputs)
-    steps = [make_linear(kernel, inputs, outputs, become) for become in Activation]
+    steps = [make_linear(kernel, inputs, outputs, activation) for activation in Activation]
     steps += [make_gated(kernel, inputs, outputs, Activation.GELU, halves=True)]
     steps += [make_gated(kernel, inputs, outputs, Activation.SILU, halves=False)]
     steps += [make_feed_forward(kernel, inputs, outputs, normed=normed) for normed in (True, False)]
@@ -225,7 +225,7 @@ def test_cpus_with_registers_of_either_width_give_the_same_bits():
         if kernel.in_pairs:
             continue
         panels, last = laid_out(kernel, first), laid_out(kernel, second, depth=512)
-        blocks = [FeedForward(panels, become, last, norm) for become in (Activation.GELU, Activation.SILU)]
+        blocks = [FeedForward(panels, activation, last, norm) for activation in (Activation.GELU, Activation.SILU)]
         given.append(torch.stack([block(hidden, residual) for block in blocks]))
     assert all(torch.equal(given[0], other) for other in given[1:])
 
@@ -242,13 +242,13 @@ def test_products_by_tiles_are_as_near_to_double_as_those_in_float32(inputs, out
     assert float(off["amx"].abs().max()) <= 1.5 * float(off["avx512"].abs().max())
 
 
-def activated(kernel, become, reach):
-    """(values from one end to the other, what they become)."""
+def activated(kernel, activation, reach):
+    """(values from one end to the other, what they activation)."""
     linear = nn.Linear(32, 32)
     linear.weight.copy_(torch.eye(32))
     linear.bias.zero_()
     step = laid_out(kernel, linear, Linear)
-    step.become = become
+    step.activation = activation
     values = torch.cat([torch.linspace(-reach, reach, 320_000), torch.tensor([-1e30, -1e4, -0.0, 1e4, 1e30, 1e-40])])
     values = nn.functional.pad(values, (0, -len(values) % 32)).view(-1, 32)
     return values, step(values)
@@ -326,7 +326,7 @@ def test_weights_that_were_laid_out_do_not_count_a_second_time_in_the_checkpoint
     laid_out_bytes = sum(m.weight.nbytes for m in model.encoder.modules() if isinstance(m, nn.Linear))
     before_bytes = resident_bytes(file)
     assert before_bytes >= laid_out_bytes
-    use_kernel(model, BUILT[0])
+    use_library(model, BUILT[0])
     assert resident_bytes(file) <= before_bytes - 0.9 * laid_out_bytes  # pages at their edges hold other weights too
     assert float((model(input_ids=IDS).last_hidden_state - want).abs().max()) <= TOLERANCE
 

@@ -54,7 +54,7 @@ def test_head_on_the_mean_of_tokens_equals_plain_transformers(tiny, plain):
 )
 def test_head_on_more_than_one_vector_is_refused(architecture, changes, name, tiny):
     folder = tiny(architecture, labels=2, **changes)
-    with pytest.raises(JobError, match=rf"head of {name}ForSequenceClassification looks at more than one vector"):
+    with pytest.raises(JobError, match=rf"head of {name}ForSequenceClassification reads more than one vector"):
         Encoder(folder, {"logits": Feature(pool="logits")}, device="cpu")
 
 

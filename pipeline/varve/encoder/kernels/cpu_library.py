@@ -1,9 +1,9 @@
-"""Compiled code for what a float32 pass on a CPU consists of: attention, linear layers, and the means of windows.
+"""Compiled code for float32 passes on a CPU: attention, linear layers, means of windows.
 
-torch's own attention takes one call for each run of windows of equal length (infra/decisions/0015), its linear layers
-bring every result to memory before the next step takes it up (0016), and its means add number by number. Knows nothing
-of models and packs. Invariants: float32 on the CPU alone; a window's and a row's bits do not depend on those beside
-them; where nothing was built for the machine, or from another source, there is no kernel, and torch runs.
+torch's attention takes one call per run of windows of equal length (infra/decisions/0015), its linear layers write
+every result to memory before the next operation reads it (0016), and its mean adds value by value. Knows nothing of
+models and packs. Invariants: float32 on the CPU only; the bits of a window or row do not depend on the others; without
+a library that was built for this machine and from these sources, callers use torch.
 """
 
 import ctypes
@@ -20,54 +20,49 @@ import torch
 from torch import Tensor
 
 _STEPS = c_int64 * 8
-DIM = 16  # of which head dimensions are multiples: whole registers
-BEYOND = 15  # queries that a register may have behind the last of a window
+HEAD_DIM_MULTIPLE = 16  # head dimensions fill whole registers
+BIAS_PADDING = 15  # a register may extend this many queries beyond the end of a window
 
 
 class Weights(ctypes.Structure):
-    """`weights` of compiled/linear.c: addresses, and the numbers of inputs, outputs, and inputs in a panel."""
+    """`weights` of compiled/steps.h: one linear layer."""
 
     _fields_ = (
-        ("panels", c_void_p),
-        ("bias", c_void_p),
-        ("inputs", c_int64),
-        ("outputs", c_int64),
-        ("depth", c_int64),
+        *((name, c_void_p) for name in ("panels", "bias")),
+        *((name, c_int64) for name in ("inputs", "outputs", "depth")),
     )
 
 
 class Activation(IntEnum):
-    """What becomes of a layer's outputs, as compiled/linear.c numbers it."""
+    """The activations of compiled/steps.h."""
 
     NONE, GELU, SILU = range(3)
 
 
 class Norm(ctypes.Structure):
-    """`norm` of compiled/linear.c: layer normalisation."""
+    """`norm` of compiled/steps.h: layer normalisation."""
 
     _fields_ = (("scale", c_void_p), ("shift", c_void_p), ("epsilon", c_float))
 
 
-class Parts(ctypes.Structure):
-    """`parts` of compiled/layer.c: what a whole layer is made of."""
+class LayerWeights(ctypes.Structure):
+    """`layer_weights` of compiled/layer.c: a whole BERT layer."""
 
     _fields_ = (
         *((name, POINTER(Weights)) for name in ("query", "key", "value", "output", "first", "second")),
         *((name, POINTER(Norm)) for name in ("after_attention", "after_feed_forward")),
-        *((name, c_int64) for name in ("become", "heads", "dim")),
+        *((name, c_int64) for name in ("activation", "heads", "dim")),
         ("scaling", c_float),
     )
 
 
+_WEIGHTS, _NORM = POINTER(Weights), POINTER(Norm)
 _SIGNATURES = {
     "attend": [c_void_p] * 4 + [POINTER(c_int64), c_void_p] + [c_int64] * 5 + [c_void_p, c_int64, c_float],
-    "linear": [c_void_p, c_int64, POINTER(Weights), c_int32, c_void_p],
-    "linear_norm": [c_void_p, c_void_p, c_int64, POINTER(Weights), POINTER(Norm), c_void_p],
-    "feed_forward": [c_void_p] * 2
-    + [c_int64, POINTER(Weights), c_int32]
-    + [POINTER(Weights)] * 2
-    + [POINTER(Norm), c_void_p],
-    "layer": [c_void_p, c_int64, POINTER(Parts), c_void_p, c_int64, c_int64, c_void_p, c_int64, c_void_p],
+    "linear": [c_void_p, c_int64, _WEIGHTS, c_int32, c_void_p],
+    "linear_norm": [c_void_p, c_void_p, c_int64, _WEIGHTS, _NORM, c_void_p],
+    "feed_forward": [c_void_p, c_void_p, c_int64, _WEIGHTS, c_int32, _WEIGHTS, _WEIGHTS, _NORM, c_void_p],
+    "layer": [c_void_p, c_int64, POINTER(LayerWeights), c_void_p, c_int64, c_int64, c_void_p, c_int64, c_void_p],
     "means": [c_void_p, c_void_p, c_int64, c_int64, c_void_p],
 }
 
@@ -76,44 +71,35 @@ _SIGNATURES = {
 class CpuLibrary:
     """The compiled code for one instruction set.
 
-    With AMX a product is that of three bfloat16 numbers for each float32 (compiled/tiles.h), as exact as one in float32
-    (infra/decisions/0017); attention and all else is computed in registers of floats.
+    With AMX each float32 is multiplied as three bfloat16 numbers (compiled/tiles.h), which is as exact as float32
+    (infra/decisions/0017). Input tensors are contiguous unless a method says otherwise.
     """
 
-    instructions: str  # of its products: "amx", "avx512" or "avx2"
+    instructions: str  # of matrix products: "amx", "avx512" or "avx2"
+    vector_instructions: str  # of everything else: "avx512" or "avx2"
+    panel_columns: int  # columns of a panel of weights
+    in_pairs: bool  # whether pairs of inputs are adjacent in a panel, tile by tile, as AMX reads them
     library: Any = field(repr=False, compare=False)
 
     @classmethod
     def load(cls, instructions: str) -> Self | None:
-        """The kernel built for these instructions from the source beside it; None if there is none that runs here."""
+        """Load the library for these instructions; None if it is missing, outdated, or cannot run on this CPU."""
         folder = Path(__file__).with_name("compiled")
         try:
             library = ctypes.CDLL(str(folder / f"{instructions}.so"))
         except OSError:
             return None
-        library.source_sha256.restype = library.registers.restype = c_char_p
-        if library.source_sha256() != source_sha256(folder).encode():  # a checkout that went on, not installed anew
+        library.source_sha256.restype = c_char_p
+        if library.source_sha256() != _source_sha256(folder).encode():  # the sources changed after the installation
+            return None
+        if not library.runs_here():
             return None
         for name, types in _SIGNATURES.items():
             getattr(library, name).argtypes = types
-        library.means.restype = None
+        library.means.restype, library.vector_instructions.restype = None, c_char_p
         library.panel_columns.restype = library.panel_in_pairs.restype = c_int64
-        return cls(instructions, library) if library.runs_here() else None
-
-    @property
-    def registers(self) -> str:
-        """The instructions of attention and all but products: "avx512" or "avx2"."""
-        return self.library.registers().decode()
-
-    @property
-    def columns(self) -> int:
-        """Columns of a panel of weights."""
-        return self.library.panel_columns()
-
-    @property
-    def in_pairs(self) -> bool:
-        """Whether each two inputs of a column lie side by side in a panel, tile by tile, as AMX takes them."""
-        return bool(self.library.panel_in_pairs())
+        vector_instructions = library.vector_instructions().decode()
+        return cls(instructions, vector_instructions, library.panel_columns(), bool(library.panel_in_pairs()), library)
 
     def attend(
         self,
@@ -129,133 +115,133 @@ class CpuLibrary:
         """Softmax attention within each window: (T, heads, D).
 
         Args:
-            q_THD: queries that `takes` accepts; keys and values alike.
-            k_THD: see q_THD.
-            v_THD: see q_THD.
-            cu_seqlens: (W + 1,) int32 where each window starts.
+            q_THD: queries. Queries, keys and values satisfy `can_attend`; they need not be contiguous.
+            k_THD: keys.
+            v_THD: values.
+            cu_seqlens: (W + 1,) int32 first token of each window.
             longest: tokens of the longest window.
-            scaling: of the scores; 1 / sqrt(D) when None.
-            reach: tokens attend to those at most so far away, and no others are looked at; to all when None.
-            bias: (heads, 2 longest + BEYOND - 1) what is added to a scaled score, by how far the query stands behind
-                the key, from -(longest - 1) on.
+            scaling: factor of the scores; 1 / sqrt(D) when None.
+            reach: largest distance at which tokens attend to each other; None: unlimited.
+            bias: (heads, 2 longest + BIAS_PADDING - 1) added to the scaled scores, indexed by query position - key
+                position, from -(longest - 1) on.
 
         Raises:
-            MemoryError: there is none for one window's scores.
+            MemoryError: the scores of a window cannot be allocated.
         """
         _, heads, dim = q_THD.shape
-        out = _room(*q_THD.shape)
+        out = _empty(*q_THD.shape)
         pointers = [tensor.data_ptr() for tensor in (q_THD, k_THD, v_THD, out)]
         steps = _STEPS(*(step for tensor in (q_THD, k_THD, v_THD, out) for step in tensor.stride()[:2]))
         scale = dim**-0.5 if scaling is None else scaling
-        far = longest if reach is None else reach
+        max_distance = longest if reach is None else reach
         windows = cu_seqlens.data_ptr(), len(cu_seqlens) - 1, longest
-        failed = self.library.attend(*pointers, steps, *windows, heads, dim, far, *_bias(bias, longest), scale)
-        return _unless(failed, out)
+        bias_arguments = _bias_arguments(bias, longest)
+        failed = self.library.attend(*pointers, steps, *windows, heads, dim, max_distance, *bias_arguments, scale)
+        return _checked(failed, out)
 
-    def linear(self, rows: Tensor, weights: Weights, become: Activation = Activation.NONE) -> Tensor:
-        """A linear layer and its activation: (..., outputs) of (..., inputs).
-
-        As in all of these, tensors are contiguous, and each row is as long as the weights say.
+    def linear(self, rows: Tensor, weights: Weights, activation: Activation = Activation.NONE) -> Tensor:
+        """A linear layer and its activation: (..., inputs) → (..., outputs).
 
         Raises:
-            MemoryError: there is none for a block of rows.
+            MemoryError: the buffers of a block of rows cannot be allocated.
         """
-        out = _room(*rows.shape[:-1], weights.outputs)
+        out = _empty(*rows.shape[:-1], weights.outputs)
         count = rows.numel() // weights.inputs
-        return _unless(self.library.linear(rows.data_ptr(), count, weights, become, out.data_ptr()), out)
+        return _checked(self.library.linear(rows.data_ptr(), count, weights, activation, out.data_ptr()), out)
 
     def linear_norm(self, rows: Tensor, residual: Tensor, weights: Weights, norm: Norm) -> Tensor:
-        """The norm of a linear layer's output plus a residual, as large as the residual. See `linear`."""
-        out, pointers = _room(*residual.shape), (rows.data_ptr(), residual.data_ptr())
+        """The norm of a linear layer's output plus a residual, in the residual's shape. Raises as `linear`."""
+        out, pointers = _empty(*residual.shape), (rows.data_ptr(), residual.data_ptr())
         count = rows.numel() // weights.inputs
-        return _unless(self.library.linear_norm(*pointers, count, weights, norm, out.data_ptr()), out)
+        return _checked(self.library.linear_norm(*pointers, count, weights, norm, out.data_ptr()), out)
 
     def feed_forward(
         self,
         rows: Tensor,
         residual: Tensor,
         first: Weights,
-        become: Activation,
+        activation: Activation,
         factors: Weights | None,
         second: Weights,
         norm: Norm | None,
     ) -> Tensor:
-        """Two linear layers with an activation between them, back to the rows' width. See `linear`.
+        """A feed-forward block: second(activation(first(rows)) * factors(rows)), (..., H) → (..., H).
 
         Args:
-            rows: what goes in.
-            residual: what the output is added to before the norm; nothing looks at it where there is none.
-            first: the layer whose outputs are activated.
-            become: their activation.
-            factors: the layer whose outputs they are then multiplied with, in a gated block.
-            second: the layer that these go through.
-            norm: of the sum with the residual.
-        """
-        out, pointers = _room(*rows.shape), (rows.data_ptr(), residual.data_ptr())
-        count, steps = rows.numel() // first.inputs, (first, become, factors, second, norm)
-        return _unless(self.library.feed_forward(*pointers, count, *steps, out.data_ptr()), out)
+            rows: input.
+            residual: added to the output before the norm; ignored without a norm.
+            first: layer before the activation.
+            activation: of the first layer's outputs.
+            factors: layer whose outputs are the factors of a gated block; None: no factors.
+            second: layer back to H outputs.
+            norm: normalises the sum of output and residual; None: returns the output.
 
-    def layer(self, rows: Tensor, parts: Parts, cu_seqlens: Tensor, longest: int, bias: Tensor | None = None) -> Tensor:
-        """A whole layer over one packed row (1, T, H). See `linear`, and `attend` for windows and bias."""
-        out, windows = _room(*rows.shape), (cu_seqlens.data_ptr(), len(cu_seqlens) - 1, longest)
-        failed = self.library.layer(
-            rows.data_ptr(), rows.shape[1], parts, *windows, *_bias(bias, longest), out.data_ptr()
-        )
-        return _unless(failed, out)
+        Raises:
+            MemoryError: see `linear`.
+        """
+        out, pointers = _empty(*rows.shape), (rows.data_ptr(), residual.data_ptr())
+        count, steps = rows.numel() // first.inputs, (first, activation, factors, second, norm)
+        return _checked(self.library.feed_forward(*pointers, count, *steps, out.data_ptr()), out)
+
+    def layer(
+        self, rows: Tensor, weights: LayerWeights, cu_seqlens: Tensor, longest: int, bias: Tensor | None = None
+    ) -> Tensor:
+        """A whole layer over one packed row (1, T, H), with windows and bias as in `attend`. Raises as `linear`."""
+        out, windows = _empty(*rows.shape), (cu_seqlens.data_ptr(), len(cu_seqlens) - 1, longest)
+        arguments = rows.shape[1], weights, *windows, *_bias_arguments(bias, longest)
+        return _checked(self.library.layer(rows.data_ptr(), *arguments, out.data_ptr()), out)
 
     def means(self, hidden_TH: Tensor, cu_seqlens: Tensor) -> Tensor:
-        """The mean of the token vectors of each window: (W, H). hidden_TH is contiguous; cu_seqlens: (W + 1,) int64."""
+        """The mean of the token vectors of each window: (W, H). cu_seqlens: (W + 1,) int64."""
         windows, width = len(cu_seqlens) - 1, hidden_TH.shape[1]
-        out = _room(windows, width)
+        out = _empty(windows, width)
         self.library.means(hidden_TH.data_ptr(), cu_seqlens.data_ptr(), windows, width, out.data_ptr())
         return out
 
 
-def _room(*shape: int) -> Tensor:
-    """For what the compiled code writes: torch's defaults are the process's to change, that code's are not."""
+def _empty(*shape: int) -> Tensor:
+    """An output buffer: float32 on the CPU, as the compiled code expects, whatever torch's defaults are."""
     return torch.empty(shape, dtype=torch.float32, device="cpu")
 
 
-def _bias(bias: Tensor | None, longest: int) -> tuple[int | None, int]:
-    """Its address and the step from a head to the next."""
+def _bias_arguments(bias: Tensor | None, longest: int) -> tuple[int | None, int]:
+    """Address, and elements from a head to the next."""
     if bias is None:
         return None, 0
     assert bias.is_contiguous()
-    assert bias.shape[1] >= 2 * longest + BEYOND - 1
+    assert bias.shape[1] >= 2 * longest + BIAS_PADDING - 1
     return bias.data_ptr(), bias.shape[1]
 
 
-def _unless(failed: int, out: Tensor) -> Tensor:
+def _checked(failed: int, out: Tensor) -> Tensor:
     if failed:
-        msg = f"no memory for a step of the pass that gives {' x '.join(map(str, out.shape))} numbers"
+        shape = " x ".join(map(str, out.shape))
+        msg = f"cannot allocate memory for a step of the forward pass with an output of {shape} floats"
         raise MemoryError(msg)
     return out
 
 
-def source_sha256(folder: Path) -> str:
-    """Of what is compiled: all of the folder's C, in the order of the names."""
+def _source_sha256(folder: Path) -> str:
+    """Hash of the C sources, as infra/build.py computes it."""
     return sha256(b"".join(file.read_bytes() for file in sorted(folder.glob("*.[ch]")))).hexdigest()
 
 
-def takes(q_THD: Tensor, k_THD: Tensor, v_THD: Tensor) -> bool:
-    """Whether the kernel can read these queries, keys and values."""
-    return q_THD.shape[2] % DIM == 0 and all(
+def can_attend(q_THD: Tensor, k_THD: Tensor, v_THD: Tensor) -> bool:
+    """Whether `CpuLibrary.attend` can read these queries, keys and values."""
+    return q_THD.shape[2] % HEAD_DIM_MULTIPLE == 0 and all(
         x.device.type == "cpu" and x.dtype == torch.float32 and x.stride(2) == 1 and x.shape == q_THD.shape
         for x in (q_THD, k_THD, v_THD)
     )
 
 
 def find_cpu_library() -> CpuLibrary | None:
-    """The fastest kernel here for what torch may use: ATEN_CPU_CAPABILITY and ONEDNN_MAX_CPU_ISA bound both."""
+    """The fastest library within the limits of ATEN_CPU_CAPABILITY and ONEDNN_MAX_CPU_ISA, which also limit torch."""
     capability = torch.backends.cpu.get_cpu_capability()
     if not capability.startswith("AVX512"):
         return _load(capability.lower())
-    return (_load("amx") if _may_use_tiles() else None) or _load("avx512")
-
-
-def _may_use_tiles() -> bool:
-    most = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper()
-    return most in {"", "ALL", "DEFAULT"} or "AMX" in most
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper()
+    may_use_amx = limit in {"", "ALL", "DEFAULT"} or "AMX" in limit
+    return (_load("amx") if may_use_amx else None) or _load("avx512")
 
 
 _load = cache(CpuLibrary.load)

@@ -1,10 +1,10 @@
-"""What a GPU computes in one pass over memory where torch takes several: Triton's kernels, and how each is launched.
+"""Triton kernels for operations that take torch several passes over GPU memory, and the functions that launch them.
 
-Knows nothing of models and packs. Invariants: sums are made in float32, in an order that is always the same; what is
-not finite stays so. Importing this file needs Triton, which comes with torch's CUDA builds: gpu.py looks for it.
+Knows nothing of models and packs. Invariants: sums are computed in float32, always in the same order; NaN and infinity
+are propagated. Importing this file needs Triton, which comes with torch's CUDA builds; use `find_triton_kernels`.
 """
 
-# ruff: noqa: ANN001, ANN202 (a kernel's arguments are typed by what it is launched with)
+# ruff: noqa: ANN001, ANN202 (the launch determines the types of a kernel's arguments)
 # pyright: reportMissingImports=false, reportIndexIssue=false, reportCallIssue=false, reportArgumentType=false
 
 import torch
@@ -18,15 +18,15 @@ _LOG2_E = 1.4426950408889634
 
 
 def mean_of_windows(hidden_TH: Tensor, cu_seqlens: Tensor) -> Tensor:
-    """The mean of all token vectors of each window: (W, H) float32 of any floating dtype, read once.
+    """The mean of the token vectors of each window: (W, H) float32.
 
     Args:
-        hidden_TH: token vectors of W windows, end to end.
-        cu_seqlens: (W + 1,) where windows start.
+        hidden_TH: token vectors of all windows, of any floating dtype.
+        cu_seqlens: (W + 1,) first token of each window.
     """
     tokens_T, width = hidden_TH.shape
     windows = len(cu_seqlens) - 1
-    # A program takes some columns of a window. Short windows leave it little to do: there it takes all of them.
+    # One program computes some columns of a window. For short windows that is too little work: it computes all columns.
     if tokens_T < 32 * windows:
         columns, rows, warps = min(1024, triton.next_power_of_2(width)), 4, 4
     else:
@@ -52,7 +52,7 @@ def _mean(hidden, stride, cu_seqlens, means, width: tl.constexpr, COLUMNS: tl.co
 
 
 def norm_of_sum(hidden_TH: Tensor, residual_TH: Tensor, norm: nn.LayerNorm) -> Tensor:
-    """LayerNorm of the sum of two: (T, H) of the dtype of the first, which the sum is not rounded to.
+    """LayerNorm of hidden_TH + residual_TH: (T, H) in the dtype of hidden_TH. The sum itself stays in float32.
 
     Source: Layer Normalization, Ba, Kiros & Hinton 2016, equation 4.
     """
@@ -89,25 +89,25 @@ def _norm(
 def attend_windows(q_THD: Tensor, k_THD: Tensor, v_THD: Tensor, tiles: Tiles, scaling: float, reach: int) -> Tensor:
     """Attention within windows, tile by tile: (T, heads, D).
 
-    Flash attention over offsets gives each window tiles of 128 queries and 128 keys, which texts leave empty for a good
-    part. Source: FlashAttention-2, Dao 2023, algorithm 1 (the running maximum and sum).
+    torch's flash attention over cu_seqlens uses tiles of 128 queries and 128 keys, which short texts leave mostly
+    empty. Source: FlashAttention-2, Dao 2023, algorithm 1 (the running maximum and sum).
 
     Args:
-        q_THD: half precision, D a power of two from 16 on, its numbers neighbours in memory; keys and values alike.
-        k_THD: see q_THD.
-        v_THD: see q_THD.
-        tiles: of the windows.
-        scaling: of the scores.
-        reach: how far apart two tokens may be; 0: any distance.
+        q_THD: queries in half precision; D is contiguous and a power of two, at least 16.
+        k_THD: keys, likewise.
+        v_THD: values, likewise.
+        tiles: the tiles of the windows.
+        scaling: factor of the scores.
+        reach: largest distance at which tokens attend to each other; 0: unlimited.
     """
     tokens_T, heads, head_dim = q_THD.shape
     attended = torch.empty(tokens_T, heads, head_dim, device=q_THD.device, dtype=q_THD.dtype)
     strides = [stride for each in (q_THD, k_THD, v_THD) for stride in each.stride()[:2]]
-    for part in tiles.parts:
-        queries, keys = part.queries, min(part.queries, 64 if head_dim <= 64 else 32)
-        warps, stages = {16: 1, 32: 2}.get(queries, 4), 1 if part.longest <= 2 * keys else 3
+    for group in tiles.groups:
+        queries, keys = group.queries, min(group.queries, 64 if head_dim <= 64 else 32)
+        warps, stages = {16: 1, 32: 2}.get(queries, 4), 1 if group.longest <= 2 * keys else 3
         tensors, sizes = (q_THD, k_THD, v_THD, tiles.table, attended), (heads, head_dim, queries, keys, reach, stages)
-        _attend[(heads * part.count,)](*tensors, part.first, scaling * _LOG2_E, *strides, *sizes, num_warps=warps)
+        _attend[(heads * group.count,)](*tensors, group.first, scaling * _LOG2_E, *strides, *sizes, num_warps=warps)
     return attended
 
 
@@ -117,7 +117,7 @@ def _attend(
     HEADS: tl.constexpr, DIM: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr, REACH: tl.constexpr,
     STAGES: tl.constexpr,
 ):  # fmt: skip
-    # Neighbours work on the heads of one tile, whose numbers are neighbours in memory.
+    # Consecutive programs compute the heads of one tile, which are adjacent in memory.
     tile, head = first_tile + tl.program_id(0) // HEADS, tl.program_id(0) % HEADS
     first, start, stop = tl.load(tiles + 3 * tile), tl.load(tiles + 3 * tile + 1), tl.load(tiles + 3 * tile + 2)
     query, number = first + tl.arange(0, QUERIES), tl.arange(0, DIM)
@@ -156,10 +156,10 @@ def _see(
     queries, query, keys, values, begin, stop, largest, total, sums, scaling, k_token, v_token,
     KEYS: tl.constexpr, REACH: tl.constexpr, WHOLE: tl.constexpr,
 ):  # fmt: skip
-    """The running maximum and sums of a tile's queries after some more keys; WHOLE: none of them is beyond `stop`."""
+    """Update a tile's running maximum and sums with KEYS more keys; WHOLE: none of them is beyond `stop`."""
     key = begin + tl.arange(0, KEYS)
     there, far = key < stop, key[:, None].to(tl.int64)
-    # What is beyond a window stays out of all sums, also where it is not finite: nothing times infinity is no number.
+    # Keys beyond the window are loaded as 0, not only masked: 0 times infinity would be NaN.
     if WHOLE:
         of_keys, of_values = tl.load(keys + far * k_token), tl.load(values + far * v_token)
     else:
@@ -174,7 +174,7 @@ def _see(
     above = tl.maximum(largest, tl.max(scores, 1) * scaling)
     least = above
     if REACH:
-        least = tl.where(above == float("-inf"), 0.0, above)  # no key within its reach was seen yet
+        least = tl.where(above == float("-inf"), 0.0, above)  # no key within reach so far
     weights = tl.exp2(scores * scaling - least[:, None])
     before = tl.exp2(largest - least)
     sums = tl.dot(weights.to(of_values.dtype), of_values, sums * before[:, None])

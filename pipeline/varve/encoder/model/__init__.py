@@ -1,1 +1,1 @@
-"""The forward pass: attention, layers, pooling and heads, and the check against eager transformers."""
+"""The forward pass: attention, layers, pooling and heads, and the parity check against eager transformers."""

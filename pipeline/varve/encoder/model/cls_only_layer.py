@@ -1,9 +1,9 @@
-"""The highest layer for first tokens alone, where a job looks at nothing else of it.
+"""Computes the highest layer for CLS tokens only, if no feature needs its other tokens.
 
-Once its attention has seen all tokens, every other step of a layer is made token by token, so the CLS vectors need its
-output projection and its feed-forward block for one token of each window: three quarters of a layer's products less.
-Knows nothing of poolings. Invariants: layers below stay whole; passes in several threads do not disturb each other; the
-numbers are those of the whole layer, which gate.py compares.
+After attention, every step of a layer works token by token, so CLS vectors need the output projection and the
+feed-forward block of one token per window: three quarters of a layer's multiplications are saved. Invariants: lower
+layers are computed for all tokens; passes in several threads are independent; results equal the full layer, which
+parity_check.py compares.
 """
 
 import inspect
@@ -15,44 +15,39 @@ from typing import Any, Self
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from varve.encoder.model.fused_layers import part_steps
+from varve.encoder.model.fused_layers import unfuse_layers
 from varve.encoder.model.layer_hooks import find_layers
 
-# How the module after attention is called throughout BERT's family: what was attended to, and what it is added to.
+# Parameters of the module after attention in BERT's family: the attention output, and the residual.
 _AFTER_ATTENTION = ["hidden_states", "input_tensor"]
 
 
 class ClsOnlyLayer:
-    """Cuts a packed row down to the first tokens of its windows behind the attention of the model's last layer."""
+    """Reduces a packed row to the first tokens of its windows, after the attention of the model's last layer."""
 
     def __init__(self, after_attention: nn.Module) -> None:
-        """Put the hook on.
-
-        Args:
-            after_attention: of the last layer: its first module that takes no token's neighbours into account.
-        """
+        """Register the hook on the last layer's first module after attention."""
         self._pass = threading.local()
-        after_attention.register_forward_pre_hook(self._cut)
+        after_attention.register_forward_pre_hook(self._select_rows)
 
     @classmethod
     def of(cls, model: PreTrainedModel) -> Self | None:
-        """For the model's last layer; None where layers share a module or are written in another way."""
+        """For the model's last layer; None if layers share a module or have no such module."""
         layers = find_layers(model)
         if len(layers) != model.config.num_hidden_layers:
             return None
-        found = (module for module in layers[-1].modules() if _parameters(module) == _AFTER_ATTENTION)
-        after_attention = next(found, None)
+        matches = (m for m in layers[-1].modules() if [*inspect.signature(m.forward).parameters] == _AFTER_ATTENTION)
+        after_attention = next(matches, None)
         if after_attention is None:
             return None
-        part_steps(model, last=True)
+        unfuse_layers(model, last=True)
         return cls(after_attention)
 
     @contextmanager
     def only(self, first_W: Tensor) -> Iterator[None]:
-        """Passes inside, in this thread, give (1, W, H) for the last layer.
+        """Within this context and thread, passes return (1, W, H) for the last layer.
 
-        Args:
-            first_W: where the first token of each window stands in the packed row.
+        `first_W` holds the index of each window's first token in the packed row.
         """
         self._pass.first = first_W
         try:
@@ -60,10 +55,6 @@ class ClsOnlyLayer:
         finally:
             self._pass.first = None
 
-    def _cut(self, _module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    def _select_rows(self, _module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         first = getattr(self._pass, "first", None)
         return args if first is None else tuple(rows[:, first] for rows in args)
-
-
-def _parameters(module: nn.Module) -> list[str]:
-    return list(inspect.signature(module.forward).parameters)

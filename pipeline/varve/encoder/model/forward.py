@@ -1,14 +1,13 @@
 """One pack through the model: token ids in, pooled vectors on the device out.
 
-Knows a loaded model and the layer plan; nothing of threads, memory or the rows that windows come from. Invariants:
-token vectors are pooled in float32 as they leave their layer; nothing above the plan's highest layer is run; passes in
-several threads at once do not disturb each other.
+Knows a loaded model and the feature plan, but no threads, memory limits or rows. Invariants: token vectors are pooled
+in float32 as they leave their layer; layers above the highest one needed are not run; passes in several threads at the
+same time are independent.
 """
 
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,16 +27,11 @@ _POOLS = {"cls": pooling.cls, "last": pooling.last, "mean": pooling.mean, "max":
 
 @dataclass(slots=True)
 class Vectors:
-    """What one pack gives, on the device."""
+    """The results of one pack, on the device."""
 
-    pooled: dict[tuple[str, int], Tensor] = field(default_factory=dict)  # (pool, layer) → (w, H) float32
-    tokens: dict[int, Tensor] = field(default_factory=dict)  # layer → (t, H)
+    pooled: dict[tuple[str, int], Tensor] = field(default_factory=dict)  # (pool, layer) → (W, H) float32
+    tokens: dict[int, Tensor] = field(default_factory=dict)  # layer → (T, H)
     attentions: dict[int, Tensor] = field(default_factory=dict)  # layer → flat, heads x L x L for each window
-
-    @property
-    def kinds(self) -> tuple[dict[Any, Tensor], ...]:
-        """Its three dictionaries, in the order of the fields."""
-        return self.pooled, self.tokens, self.attentions
 
 
 class Forward:
@@ -47,41 +41,44 @@ class Forward:
         self,
         model: PreTrainedModel,
         hooks: LayerHooks,
-        plan: FeaturePlan,
+        feature_plan: FeaturePlan,
         *,
         packed: bool,
-        first_tokens: ClsOnlyLayer | None = None,
+        cls_only_layer: ClsOnlyLayer | None = None,
     ) -> None:
-        """Settle what a pass has to bring.
+        """Prepare passes.
 
         Args:
             model: with its attention set for the layout.
-            hooks: on its layers.
-            plan: what is wanted.
-            packed: the layout; otherwise dense.
-            first_tokens: on its last layer, if that is the plan's highest and runs for them alone.
+            hooks: on the model's layers.
+            feature_plan: the features to compute.
+            packed: use the packed layout; otherwise the dense one.
+            cls_only_layer: on the model's last layer, if the highest layer of the plan is computed for CLS tokens only.
         """
-        self.model, self._hooks, self._plan, self._first_tokens = model, hooks, plan, first_tokens
-        # A thread has a device of its own, which kernels that are not torch's run on, whatever their tensors' is.
-        self._where = partial(torch.cuda.device, model.device) if model.device.type == "cuda" else nullcontext
-        self._lay_out = partial(packed_batch, start=first_position(model)) if packed else dense_batch
-        self._pooled = pooled_vectors(plan, model)
-        self._wanted = {layer for _, layer in self._pooled} | plan.token_layers
-        self._runs_through = bool(plan.attention_layers) or plan.top_layer == plan.num_layers
+        self.model, self._hooks, self._feature_plan = model, hooks, feature_plan
+        self._cls_only_layer = cls_only_layer
+        # The current CUDA device is per thread, and Triton launches on it whatever the device of the tensors.
+        self._device_context = partial(torch.cuda.device, model.device) if model.device.type == "cuda" else nullcontext
+        self._make_batch = partial(packed_batch, start=first_position(model)) if packed else dense_batch
+        self._pooled = pooled_vectors(feature_plan, model)
+        self._wanted_layers = {layer for _, layer in self._pooled} | feature_plan.token_layers
+        all_layers = feature_plan.attention_layers or feature_plan.top_layer == feature_plan.num_layers
+        self._stop_at = None if all_layers else feature_plan.top_layer
 
     @torch.inference_mode()
     def __call__(self, pack: Pack) -> Vectors:
         """Run one pack."""
-        plan, last = self._plan, self._plan.num_layers
-        batch = self._lay_out(self.model, pack)
+        plan, last = self._feature_plan, self._feature_plan.num_layers
+        batch = self._make_batch(self.model, pack)
         vectors = Vectors()
 
         def tap(layer: int, hidden: Tensor) -> None:
             self._keep(layer, hidden, batch, vectors)
 
-        stop_at = None if self._runs_through else plan.top_layer
-        narrow = nullcontext() if self._first_tokens is None else self._first_tokens.only(batch.cu_seqlens[:-1])
-        with self._where(), narrow, self._hooks.open(self._wanted - {last}, tap, stop_at=stop_at):
+        layer = self._cls_only_layer
+        cls_only = nullcontext() if layer is None else layer.only(batch.cu_seqlens[:-1])
+        hooks = self._hooks.open(self._wanted_layers - {last}, tap, stop_at=self._stop_at)
+        with self._device_context(), cls_only, hooks:
             output = self.model(**batch.inputs, **({"output_attentions": True} if plan.attention_layers else {}))
             if plan.top_layer == last:
                 tap(last, output.last_hidden_state)
@@ -90,29 +87,30 @@ class Forward:
         return vectors
 
     def _keep(self, layer: int, hidden: Tensor, batch: Batch, vectors: Vectors) -> None:
-        """Keep of a layer what the plan wants; it is brought to float32 once for all poolings that count in it."""
-        if self._first_tokens is not None and layer == self._plan.top_layer:
+        """Add to `vectors` what the plan needs of a layer."""
+        if self._cls_only_layer is not None and layer == self._feature_plan.top_layer:
             vectors.pooled["cls", layer] = hidden[0].float()
             return
         ragged = batch.ragged(hidden)
-        pools = [pool for pool, of_layer in self._pooled if of_layer == layer]
-        exact = ragged.float() if {"mean", "max"} <= set(pools) else ragged
+        pools = [pool for pool, pooled_layer in self._pooled if pooled_layer == layer]
+        hidden_TH = ragged.float() if {"mean", "max"} <= set(pools) else ragged  # converts once for both
         for pool in pools:
-            vectors.pooled[pool, layer] = _POOLS[pool](exact, batch.cu_seqlens)
-        if layer in self._plan.token_layers:
+            vectors.pooled[pool, layer] = _POOLS[pool](hidden_TH, batch.cu_seqlens)
+        if layer in self._feature_plan.token_layers:
             vectors.tokens[layer] = ragged
 
 
-def takes_first_tokens_alone(plan: FeaturePlan, model: PreTrainedModel) -> bool:
-    """Whether nothing but CLS vectors is wanted of the plan's highest layer."""
-    top = plan.top_layer
-    pools = {pool for pool, layer in pooled_vectors(plan, model) if layer == top}
-    return pools == {"cls"} and top > 0 and top not in plan.token_layers and not plan.attention_layers
+def needs_only_cls_of_top_layer(feature_plan: FeaturePlan, model: PreTrainedModel) -> bool:
+    """Whether the features need nothing but CLS vectors of the highest layer."""
+    top = feature_plan.top_layer
+    pools = {pool for pool, layer in pooled_vectors(feature_plan, model) if layer == top}
+    return pools == {"cls"} and top > 0 and top not in feature_plan.token_layers and not feature_plan.attention_layers
 
 
-def pooled_vectors(plan: FeaturePlan, model: PreTrainedModel) -> frozenset[tuple[str, int]]:
-    """Every (pool, layer) that a pass computes: those of the plan, and what its heads stand on."""
-    seen = {("cls", plan.num_layers)} if plan.wants("pooler") or plan.wants("logits") else set()
-    if plan.wants("logits") and takes_mean(model):
-        seen.add(("mean", plan.num_layers))
-    return plan.pooled | seen
+def pooled_vectors(feature_plan: FeaturePlan, model: PreTrainedModel) -> frozenset[tuple[str, int]]:
+    """Every (pool, layer) that a pass computes: those of the features, and those that the heads read."""
+    last, needs_logits = feature_plan.num_layers, feature_plan.wants("logits")
+    inputs = {("cls", last)} if feature_plan.wants("pooler") or needs_logits else set()
+    if needs_logits and takes_mean(model):
+        inputs.add(("mean", last))
+    return feature_plan.pooled | inputs

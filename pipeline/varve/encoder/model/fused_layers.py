@@ -1,9 +1,8 @@
-"""Layers as BERT's family writes them over packed rows: on a CPU each as one call of compiled code, on a GPU as few.
+"""BERT layers over packed rows: on a CPU one call of compiled code per layer, on a GPU few kernel launches.
 
-What the library does between the steps of a layer is three percent of a small model's pass on a CPU, for the kernel
-leaves nothing of it in a core's caches. A GPU waits for each step's launch, and for memory where sums and norms are
-steps of their own. Knows nothing of packs. Invariants: a layer does as it did wherever a pass is not packed; gate.py
-compares the model with these layers against the one that it was.
+On a CPU the overhead between the steps of a layer is three percent of a small model's pass. On a GPU each step costs a
+launch, and separate steps for sums and norms cost memory traffic. Knows nothing of packs. Invariants: passes that are
+not packed run the layer's original code; parity_check.py compares the changed model with the original.
 """
 
 from ctypes import pointer
@@ -16,16 +15,17 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 from transformers import PreTrainedModel
 
-from varve.encoder.kernels.cpu_library import DIM, Activation, Parts
-from varve.encoder.kernels.gpu_support import find_triton_code
-from varve.encoder.model.attention import Bounds, attend
-from varve.encoder.model.fused_linear import FeedForward, Linear, PackedWeights, norm_of
+from varve.encoder.kernels.cpu_library import HEAD_DIM_MULTIPLE, Activation, LayerWeights
+from varve.encoder.kernels.cpu_weights import PackedWeights
+from varve.encoder.kernels.gpu_support import find_triton_kernels
+from varve.encoder.model.attention import PackedWindows, attend
+from varve.encoder.model.fused_linear import FeedForward, Linear, norm_of
 from varve.encoder.model.layer_hooks import find_layers
 from varve.encoder.model.mpnet import PackedBias
 
-# Where a layer's parts stand in it: queries, keys, values, output and norm of attention, the feed-forward block (where
-# linear.py puts it) and its norm, and how wide a head is. BERT's kin, DistilBERT, MPNet.
-_WRITTEN = (
+# Attributes of a layer after `use_library`: queries, keys, values, output and norm of attention, the feed-forward block
+# and its norm, the head dimension. BERT's family, DistilBERT, MPNet.
+_CPU_ATTRIBUTES = (
     (
         *(f"attention.self.{name}" for name in ("query", "key", "value")),
         *("attention.output.dense", "attention.output.LayerNorm", "output", "output.norm"),
@@ -42,8 +42,9 @@ _WRITTEN = (
         "attention.attn.attention_head_size",
     ),
 )
-# The same of modules that are torch's own, with the feed-forward block in its parts. BERT's kin, DistilBERT.
-_WRITTEN_IN_TORCH = (
+# The same for torch's modules, where the feed-forward block is a layer, its activation and a layer. BERT's family,
+# DistilBERT.
+_GPU_ATTRIBUTES = (
     (
         *(f"attention.self.{name}" for name in ("query", "key", "value")),
         *("attention.output.dense", "attention.output.LayerNorm"),
@@ -58,89 +59,89 @@ _WRITTEN_IN_TORCH = (
 )
 
 
-def join_steps(model: PreTrainedModel) -> bool:
-    """Run the layers of a model by one call each, or few on a GPU, if they are written as BERT's."""
-    found = FewCalls.of if model.device.type == "cuda" else OneCall.of
-    joined = [(layer, forward) for layer in find_layers(model) if (forward := found(layer))]
-    for layer, forward in joined:
+def fuse_layers(model: PreTrainedModel) -> bool:
+    """Replace the forward of each layer that is written like BERT's; returns whether any layer was replaced."""
+    fused_class = FusedGpuLayer if model.device.type == "cuda" else FusedCpuLayer
+    fused = [(layer, forward) for layer in find_layers(model) if (forward := fused_class.of(layer))]
+    for layer, forward in fused:
         layer.forward = forward
-    return bool(joined)
+    return bool(fused)
 
 
-def part_steps(model: PreTrainedModel, *, last: bool = False) -> None:
-    """Undo it, for the last layer alone or for all: their modules are called one by one again."""
+def unfuse_layers(model: PreTrainedModel, *, last: bool = False) -> None:
+    """Restore the original forward of all layers, or of the last layer only."""
     for layer in find_layers(model)[-1:] if last else find_layers(model):
-        if isinstance(layer.forward, OneCall | FewCalls):
+        if isinstance(layer.forward, FusedCpuLayer | FusedGpuLayer):
             del layer.forward
 
 
-class OneCall:
-    """The forward of one layer."""
+class FusedCpuLayer:
+    """The forward of one layer as one call of the compiled library."""
 
     def __init__(self, layer: Any, *parts: Any) -> None:
-        """Of a layer that `of` takes, and its parts in the order of their names."""
-        *panels, after_attention, block, after_block, head_dim = parts
-        # Weak, for the layer holds this: a cycle would keep dropped layers in memory.
-        self._steps, self._kernel = WeakMethod(layer.forward), block.first.kernel
-        self._parts = Parts(
-            *(pointer(each.weights) for each in (*panels, block.first, block.second)),
+        """Take a layer that `of` accepts, and its parts in the order of `_CPU_ATTRIBUTES`."""
+        *projections, after_attention, block, after_block, head_dim = parts
+        # Weak, because the layer holds this object: a reference cycle would keep dropped layers in memory.
+        self._original, self._library = WeakMethod(layer.forward), block.first.library
+        self._weights = LayerWeights(
+            *(pointer(each.weights) for each in (*projections, block.first, block.second)),
             *(pointer(norm_of(each)) for each in (after_attention, after_block)),
-            *(block.become, block.first.in_features // head_dim, head_dim, head_dim**-0.5),
+            *(block.activation, block.first.in_features // head_dim, head_dim, head_dim**-0.5),
         )
 
     @classmethod
     def of(cls, layer: nn.Module) -> Self | None:
-        """For a layer whose modules are BERT's and are in the kernel as far as they can be; None for any other."""
-        found = filter(None, (_parts(layer, names) for names in _WRITTEN))
-        return next((cls(layer, *parts) for parts in found if _fit(*parts)), None)
+        """For a layer written like BERT's whose modules the library supports; None for any other."""
+        candidates = filter(None, (_find_parts(layer, names) for names in _CPU_ATTRIBUTES))
+        return next((cls(layer, *parts) for parts in candidates if _library_supports(*parts)), None)
 
     def __call__(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """(1, T, H) of a packed row → the same; anything else goes by the layer's own steps."""
+        """(1, T, H) of a packed row → the same shape; other passes run the original code."""
         rows = hidden_states.contiguous()
         if kwargs.get("runs") is not None:
-            return self._kernel.layer(rows, self._parts, kwargs["cu_seq_lens_q"], kwargs["max_length_q"])
+            return self._library.layer(rows, self._weights, kwargs["cu_seq_lens_q"], kwargs["max_length_q"])
         if len(args) > 1 and isinstance(bias := args[1], PackedBias):
-            return (self._kernel.layer(rows, self._parts, bias.cu_seqlens, bias.longest, bias.by_distance),)
-        steps = self._steps()
-        assert steps is not None
-        return steps(hidden_states, *args, **kwargs)
+            return (self._library.layer(rows, self._weights, bias.cu_seqlens, bias.longest, bias.by_distance),)
+        original = self._original()
+        assert original is not None
+        return original(hidden_states, *args, **kwargs)
 
 
-class FewCalls:
-    """The forward of one layer on a GPU: one product for queries, keys and values, one call for a sum and its norm."""
+class FusedGpuLayer:
+    """The forward of one layer on a GPU: one product for queries, keys and values, one kernel per sum and norm."""
 
     def __init__(self, layer: Any, *parts: Any) -> None:
-        """Of a layer that `of` takes, and its parts in the order of their names."""
+        """Take a layer that `of` accepts, and its parts in the order of `_GPU_ATTRIBUTES`."""
         *self._projections, self._output, self._after_attention = parts[:5]
         self._first, self._activation, self._second, self._after_block, self._head_dim = parts[5:]
-        self._steps = WeakMethod(layer.forward)
-        self._joined = self._join()
+        self._original = WeakMethod(layer.forward)
+        self._joint_projection = self._join_projections()
 
     @classmethod
     def of(cls, layer: nn.Module) -> Self | None:
-        """For a layer whose modules are BERT's and torch's own; None for any other."""
-        found = filter(None, (_parts(layer, names) for names in _WRITTEN_IN_TORCH))
-        return next((cls(layer, *parts) for parts in found if _are_torchs(*parts)), None)
+        """For a layer written like BERT's with modules of torch; None for any other."""
+        candidates = filter(None, (_find_parts(layer, names) for names in _GPU_ATTRIBUTES))
+        return next((cls(layer, *parts) for parts in candidates if _are_torch_modules(*parts)), None)
 
     def __call__(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """(1, T, H) of a packed row → the same; anything else goes by the layer's own steps."""
+        """(1, T, H) of a packed row → the same shape; other passes run the original code."""
         runs = kwargs.get("runs")
         if runs is None:
-            steps = self._steps()
-            assert steps is not None
-            return steps(hidden_states, *args, **kwargs)
-        windows = Bounds(kwargs["cu_seq_lens_q"], kwargs["max_length_q"], runs, kwargs.get("tiles"))
+            original = self._original()
+            assert original is not None
+            return original(hidden_states, *args, **kwargs)
+        windows = PackedWindows(kwargs["cu_seq_lens_q"], kwargs["max_length_q"], runs, kwargs.get("tiles"))
         rows = hidden_states[0].contiguous()
-        if self._joined[0].dtype != rows.dtype:
-            self._joined = self._join()
-        q, k, v = linear(rows, *self._joined).unflatten(1, (3, -1, self._head_dim)).unbind(1)
+        if self._joint_projection[0].dtype != rows.dtype:
+            self._joint_projection = self._join_projections()
+        q, k, v = linear(rows, *self._joint_projection).unflatten(1, (3, -1, self._head_dim)).unbind(1)
         attended = self._output(attend(q, k, v, windows, None).flatten(1))
         rows = _norm_of_sum(attended, rows, self._after_attention)
         inner = self._second(self._activation(self._first(rows)))
         return _norm_of_sum(inner, rows, self._after_block)[None]
 
-    def _join(self) -> tuple[Tensor, Tensor]:
-        """(3 H, H) weights and (3 H,) biases, as the projections hold them now: the model may have been cast."""
+    def _join_projections(self) -> tuple[Tensor, Tensor]:
+        """(3 H, H) weights and (3 H,) biases, in the current dtype of the projections."""
         return (
             torch.cat([each.weight for each in self._projections]),
             torch.cat([each.bias for each in self._projections]),
@@ -148,13 +149,25 @@ class FewCalls:
 
 
 def _norm_of_sum(hidden_TH: Tensor, residual_TH: Tensor, norm: nn.LayerNorm) -> Tensor:
-    if hidden_TH.is_cuda and (code := find_triton_code()):
-        return code.norm_of_sum(hidden_TH, residual_TH, norm)
+    if hidden_TH.is_cuda and (triton_kernels := find_triton_kernels()):
+        return triton_kernels.norm_of_sum(hidden_TH, residual_TH, norm)
     return norm(hidden_TH + residual_TH)
 
 
-def _are_torchs(*parts: Any) -> bool:
-    """Whether the parts are those of a layer of torch's own modules, all with biases."""
+def _find_parts(layer: nn.Module, names: tuple[str, ...]) -> tuple[Any, ...] | None:
+    """The attributes with these names; None if one is missing, or if the layer has other modules that compute."""
+    for name, module in layer.named_modules():
+        inactive = list(module.children()) or isinstance(module, nn.Dropout | nn.Identity)
+        if not (inactive or name.startswith(names)):
+            return None
+    try:
+        return attrgetter(*names)(layer)
+    except AttributeError:
+        return None
+
+
+def _are_torch_modules(*parts: Any) -> bool:
+    """Whether the parts of a layer are torch's own modules, all with biases."""
     query, key, value, output, after_attention, first, _, second, after_block, _ = parts
     linear_layers = (query, key, value, output, first, second)
     linears = all(type(each) is nn.Linear and each.bias is not None for each in linear_layers)
@@ -162,29 +175,13 @@ def _are_torchs(*parts: Any) -> bool:
     return linears and norms and query.weight.shape == key.weight.shape == value.weight.shape
 
 
-def _parts(layer: nn.Module, names: tuple[str, ...]) -> tuple[Any, ...] | None:
-    """What stands under the names; None where one is lacking, or where a module stands beside them."""
-    beside = (name for name, module in layer.named_modules() if _computes(module) and not name.startswith(names))
-    if next(beside, None) is not None:
-        return None
-    try:
-        return attrgetter(*names)(layer)
-    except AttributeError:
-        return None
-
-
-def _computes(module: nn.Module) -> bool:
-    """Whether a module is one that changes what goes through it while nothing is trained."""
-    return not (list(module.children()) or isinstance(module, nn.Dropout | nn.Identity))
-
-
-def _fit(*parts: Any) -> bool:
-    """Whether the kernel takes a layer of these parts."""
-    *panels, after_attention, block, after_block, head_dim = parts
-    if not (isinstance(block, FeedForward) and all(isinstance(each, PackedWeights) for each in panels)):
+def _library_supports(*parts: Any) -> bool:
+    """Whether the compiled library supports a layer with these parts."""
+    *projections, after_attention, block, after_block, head_dim = parts
+    if not (isinstance(block, FeedForward) and all(isinstance(each, PackedWeights) for each in projections)):
         return False
     width = block.first.in_features
     plain = all(isinstance(each, nn.LayerNorm) and each.bias is not None for each in (after_attention, after_block))
-    plain &= all(each.become is Activation.NONE for each in panels if isinstance(each, Linear))
-    square = all((each.in_features, each.out_features) == (width, width) for each in panels)
-    return plain and square and head_dim % DIM == 0 and width % head_dim == 0
+    plain &= all(each.activation is Activation.NONE for each in projections if isinstance(each, Linear))
+    square = all((each.in_features, each.out_features) == (width, width) for each in projections)
+    return plain and square and head_dim % HEAD_DIM_MULTIPLE == 0 and width % head_dim == 0

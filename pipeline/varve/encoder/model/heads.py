@@ -1,7 +1,7 @@
-"""What stands on top of the encoder: the pooler and the classification head, run on vectors that are already there.
+"""The pooler and the classification head, applied to vectors of the last layer.
 
-A head is run by its own code, not by ours: the classification model is called with an encoder that hands back the
-finished vectors. gate.py compares the result with the whole model at load. Several threads may call at once.
+A head runs its own code: the classification model is called with an encoder that returns precomputed vectors.
+parity_check.py compares the result with the whole model at load. Several threads may call at the same time.
 """
 
 from copy import copy
@@ -14,24 +14,24 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 
 def run_pooler(model: PreTrainedModel, cls_WH: Tensor) -> Tensor:
-    """pooler_output from the first tokens' vectors of the last layer: (W, H).
+    """pooler_output from the first tokens' vectors of the last layer: (W, H) float32.
 
-    Source: BERT, Devlin et al. 2018: tanh(W · cls + b); the module in the checkpoint decides.
+    Source: BERT, Devlin et al. 2018: tanh(W · cls + b); the checkpoint's own module computes it.
     """
     pooler: Any = model.pooler
-    if isinstance(pooler, nn.Linear):  # ALBERT and BigBird keep the activation beside it
+    if isinstance(pooler, nn.Linear):  # ALBERT and BigBird have the activation as a separate attribute
         activation: Any = getattr(model, "pooler_activation", None) or model.activation
         return activation(pooler(cls_WH)).float()
     return pooler(cls_WH[:, None]).float()
 
 
 def takes_mean(classifier: PreTrainedModel) -> bool:
-    """Whether the head works on the mean of the last layer instead of the first token (ModernBERT's may)."""
+    """Whether the head reads the mean of the last layer instead of the first token (an option of ModernBERT)."""
     return getattr(classifier.config, "classifier_pooling", "cls") == "mean"
 
 
-class _Finished(nn.Module):
-    """Stands in for the encoder of a classification model and returns vectors that were computed before."""
+class _PrecomputedEncoder(nn.Module):
+    """Replaces the encoder of a classification model, and returns precomputed vectors."""
 
     def __init__(self, vectors_WH: Tensor, pooled_WH: Tensor | None) -> None:
         super().__init__()
@@ -49,11 +49,11 @@ def run_head(classifier: PreTrainedModel, vectors_WH: Tensor, pooled_WH: Tensor 
 
     Args:
         classifier: a ...ForSequenceClassification model.
-        vectors_WH: what the head looks at in the last layer: the first token's vectors, or the means (`takes_mean`).
-        pooled_WH: pooler_output, for heads that stand on it.
+        vectors_WH: first tokens' vectors of the last layer, or its means (`takes_mean`).
+        pooled_WH: pooler_output, for heads that read it.
     """
-    head = copy(classifier)  # it shares the modules; another thread's call has its own vectors in the encoder's place
-    finished = {classifier.base_model_prefix: _Finished(vectors_WH, pooled_WH)}
-    head._modules = {**classifier._modules, **finished}  # noqa: SLF001 (torch copies a module's tree or nothing of it)
+    head = copy(classifier)  # shares the modules, except for the encoder: other threads have other vectors
+    encoder = {classifier.base_model_prefix: _PrecomputedEncoder(vectors_WH, pooled_WH)}
+    head._modules = {**classifier._modules, **encoder}  # noqa: SLF001 (torch has no public shallow copy)
     ones = torch.ones(len(vectors_WH), 1, dtype=torch.long, device=vectors_WH.device)
     return head(input_ids=ones, attention_mask=ones).logits.float()

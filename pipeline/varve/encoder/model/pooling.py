@@ -1,8 +1,8 @@
-"""One vector per window out of the token vectors of a pack. Pure tensor functions, in float32.
+"""Poolings: one vector per window from the token vectors of a pack. Pure tensor functions.
 
-Every function takes the ragged form: `hidden_TH`, the token vectors of all windows end to end, and `cu_seqlens`,
-(W + 1,) int64, where each window starts. A window has at least one token. Padded batches are converted to this form
-first, so each pooling has one definition.
+Every function takes the ragged form: `hidden_TH`, the token vectors of all windows, and `cu_seqlens`, (W + 1,) int64,
+the first token of each window. A window has at least one token. Padded batches are converted to this form first, so
+each pooling has one definition.
 """
 
 # T tokens of a pack, W windows, H hidden size
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from varve.encoder.kernels.cpu_library import find_cpu_library
-from varve.encoder.kernels.gpu_support import find_triton_code
+from varve.encoder.kernels.gpu_support import find_triton_kernels
 
 
 def cls(hidden_TH: Tensor, cu_seqlens: Tensor) -> Tensor:
@@ -20,20 +20,20 @@ def cls(hidden_TH: Tensor, cu_seqlens: Tensor) -> Tensor:
 
 
 def last(hidden_TH: Tensor, cu_seqlens: Tensor) -> Tensor:
-    """The last real token's vector of each window, special tokens included: (W, H) float32."""
+    """The last token's vector of each window, special tokens included: (W, H) float32."""
     return hidden_TH[cu_seqlens[1:] - 1].float()
 
 
 def mean(hidden_TH: Tensor, cu_seqlens: Tensor) -> Tensor:
-    """The mean of all token vectors of each window, special tokens included: (W, H) float32.
+    """The mean of the token vectors of each window, special tokens included: (W, H) float32.
 
-    Sums in float32 whatever the input's dtype: half precision accumulation drifts with length.
+    Sums are float32 for every input dtype: sums in half precision lose digits in long windows.
     Source: Sentence-BERT, Reimers & Gurevych 2019, section 3 (MEAN strategy).
     """
-    if hidden_TH.is_cuda and (code := find_triton_code()):
-        return code.mean_of_windows(hidden_TH, cu_seqlens)
-    if hidden_TH.device.type == "cpu" and hidden_TH.dtype == torch.float32 and (kernel := find_cpu_library()):
-        return kernel.means(hidden_TH.contiguous(), cu_seqlens)
+    if hidden_TH.is_cuda and (triton_kernels := find_triton_kernels()):
+        return triton_kernels.mean_of_windows(hidden_TH, cu_seqlens)
+    if hidden_TH.device.type == "cpu" and hidden_TH.dtype == torch.float32 and (library := find_cpu_library()):
+        return library.means(hidden_TH.contiguous(), cu_seqlens)
     return _reduce(hidden_TH, "mean", cu_seqlens)
 
 
@@ -45,21 +45,21 @@ def maximum(hidden_TH: Tensor, cu_seqlens: Tensor) -> Tensor:
     return _reduce(hidden_TH, "max", cu_seqlens)
 
 
-def _reduce(hidden_TH: Tensor, how: str, cu_seqlens: Tensor) -> Tensor:
-    # Checking the offsets would make a GPU's host wait for the pass; they are ours.
-    return torch.segment_reduce(hidden_TH.float(), how, offsets=cu_seqlens, unsafe=True)
+def _reduce(hidden_TH: Tensor, operation: str, cu_seqlens: Tensor) -> Tensor:
+    # unsafe: a check of cu_seqlens would make the host wait for the GPU.
+    return torch.segment_reduce(hidden_TH.float(), operation, offsets=cu_seqlens, unsafe=True)
 
 
 def pool_rows(pooled_WD: Tensor, weights_W: Tensor, rows: Tensor, pool: str) -> Tensor:
-    """Bring the vectors of a row's windows together: (R, D) float32.
+    """Combine the vectors of each row's windows: (R, D) float32.
 
-    `max` takes the maximum; every other pooling the mean weighted by the windows' tokens, in float64, so that a long
-    document does not lose digits.
+    "max" takes the maximum; every other pooling takes the mean weighted by the tokens of the windows, in float64, so
+    that long documents do not lose digits.
 
     Args:
         pooled_WD: one vector per window.
         weights_W: (W,) tokens of each window.
-        rows: (R + 1,) the first window of each row.
+        rows: (R + 1,) first window of each row.
         pool: the feature's pooling.
     """
     if pool == "max":

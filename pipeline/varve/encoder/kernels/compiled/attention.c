@@ -1,9 +1,9 @@
-/* Softmax attention in float32 within each window of a packed row, for CPUs with AVX-512 or AVX2 and FMA.
+/* Softmax attention in float32 within each window of a packed row, for CPUs with AVX-512, or with AVX2 and FMA.
  *
- * Queries stand in the lanes of a register: scores are kept as (key, query), so the softmax runs down a column without
- * ever folding a register. Then the numbers of values stand in them, and weights are broadcast. Keys and values are read
- * where they lie, those of long windows from a copy. Built once for each instruction set; kernel.py chooses. Invariants: a
- * window's numbers depend on that window alone; nothing is read or written beyond it.
+ * Scores are stored as (key, query) with queries in the lanes of a register, so the softmax needs no reduction
+ * across lanes. For the sums over values the lanes hold dimensions, and weights are broadcast. Keys and values are
+ * read in place; those of long windows are copied first. Invariants: a window's output depends on that window alone;
+ * nothing is read or written beyond it.
  */
 #include <stdint.h>
 #include <stdlib.h>
@@ -14,205 +14,206 @@
 
 enum { ROWS = LANES / 2 };
 
-static const float COUNT[] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+static const float LANE_INDICES[] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
 
-/* LANES registers as the columns of what they were as rows. */
+/* Transposes a square of LANES registers. */
 INLINE void transpose(vec x[LANES]) {
     UNROLL for (int stage = 1; stage < LANES; stage *= 2) {
-        vec was[LANES];
-        UNROLL for (int i = 0; i < LANES; i++) was[i] = x[i];
+        vec previous[LANES];
+        UNROLL for (int i = 0; i < LANES; i++) previous[i] = x[i];
         UNROLL for (int i = 0; i < LANES / 2; i++) {
-            x[2 * i] = interleave(was[i], was[i + LANES / 2], 0);
-            x[2 * i + 1] = interleave(was[i], was[i + LANES / 2], 1);
+            x[2 * i] = interleave(previous[i], previous[i + LANES / 2], 0);
+            x[2 * i + 1] = interleave(previous[i], previous[i + LANES / 2], 1);
         }
     }
 }
 
-/* sums[row][wide] = sum over i of from[row * row_step + i * step] * by[i * by_step][wide], for `rows` rows, `wide`
+/* sums[i] = sum over k < depth of a[i * row_step + k * step] * b[k * b_step ...], for `rows` rows of `vecs`
  * registers. */
-INLINE void multiply(int rows, int wide, int64_t depth, const float *from, int64_t row_step, int64_t step,
-                     const float *by, int64_t by_step, vec sums[ROWS][2]) {
-    UNROLL for (int i = 0; i < rows; i++) UNROLL for (int j = 0; j < wide; j++) sums[i][j] = zero();
-    for (int64_t at = 0; at < depth; at++) {
+INLINE void multiply(int rows, int vecs, int64_t depth, const float *a, int64_t row_step, int64_t step, const float *b,
+                     int64_t b_step, vec sums[ROWS][2]) {
+    UNROLL for (int i = 0; i < rows; i++) UNROLL for (int j = 0; j < vecs; j++) sums[i][j] = zero();
+    for (int64_t k = 0; k < depth; k++) {
         vec right[2];
-        UNROLL for (int j = 0; j < wide; j++) right[j] = load(by + at * by_step + j * LANES);
+        UNROLL for (int j = 0; j < vecs; j++) right[j] = load(b + k * b_step + j * LANES);
         UNROLL for (int i = 0; i < rows; i++) {
-            vec left = splat(from[i * row_step + at * step]);
-            UNROLL for (int j = 0; j < wide; j++) sums[i][j] = product_plus(left, right[j], sums[i][j]);
+            vec left = broadcast(a[i * row_step + k * step]);
+            UNROLL for (int j = 0; j < vecs; j++) sums[i][j] = multiply_add(left, right[j], sums[i][j]);
         }
     }
 }
 
-/* One head of one window. */
+/* One attention head of one window. */
 typedef struct {
     const float *q, *k, *v;
     float *out;
-    const float *bias; /* of a query upon itself; before it those upon later keys, or NULL */
+    const float *bias; /* indexed by query position - key position; or NULL */
     int64_t q_step, k_step, v_step, out_step; /* from a token to the next */
     int64_t tokens, dim, reach;
     float scale;
 } head;
 
-#define LOG2_E 1.44269504088896341f /* weights are powers of 2 */
+#define LOG2_E 1.44269504088896341f /* weights are computed as powers of 2 */
 
-/* A score whose weight is 0; infinity less infinity would be no number. */
+/* Gives a weight of 0. Not -infinity, because infinity - infinity is NaN. */
 #define OUT_OF_REACH -1e30f
 
-/* Store the scores of `rows` keys from `key` on against queries from `first` on; those out of reach count for nothing. */
-INLINE void keep(int rows, int wide, int biased, int64_t key, int64_t first, const head *h, vec sums[ROWS][2],
-                 float *scores, vec *largest) {
-    int all_near = key + rows - 1 <= first + h->reach && key >= first + wide * LANES - 1 - h->reach;
-    UNROLL for (int i = 0; i < rows; i++) UNROLL for (int j = 0; j < wide; j++) {
+/* Stores the scores of `rows` keys, starting at `key`, with the queries from `first` on. */
+INLINE void store_scores(int rows, int vecs, int biased, int64_t key, int64_t first, const head *h, vec sums[ROWS][2],
+                         float *scores, vec *largest) {
+    int all_in_reach = key + rows - 1 <= first + h->reach && key >= first + vecs * LANES - 1 - h->reach;
+    UNROLL for (int i = 0; i < rows; i++) UNROLL for (int j = 0; j < vecs; j++) {
         vec score = sums[i][j];
-        int64_t away = first + j * LANES - key - i;
-        if (biased) score = product_plus(load(h->bias + away), splat(LOG2_E), score);
-        if (!all_near) {
-            vec distance = load(COUNT) + splat(away);
-            score = where_less(larger(distance, -distance), splat(h->reach + 1), score, splat(OUT_OF_REACH));
+        int64_t difference = first + j * LANES - key - i;
+        if (biased) score = multiply_add(load(h->bias + difference), broadcast(LOG2_E), score);
+        if (!all_in_reach) {
+            vec distance = load(LANE_INDICES) + broadcast(difference);
+            score = select_less(maximum(distance, -distance), broadcast(h->reach + 1), score, broadcast(OUT_OF_REACH));
         }
-        store(scores + (i * wide + j) * LANES, score);
-        largest[j] = larger(largest[j], score);
+        store(scores + (i * vecs + j) * LANES, score);
+        largest[j] = maximum(largest[j], score);
     }
 }
 
-/* queries[d][wide] = scale * q[first + lane][d]: dim x wide registers. */
-INLINE void gather_queries(const head *h, int64_t first, int wide, float *queries) {
+/* queries (dim, vecs * LANES) = scale * q, transposed, for the queries from `first` on. */
+INLINE void gather_queries(const head *h, int64_t first, int vecs, float *queries) {
     vec square[LANES];
-    UNROLL for (int j = 0; j < wide; j++) for (int64_t d = 0; d < h->dim; d += LANES) {
+    UNROLL for (int j = 0; j < vecs; j++) for (int64_t d = 0; d < h->dim; d += LANES) {
         int64_t token = first + j * LANES;
         UNROLL for (int i = 0; i < LANES; i++)
             square[i] = token + i < h->tokens ? load(h->q + (token + i) * h->q_step + d) : zero();
         transpose(square);
         UNROLL for (int i = 0; i < LANES; i++)
-            store(queries + ((d + i) * wide + j) * LANES, square[i] * splat(h->scale));
+            store(queries + ((d + i) * vecs + j) * LANES, square[i] * broadcast(h->scale));
     }
 }
 
-/* scores[key][wide] of `keys` keys from `begin` on, and the largest of each query. */
-INLINE void score_keys(const head *h, int64_t first, int wide, int biased, int64_t begin, int64_t keys,
+/* scores (keys, vecs * LANES) of the keys from `begin` on, and the largest score of each query. */
+INLINE void score_keys(const head *h, int64_t first, int vecs, int biased, int64_t begin, int64_t keys,
                        const float *queries, float *scores, vec largest[2]) {
     const float *k = h->k + begin * h->k_step;
     vec sums[ROWS][2];
-    UNROLL for (int j = 0; j < wide; j++) largest[j] = splat(-__builtin_inff());
+    UNROLL for (int j = 0; j < vecs; j++) largest[j] = broadcast(-__builtin_inff());
     if (keys < ROWS) {
         for (int64_t at = 0; at < keys; at++) {
-            multiply(1, wide, h->dim, k + at * h->k_step, h->k_step, 1, queries, wide * LANES, sums);
-            keep(1, wide, biased, begin + at, first, h, sums, scores + at * wide * LANES, largest);
+            multiply(1, vecs, h->dim, k + at * h->k_step, h->k_step, 1, queries, vecs * LANES, sums);
+            store_scores(1, vecs, biased, begin + at, first, h, sums, scores + at * vecs * LANES, largest);
         }
         return;
     }
-    /* The last rows begin early enough to be ROWS: some scores are computed twice, and are the same. */
+    /* The last group overlaps the one before it, to have ROWS keys; recomputed scores have the same bits. */
     for (int64_t t = 0; t < keys; t += ROWS) {
         int64_t at = t + ROWS <= keys ? t : keys - ROWS;
-        multiply(ROWS, wide, h->dim, k + at * h->k_step, h->k_step, 1, queries, wide * LANES, sums);
-        keep(ROWS, wide, biased, begin + at, first, h, sums, scores + at * wide * LANES, largest);
+        multiply(ROWS, vecs, h->dim, k + at * h->k_step, h->k_step, 1, queries, vecs * LANES, sums);
+        store_scores(ROWS, vecs, biased, begin + at, first, h, sums, scores + at * vecs * LANES, largest);
     }
 }
 
-/* Scores to weights, in place, and the sum of each query's. */
-INLINE void soften(int wide, int64_t keys, float *scores, const vec largest[2], vec total[2]) {
-    UNROLL for (int j = 0; j < wide; j++) total[j] = zero();
-    for (int64_t t = 0; t < keys; t++) UNROLL for (int j = 0; j < wide; j++) {
-        float *score = scores + (t * wide + j) * LANES;
+/* Replaces scores by weights 2^(score - largest), and sums the weights of each query. */
+INLINE void exponentiate(int vecs, int64_t keys, float *scores, const vec largest[2], vec total[2]) {
+    UNROLL for (int j = 0; j < vecs; j++) total[j] = zero();
+    for (int64_t t = 0; t < keys; t++) UNROLL for (int j = 0; j < vecs; j++) {
+        float *score = scores + (t * vecs + j) * LANES;
         vec weight = exp2_of(load(score) - largest[j]);
         store(score, weight);
         total[j] = total[j] + weight;
     }
 }
 
-/* What a head's queries have seen of its keys, where these come in parts: sums of values (dim for each query), the largest
- * score, and the sum of weights against it. */
+/* Running softmax over keys that are processed in parts: for each query the weighted sums of values (dim), the largest
+ * score so far, and the sum of weights relative to it. */
 typedef struct {
     float *sums, *largest, *total;
-} seen;
+} running;
 
-/* What becomes of sums over values: they come on top of those over the keys before, each `faded`, and where no keys follow
- * go into the output times `inverse`, one through the sum of weights. NULL where no keys were before, or some follow. */
+/* How the sums of a part are combined with the running sums. */
 typedef struct {
-    const float *faded, *inverse;
+    const float *rescale; /* factors of the sums over earlier keys; NULL for the first part */
+    const float *inverse; /* 1 / sum of weights, for the output; NULL before the last part */
     float *sums;
-} turn;
+} combination;
 
-/* The sums over keys of scores[key][i] * v[key][d] for the queries of `wide` registers, and `dims` registers of numbers
- * from d on. */
-INLINE void weigh_values(const head *h, int64_t first, int wide, int dims, int64_t d, int64_t begin, int64_t keys,
-                         const float *scores, const turn *t) {
-    int64_t there = h->tokens - first < wide * LANES ? h->tokens - first : wide * LANES;
-    for (int64_t at = 0; at < there; at += ROWS) {
+/* Sums over keys of weights[key][query] * v[key][d ...], for the queries of `vecs` registers and `dim_vecs`
+ * registers of dimensions from d on. */
+INLINE void sum_values(const head *h, int64_t first, int vecs, int dim_vecs, int64_t d, int64_t begin, int64_t keys,
+                       const float *weights, const combination *c) {
+    int64_t queries = h->tokens - first < vecs * LANES ? h->tokens - first : vecs * LANES;
+    for (int64_t at = 0; at < queries; at += ROWS) {
         vec sums[ROWS][2];
-        multiply(ROWS, dims, keys, scores + at, 1, wide * LANES, h->v + begin * h->v_step + d, h->v_step, sums);
+        multiply(ROWS, dim_vecs, keys, weights + at, 1, vecs * LANES, h->v + begin * h->v_step + d, h->v_step, sums);
         UNROLL for (int i = 0; i < ROWS; i++) {
             int64_t query = first + at + i;
-            if (at + i >= there) return;
-            UNROLL for (int j = 0; j < dims; j++) {
-                int64_t kept = query * h->dim + d + j * LANES;
+            if (at + i >= queries) return;
+            UNROLL for (int j = 0; j < dim_vecs; j++) {
+                int64_t place = query * h->dim + d + j * LANES;
                 vec sum = sums[i][j];
-                if (t->faded) sum = product_plus(load(t->sums + kept), splat(t->faded[at + i]), sum);
-                if (!t->inverse) store(t->sums + kept, sum);
-                else store(h->out + query * h->out_step + d + j * LANES, sum * splat(t->inverse[at + i]));
+                if (c->rescale) sum = multiply_add(load(c->sums + place), broadcast(c->rescale[at + i]), sum);
+                if (!c->inverse) store(c->sums + place, sum);
+                else store(h->out + query * h->out_step + d + j * LANES, sum * broadcast(c->inverse[at + i]));
             }
         }
     }
 }
 
-/* `wide` registers of queries from `first` on against the keys from `begin` to `end`; `s` is NULL where these are all.
- * scratch: dim + keys times `wide` registers. */
-INLINE void attend_queries(const head *h, int64_t first, int wide, int biased, int64_t begin, int64_t end, const seen *s,
-                           float *scratch) {
-    int before = s && begin > 0, after = s && end < h->tokens;
-    float *queries = scratch, *scores = queries + h->dim * wide * LANES;
-    float faded[2 * LANES], inverse[2 * LANES];
-    /* Of these, the keys that any of the queries reaches. */
-    int64_t nearest = first - h->reach, farthest = first + wide * LANES + h->reach;
+/* Attention of `vecs` registers of queries, from `first` on, over the keys from `begin` to `end`. `s` is NULL if
+ * these are all keys. scratch: dim + keys times `vecs` registers. */
+INLINE void attend_queries(const head *h, int64_t first, int vecs, int biased, int64_t begin, int64_t end,
+                           const running *s, float *scratch) {
+    int has_earlier = s && begin > 0, has_later = s && end < h->tokens;
+    float *queries = scratch, *scores = queries + h->dim * vecs * LANES;
+    float rescale[2 * LANES], inverse[2 * LANES];
+    /* Skip keys that no query reaches. */
+    int64_t nearest = first - h->reach, farthest = first + vecs * LANES + h->reach;
     if (begin < nearest) begin = nearest;
     if (end > farthest) end = farthest;
     vec largest[2], total[2];
-    gather_queries(h, first, wide, queries);
-    score_keys(h, first, wide, biased, begin, end - begin, queries, scores, largest);
-    if (before) UNROLL for (int j = 0; j < wide; j++) {
-        vec was = load(s->largest + first + j * LANES);
-        largest[j] = larger(largest[j], was);
-        store(faded + j * LANES, exp2_of(was - largest[j]));
+    gather_queries(h, first, vecs, queries);
+    score_keys(h, first, vecs, biased, begin, end - begin, queries, scores, largest);
+    if (has_earlier) UNROLL for (int j = 0; j < vecs; j++) {
+        vec previous = load(s->largest + first + j * LANES);
+        largest[j] = maximum(largest[j], previous);
+        store(rescale + j * LANES, exp2_of(previous - largest[j]));
     }
-    soften(wide, end - begin, scores, largest, total);
-    UNROLL for (int j = 0; j < wide; j++) {
+    exponentiate(vecs, end - begin, scores, largest, total);
+    UNROLL for (int j = 0; j < vecs; j++) {
         int64_t at = first + j * LANES;
-        if (before) total[j] = product_plus(load(s->total + at), load(faded + j * LANES), total[j]);
-        if (after) store(s->largest + at, largest[j]), store(s->total + at, total[j]);
-        store(inverse + j * LANES, splat(1) / total[j]);
+        if (has_earlier) total[j] = multiply_add(load(s->total + at), load(rescale + j * LANES), total[j]);
+        if (has_later) store(s->largest + at, largest[j]), store(s->total + at, total[j]);
+        store(inverse + j * LANES, broadcast(1) / total[j]);
     }
-    turn t = {before ? faded : NULL, after ? NULL : inverse, s ? s->sums : NULL};
+    combination c = {has_earlier ? rescale : NULL, has_later ? NULL : inverse, s ? s->sums : NULL};
     int64_t d = 0;
-    for (; d + LANES < h->dim; d += 2 * LANES) weigh_values(h, first, wide, 2, d, begin, end - begin, scores, &t);
-    if (d < h->dim) weigh_values(h, first, wide, 1, d, begin, end - begin, scores, &t);
+    for (; d + LANES < h->dim; d += 2 * LANES) sum_values(h, first, vecs, 2, d, begin, end - begin, scores, &c);
+    if (d < h->dim) sum_values(h, first, vecs, 1, d, begin, end - begin, scores, &c);
 }
 
-/* Numbers of a window's keys from which on they and the values are copied for each head (where they lie each token may be
- * on a page of its own, and all of them in a few sets of the first cache; shorter windows lose more by the copy), and those
- * that a second cache holds, with as many of values and what becomes of them. */
-enum { MANY_NUMBERS = 16384, CACHED_NUMBERS = 65536 };
+/* Sizes of a window's keys in floats (tokens x dim). From COPY_FLOATS on, the keys and values of each head are
+ * copied: in place, each token may be on another page and all of them in a few sets of the L1 cache. Shorter windows
+ * lose more by the copy. Above PART_FLOATS, keys are processed in parts, so that the keys, values and sums of a part
+ * fit the L2 cache. parity_check.py compares windows of more than both sizes. */
+enum { COPY_FLOATS = 16384, PART_FLOATS = 65536 };
 
-/* All queries of a head, some keys after the other where there are more than a cache holds. */
-INLINE void attend_head(const head *h, int biased, const seen *s, float *scratch) {
-    int64_t parts = h->reach < h->tokens ? 1 : (h->tokens * h->dim + CACHED_NUMBERS - 1) / CACHED_NUMBERS;
+/* Attention of all queries of a head. */
+INLINE void attend_head(const head *h, int biased, const running *s, float *scratch) {
+    int64_t parts = h->reach < h->tokens ? 1 : (h->tokens * h->dim + PART_FLOATS - 1) / PART_FLOATS;
     for (int64_t part = 0; part < parts; part++) {
         int64_t begin = h->tokens * part / parts, end = h->tokens * (part + 1) / parts, at = 0;
-        const seen *so_far = parts > 1 ? s : NULL;
-        for (; at + LANES < h->tokens; at += 2 * LANES) attend_queries(h, at, 2, biased, begin, end, so_far, scratch);
-        if (at < h->tokens) attend_queries(h, at, 1, biased, begin, end, so_far, scratch);
+        const running *state = parts > 1 ? s : NULL;
+        for (; at + LANES < h->tokens; at += 2 * LANES) attend_queries(h, at, 2, biased, begin, end, state, scratch);
+        if (at < h->tokens) attend_queries(h, at, 1, biased, begin, end, state, scratch);
     }
 }
 
-/* Not in one function: its registers would not last for both, and attention without a bias takes a tenth longer. */
-static __attribute__((noinline)) void attend_plain(const head *h, const seen *s, float *scratch) {
+/* Two functions, because one does not have enough registers for both, and attention without a bias takes 10 %
+ * longer. */
+static __attribute__((noinline)) void attend_plain(const head *h, const running *s, float *scratch) {
     attend_head(h, 0, s, scratch);
 }
-static __attribute__((noinline)) void attend_biased(const head *h, const seen *s, float *scratch) {
+static __attribute__((noinline)) void attend_biased(const head *h, const running *s, float *scratch) {
     attend_head(h, 1, s, scratch);
 }
 
-/* Vectors of a head side by side, from wherever they lie. */
-static const float *lay_together(const float *from, int64_t step, int64_t tokens, int64_t dim, float *to) {
+static const float *copy_head(const float *from, int64_t step, int64_t tokens, int64_t dim, float *to) {
     for (int64_t i = 0; i < tokens; i++) memcpy(to + i * dim, from + i * step, sizeof(float) * dim);
     return to;
 }
@@ -220,11 +221,11 @@ static const float *lay_together(const float *from, int64_t step, int64_t tokens
 int attend(const float *q, const float *k, const float *v, float *out, const int64_t steps[8], const int32_t *offsets,
            int64_t windows, int64_t longest, int64_t heads, int64_t dim, int64_t reach, const float *bias,
            int64_t bias_step, float scaling) {
-    int64_t for_queries = 2 * LANES * (dim + longest), copied = longest * dim < MANY_NUMBERS ? 0 : longest * dim;
-    int64_t whole = longest * dim < CACHED_NUMBERS ? 0 : longest + 2 * LANES; /* queries in whole registers */
-    float *scratch = aligned_alloc(64, sizeof(float) * (for_queries + 2 * copied + whole * (dim + 2)));
-    float *keys = scratch + for_queries, *values = keys + copied, *sums = values + copied;
-    seen s = {sums, sums + whole * dim, sums + whole * (dim + 1)};
+    int64_t query_floats = 2 * LANES * (dim + longest), copy_floats = longest * dim < COPY_FLOATS ? 0 : longest * dim;
+    int64_t padded = longest * dim < PART_FLOATS ? 0 : longest + 2 * LANES; /* queries, in whole registers */
+    float *scratch = aligned_alloc(64, sizeof(float) * (query_floats + 2 * copy_floats + padded * (dim + 2)));
+    float *keys = scratch + query_floats, *values = keys + copy_floats, *sums = values + copy_floats;
+    running s = {sums, sums + padded * dim, sums + padded * (dim + 1)};
     if (!scratch) return 1;
     for (int64_t w = 0; w < windows; w++) {
         int64_t first = offsets[w], tokens = offsets[w + 1] - first;
@@ -233,9 +234,9 @@ int attend(const float *q, const float *k, const float *v, float *out, const int
                       v + first * steps[4] + i * steps[5], out + first * steps[6] + i * steps[7],
                       bias ? bias + i * bias_step + longest - 1 : NULL, steps[0], steps[2], steps[4], steps[6], tokens,
                       dim, reach < tokens ? reach : tokens + 2 * LANES, scaling * LOG2_E};
-            if (tokens * dim >= MANY_NUMBERS) {
-                h.k = lay_together(h.k, h.k_step, tokens, dim, keys);
-                h.v = lay_together(h.v, h.v_step, tokens, dim, values);
+            if (tokens * dim >= COPY_FLOATS) {
+                h.k = copy_head(h.k, h.k_step, tokens, dim, keys);
+                h.v = copy_head(h.v, h.v_step, tokens, dim, values);
                 h.k_step = h.v_step = dim;
             }
             if (bias) attend_biased(&h, &s, scratch);

@@ -1,4 +1,4 @@
-/* What the compiled code tells of itself before anything of it is called (kernel.py). */
+/* Properties of this library, which cpu_library.py reads before it calls anything else. */
 #if defined(__AMX_BF16__)
 #include <cpuid.h>
 #include <sys/syscall.h>
@@ -7,26 +7,26 @@
 
 #include "registers.h"
 
-/* What this was compiled from: infra/build.py defines it, kernel.py holds it against the file. */
+/* Hash of the sources: infra/build.py defines it, and cpu_library.py compares it with the source files. */
 const char *source_sha256(void) { return SOURCE_SHA256; }
 
 #if defined(__AMX_BF16__)
 
-/* Whether this CPU has tiles, and the system saves them for this process from now on. */
+/* Whether this CPU has AMX, and Linux grants this process the state of the tiles from now on. */
 static int has_tiles(void) {
-    enum { ASK_FOR_STATE = 0x1023 /* ARCH_REQ_XCOMP_PERM of Linux */, TILE_DATA = 18 };
+    enum { REQUEST_STATE = 0x1023 /* ARCH_REQ_XCOMP_PERM of Linux */, TILE_DATA = 18 };
     unsigned a, b, c, d, a1, unused;
     if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !__get_cpuid_count(7, 1, &a1, &unused, &unused, &unused)) return 0;
-    int tiles = d >> 24 & 1, of_bf16 = d >> 22 & 1, converts = a1 >> 5 & 1;
-    return tiles && of_bf16 && converts && syscall(SYS_arch_prctl, ASK_FOR_STATE, TILE_DATA) == 0;
+    int amx_tile = d >> 24 & 1, amx_bf16 = d >> 22 & 1, avx512_bf16 = a1 >> 5 & 1;
+    return amx_tile && amx_bf16 && avx512_bf16 && syscall(SYS_arch_prctl, REQUEST_STATE, TILE_DATA) == 0;
 }
 
 #endif
 
-/* What attention and all but products are computed with. */
-const char *registers(void) { return LANES == 16 ? "avx512" : "avx2"; }
+/* The instruction set of everything except matrix products. */
+const char *vector_instructions(void) { return LANES == 16 ? "avx512" : "avx2"; }
 
-/* Whether this CPU has what this file was built for. */
+/* Whether this CPU has the instructions that this library was compiled for. */
 int runs_here(void) {
     __builtin_cpu_init();
 #if defined(__AMX_BF16__)

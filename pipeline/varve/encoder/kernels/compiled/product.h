@@ -1,7 +1,8 @@
-/* Products by registers of floats: a tile of ROWS x COLUMNS sums stands in them over the whole depth.
+/* Matrix products with vector registers: the sums of a tile of ROWS x COLUMNS stay in registers over the whole
+ * depth.
  *
- * Invariant: every sum runs over the inputs in their order, so a row's bits depend neither on the rows beside it nor on
- * how many floats a register has.
+ * Invariant: every sum runs over the inputs in their order, so the bits of a row depend neither on the other rows
+ * nor on the size of a register.
  */
 #pragma once
 #include <stdint.h>
@@ -10,106 +11,107 @@
 #include "after.h"
 #include "registers.h"
 
-typedef float number; /* what a product reads */
+typedef float element; /* the type that a product reads */
 
-/* Rows, `step` numbers apart. */
+/* Rows, `step` elements apart. */
 typedef struct {
-    const number *rows;
+    const element *rows;
     int64_t step;
 } operand;
 
 enum {
     ROWS = LANES * 3 / 4,
-    WIDE = 2,
-    COLUMNS = WIDE * LANES,
-    MOST_ROWS = 96, /* of a block: it and the least are multiples of ROWS */
-    LEAST_ROWS = 24,
-    CACHE_BYTES = 512 * 1024, /* of the second cache, for a block's numbers */
+    VECS = 2, /* registers per row of a tile */
+    COLUMNS = VECS * LANES,
+    MAX_BLOCK_ROWS = 96, /* multiples of ROWS */
+    MIN_BLOCK_ROWS = 24,
+    CACHE_BYTES = 512 * 1024, /* of the L2 cache, for the rows and sums of a block */
 };
 
 INLINE void begin_products(void) {}
 INLINE void end_products(void) {}
 
-/* Numbers of a row of so many inputs. */
-INLINE int64_t row_numbers(int64_t width) { return width + PAD; }
+/* Elements of a prepared row of `width` inputs. */
+INLINE int64_t row_elements(int64_t width) { return width + PAD; }
 
-/* What finish and add need for themselves. */
-INLINE int64_t scratch_numbers(int64_t depth) { return 0 * depth; }
+/* Scratch memory of the products, in elements. */
+INLINE int64_t scratch_elements(int64_t depth) { return 0 * depth; }
 
-/* Rows as products read them: where they are if they fill whole tiles, else in `room`, with zeros behind the last; so
- * too where rows are a power of two apart, and would fall into the same places of the first cache. */
-static operand arrange(const float *from, int64_t rows, int64_t width, number *room) {
-    if (rows % ROWS == 0 && width % 512) return (operand){from, width};
-    int64_t step = row_numbers(width);
-    for (int64_t i = 0; i < rows; i++) memcpy(room + i * step, from + i * width, sizeof(float) * width);
-    memset(room + rows * step, 0, sizeof(float) * ((rows + ROWS - 1) / ROWS * ROWS - rows) * step);
-    return (operand){room, step};
+/* Rows in the format that products read. Rows that fill whole tiles are used in place. Others are copied to
+ * `buffer`, with zeros after the last; so are rows at a distance of a power of two, which would share a few sets of
+ * the L1 cache. */
+static operand prepare_rows(const float *x, int64_t rows, int64_t width, element *buffer) {
+    if (rows % ROWS == 0 && width % 512) return (operand){x, width};
+    int64_t step = row_elements(width);
+    for (int64_t i = 0; i < rows; i++) memcpy(buffer + i * step, x + i * width, sizeof(float) * width);
+    memset(buffer + rows * step, 0, sizeof(float) * ((rows + ROWS - 1) / ROWS * ROWS - rows) * step);
+    return (operand){buffer, step};
 }
 
-/* What is fetched into the second cache while a tile is computed: a quarter of the next panel for each of the first four
- * tiles of a panel. */
-INLINE const float *next_of(const float *panel, int64_t depth, int64_t row) {
+/* What a tile prefetches into the L2 cache: each of the first four tiles of a panel takes a quarter of the next
+ * panel. */
+INLINE const float *prefetch_from(const float *panel, int64_t depth, int64_t row) {
     return panel + depth * COLUMNS + least(row / ROWS, 3) * depth * COLUMNS / 4;
 }
 
-/* to[i][column] = sum over k of from[i][k] * panel[k][column], from 0 on or added to what is there.
+/* out[i][column] = sum over k of x[i][k] * panel[k][column]; added to `out` unless `overwrite`.
  *
- * A function of its own, for the compiler keeps all sums in registers only where nothing else wants some. */
-static __attribute__((noinline)) void multiply(int64_t depth, const float *from, int64_t from_step, const float *panel,
-                                               const float *next, float *to, int64_t to_step, int from_zero) {
-    vec sums[ROWS][WIDE];
-    UNROLL for (int i = 0; i < ROWS; i++) UNROLL for (int j = 0; j < WIDE; j++)
-        sums[i][j] = from_zero ? zero() : load(to + i * to_step + j * LANES);
+ * noinline: the compiler keeps all sums in registers only if nothing else competes for them. */
+static __attribute__((noinline)) void multiply(int64_t depth, const float *x, int64_t x_step, const float *panel,
+                                               const float *prefetch, float *out, int64_t out_step, int overwrite) {
+    vec sums[ROWS][VECS];
+    UNROLL for (int i = 0; i < ROWS; i++) UNROLL for (int j = 0; j < VECS; j++)
+        sums[i][j] = overwrite ? zero() : load(out + i * out_step + j * LANES);
     for (int64_t k4 = 0; k4 < depth; k4 += 4) {
-        UNROLL for (int at = 0; at < COLUMNS; at += 16) __builtin_prefetch(next + k4 * COLUMNS / 4 + at, 0, 2);
+        UNROLL for (int at = 0; at < COLUMNS; at += 16) __builtin_prefetch(prefetch + k4 * COLUMNS / 4 + at, 0, 2);
         UNROLL for (int64_t k = k4; k < k4 + 4; k++) {
-            vec right[WIDE];
-            UNROLL for (int j = 0; j < WIDE; j++) right[j] = load(panel + k * COLUMNS + j * LANES);
+            vec right[VECS];
+            UNROLL for (int j = 0; j < VECS; j++) right[j] = load(panel + k * COLUMNS + j * LANES);
             UNROLL for (int i = 0; i < ROWS; i++) {
-                vec left = splat(from[i * from_step + k]);
-                UNROLL for (int j = 0; j < WIDE; j++) sums[i][j] = product_plus(left, right[j], sums[i][j]);
+                vec left = broadcast(x[i * x_step + k]);
+                UNROLL for (int j = 0; j < VECS; j++) sums[i][j] = multiply_add(left, right[j], sums[i][j]);
             }
         }
     }
-    UNROLL for (int i = 0; i < ROWS; i++) UNROLL for (int j = 0; j < WIDE; j++)
-        store(to + i * to_step + j * LANES, sums[i][j]);
+    UNROLL for (int i = 0; i < ROWS; i++) UNROLL for (int j = 0; j < VECS; j++)
+        store(out + i * out_step + j * LANES, sums[i][j]);
 }
 
-/* The lines of the outputs are fetched for writing before they are computed. */
-INLINE void finish_as(int kind, int64_t rows, operand from, int64_t depth, const float *panels, int64_t columns,
-                      ending e) {
+/* Prefetches the cache lines of the outputs for writing before the sums are computed. */
+INLINE void multiply_activated(int activation, int64_t rows, operand x, int64_t depth, const float *panels,
+                               int64_t columns, epilogue e) {
     _Alignas(64) float sums[ROWS * COLUMNS];
-    int64_t step = e.onward ? row_numbers(e.out_step) : e.out_step;
+    int64_t step = e.for_next ? row_elements(e.out_step) : e.out_step;
     for (int64_t column = 0; column < columns; column += COLUMNS) for (int64_t row = 0; row < rows; row += ROWS) {
         const float *panel = panels + column * depth;
-        float *to = (float *)e.out + row * step + column;
-        int64_t there = least(ROWS, rows - row);
-        for (int64_t i = 0; i < there; i++) UNROLL for (int j = 0; j < WIDE; j++)
-            __builtin_prefetch(to + i * step + j * LANES, 1);
-        multiply(depth, from.rows + row * from.step, from.step, panel, next_of(panel, depth, row), sums, COLUMNS, 1);
-        for (int64_t i = 0; i < there; i++) UNROLL for (int j = 0; j < WIDE; j++)
-            store(to + i * step + j * LANES,
-                  become(load(sums + i * COLUMNS + j * LANES), kind, &e, row + i, column + j * LANES));
+        float *out = (float *)e.out + row * step + column;
+        int64_t taken = least(ROWS, rows - row);
+        for (int64_t i = 0; i < taken; i++) UNROLL for (int j = 0; j < VECS; j++)
+            __builtin_prefetch(out + i * step + j * LANES, 1);
+        multiply(depth, x.rows + row * x.step, x.step, panel, prefetch_from(panel, depth, row), sums, COLUMNS, 1);
+        for (int64_t i = 0; i < taken; i++) UNROLL for (int j = 0; j < VECS; j++)
+            store(out + i * step + j * LANES,
+                  apply(load(sums + i * COLUMNS + j * LANES), activation, &e, row + i, column + j * LANES));
     }
 }
 
-/* Products whose sums become what `e` says, for rows that are there. One loop for each kind, for a choice inside of it
- * costs a percent of a pass. */
-static void finish(int64_t rows, operand from, int64_t depth, const float *panels, int64_t columns, const ending *e,
-                   number *scratch) {
+/* Products of `rows` rows, with the epilogue applied to their sums. One loop per activation: a branch inside the
+ * loop costs a percent of a forward pass. */
+static void multiply_with_epilogue(int64_t rows, operand x, int64_t depth, const float *panels, int64_t columns,
+                                   const epilogue *e, element *scratch) {
     (void)scratch;
-    if (e->become == GELU) finish_as(GELU, rows, from, depth, panels, columns, *e);
-    else if (e->become == SILU) finish_as(SILU, rows, from, depth, panels, columns, *e);
-    else finish_as(PLAIN, rows, from, depth, panels, columns, *e);
+    if (e->activation == GELU) multiply_activated(GELU, rows, x, depth, panels, columns, *e);
+    else if (e->activation == SILU) multiply_activated(SILU, rows, x, depth, panels, columns, *e);
+    else multiply_activated(NO_ACTIVATION, rows, x, depth, panels, columns, *e);
 }
 
-/* Add the products of one depth to `to`, in whole tiles. */
-static void add(int64_t rows, operand from, int64_t depth, const float *panels, int64_t columns, float *to,
-                int64_t to_step, int from_zero, number *scratch) {
+/* Products of one depth, in whole tiles; added to `out` unless `overwrite`. */
+static void multiply_accumulate(int64_t rows, operand x, int64_t depth, const float *panels, int64_t columns,
+                                float *out, int64_t out_step, int overwrite, element *scratch) {
     (void)scratch;
     for (int64_t column = 0; column < columns; column += COLUMNS) for (int64_t row = 0; row < rows; row += ROWS) {
         const float *panel = panels + column * depth;
-        multiply(depth, from.rows + row * from.step, from.step, panel, next_of(panel, depth, row),
-                 to + row * to_step + column, to_step, from_zero);
+        multiply(depth, x.rows + row * x.step, x.step, panel, prefetch_from(panel, depth, row),
+                 out + row * out_step + column, out_step, overwrite);
     }
 }

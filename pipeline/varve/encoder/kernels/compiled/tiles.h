@@ -1,10 +1,10 @@
-/* Products by the tiles of AMX, which multiply numbers of 8 bits' precision and add in float32.
+/* Matrix products with the tiles of AMX, which multiply bfloat16 and add in float32.
  *
- * A float32 is the sum of three such numbers, so the six largest of the nine products of their parts give the product of
- * two to float32's own precision (Henry, Tang and Heinecke, Leveraging the bfloat16 Artificial Intelligence Datatype For
- * Higher-Precision Computations, 2019). Rows are split into pieces once for a block, panels once for each block; that and
- * what becomes of sums is done by a core's registers while its tiles multiply. Invariant: every sum runs over the inputs
- * in their order, so a row's bits do not depend on the rows beside it.
+ * A float32 is the sum of three bfloat16 pieces, and the six largest of the nine products of pieces give the product
+ * of two floats to float32 precision (Henry, Tang and Heinecke, Leveraging the bfloat16 Artificial Intelligence
+ * Datatype For Higher-Precision Computations, 2019). Rows are split into pieces once per block, panels once per
+ * block; vector registers do that and the epilogue while the tiles multiply. Invariant: every sum runs over the
+ * inputs in their order, so the bits of a row do not depend on the other rows.
  */
 #pragma once
 #include <stdint.h>
@@ -12,39 +12,39 @@
 #include "after.h"
 #include "registers.h"
 
-typedef uint16_t number; /* bfloat16: what a product reads */
+typedef uint16_t element; /* bfloat16, the type that a product reads */
 
-/* Rows in pieces, `step` numbers for each. */
+/* Rows in pieces, `step` elements for each. */
 typedef struct {
-    const number *rows;
+    const element *rows;
     int64_t step;
 } operand;
 
 enum {
     ROWS = 32,
     COLUMNS = 32,
-    STEP = 32, /* inputs that one instruction takes, 16 rows or columns at once */
+    STEP = 32, /* inputs per instruction, for 16 rows or columns at once */
     TILE = 16 * STEP,
     PIECES = 3,
-    PIECED = PIECES * TILE, /* numbers of 16 rows or columns with STEP inputs, piece by piece */
-    MOST_ROWS = 224, /* of a block: it and the least are multiples of ROWS */
-    LEAST_ROWS = 64,
-    CACHE_BYTES = 1536 * 1024, /* of the second cache, for a block's numbers */
+    PIECED = PIECES * TILE, /* elements of 16 rows or columns with STEP inputs, piece by piece */
+    MAX_BLOCK_ROWS = 224, /* multiples of ROWS */
+    MIN_BLOCK_ROWS = 64,
+    CACHE_BYTES = 1536 * 1024, /* of the L2 cache, for the rows and sums of a block */
 };
 
-/* The compiler does not know what instructions on tiles read and write. */
+/* The compiler does not know which memory the tile instructions read and write. */
 #define BARRIER __asm__ volatile("" ::: "memory")
 
 /* Tiles 0 to 3 are sums, 4 and 5 pieces of rows, 6 and 7 pieces of the panel. */
-#define SUMS(do) do(0, to) do(1, to + 16) do(2, to + 16 * to_step) do(3, to + 16 * to_step + 16)
+#define FOR_SUMS(do) do(0, out) do(1, out + 16) do(2, out + 16 * out_step) do(3, out + 16 * out_step + 16)
 #define CLEAR(tile, at) _tile_zero(tile);
-#define FETCH(tile, at) _tile_loadd(tile, at, to_step * sizeof(float));
-#define KEEP(tile, at) _tile_stored(tile, at, to_step * sizeof(float));
-#define LEFT(piece) _tile_loadd(4, from + (piece) * TILE, 64); _tile_loadd(5, below + (piece) * TILE, 64);
-#define RIGHT(piece) _tile_loadd(6, panel + (piece) * TILE, 64); _tile_loadd(7, panel + PIECED + (piece) * TILE, 64);
+#define LOAD(tile, at) _tile_loadd(tile, at, out_step * sizeof(float));
+#define STORE(tile, at) _tile_stored(tile, at, out_step * sizeof(float));
+#define ROW_PIECE(i) _tile_loadd(4, x + (i) * TILE, 64); _tile_loadd(5, lower_x + (i) * TILE, 64);
+#define PANEL_PIECE(i) _tile_loadd(6, panel + (i) * TILE, 64); _tile_loadd(7, panel + PIECED + (i) * TILE, 64);
 #define ADD _tile_dpbf16ps(0, 4, 6); _tile_dpbf16ps(1, 4, 7); _tile_dpbf16ps(2, 5, 6); _tile_dpbf16ps(3, 5, 7);
 
-/* The tiles' shapes, which a thread sets before it multiplies. */
+/* Sets the shapes of the tiles, as each thread must before it multiplies. */
 INLINE void begin_products(void) {
     _Alignas(64) uint8_t shapes[64] = {1 /* palette */};
     for (int tile = 0; tile < 8; tile++) shapes[16 + 2 * tile] = 64 /* bytes in a row */, shapes[48 + tile] = 16;
@@ -54,7 +54,7 @@ INLINE void begin_products(void) {
 
 INLINE void end_products(void) { _tile_release(); }
 
-/* The nearest numbers to 32 floats; what is left of them stays. */
+/* Rounds 32 floats to bfloat16, and subtracts the rounded values from the floats. */
 INLINE __m512i take_piece(vec *lower, vec *upper) {
     __m512i piece = (__m512i)_mm512_cvtne2ps_pbh(*upper, *lower);
     __m512i first = _mm512_cvtepu16_epi32(_mm512_castsi512_si256(piece));
@@ -64,121 +64,123 @@ INLINE __m512i take_piece(vec *lower, vec *upper) {
     return piece;
 }
 
-/* 32 floats as a row of each of three tiles. */
-INLINE void split(vec lower, vec upper, number *to) {
+/* Splits 32 floats into pieces, each a row of one of three tiles. */
+INLINE void split(vec lower, vec upper, element *to) {
     UNROLL for (int piece = 0; piece < PIECES; piece++)
         _mm512_storeu_si512(to + piece * TILE, take_piece(&lower, &upper));
 }
 
-/* Where the pieces of a row's (or column's) inputs from k on begin, of rows of `depth` inputs. */
+/* Index of the pieces of a row (or column), from its input k on, in rows of `depth` inputs. */
 INLINE int64_t pieces_at(int64_t row, int64_t depth, int64_t k) {
     return (row / 16 * depth + k) / STEP * PIECED + row % 16 * STEP;
 }
 
-/* Numbers of a row of so many inputs. */
-INLINE int64_t row_numbers(int64_t width) { return width * PIECES; }
+/* Elements of a prepared row of `width` inputs. */
+INLINE int64_t row_elements(int64_t width) { return width * PIECES; }
 
-/* What finish and add need for themselves: two panels in pieces. */
-INLINE int64_t scratch_numbers(int64_t depth) { return 2 * COLUMNS * depth * PIECES; }
+/* Scratch memory of the products, in elements: two panels in pieces. */
+INLINE int64_t scratch_elements(int64_t depth) { return 2 * COLUMNS * depth * PIECES; }
 
-/* Rows as products read them: in `room`, with zeros for rows behind the last of a tile. */
-static operand arrange(const float *from, int64_t rows, int64_t width, number *room) {
+/* Rows in the format that products read: copied to `buffer` in pieces, with zero rows that fill the last tile. */
+static operand prepare_rows(const float *x, int64_t rows, int64_t width, element *buffer) {
     for (int64_t row = 0; row < (rows + ROWS - 1) / ROWS * ROWS; row++) for (int64_t k = 0; k < width; k += STEP) {
-        const float *at = from + row * width + k;
-        split(row < rows ? load(at) : zero(), row < rows ? load(at + LANES) : zero(), room + pieces_at(row, width, k));
+        const float *at = x + row * width + k;
+        vec lower = row < rows ? load(at) : zero(), upper = row < rows ? load(at + LANES) : zero();
+        split(lower, upper, buffer + pieces_at(row, width, k));
     }
-    return (operand){room, row_numbers(width)};
+    return (operand){buffer, row_elements(width)};
 }
 
-/* What the registers do while the tiles multiply: they split a share of the next panel, and end the tile before. */
+/* Work of the vector registers while the tiles multiply: splitting a share of the next panel, and the epilogue of the
+ * previous tile. */
 typedef struct {
-    const float *panel; /* floats in the order of its pieces */
-    number *pieces;
-    int64_t split_from, split, splits; /* 32 floats each */
+    const float *panel; /* in the order of its pieces */
+    element *pieces;
+    int64_t split_from, split, splits; /* in steps of 32 floats */
     const float *sums;
-    const ending *e;
-    int64_t row, column, ended, ends; /* of the sums; rows of them */
-} meanwhile;
+    const epilogue *e;
+    int64_t row, column, finished, to_finish; /* position of the sums; rows of them */
+} background;
 
-INLINE void split_row(const meanwhile *m, int64_t at) {
-    const float *from = m->panel + at * STEP;
+INLINE void split_panel_row(const background *b, int64_t at) {
+    const float *from = b->panel + at * STEP;
     __builtin_prefetch(from + 64 * STEP, 0, 2), __builtin_prefetch(from + 64 * STEP + LANES, 0, 2);
-    split(load(from), load(from + LANES), m->pieces + pieces_at(at, STEP, 0));
+    split(load(from), load(from + LANES), b->pieces + pieces_at(at, STEP, 0));
 }
 
-INLINE void end_row(const meanwhile *m, int64_t at) {
-    const ending *e = m->e;
-    int64_t row = m->row + at, column = m->column;
-    vec lower = become(load(m->sums + at * COLUMNS), e->become, e, row, column);
-    vec upper = become(load(m->sums + at * COLUMNS + LANES), e->become, e, row, column + LANES);
-    if (e->onward) {
-        split(lower, upper, (number *)e->out + pieces_at(row, e->out_step, column));
+INLINE void finish_row(const background *b, int64_t at) {
+    const epilogue *e = b->e;
+    int64_t row = b->row + at, column = b->column;
+    vec lower = apply(load(b->sums + at * COLUMNS), e->activation, e, row, column);
+    vec upper = apply(load(b->sums + at * COLUMNS + LANES), e->activation, e, row, column + LANES);
+    if (e->for_next) {
+        split(lower, upper, (element *)e->out + pieces_at(row, e->out_step, column));
         return;
     }
-    float *to = (float *)e->out + row * e->out_step + column;
-    store(to, lower), store(to + LANES, upper);
+    float *out = (float *)e->out + row * e->out_step + column;
+    store(out, lower), store(out + LANES, upper);
 }
 
-/* Go on to `done` of `all`. */
-INLINE void work(meanwhile *m, int64_t done, int64_t all) {
-    for (; m->ended * all < m->ends * done; m->ended++) end_row(m, m->ended);
-    for (; (m->split - m->split_from) * all < (m->splits - m->split_from) * done; m->split++) split_row(m, m->split);
+/* Continues the work up to the share `done` / `all`. */
+INLINE void work(background *b, int64_t done, int64_t all) {
+    for (; b->finished * all < b->to_finish * done; b->finished++) finish_row(b, b->finished);
+    for (; (b->split - b->split_from) * all < (b->splits - b->split_from) * done; b->split++)
+        split_panel_row(b, b->split);
 }
 
-/* to[i][column] = sum over k of from[i][k] * panel[k][column], from 0 on or added to what is there. The products of smaller
- * pieces come first, in an order in which but one side is loaded anew, and in which what is multiplied with 1 stays what
- * it is. */
-static __attribute__((noinline)) void multiply(int64_t depth, const number *from, const number *panel, meanwhile *m,
-                                               float *to, int64_t to_step, int from_zero) {
-    const number *below = from + 16 * row_numbers(depth);
+/* out[i][column] = sum over k of x[i][k] * panel[k][column]; added to `out` unless `overwrite`. Products of smaller
+ * pieces come first, in an order that loads only one operand anew each time and in which a factor of 1 is exact. */
+static __attribute__((noinline)) void multiply(int64_t depth, const element *x, const element *panel, background *b,
+                                               float *out, int64_t out_step, int overwrite) {
+    const element *lower_x = x + 16 * row_elements(depth);
     int64_t done = 0, all = 6 * depth / STEP;
     BARRIER;
-    if (from_zero) { SUMS(CLEAR) }
-    else { SUMS(FETCH) }
-    for (int64_t k = 0; k < depth; k += STEP, from += PIECED, below += PIECED, panel += 2 * PIECED) {
-        LEFT(2) RIGHT(0) ADD work(m, ++done, all);
-        LEFT(1) ADD work(m, ++done, all);
-        RIGHT(1) ADD work(m, ++done, all);
-        LEFT(0) ADD work(m, ++done, all);
-        RIGHT(2) ADD work(m, ++done, all);
-        RIGHT(0) ADD work(m, ++done, all);
+    if (overwrite) { FOR_SUMS(CLEAR) }
+    else { FOR_SUMS(LOAD) }
+    for (int64_t k = 0; k < depth; k += STEP, x += PIECED, lower_x += PIECED, panel += 2 * PIECED) {
+        ROW_PIECE(2) PANEL_PIECE(0) ADD work(b, ++done, all);
+        ROW_PIECE(1) ADD work(b, ++done, all);
+        PANEL_PIECE(1) ADD work(b, ++done, all);
+        ROW_PIECE(0) ADD work(b, ++done, all);
+        PANEL_PIECE(2) ADD work(b, ++done, all);
+        PANEL_PIECE(0) ADD work(b, ++done, all);
     }
-    SUMS(KEEP)
+    FOR_SUMS(STORE)
     BARRIER;
 }
 
-/* All tiles of some rows and panels: their sums become what `e` says, or are added to `to`, in whole tiles. */
-static void products(int64_t rows, operand from, int64_t depth, const float *panels, int64_t columns, const ending *e,
-                     float *to, int64_t to_step, int from_zero, number *scratch) {
+/* Products of `rows` rows with all panels, in whole tiles: with an epilogue if `e` is given, otherwise into `out`. */
+static void products(int64_t rows, operand x, int64_t depth, const float *panels, int64_t columns, const epilogue *e,
+                     float *out, int64_t out_step, int overwrite, element *scratch) {
     _Alignas(64) float sums[2][ROWS * COLUMNS];
-    number *panel = scratch, *next = scratch + COLUMNS * row_numbers(depth);
+    element *panel = scratch, *next = scratch + COLUMNS * row_elements(depth);
     int64_t tiles = (rows + ROWS - 1) / ROWS, which = 0;
-    meanwhile m = {.panel = panels, .pieces = panel, .splits = depth, .e = e};
-    work(&m, 1, 1);
+    background b = {.panel = panels, .pieces = panel, .splits = depth, .e = e};
+    work(&b, 1, 1);
     for (int64_t column = 0; column < columns; column += COLUMNS) {
-        int64_t left = column + COLUMNS < columns ? depth : 0;
-        m.panel = panels + (column + COLUMNS) * depth, m.pieces = next, m.split = 0;
+        int64_t to_split = column + COLUMNS < columns ? depth : 0;
+        b.panel = panels + (column + COLUMNS) * depth, b.pieces = next, b.split = 0;
         for (int64_t tile = 0; tile < tiles; tile++) {
             int64_t row = tile * ROWS;
-            float *at = e ? sums[which] : to + row * to_step + column;
-            m.split_from = m.split, m.splits = left * (tile + 1) / tiles;
-            multiply(depth, from.rows + row * from.step, panel, &m, at, e ? COLUMNS : to_step, from_zero);
+            float *tile_out = e ? sums[which] : out + row * out_step + column;
+            b.split_from = b.split, b.splits = to_split * (tile + 1) / tiles;
+            multiply(depth, x.rows + row * x.step, panel, &b, tile_out, e ? COLUMNS : out_step, overwrite);
             if (!e) continue;
-            m.sums = at, m.row = row, m.column = column, m.ended = 0, which ^= 1;
-            m.ends = e->onward ? ROWS : least(ROWS, rows - row);
+            b.sums = tile_out, b.row = row, b.column = column, b.finished = 0, which ^= 1;
+            b.to_finish = e->for_next ? ROWS : least(ROWS, rows - row);
         }
-        number *was = panel;
-        panel = next, next = was;
+        element *previous = panel;
+        panel = next, next = previous;
     }
-    work(&m, 1, 1);
+    work(&b, 1, 1);
 }
 
-INLINE void finish(int64_t rows, operand from, int64_t depth, const float *panels, int64_t columns, const ending *e,
-                   number *scratch) {
-    products(rows, from, depth, panels, columns, e, NULL, 0, 1, scratch);
+INLINE void multiply_with_epilogue(int64_t rows, operand x, int64_t depth, const float *panels, int64_t columns,
+                                   const epilogue *e, element *scratch) {
+    products(rows, x, depth, panels, columns, e, NULL, 0, 1, scratch);
 }
 
-INLINE void add(int64_t rows, operand from, int64_t depth, const float *panels, int64_t columns, float *to,
-                int64_t to_step, int from_zero, number *scratch) {
-    products(rows, from, depth, panels, columns, NULL, to, to_step, from_zero, scratch);
+INLINE void multiply_accumulate(int64_t rows, operand x, int64_t depth, const float *panels, int64_t columns,
+                                float *out, int64_t out_step, int overwrite, element *scratch) {
+    products(rows, x, depth, panels, columns, NULL, out, out_step, overwrite, scratch);
 }
