@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from varve.cli.main import COMMANDS
 from varve.config.source import Source
 from varve.source.open_dataset import open_dataset
 
@@ -73,6 +74,11 @@ def test_folders_import_in_one_order():
         if folder:  # the public names of the package may come from anywhere
             used = {name.split(".")[1] for name in imported(path) if name.startswith("varve.")} & set(ORDER)
             assert all(ORDER.index(other) <= ORDER.index(folder[0]) for other in used), (path, used)
+
+
+def test_commands_import_no_command():
+    for name in COMMANDS:
+        assert not imported(PACKAGE / f"cli/{name}.py") & {f"varve.cli.{other}" for other in COMMANDS}, name
 
 
 def test_files_import_in_no_circle():

@@ -22,13 +22,6 @@ def add_cluster_arguments(parser: argparse.ArgumentParser, *, required: bool) ->
     )
 
 
-def connect(address: str) -> "Head":
-    """Connect to the head at an address."""
-    from varve.submission.jobs_client import Head
-
-    return Head(address)
-
-
 def hand_over(head: "Head", job: Job, submission_id: str, command: str, *options: str, with_code: bool) -> None:
     """Send a job to a cluster, which runs a command of Varve on it.
 

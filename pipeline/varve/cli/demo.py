@@ -6,8 +6,7 @@ Real texts and a real model without a network: see corpus.py.
 import argparse
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
-from itertools import islice
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -94,20 +93,17 @@ def make_job(folder: Path, model: Path) -> Job:
 
 def write_docstrings(folder: Path, max_rows: int = MAX_ROWS) -> int:
     """Write docstrings as Parquet shards with the columns name and docstring; returns the number of rows."""
-    rows = list(islice(_unique(docstrings()), max_rows))
+    names: dict[str, str] = {}  # docstring → name of its first use
+    for name, text in docstrings():
+        names.setdefault(text, name)
+        if len(names) == max_rows:
+            break
     folder.mkdir(parents=True)
+    table = pa.table({"name": list(names.values()), "docstring": list(names)})
     for shard in range(NUM_SHARDS):
-        names, texts = zip(*rows[shard::NUM_SHARDS], strict=True)
-        pq.write_table(pa.table({"name": names, "docstring": texts}), folder / f"docstrings-{shard:02d}.parquet")
-    return len(rows)
-
-
-def _unique(rows: Iterator[tuple[str, str]]) -> Iterator[tuple[str, str]]:
-    seen: set[str] = set()
-    for name, text in rows:
-        if text not in seen:
-            seen.add(text)
-            yield name, text
+        rows = range(shard, len(table), NUM_SHARDS)
+        pq.write_table(table.take(pa.array(rows)), folder / f"docstrings-{shard:02d}.parquet")
+    return len(table)
 
 
 def search(features: Path, model: Path, queries: Sequence[str]) -> dict[str, list[tuple[float, str, str]]]:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from varve.cli.cluster_client import add_cluster_arguments, connect, exit_code_of, hand_over
+from varve.cli.cluster_client import add_cluster_arguments, exit_code_of, hand_over
 from varve.cli.command import print_json, run
 from varve.cli.job_arguments import add_job_arguments, read_job
 from varve.cli.plan_report import plan_report
@@ -120,9 +120,9 @@ def _measure(plan: "Plan", placement: "Placement") -> tuple["Estimate", float]:
 
 def _measure_at(address: str, job: Job, price_per_hour: float | None, *, with_code: bool) -> dict[str, Any]:
     """Return the report of `varve plan --json` on a cluster, or {"error", "exit_code"}."""
-    head = connect(address)
-    from varve.submission.jobs_client import name_of
+    from varve.submission.jobs_client import Head, name_of
 
+    head = Head(address)
     name = f"{name_of(job)}-plan"
     submission_id = f"{name}-{head.latest(name)[1] + 1}"
     options = ["--json", *([f"--price-per-hour={price_per_hour}"] if price_per_hour is not None else [])]

@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,11 @@ if TYPE_CHECKING:
 
 # The largest seed that numpy and scikit-learn accept.
 _MAX_SEED = 2**32 - 1
+_CHOICES = {
+    "--model": (("logistic", "ridge", "mlp"), "logistic for classes, ridge for numbers"),
+    "--task": (("classification", "regression"), "classification for text and for few whole numbers, else regression"),
+    "--class-weights": (("balanced", "none"), "balanced if the classes differ much in size"),
+}
 _DESCRIPTION = """Train a model on each feature of a finished run to predict a label, and compare the features and their
 layers on test rows. Writes an HTML report, the figures as JSON, and the best model for `varve predict`."""
 
@@ -74,24 +80,9 @@ def _add_data_arguments(data: argparse._ArgumentGroup) -> None:
 
 
 def _add_model_arguments(models: argparse._ArgumentGroup) -> None:
-    models.add_argument(
-        "--model",
-        default="auto",
-        choices=("auto", "logistic", "ridge", "mlp"),
-        help="auto: logistic for classes, ridge for numbers (default: auto)",
-    )
-    models.add_argument(
-        "--task",
-        default="auto",
-        choices=("auto", "classification", "regression"),
-        help="auto: classification for text and for few whole numbers, else regression (default: auto)",
-    )
-    models.add_argument(
-        "--class-weights",
-        default="auto",
-        choices=("auto", "balanced", "none"),
-        help="auto: balanced if the classes differ much in size (default: auto)",
-    )
+    for flag, (choices, meaning_of_auto) in _CHOICES.items():
+        help_text = f"auto: {meaning_of_auto} (default: auto)"
+        models.add_argument(flag, default="auto", choices=("auto", *choices), help=help_text)
     models.add_argument("--seed", type=int, default=0, help="seed of splits, networks and intervals (default: 0)")
     models.add_argument("--memory", metavar="BYTES", help="limit for vectors, such as 4GB (default: 2/5 of the memory)")
 
@@ -111,18 +102,7 @@ def _probe(arguments: argparse.Namespace) -> int:
     silence_datasets()
     folder = writable_folder(arguments.output)
     report.claim(folder)
-    question = Question(
-        label=arguments.label,
-        features=arguments.features,
-        handcrafted=arguments.handcrafted,
-        groups=arguments.groups,
-        split=arguments.split,
-        join=arguments.join,
-        on=arguments.on,
-        task=arguments.task,
-        class_weights=arguments.class_weights,
-        seed=arguments.seed,
-    )
+    question = Question(**{field.name: getattr(arguments, field.name) for field in fields(Question)})
     memory = parse_bytes(arguments.memory) if arguments.memory else default_bytes()
     spread, workers = _start_ray() if os.environ.get("RAY_ADDRESS") else (map, 1)
     result = study(

@@ -16,8 +16,8 @@ from varve.config.job import Job
 from varve.errors import JobError
 
 _OPTIONS = {"kuberay": kuberay.Options, "slurm": slurm.Options}
-_DESCRIPTION = """Write a job as a RayJob for KubeRay (Kubernetes), or as an sbatch script for Slurm. The result contains the
-job file and its Python modules. No cluster is contacted."""
+_DESCRIPTION = """Write a job as a RayJob for KubeRay (Kubernetes), or as an sbatch script for Slurm. The result holds
+the job file and its Python modules. No cluster is contacted."""
 
 
 def main(argv: Sequence[str]) -> int:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from varve.cli.cluster_client import add_cluster_arguments, connect, exit_code_of, hand_over
+from varve.cli.cluster_client import add_cluster_arguments, exit_code_of, hand_over
 from varve.cli.command import print_json, run
 from varve.cli.job_arguments import add_job_arguments, read_job
 from varve.config.job import Job
@@ -36,9 +36,9 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _submit(arguments: argparse.Namespace) -> int:
     job = read_job(arguments)
-    head = connect(arguments.to)
-    from varve.submission.jobs_client import name_of
+    from varve.submission.jobs_client import Head, name_of
 
+    head = Head(arguments.to)
     last, count = head.latest(name_of(job))
     if arguments.logs:
         return _print_logs(head, last, as_json=arguments.json)

@@ -44,17 +44,15 @@ def _find(value: Any, path: str) -> str | None:
     if isinstance(value, str):
         return _find_in_url(value, path)
     for name, item, item_path in _items(value, path):
-        if _SECRET.search(name) and _may_be_secret(item):
+        is_secret = not (
+            item is None or isinstance(item, bool) or item == ""
+        )  # true: the token that the Hub has stored
+        if is_secret and _SECRET.search(name):
             return f"{item_path!r} looks like a credential"
         by_column = name in _KEYED_BY_COLUMN and isinstance(item, Mapping)
         if problem := _find(list(item.values()) if by_column else item, item_path):
             return problem
     return None
-
-
-def _may_be_secret(value: Any) -> bool:
-    """Whether a value can be a secret: `token: true` only asks for the token that the Hub client has stored."""
-    return not (value is None or isinstance(value, bool) or value == "")
 
 
 def _items(value: Any, path: str) -> Iterator[tuple[str, Any, str]]:

@@ -49,18 +49,13 @@ def nodes_of(compute: Compute) -> Nodes:
     return Nodes(math.ceil(low / per_node), math.ceil(high / per_node), math.ceil(gpus))
 
 
-def job_content(job: Job) -> dict[str, Any]:
-    """Return the content of the job file, without keys that it leaves at their defaults."""
-    return job.model_dump(mode="json", exclude_unset=True)
-
-
 def job_files(job: Job) -> dict[str, str]:
     """{path below the job's folder: text} of the job file and its Python modules.
 
     Raises:
         JobError: a module does not exist, or is not UTF-8.
     """
-    return {JOB_FILE: to_yaml(job_content(job)), **job_modules(job)}
+    return {JOB_FILE: to_yaml(_content(job)), **job_modules(job)}
 
 
 def job_name(job: Job) -> str:
@@ -69,11 +64,15 @@ def job_name(job: Job) -> str:
     Raises:
         JobError: the module of a function does not exist.
     """
-    content = "".join([json.dumps(job_content(job), sort_keys=True), *(code.sha256 for code in job_code(job))])
+    content = "".join([json.dumps(_content(job), sort_keys=True), *(code.sha256 for code in job_code(job))])
     digest = hashlib.sha256(content.encode()).hexdigest()[:_DIGITS]
     end = re.sub(r"[^a-z0-9]+", "-", job.output.path.rstrip("/").rpartition("/")[2].lower())
     room = _MAX_CHARACTERS - len("varve--") - _DIGITS
     return "-".join(part for part in ("varve", end[:room].strip("-"), digest) if part)
+
+
+def _content(job: Job) -> dict[str, Any]:
+    return job.model_dump(mode="json", exclude_unset=True)
 
 
 def to_yaml(*documents: dict[str, Any]) -> str:
