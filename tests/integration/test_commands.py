@@ -1,4 +1,4 @@
-"""The commands as their user meets them: exit codes, one clear message, nothing half-written."""
+"""The commands as users run them: exit codes, one clear error message, nothing half-written."""
 
 import json
 import os
@@ -38,7 +38,7 @@ def arguments(docs, tiny, tmp_path):
 
 @pytest.fixture(scope="module")
 def made(docs, tiny):
-    """A finished output, made by the command itself."""
+    """A finished output of `varve embed`."""
     output = docs.parent / "made"
     argv = options(dataset=str(docs), text="text", model=tiny("bert"), output=str(output))
     assert run_command(["embed", *argv, "--set", "output.rows_per_part=20"]) == 0
@@ -47,15 +47,15 @@ def made(docs, tiny):
 
 @pytest.fixture
 def finished(made, tmp_path):
-    """A copy of it, to be damaged."""
+    """A copy of a finished output, for tests that damage it."""
     shutil.copytree(made, tmp_path / "out")
     return tmp_path / "out"
 
 
-def test_commands_are_listed_with_what_they_do(capsys):
+def test_commands_are_listed_with_their_descriptions(capsys):
     assert run_command(["--help"]) == 0
-    told = capsys.readouterr().out
-    assert all(f"varve {name}" in told and what in told for name, what in COMMANDS.items())
+    usage = capsys.readouterr().out
+    assert all(f"varve {name}" in usage and what in usage for name, what in COMMANDS.items())
 
 
 @pytest.mark.parametrize("argv", [[], ["embd"], ["embed"], ["embed", "--dataset", "x"]])
@@ -64,15 +64,17 @@ def test_wrong_command_exits_with_2(argv, capsys):
     assert "varve" in capsys.readouterr().err
 
 
-def test_plan_that_is_told_of_a_cluster_and_not_where_it_is_exits_with_2(arguments, capsys):
+def test_plan_refuses_installed_without_an_address(arguments, capsys):
     assert run_command(["plan", *arguments(), "--installed"]) == 2
-    assert "--installed goes with --to ADDRESS" in capsys.readouterr().err
+    assert "--installed needs --to" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("price", ["-1", "nan", "inf"])
-def test_plan_at_a_price_that_is_none_exits_with_2_in_a_line(price, arguments, capsys):
+def test_plan_refuses_an_invalid_price_in_one_line(price, arguments, capsys):
     assert run_command(["plan", *arguments(), f"--price-per-hour={price}"]) == 2
-    assert capsys.readouterr().err == f"varve plan: --price-per-hour: {price} is not allowed: expected 0 or more\n"
+    error = capsys.readouterr().err
+    assert error.startswith(f"varve plan: --price-per-hour: {price} ")
+    assert len(error.splitlines()) == 1
 
 
 STOPPED_EARLY = """
@@ -91,9 +93,10 @@ main()
 """
 
 
-def test_ctrl_c_while_a_command_is_imported_is_told_in_a_line():
+def test_ctrl_c_during_the_import_of_a_command_is_reported_in_one_line():
     done = subprocess.run([sys.executable, "-c", STOPPED_EARLY], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (1, "varve: stopped before it began\n")
+    assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
+    assert done.stderr.startswith("varve: stopped")
 
 
 def test_schema_is_one_json_document(capsys):
@@ -102,45 +105,45 @@ def test_schema_is_one_json_document(capsys):
 
 
 @pytest.mark.parametrize(
-    ("extra", "told"),
+    ("extra", "fragment"),
     [
         (["--set", "model.max_token=3"], "model.max_token: unknown key"),
         (["--set", "output.dtype=3"], "output.dtype: 3 is not allowed"),
-        (["--set", "source.text=body"], "there is no column 'body'"),
-        (["--set", "source.text=number"], "column 'number' holds int64, not text"),
-        (["--set", "source.keep=[nothing]"], "there is no column 'nothing'"),
-        (["--feature", "e=mean@13"], "layer 13 does not exist: the model has 3 layers"),
+        (["--set", "source.text=body"], "'body'"),
+        (["--set", "source.text=number"], "'number' holds int64"),
+        (["--set", "source.keep=[nothing]"], "'nothing'"),
+        (["--feature", "e=mean@13"], "layer 13"),
         (["--feature", "e=average"], '"average"'),
         (["--feature", "e=mean", "--feature", "e=cls"], "--feature e was given twice"),
-        (["--max-tokens", "131"], "131 exceeds the 130 positions"),
-        (["--set", "source.dataset=./nowhere"], "./nowhere: no such folder"),
-        (["--set", "model.name=./nowhere"], "./nowhere: no such folder"),
-        (["--set", "source.split=test"], "split 'test'"),
-        (["--set", "output.path=file://here/out"], "file://here/out is not a folder or an address of a store"),
-        (["--set", "output.path=~nobody-of-this-name/out"], "~nobody-of-this-name is nobody's home"),
+        (["--max-tokens", "131"], "131"),
+        (["--set", "source.dataset=./nowhere"], "./nowhere"),
+        (["--set", "model.name=./nowhere"], "./nowhere"),
+        (["--set", "source.split=test"], "'test'"),
+        (["--set", "output.path=file://here/out"], "output.path: file://here/out"),
+        (["--set", "output.path=~nobody-of-this-name/out"], "~nobody-of-this-name"),
         (["--set", "source.dataset=parquet", "--data-files", "/nowhere/*.parquet"], "/nowhere/*.parquet"),
     ],
 )
-def test_wrong_job_exits_with_2_and_writes_nothing(extra, told, arguments, tmp_path, capsys):
+def test_wrong_job_exits_with_2_and_writes_nothing(extra, fragment, arguments, tmp_path, capsys):
     assert run_command(["embed", *arguments(), *extra]) == 2
     error = capsys.readouterr().err
-    assert told in error
+    assert fragment in error
     assert "Traceback" not in error
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("command", ["embed", "plan"])
-def test_model_that_can_not_be_encoded_exits_with_2_in_its_own_words(command, arguments, tiny, capsys):
+def test_model_that_cannot_be_encoded_exactly_exits_with_2(command, arguments, tiny, capsys):
     assert run_command([command, *arguments(model=tiny("convbert"))]) == 2
     assert f"\nvarve {command}: model: ConvBertModel cannot be encoded exactly" in f"\n{capsys.readouterr().err}"
 
 
 @pytest.mark.parametrize(("scheme", "below"), [("", ""), ("", "/out"), ("file://", "/out")])
-def test_output_that_is_a_file_exits_with_2_and_stays_as_it_was(scheme, below, arguments, tmp_path, capsys):
+def test_output_that_is_a_file_exits_with_2_and_is_not_changed(scheme, below, arguments, tmp_path, capsys):
     file = tmp_path / "notes.txt"
     file.write_text("notes")
     assert run_command(["embed", *arguments(output=f"{scheme}{file}{below}")]) == 2
-    assert f"output.path: {file} is a file: name a folder" in capsys.readouterr().err
+    assert f"output.path: {file} is a file" in capsys.readouterr().err
     assert file.read_text() == "notes"
 
 
@@ -167,12 +170,12 @@ def test_unreadable_file_exits_with_2(arguments, tmp_path, capsys):
 
 def test_error_under_json_is_one_document(arguments, capsys):
     assert run_command(["embed", *arguments(dataset="./nowhere"), "--json"]) == 2
-    told = json.loads(capsys.readouterr().out)
-    assert told["exit_code"] == 2
-    assert "no such folder" in told["error"]
+    result = json.loads(capsys.readouterr().out)
+    assert result["exit_code"] == 2
+    assert "./nowhere" in result["error"]
 
 
-def test_output_of_another_job_exits_with_2_and_stays_as_it_was(finished, arguments, capsys):
+def test_output_of_another_job_exits_with_2_and_is_not_changed(finished, arguments, capsys):
     before = sorted(path.name for path in finished.rglob("*"))
     assert run_command(["embed", *arguments(), "--set", "output.rows_per_part=20", "--feature", "e=cls"]) == 2
     assert 'features.e.pool: absent → "cls"' in capsys.readouterr().err
@@ -200,7 +203,7 @@ def test_verify_passes_a_finished_output(finished, capsys):
 
 
 @pytest.mark.parametrize("damage", ["a byte", "a footer", "a part", "half a part", "a strange part"])
-def test_verify_tells_damage_by_name(damage, finished, capsys):
+def test_verify_names_what_is_damaged(damage, finished, capsys):
     part = finished / "data/part-00000-000000000020-000000000040.parquet"
     content = part.read_bytes()
     match damage:
@@ -215,12 +218,12 @@ def test_verify_tells_damage_by_name(damage, finished, capsys):
         case "a strange part":
             shutil.copy(part, finished / "data/part-00007-000000000020-000000000040.parquet")
     assert run_command(["verify", str(finished)]) == 1
-    told = capsys.readouterr().out
-    assert "FAILED" in told
-    assert ("shard 7" if damage == "a strange part" else "part-00000-000000000020") in told
+    report = capsys.readouterr().out
+    assert "FAILED" in report
+    assert ("shard 7" if damage == "a strange part" else "part-00000-000000000020") in report
 
 
-def test_verify_on_ray_finds_what_verify_here_finds(finished):
+def test_verify_on_ray_finds_the_same_failures(finished):
     from varve.cluster.connection import start_ray
     from varve.config.compute import Compute
     from varve.engine.ray_tasks import spread
@@ -245,10 +248,10 @@ def test_deep_verify_counts_the_source_again(finished, capsys):
     recorded.write_text(json.dumps(content))
     assert run_command(["verify", str(finished), "--deep", "--json"]) == 1
     checks = {check["check"]: check for check in json.loads(capsys.readouterr().out)["checks"]}
-    assert any("has 60 rows, its parts have" in told for told in checks["source"]["failures"])
+    assert any("60 rows" in failure for failure in checks["source"]["failures"])
 
 
-def test_clean_tells_leftovers_and_deletes_only_when_told(finished, capsys):
+def test_clean_lists_files_and_deletes_only_with_delete(finished, capsys):
     staged = finished / "data/part-00000-000000000000-000000000020.parquet#3"
     staged.write_bytes(b"half")
     os.utime(staged, (0, 0))
@@ -257,11 +260,10 @@ def test_clean_tells_leftovers_and_deletes_only_when_told(finished, capsys):
     (finished / "data/notes.txt").write_text("mine")
     parts = sorted(path.name for path in (finished / "data").glob("*.parquet"))
     assert run_command(["clean", str(finished)]) == 0
-    told = capsys.readouterr().out
-    assert "staged file" in told
-    assert "parquet#3" in told
-    assert "parquet#4" not in told
-    assert "notes.txt: no part of Varve" in told
+    listed = capsys.readouterr().out
+    assert "parquet#3" in listed
+    assert "parquet#4" not in listed
+    assert "notes.txt" in listed
     assert staged.exists()
     assert run_command(["clean", str(finished), "--delete"]) == 0
     assert not staged.exists()
@@ -270,7 +272,7 @@ def test_clean_tells_leftovers_and_deletes_only_when_told(finished, capsys):
     assert run_command(["clean", str(finished.parent)]) == 2
 
 
-def test_verify_of_nothing_exits_with_2(tmp_path, capsys):
+def test_verify_without_an_output_exits_with_2(tmp_path, capsys):
     assert run_command(["verify", str(tmp_path)]) == 2
     assert "holds no output of Varve" in capsys.readouterr().err
 
@@ -285,7 +287,7 @@ def test_plan_counts_and_writes_nothing(arguments, tmp_path, capsys):
     assert figures["tokens_per_s"] > 0
     assert not (tmp_path / "out").exists()
     assert run_command(["plan", *arguments()]) == 0
-    assert "tokens/s of a replica, measured" in capsys.readouterr().out
+    assert "tokens/s per replica" in capsys.readouterr().out
 
 
 def test_plan_counts_the_highest_layer_once_for_a_text_where_only_cls_is_wanted(arguments, capsys):
@@ -328,7 +330,7 @@ def test_full_disk_exits_with_1_and_leaves_no_half_part(arguments, tmp_path, min
         subprocess.run(["umount", str(small)], check=True)
 
 
-def test_plan_of_a_checkpoint_that_pools_otherwise_says_so_in_a_line(arguments, tiny, tmp_path, capsys):
+def test_plan_notes_that_a_checkpoint_defines_another_pooling(arguments, tiny, tmp_path, capsys):
     model = tmp_path / "model"
     shutil.copytree(tiny("bert"), model)
     (model / "1_Pooling").mkdir()
@@ -337,6 +339,8 @@ def test_plan_of_a_checkpoint_that_pools_otherwise_says_so_in_a_line(arguments, 
     )
     (model / "1_Pooling/config.json").write_text(json.dumps({"pooling_mode_cls_token": True}))
     assert run_command(["plan", *arguments(model=str(model)), "--json"]) == 0
-    told = capsys.readouterr()
-    note = f"sentence-transformers would use {model} otherwise: cls pooling (no feature has it)"
-    assert (told.err, json.loads(told.out)["notes"]) == (f"{note}\n", [note])
+    captured = capsys.readouterr()
+    (note,) = json.loads(captured.out)["notes"]
+    assert captured.err == f"{note}\n"
+    assert str(model) in note
+    assert "cls pooling" in note

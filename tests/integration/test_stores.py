@@ -84,7 +84,7 @@ def test_run_from_s3_to_s3_outlives_faults_and_counts_retries(container, spoiled
     assert min(counts["slow_down"], counts["reset"], counts["lost"]) > 0
     assert 0 < manifest.storage["retries"] <= sum(counts[fault] for fault in ("slow_down", "reset", "lost")) * 2
     assert manifest.storage["create_if_absent"]
-    assert "request(s) made again" in done.stdout
+    assert "retried" in done.stdout
     assert each_once(written(Storage(f"{address}/out")))
 
 

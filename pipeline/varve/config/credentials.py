@@ -44,10 +44,9 @@ def _find(value: Any, path: str) -> str | None:
     if isinstance(value, str):
         return _find_in_url(value, path)
     for name, item, item_path in _items(value, path):
-        is_secret = not (
-            item is None or isinstance(item, bool) or item == ""
-        )  # true: the token that the Hub has stored
-        if is_secret and _SECRET.search(name):
+        # `token: true` asks for the token that the Hub client has stored.
+        may_be_secret = not (item is None or isinstance(item, bool) or item == "")
+        if may_be_secret and _SECRET.search(name):
             return f"{item_path!r} looks like a credential"
         by_column = name in _KEYED_BY_COLUMN and isinstance(item, Mapping)
         if problem := _find(list(item.values()) if by_column else item, item_path):
