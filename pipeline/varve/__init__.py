@@ -1,9 +1,9 @@
-"""Varve: every feature of a BERT-family encoder from one pass, each row exactly once.
+"""Varve: features of BERT-family encoders from one forward pass, with each row exactly once.
 
-job file ─ spec ─ plan
-                    │ shards and the ranges still missing
-                    ▼
-source ──► tokenizer ──► encoder ──► sink ──► manifest
+job file ─ config ─ planning
+                       │ shards and missing ranges of rows
+                       ▼
+source ──► preprocessing ──► encoder ──► output
 
 >>> from varve import Job, embed
 >>> manifest = embed(Job.load("job.yaml"))
@@ -36,7 +36,7 @@ __all__ = [
     "features",
 ]
 
-# Looked up on first use: a command that only reads a manifest should not wait for torch and Ray.
+# Imported on first use, so that commands which only read a manifest need not import torch and Ray.
 _HOMES = {
     "Computed": "varve.config.feature",
     "Encoder": "varve.encoder.encoder",
