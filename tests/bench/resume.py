@@ -28,7 +28,7 @@ from varve.encoder.encoder import Encoder
 from varve.output import manifest
 from varve.output.part_file import write_part
 from varve.planning.plan import Plan
-from varve.planning.saved_plan import prepare, record
+from varve.planning.saved_plan import prepare, save_plan
 from varve.preprocessing.text_blocks import tokenize_blocks
 from varve.ranges import Range
 from varve.storage.object_store import Storage
@@ -41,7 +41,7 @@ def lay_down(job: Job, shards: int, rows_per_shard: int, gone: set[int]) -> Plan
     """All parts of the job but those whose number is in `gone`."""
     storage = Storage(OUTPUT)
     plan = prepare(job, storage, device="cpu")
-    record(plan, storage)
+    save_plan(plan, storage)
     encoder = Encoder(job.model, job.pooled, checkpoint=plan.checkpoint)
     source = pa.table({"text": [TEXT]})
     blocks = tokenize_blocks(encoder.tokenizer, source, ("text",), 1)

@@ -30,7 +30,7 @@ from varve.config.job import Job
 from varve.engine.dataflow import run_dataflow
 from varve.monitoring.run_counters import Block
 from varve.output import manifest
-from varve.planning.saved_plan import prepare, record
+from varve.planning.saved_plan import prepare, save_plan
 from varve.process_state import silence_datasets, silence_transformers
 from varve.storage.object_store import Storage
 from varve.workers.part_message import PartMessage, pack_message, unpack_message
@@ -74,7 +74,7 @@ def measure(parts: int, folder: Path) -> dict[str, float]:
     _, layout = settle(job.compute)
     storage = Storage(str(folder / "out"))
     plan = prepare(job, storage, device="cpu")
-    record(plan, storage)
+    save_plan(plan, storage)
     lacking = manifest.missing({}, plan.resolved.num_shards, 1, storage.uri)
     before_mb, began, cpu = _memory_mb(), time.perf_counter(), time.process_time()
     with _memory_over_time() as over_time_mb:

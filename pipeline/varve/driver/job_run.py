@@ -22,7 +22,7 @@ from varve.output.manifest import Manifest
 from varve.output.part_file import Part
 from varve.output.part_table import PartTable
 from varve.planning.plan import Plan
-from varve.planning.saved_plan import prepare, read_job, record
+from varve.planning.saved_plan import prepare, read_job, save_plan
 from varve.process_state import import_without_gc
 from varve.ranges import Missing, Range
 from varve.storage.object_store import Storage
@@ -106,7 +106,7 @@ def _committed(plan: Plan, storage: Storage) -> Committed:
 
 def _claim(plan: Plan, storage: Storage) -> Storage:
     """Write job.json, and settle how parts are written."""
-    record(plan, storage)
+    save_plan(plan, storage)
     if storage.is_local:  # checked after the plan: a wrong job must leave no folder behind
         storage = replace(storage, conditional=storage.check())
     return replace(storage, patient=True)

@@ -32,7 +32,7 @@ from varve.encoder.feature_plan import ROW_COLUMNS, FeaturePlan
 from varve.errors import JobError
 from varve.output.schema import output_schema
 from varve.planning import part_sizing
-from varve.planning.udf_dry_run import TRIAL_ROWS, try_functions
+from varve.planning.udf_dry_run import DRY_RUN_ROWS, dry_run_functions
 from varve.preprocessing.computed_columns import ComputedColumn, find_computed
 from varve.source.dataset import Dataset
 from varve.source.open_dataset import open_dataset
@@ -188,7 +188,7 @@ def make_plan(job: Job, *, device: str) -> Plan:
     dataset = open_dataset(job.source)
     _check_names(job, features)
     sample = rows_with_text(dataset, job.source.text_columns, SAMPLE_ROWS)
-    computed_bytes = try_functions(computed, sample.slice(0, TRIAL_ROWS), job.source.text_columns)
+    computed_bytes = dry_run_functions(computed, sample.slice(0, DRY_RUN_ROWS), job.source.text_columns)
     pack_tokens, block_rows, part_rows = _sizes(job, dataset, sample, checkpoint, features, computed_bytes, device)
     resolved = Resolved(
         source_commit=dataset.commit,

@@ -1,7 +1,7 @@
-"""The first rows of a source through the job's functions, before anything is written.
+"""Runs the job's Python functions on the first rows of the source, before anything is written.
 
-In a process of its own: what a function prints, changes or kills there is nobody's loss. Invariant: a job whose
-functions can't be imported, give what they should not, or fail on every row that was tried, is refused.
+In a subprocess, so that output, side effects or crashes of user code cannot affect the driver. Invariant: a job is
+rejected if a function cannot be imported, returns values of a wrong type, or fails on all of these rows.
 """
 
 import io
@@ -16,75 +16,74 @@ from typing import TextIO
 import pyarrow as pa
 
 from varve.errors import JobError, VarveError
-from varve.preprocessing.computed_columns import ComputedColumn, as_batch
+from varve.preprocessing.computed_columns import ComputedColumn, to_record_batch
 from varve.preprocessing.text_blocks import readable_rows
 
-TRIAL_ROWS = 64
+DRY_RUN_ROWS = 64
 _PROGRAM = "from varve.planning.udf_dry_run import main; main()"
-# Of a row, where none could be tried.
-_STRING_BYTES = 32.0
+_STRING_BYTES = 32.0  # assumed size of a string if there are no rows
 
 
-def try_functions(
+def dry_run_functions(
     columns: Sequence[ComputedColumn], sample: pa.Table, text_columns: Sequence[str]
 ) -> Mapping[str, float]:
     """Compute the columns of a sample.
 
-    A row that kills the process refuses nothing: a run has the means to find it.
+    If a row crashes the process, the job is not rejected: the run itself finds such rows.
 
     Returns:
         name → bytes of one row's value.
 
     Raises:
-        JobError: a function can't be used.
+        JobError: a function cannot be used.
     """
     sizes = {column.name: float(column.row_bytes or _STRING_BYTES) for column in columns}
     if not columns:
         return sizes
-    # -P: the folder in which the command stands must not lend its modules to the library.
+    # -P keeps the current directory off sys.path: its modules must not shadow those of the library.
     command = [sys.executable, "-P", "-c", _PROGRAM]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    question = pickle.dumps((tuple(columns), readable_rows(sample, text_columns)))
-    done = subprocess.run(command, input=question, capture_output=True, check=False, env=environment)  # noqa: S603 (ours)
-    answer: dict[str, object] = {}
+    request = pickle.dumps((tuple(columns), readable_rows(sample, text_columns)))
+    done = subprocess.run(command, input=request, capture_output=True, check=False, env=environment)  # noqa: S603 (ours)
+    reply: dict[str, object] = {}
     for line in done.stdout.splitlines():
-        answer |= json.loads(line)
-    if "error" in answer:
-        raise JobError(str(answer["error"]))
-    if "loaded" not in answer:
-        last = "".join(f": {line.strip()}" for line in done.stderr.decode(errors="replace").splitlines()[-1:])
+        reply |= json.loads(line)
+    if "error" in reply:
+        raise JobError(str(reply["error"]))
+    if "loaded" not in reply:
+        last_line = "".join(f": {line.strip()}" for line in done.stderr.decode(errors="replace").splitlines()[-1:])
         names = ", ".join(dict.fromkeys(column.code.module for column in columns))
-        msg = f"features: the process that imports {names} ended with exit code {done.returncode}{last}"
+        msg = f"features: the process that imports {names} ended with exit code {done.returncode}{last_line}"
         raise JobError(msg)
-    return sizes | {key: value for key, value in answer.items() if isinstance(value, float)}
+    return sizes | {key: value for key, value in reply.items() if isinstance(value, float)}
 
 
 def main() -> None:
-    """The other process: a question from stdin, lines of JSON to stdout."""
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what the functions print is no answer
-    columns, sample = pickle.load(io.BytesIO(sys.stdin.buffer.read()))  # noqa: S301 (from this program itself)
+    """Entry point of the subprocess: reads the pickled request from stdin, writes JSON lines to stdout."""
+    replies = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # output of the functions goes to stderr
+    columns, sample = pickle.load(io.BytesIO(sys.stdin.buffer.read()))  # noqa: S301 (from this program)
     try:
         for column in columns:
             column.load()
-        _say(answers, loaded=True)
+        _reply(replies, loaded=True)
         for column in columns:
-            _try(column, sample, answers)
+            _dry_run(column, sample, replies)
     except VarveError as e:
-        _say(answers, error=str(e))
+        _reply(replies, error=str(e))
 
 
-def _try(column: ComputedColumn, sample: pa.Table, answers: TextIO) -> None:
+def _dry_run(column: ComputedColumn, sample: pa.Table, replies: TextIO) -> None:
     if not len(sample):
         return
-    values, failed = column.compute(as_batch(sample))
+    values, failed = column.compute(to_record_batch(sample))
     if len(failed) == len(sample):
         msg = f"features.{column.name}: {column.code.name} fails on each of the first {len(sample)} rows. {failed[0]}"
         raise JobError(msg)
     if column.row_bytes is None:
-        _say(answers, **{column.name: values.nbytes / len(sample)})
+        _reply(replies, **{column.name: values.nbytes / len(sample)})
 
 
-def _say(answers: TextIO, **words: object) -> None:
-    answers.write(json.dumps(words) + "\n")
-    answers.flush()
+def _reply(replies: TextIO, **content: object) -> None:
+    replies.write(json.dumps(content) + "\n")
+    replies.flush()  # the next function may crash the process

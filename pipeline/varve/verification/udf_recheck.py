@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from varve.output.vectors import flatten
-from varve.preprocessing.computed_columns import ComputedColumn, as_batch
+from varve.preprocessing.computed_columns import ComputedColumn, to_record_batch
 
 # Relative tolerance of floats: sums may be rounded differently if a row is computed alone. Other types must be equal.
 _TOLERANCE = 1e-5
@@ -35,7 +35,7 @@ def compare_alone(column: ComputedColumn, stored: pa.Table, row: pa.Table) -> tu
     Raises:
         RunError: the returned value does not have the type of the column.
     """
-    got, (want, reasons) = stored[column.name].combine_chunks(), column.compute(as_batch(row))
+    got, (want, reasons) = stored[column.name].combine_chunks(), column.compute(to_record_batch(row))
     relative, max_abs = _differences(got, want)
     if not reasons and relative <= tolerance(column):
         return relative, max_abs, None

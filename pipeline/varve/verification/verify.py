@@ -16,7 +16,7 @@ from varve.errors import JobError, RunError, VarveError
 from varve.output import manifest
 from varve.output.manifest import Manifest
 from varve.planning.plan import Plan
-from varve.planning.saved_plan import read_job, recall_plan
+from varve.planning.saved_plan import load_plan, read_job
 from varve.source.dataset import Dataset
 from varve.storage.object_store import Storage
 from varve.verification import canary
@@ -90,7 +90,7 @@ def verify(
 def _open_plan(stored: Mapping[str, Any], storage: Storage) -> tuple[Plan | None, Check]:
     try:
         folder = stored.get("code", {}).get("folder", ".")
-        return recall_plan(Job.parse(stored["job"]).in_folder(folder), stored, storage.uri), Check("canary", ())
+        return load_plan(Job.parse(stored["job"]).in_folder(folder), stored, storage.uri), Check("canary", ())
     except VarveError as e:
         return None, Check("canary", (f"the source, the model or the code of the run cannot be opened: {e}",))
 

@@ -1,4 +1,4 @@
-"""Columns of the user's functions: rows that fail cost no other, results that do not fit are refused."""
+"""Columns of the user's functions: failing rows do not affect others, results of a wrong type are refused."""
 
 import numpy as np
 import pyarrow as pa
@@ -10,7 +10,7 @@ from varve.config.feature import Computed, Feature
 from varve.encoder.encoder import Encoder
 from varve.errors import JobError, RunError
 from varve.output.schema import output_schema
-from varve.planning.udf_dry_run import try_functions
+from varve.planning.udf_dry_run import dry_run_functions
 from varve.preprocessing.computed_columns import ComputedColumn, compute_columns
 from varve.preprocessing.text_blocks import Tokenized, tokenize_blocks
 from varve.workers.featurize import featurize
@@ -27,14 +27,14 @@ def plain(rows): return np.array([len(text) for text in texts(rows)])
 def chunked(rows): return pa.chunked_array([length(rows).slice(0, 1), length(rows).slice(1)])
 def vector(rows): return np.arange(2.0 * len(rows)).reshape(-1, 2)
 def lists(rows): return [[1, 2]] * len(rows)
-def words(rows): return rows["text"].dictionary_encode()
+def encoded(rows): return rows["text"].dictionary_encode()
 def is_long(rows): return pc.greater(length(rows), 3)
 def short(rows): return length(rows).slice(1)
 def scalar(rows): return 1.0
 def table(rows): return pa.table({"a": length(rows)})
 def wide(rows): return np.ones((len(rows), 3))
 def narrow(rows): return pa.array([[1.0]] * len(rows), pa.list_(pa.float32(), 1))
-def holes(rows): return pa.array([[1.0, None if text == "hole" else 2.0] for text in texts(rows)])
+def with_null(rows): return pa.array([[1.0, None if text == "bad" else 2.0] for text in texts(rows)])
 def huge(rows): return [2**40 if text == "huge" else 1 for text in texts(rows)]
 def leave(rows):
     if "leave" in texts(rows): sys.exit("gone")
@@ -71,7 +71,7 @@ def rows_of(*texts) -> pa.Table:
 
 
 def compute(column, *texts):
-    """(values, reasons) of rows, none of which was bad before."""
+    """(values, reasons) of rows without earlier reasons."""
     reasons: list[str | None] = [None] * len(texts)
     values = compute_columns([column], rows_of(*texts), reasons)["c"]
     assert values.type == column.type
@@ -91,7 +91,7 @@ def compute(column, *texts):
         ("vector", "float32[2]", [[0.0, 1.0], [2.0, 3.0]]),
         ("lists", "float64[2]", [[1.0, 2.0], [1.0, 2.0]]),
         ("lists", "int32[2]", [[1, 2], [1, 2]]),
-        ("words", "string", ["a", "four"]),
+        ("encoded", "string", ["a", "four"]),
         ("is_long", "bool", [False, True]),
     ],
 )
@@ -105,7 +105,7 @@ def test_results_of_the_declared_kind_are_columns_of_that_type(function, kind, v
         ("short", "int32", "1 values for 2 rows"),
         ("scalar", "float32", "a float"),
         ("table", "int32", "a Table"),
-        ("words", "float32", "dictionary"),
+        ("encoded", "float32", "dictionary"),
         ("number", "int32", "values of type double"),
         ("is_long", "int32", "values of type bool"),
         ("length", "string", "values of type int64"),
@@ -127,10 +127,15 @@ def test_result_that_does_not_fit_names_feature_expected_and_got(function, kind,
 @given(texts=st.lists(st.sampled_from(["1", "2.5", "x", "nan", "", "inf"]), min_size=1, max_size=20))
 def test_exactly_the_rows_that_fail_have_a_reason_and_no_value(texts, column):
     values, reasons = compute(column("number", "float32"), *texts)
-    told = {"x": "ValueError: could not convert", "": "ValueError: could not", "nan": "not finite", "inf": "not finite"}
+    expected = {
+        "x": "ValueError: could not convert",
+        "": "ValueError: could not",
+        "nan": "not finite",
+        "inf": "not finite",
+    }
     for text, value, reason in zip(texts, values, reasons, strict=True):
-        if text in told:
-            assert told[text] in reason
+        if text in expected:
+            assert expected[text] in reason
             assert reason.startswith("c: ")
         else:
             assert (value, reason) == (float(text), None)
@@ -153,10 +158,10 @@ def test_values_are_the_same_in_one_block_and_in_many(texts, block_rows, column)
     cuts = [slice(at, min(at + block_rows, len(texts))) for at in range(0, len(texts), block_rows)]
     pieces = [run(cut) for cut in cuts]
     assert pa.concat_arrays([values for values, _ in pieces]).equals(whole)
-    assert [reason for _, told in pieces for reason in told] == reasons
+    assert [reason for _, piece_reasons in pieces for reason in piece_reasons] == reasons
 
 
-def test_functions_see_no_row_that_has_a_reason_already(column):
+def test_functions_do_not_receive_rows_that_have_a_reason(column):
     reasons = ["text is null", None, None, "text is not UTF-8"]
     values = compute_columns(
         [column("number", "float32"), column("length", "int32")], rows_of(None, "1", "x", "2"), reasons
@@ -165,43 +170,43 @@ def test_functions_see_no_row_that_has_a_reason_already(column):
     assert reasons[2].startswith("c: ValueError")
 
 
-def test_null_of_the_function_is_a_value_and_a_hole_in_a_vector_is_not(column):
+def test_null_is_a_value_and_a_null_in_a_vector_is_an_error(column):
     assert compute(column("null_where_empty", "string"), "", "a") == ([None, "a"], [None, None])
-    assert compute(column("holes", "float32[2]"), "a", "hole")[1] == [None, "c: a value of its vector is null"]
+    assert compute(column("with_null", "float32[2]"), "a", "bad")[1] == [None, "c: a value of its vector is null"]
 
 
-def test_whole_number_that_does_not_fit_costs_its_row_alone(column):
+def test_integer_that_does_not_fit_fails_its_row_only(column):
     values, reasons = compute(column("huge", "int32"), "a", "huge", "b")
     assert values == [1, None, 1]
     assert "ArrowInvalid: Integer value 1099511627776 not in range" in reasons[1]
 
 
 @pytest.mark.parametrize("name", ["leave", "strange"])
-def test_exit_and_words_that_are_no_text_cost_their_row_alone(name, column):
+def test_exit_and_messages_that_are_not_utf8_fail_their_row_only(name, column):
     values, reasons = compute(column(name, "int32"), "a", name, "b")
     assert values == [1, None, 1]
     assert len(pa.array(reasons, pa.string())[1].as_py()) < 400
     assert "\n" not in reasons[1]
 
 
-def test_buffer_that_a_function_uses_again_changes_no_earlier_value(column):
+def test_reused_buffer_does_not_change_earlier_values(column):
     first = column("reused", "float64").compute(rows_of("1", "2").to_batches()[0])[0]
     column("reused", "float64").compute(rows_of("3", "4").to_batches()[0])
     assert first.to_pylist() == [1, 2]
 
 
-def test_trial_refuses_what_fails_everywhere_and_lets_single_rows_pass(column):
+def test_dry_run_refuses_functions_that_fail_on_every_row_and_accepts_failures_of_single_rows(column):
     table = rows_of(None, "1", "x", "die")
-    assert try_functions([column("words", "string")], table, ["text"])["c"] > 0
-    assert try_functions([column("loud", "int32"), column("number", "float64")], table, ["text"])["c"] == 8
-    assert try_functions([column("die", "int32")], table, ["text"])["c"] == 4
-    assert try_functions([column("number", "int32")], table.slice(0, 0), ["text"])["c"] == 4
+    assert dry_run_functions([column("encoded", "string")], table, ["text"])["c"] > 0
+    assert dry_run_functions([column("loud", "int32"), column("number", "float64")], table, ["text"])["c"] == 8
+    assert dry_run_functions([column("die", "int32")], table, ["text"])["c"] == 4
+    assert dry_run_functions([column("number", "int32")], table.slice(0, 0), ["text"])["c"] == 4
     with pytest.raises(JobError, match=r"features\.c: my_functions:number fails on each of the first 2 rows\. c: Val"):
-        try_functions([column("number", "float32")], table.slice(2), ["text"])
+        dry_run_functions([column("number", "float32")], table.slice(2), ["text"])
     with pytest.raises(JobError, match=r"features\.c: my_functions:scalar returned a float"):
-        try_functions([column("scalar", "float32")], table, ["text"])
+        dry_run_functions([column("scalar", "float32")], table, ["text"])
     with pytest.raises(JobError, match="has no function 'nothing'"):
-        try_functions([column("nothing", "float32")], table, ["text"])
+        dry_run_functions([column("nothing", "float32")], table, ["text"])
 
 
 def test_computed_columns_travel_with_the_tokens_and_are_null_in_error_rows(tiny, column):
@@ -210,14 +215,14 @@ def test_computed_columns_travel_with_the_tokens_and_are_null_in_error_rows(tiny
     columns = [columns[0], ComputedColumn("d", "int32", None, columns[1].code)]
     schema = output_schema(encoder.feature_plan, pa.schema([table.schema.field("id")]), pairs=False, computed=columns)
 
-    def run(*, travels):
+    def run(*, serialized):
         blocks = list(tokenize_blocks(encoder.tokenizer, table, ["text"], 3, columns))
-        if travels:
+        if serialized:
             blocks = [Tokenized.from_arrow(block.to_arrow()) for block in blocks]
         return featurize(encoder, table, iter(blocks), schema=schema, shard=0, start=0, pairs=False)[0]
 
-    result = run(travels=True)
-    assert result.equals(run(travels=False))
+    result = run(serialized=True)
+    assert result.equals(run(serialized=False))
     assert result["error"].to_pylist() == [None, "text is null", "d: SystemExit: gone (my_functions.py, line 23)", None]
     assert result["d"].to_pylist() == [3, None, None, 3]
     assert result["c"].to_pylist() == [[0, 1], None, None, [0, 1]]
