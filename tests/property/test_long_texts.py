@@ -53,7 +53,7 @@ def tokenizers(minilm):
 @pytest.mark.parametrize("kind", ["wordpiece", "bytes", "unigram"])
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=150)
 @given(text=TEXTS, max_tokens=st.integers(4, 12))
-def test_text_cut_by_characters_keeps_the_tokens_and_the_flag_of_the_whole(tokenizers, kind, text, max_tokens):
+def test_text_cut_by_characters_has_the_tokens_and_the_flag_of_the_whole(tokenizers, kind, text, max_tokens):
     tokenizer = Tokenizer(tokenizers[kind], max_tokens)
     raw = tokenizers[kind].backend_tokenizer
     raw.no_padding()

@@ -133,7 +133,7 @@ class Encoder:
         hooks, positions = LayerHooks(self._model), self.checkpoint.max_positions
         if self._classifier is not None:
             check_head(self._classifier, positions)
-        self.layout, self.layout_reason = choose_layout(self._model, hooks, positions, library=library)
+        self.layout, self.layout_reason = choose_layout(self._model, hooks, positions, self.max_tokens, library=library)
         return hooks
 
     def _make_forward(
@@ -158,7 +158,7 @@ class Encoder:
         model, _ = load_model(self.checkpoint, head=False, device=self.device)
         hooks = LayerHooks(model)
         if self.layout == "packed":
-            choose_layout(model, hooks, self.checkpoint.max_positions)
+            choose_layout(model, hooks, self.checkpoint.max_positions, self.max_tokens)
         else:
             model.set_attn_implementation(self._model.config._attn_implementation or "eager")  # noqa: SLF001 (no public name)
         return self._make_forward(model, None, hooks, "bfloat16")

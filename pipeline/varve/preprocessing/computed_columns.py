@@ -1,11 +1,11 @@
 """Columns that the user's functions compute from rows, block by block.
 
-Knows nothing of where a function comes from, of tokens or models. Invariants: a row on which a function raises costs no
-other row; a value that stands in a column has its declared type and is finite, or is null since the function said so;
-a result that does not fit the rows as a whole is the job's mistake and is never written.
+Knows nothing of where a function comes from, of tokens or models. Invariants: a row for which a function raises does
+not affect other rows; a stored value has the declared type and is finite, or is null because the function returned
+null; a result that does not fit the block as a whole is an error of the job and is never written.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -18,7 +18,7 @@ from varve.config.feature import Computed
 from varve.errors import RunError, VarveError
 from varve.preprocessing.udf.discovery import find_code
 from varve.preprocessing.udf.loader import load
-from varve.preprocessing.udf.module_source import Code, tell
+from varve.preprocessing.udf.module_source import Code, describe_error
 
 _TYPES = {
     "bool": pa.bool_(),
@@ -37,28 +37,33 @@ class ComputedColumn:
 
     name: str
     value_type: str
-    length: int | None  # values of a vector; None for a single value
+    length: int | None  # numbers of a vector; None for a single value
     code: Code
 
     @classmethod
     def of(cls, name: str, feature: Computed, folder: str) -> "ComputedColumn":
-        """Find the function of a feature; it is not run.
+        """Find the function of a feature, without running its module.
+
+        Args:
+            name: of the column.
+            feature: its definition.
+            folder: of the job file.
 
         Raises:
-            JobError: its module is not there.
+            JobError: the function's module does not exist.
         """
         code = find_code(feature.python, folder, f"features.{name}.python")
         return cls(name, feature.value_type, feature.length, code)
 
     @property
     def type(self) -> pa.DataType:
-        """Of the column: a plain value, or a fixed-size list of them."""
+        """Arrow type of the column: a single value or a fixed-size list."""
         value = _TYPES[self.value_type]
         return value if self.length is None else pa.list_(value, self.length)
 
     @property
     def type_name(self) -> str:
-        """The type in the job's words."""
+        """The type as a job file writes it."""
         return self.value_type if self.length is None else f"{self.value_type}[{self.length}]"
 
     @property
@@ -67,55 +72,53 @@ class ComputedColumn:
         value = _TYPES[self.value_type]
         return None if pa.types.is_string(value) else (self.length or 1) * -(-value.bit_width // 8)
 
-    def load(self) -> None:
-        """Import the function's module now and not with the first rows.
+    def load(self) -> Callable[[Any], Any]:
+        """The function; imports its module on the first call in a process.
 
         Raises:
-            JobError: it can't be imported, or has no such function.
+            JobError: the module cannot be imported, or has no such function.
         """
-        load(self.code, f"features.{self.name}.python")
+        return load(self.code, f"features.{self.name}.python")
 
     def compute(self, rows: pa.RecordBatch) -> tuple[pa.Array, Reasons]:
-        """The values of rows, in one call of the function where it raises on none of them.
+        """Compute the values of R rows with one call of the function.
 
-        Where it raises, the rows are cut in two until those on which it does stand alone.
+        If the call raises, the rows are split in two halves until each failing row is alone.
 
         Args:
-            rows: with the text columns and those that the job keeps.
+            rows: with the text columns and the columns that the job keeps.
 
         Returns:
-            (R,) values of the column's type, and the reasons of the rows whose value is null for a reason.
+            (R,) values of the column's type, and the reasons of failed rows, whose values are null.
 
         Raises:
-            RunError: the result has another length or type than it should.
+            RunError: the result does not have the expected length or type.
         """
         try:
-            values = self._conform(self._call(rows), len(rows))
+            values = self._conform(self.load()(rows), len(rows))
         except VarveError:
             raise
-        except (Exception, SystemExit) as e:  # noqa: BLE001 (their code, their errors)
+        except (Exception, SystemExit) as e:  # noqa: BLE001 (user code may raise anything)
             if len(rows) == 1:
-                return pa.nulls(1, self.type), {0: f"{self.name}: {tell(e, self.code)}"}
+                return pa.nulls(1, self.type), {0: f"{self.name}: {describe_error(e, self.code)}"}
             middle = len(rows) // 2
-            first, at_first = self.compute(rows.slice(0, middle))
-            last, at_last = self.compute(rows.slice(middle))
-            return pa.concat_arrays([first, last]), at_first | {middle + row: why for row, why in at_last.items()}
-        unfit = _unfit(values)
-        fit = np.ones(len(rows), np.bool_)
-        fit[list(unfit)] = False
-        return blank(values, fit), {row: f"{self.name}: {why}" for row, why in unfit.items()}
-
-    def _call(self, rows: pa.RecordBatch) -> Any:
-        return load(self.code, f"features.{self.name}.python")(rows)
+            first, first_reasons = self.compute(rows.slice(0, middle))
+            second, second_reasons = self.compute(rows.slice(middle))
+            shifted = {middle + row: reason for row, reason in second_reasons.items()}
+            return pa.concat_arrays([first, second]), first_reasons | shifted
+        invalid = _find_invalid(values)
+        valid = np.ones(len(rows), np.bool_)
+        valid[list(invalid)] = False
+        return mask_bad_rows(values, valid), {row: f"{self.name}: {reason}" for row, reason in invalid.items()}
 
     def _conform(self, result: Any, num_rows: int) -> pa.Array:
-        """The result as an array of the column's type; what fails for a row's value raises Arrow's own errors."""
+        """Convert a result to an array of the column's type; a value that cannot be converted raises Arrow's error."""
         values = self._to_array(result, num_rows)
         if len(values) != num_rows:
             self._refuse(f"{len(values)} values for {num_rows} rows")
-        if not _casts(values.type, self.type):
-            self._refuse(_shown(values.type))
-        # Real numbers are rounded to the type; of whole numbers those that do not fit are errors.
+        if not _is_convertible(values.type, self.type):
+            self._refuse(f"values of type {values.type}")
+        # Floats are rounded to the type; integers that do not fit are errors.
         rounds = pa.types.is_floating(_TYPES[self.value_type])
         return values.cast(self.type, safe=not rounds) if values.type != self.type else values
 
@@ -128,16 +131,16 @@ class ComputedColumn:
             case np.ndarray():
                 if result.ndim != (1 if self.length is None else 2) or result.shape[1:] not in {(), (self.length,)}:
                     self._refuse(f"a numpy array of shape {result.shape} for {num_rows} rows")
-                # Copied: the function may use its buffer again.
+                # Copied, because the function may reuse its buffer.
                 flat = pa.array(result.reshape(-1).copy())
                 return flat if self.length is None else pa.FixedSizeListArray.from_arrays(flat, self.length)
             case list():
                 return pa.array(result)
         return self._refuse(f"a {type(result).__name__}")
 
-    def _refuse(self, got: str) -> NoReturn:
+    def _refuse(self, result: str) -> NoReturn:
         msg = (
-            f"features.{self.name}: {self.code.name} returned {got}, expected a pyarrow array, numpy array or list "
+            f"features.{self.name}: {self.code.name} returned {result}, expected a pyarrow array, numpy array or list "
             f"with one {self.type_name} for each row"
         )
         raise RunError(msg)
@@ -147,7 +150,7 @@ def find_computed(features: Mapping[str, Computed], folder: str) -> tuple[Comput
     """The computed columns of a job, in its order.
 
     Raises:
-        JobError: a module is not there.
+        JobError: a function's module does not exist.
     """
     return tuple(ComputedColumn.of(name, feature, folder) for name, feature in features.items())
 
@@ -155,90 +158,84 @@ def find_computed(features: Mapping[str, Computed], folder: str) -> tuple[Comput
 def compute_columns(
     columns: Sequence[ComputedColumn], block: pa.Table, reasons: list[str | None]
 ) -> dict[str, pa.Array]:
-    """The computed columns of a block.
+    """Compute the columns of a block.
 
-    A function sees only rows that have no reason against them, those of the columns before it included.
+    A function receives only rows without a reason, including reasons from the columns before it.
 
     Args:
         columns: to compute.
-        block: its rows.
-        reasons: why rows can't be encoded, one for each row; those on which a function raises are added.
+        block: R rows.
+        reasons: (R,) why a row cannot be encoded, or None; reasons of rows for which a function fails are added.
 
     Returns:
-        name → (R,) values, null where there is a reason.
+        name → (R,) values, null for rows with a reason.
     """
-    values: dict[str, pa.Array] = {}
+    arrays: dict[str, pa.Array] = {}
     for column in columns:
         good = np.fromiter((reason is None for reason in reasons), np.bool_, len(reasons))
         rows = np.flatnonzero(good)
         if not len(rows):
-            values[column.name] = pa.nulls(len(reasons), column.type)
+            arrays[column.name] = pa.nulls(len(reasons), column.type)
             continue
-        found, failed = column.compute(as_batch(block if len(rows) == len(block) else block.filter(pa.array(good))))
-        for row, why in failed.items():
-            reasons[rows[row]] = why
-        values[column.name] = found if len(rows) == len(block) else _spread(found, good)
-    return values
+        is_whole = len(rows) == len(block)
+        values, failed = column.compute(to_record_batch(block if is_whole else block.filter(pa.array(good))))
+        for row, reason in failed.items():
+            reasons[rows[row]] = reason
+        arrays[column.name] = values if is_whole else _expand(values, good)
+    return arrays
 
 
-def _spread(values: pa.Array, good: NDArray[np.bool_]) -> pa.Array:
-    """The values of the good rows as those of all rows, null for the others."""
-    at = np.cumsum(good, dtype=np.int64) - 1
-    return values.take(pa.array(at, mask=~good))
+def _expand(values: pa.Array, good: NDArray[np.bool_]) -> pa.Array:
+    """Values of the good rows → values of all rows, null for the others."""
+    places = np.cumsum(good, dtype=np.int64) - 1
+    return values.take(pa.array(places, mask=~good))
 
 
-def blank(values: pa.Array, good: NDArray[np.bool_]) -> pa.Array:
-    """The values with null for rows that are not good after all."""
+def mask_bad_rows(values: pa.Array, good: NDArray[np.bool_]) -> pa.Array:
+    """(R,) values with null for rows that are not good."""
     return values if good.all() else values.take(pa.array(np.arange(len(good)), mask=~good))
 
 
-def as_batch(rows: pa.Table) -> pa.RecordBatch:
-    """What a function is given: one record batch."""
+def to_record_batch(rows: pa.Table) -> pa.RecordBatch:
+    """A table that is not empty as one record batch, the argument of a function."""
     return rows.combine_chunks().to_batches()[0]
 
 
-def _casts(given: pa.DataType, wanted: pa.DataType) -> bool:
-    """Whether values of a type may be meant for another: the same kind, or whole numbers for real ones."""
-    if pa.types.is_fixed_size_list(wanted):
+def _is_convertible(given: pa.DataType, expected: pa.DataType) -> bool:
+    """Whether values of a type are accepted for another: types of the same kind, and integers for floats."""
+    if pa.types.is_fixed_size_list(expected):
         if pa.types.is_fixed_size_list(given):
-            return given.list_size == wanted.list_size and _casts(given.value_type, wanted.value_type)
+            return given.list_size == expected.list_size and _is_convertible(given.value_type, expected.value_type)
         is_list = pa.types.is_list(given) or pa.types.is_large_list(given)
-        return is_list and _casts(given.value_type, wanted.value_type)
+        return is_list and _is_convertible(given.value_type, expected.value_type)
     if pa.types.is_null(given):
         return True
-    if pa.types.is_floating(wanted):
+    if pa.types.is_floating(expected):
         return pa.types.is_floating(given) or pa.types.is_integer(given)
-    kinds = (pa.types.is_integer, pa.types.is_boolean, is_text)
-    return any(kind(given) and kind(wanted) for kind in kinds)
+    return any(test(given) and test(expected) for test in (pa.types.is_integer, pa.types.is_boolean, is_text))
 
 
-def is_text(kind: pa.DataType) -> bool:
-    """Whether a column of this type holds strings, as they are or by a dictionary."""
-    if pa.types.is_dictionary(kind):
-        return is_text(kind.value_type)
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+def is_text(data_type: pa.DataType) -> bool:
+    """Whether a column of this type holds strings, plain or dictionary-encoded."""
+    if pa.types.is_dictionary(data_type):
+        return is_text(data_type.value_type)
+    return pa.types.is_string(data_type) or pa.types.is_large_string(data_type) or pa.types.is_string_view(data_type)
 
 
-def _shown(kind: pa.DataType) -> str:
-    return f"values of type {kind}"
-
-
-def _unfit(values: pa.Array) -> Reasons:
-    """Rows whose value is none to be written: NaN, infinite, or a vector that lacks a value."""
+def _find_invalid(values: pa.Array) -> Reasons:
+    """Rows whose value must not be stored: NaN, infinite, or a vector with a null."""
     length = 1
-    flat, there = values, values.is_valid().to_numpy(zero_copy_only=False)
+    flat, rows = values, np.flatnonzero(values.is_valid().to_numpy(zero_copy_only=False))
     if pa.types.is_fixed_size_list(values.type):
-        # `flatten` leaves null rows out.
-        flat, length = values.flatten(), values.type.list_size
+        flat, length = values.flatten(), values.type.list_size  # `flatten` skips null rows
     elif pa.types.is_floating(values.type):
         flat = values.drop_null()
     else:
         return {}
-    rows = np.flatnonzero(there)
-    lacking = flat.is_null().to_numpy(zero_copy_only=False).reshape(-1, length).any(axis=1)
-    unfit = {int(rows[at]): "a value of its vector is null" for at in np.flatnonzero(lacking)}
+    has_null = flat.is_null().to_numpy(zero_copy_only=False).reshape(-1, length).any(axis=1)
+    invalid = {int(row): "a value of its vector is null" for row in rows[has_null]}
     if pa.types.is_floating(flat.type):
         numbers = pc.fill_null(flat, 0).to_numpy(zero_copy_only=False)
-        for at in np.flatnonzero(~np.isfinite(numbers).reshape(-1, length).all(axis=1)):
-            unfit.setdefault(int(rows[at]), "the result is not finite; return null where there is no value")
-    return unfit
+        for row in rows[~np.isfinite(numbers).reshape(-1, length).all(axis=1)]:
+            invalid.setdefault(int(row), "the result is not finite; return null where there is no value")
+    return invalid

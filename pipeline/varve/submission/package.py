@@ -59,7 +59,7 @@ def job_modules(job: Job) -> dict[str, str]:
     Raises:
         JobError: one is not there, or its text is not UTF-8.
     """
-    modules = {module.place: module for code in job_code(job) for module in code.modules}
+    modules = {module.relative_path: module for code in job_code(job) for module in code.modules}
     for module in modules.values():
         if not _is_utf8(module.text):
             msg = f"{module.path} declares another coding, and travels as UTF-8: save it as UTF-8 without that line"

@@ -21,7 +21,7 @@ from varve.encoder.ragged import Columns, Ragged
 from varve.encoder.results import NOT_FINITE, Counts, find_non_finite
 from varve.monitoring.run_counters import Block
 from varve.output.schema import feature_arrays, row_arrays
-from varve.preprocessing.computed_columns import blank
+from varve.preprocessing.computed_columns import mask_bad_rows
 from varve.preprocessing.text_blocks import Tokenized
 
 # Blocks in the encoder's lanes beside the one that is being tokenized: no lane runs dry at a block's end.
@@ -113,7 +113,7 @@ class _Work:
         arrays = {
             **{name: rows[name].combine_chunks() for name in self._schema.names if name in rows.column_names},
             **feature_arrays(self._encoder.feature_plan, columns, good, pairs=self._pairs),
-            **{name: blank(values, good) for name, values in block.computed.items()},
+            **{name: mask_bad_rows(values, good) for name, values in block.computed.items()},
             **row_arrays(columns, good, pa.array(block.reasons, pa.string()), shard=self._shard, start=begun.start),
         }
         self._done.append(pa.table([arrays[name] for name in self._schema.names], schema=self._schema))

@@ -21,7 +21,7 @@ def test_known_sentence_gives_its_known_ids(pretrained):
     assert tokens.num_tokens.tolist() == [9]
 
 
-def test_pairs_carry_token_types_of_transformers(pretrained):
+def test_pairs_have_the_token_types_of_transformers(pretrained):
     pairs = [("a premise", "a hypothesis"), ("long " * 40, "longer " * 40)]
     tokens = Tokenizer(pretrained, 32)(*zip(*pairs, strict=True))
     want = pretrained(*map(list, zip(*pairs, strict=True)), truncation=True, max_length=32)
@@ -30,7 +30,7 @@ def test_pairs_carry_token_types_of_transformers(pretrained):
     assert tokens.truncated.tolist() == [False, True]
 
 
-def test_single_text_carries_token_types_only_where_some_are_not_0(pretrained):
+def test_single_text_has_token_types_only_if_some_are_not_0(pretrained):
     assert Tokenizer(pretrained, 32)(["a text"]).token_type_ids is None
     odd = AutoTokenizer.from_pretrained(pretrained.name_or_path)
     odd.backend_tokenizer.post_processor = TemplateProcessing(
@@ -49,21 +49,21 @@ def test_no_texts_give_no_tokens(pretrained):
     assert len(tokens.lengths) == 0
 
 
-def test_padding_and_truncation_baked_into_the_checkpoint_are_undone(pretrained):
+def test_padding_and_truncation_of_the_checkpoint_are_replaced(pretrained):
     assert pretrained.backend_tokenizer.truncation is not None or pretrained.backend_tokenizer.padding is not None
     tokens = Tokenizer(pretrained, 400)(["word " * 300, "word"])
     assert tokens.num_tokens.tolist() == [302, 3]
 
 
-def test_text_of_millions_of_words_keeps_the_tokens_of_its_beginning(pretrained):
+def test_text_of_millions_of_words_has_the_tokens_of_its_beginning(pretrained):
     tokenizer = Tokenizer(pretrained, 128)
-    begun, whole = (tokenizer(["a few words " * count]) for count in (1_000, 1_000_000))
-    assert whole.input_ids.tolist() == begun.input_ids.tolist()
+    beginning, whole = (tokenizer(["a few words " * count]) for count in (1_000, 1_000_000))
+    assert whole.input_ids.tolist() == beginning.input_ids.tolist()
     assert whole.truncated.tolist() == [True]
 
 
 @pytest.mark.parametrize("texts", [["word and more " * 40, "short", ""], ["one two three four five six seven"]])
-def test_text_that_is_too_long_loses_the_side_that_the_checkpoint_says(texts, minilm):
+def test_long_text_is_truncated_on_the_side_that_the_checkpoint_defines(texts, minilm):
     left = AutoTokenizer.from_pretrained(minilm, truncation_side="left")
     want = left(texts, truncation=True, max_length=8)["input_ids"]
     assert Tokenizer(left, 8)(texts).input_ids.tolist() == list(chain.from_iterable(want))
@@ -72,14 +72,14 @@ def test_text_that_is_too_long_loses_the_side_that_the_checkpoint_says(texts, mi
     assert Tokenizer(left, 8)(texts, pairs).input_ids.tolist() == list(chain.from_iterable(want))
 
 
-def test_windows_begin_where_the_text_does_whichever_side_is_cut_otherwise(pretrained, minilm):
+def test_windows_start_at_the_start_of_the_text_for_either_truncation_side(pretrained, minilm):
     left = AutoTokenizer.from_pretrained(minilm, truncation_side="left")
     text = ["one two three four five six seven eight nine ten"]
     want, got = (Tokenizer(kind, 8, windows=True, stride=2)(text) for kind in (pretrained, left))
     assert got.input_ids.tolist() == want.input_ids.tolist()
 
 
-def test_special_token_written_in_a_text_is_words_where_the_checkpoint_says_so(minilm):
+def test_special_token_in_a_text_is_split_if_the_checkpoint_says_so(minilm):
     split = AutoTokenizer.from_pretrained(minilm, split_special_tokens=True)
     want = split("a [SEP] b")["input_ids"]
     assert want.count(split.sep_token_id) == 1

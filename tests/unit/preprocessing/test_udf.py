@@ -1,4 +1,4 @@
-"""The user's code: found beside the job file or on the Python path, hashed without being run, run from its text."""
+"""The user's code: found next to the job file or on the Python path, hashed without being run, run from its text."""
 
 import os
 import subprocess
@@ -51,8 +51,8 @@ def test_neighbours_are_found_in_functions_packages_and_relative_imports(write):
     assert load(code, "")(None) == 2
 
 
-def test_code_runs_where_its_files_are_not(write, tmp_path):
-    """As on another node: only the text has come along."""
+def test_code_runs_without_its_files(write, tmp_path):
+    """As on another node, which receives only the text."""
     import pickle
 
     code = find(write(mine="from neighbour import f", neighbour="def f(rows): return rows + __name__"))
@@ -72,18 +72,18 @@ def test_module_on_the_python_path_is_found_and_the_folder_of_the_job_comes_firs
     assert load(find(str(tmp_path / "job"), "only_there:f"), "")(None) == 1
 
 
-def test_module_that_is_a_link_is_loaded_from_beside_the_job(write, tmp_path, monkeypatch):
+def test_module_that_is_a_link_is_loaded_from_the_folder_of_the_job(write, tmp_path, monkeypatch):
     write(lib__linked="from near_link import f", lib__near_link="def f(rows): return 3")
     job = tmp_path / "job"
     job.mkdir()
     for name in ("linked.py", "near_link.py"):
         (job / name).symlink_to(tmp_path / "lib" / name)
     assert load(find(str(job), "linked:f"), "")(None) == 3
-    monkeypatch.syspath_prepend(str(tmp_path / "lib"))  # the same files once more, which is no other module
+    monkeypatch.syspath_prepend(str(tmp_path / "lib"))  # the same files again, so there is no other module
     assert find(str(job), "linked:f").modules
 
 
-def test_module_that_the_program_has_imported_through_a_link_is_its_own(write, tmp_path):
+def test_module_that_the_program_imported_through_a_link_is_accepted(write, tmp_path):
     write(lib__seen="def f(rows): return 4")
     (tmp_path / "job").mkdir()
     (tmp_path / "job/seen.py").symlink_to(tmp_path / "lib/seen.py")
@@ -113,28 +113,28 @@ def test_changed_text_is_another_function_in_the_same_process(write):
 
 
 @pytest.mark.parametrize(
-    ("text", "python", "told"),
+    ("text", "python", "fragments"),
     [
-        ("", "nowhere:f", ["there is no module 'nowhere'", "looked for nowhere.py in"]),
-        ("", "no.where:f", ["there is no module 'no.where'", "no/where.py"]),
-        ("def g(rows): ...", "mine:f", ["mine.py has no function 'f'", "It has g"]),
-        ("f = 3", "mine:f", ["has a int, no function"]),
+        ("", "nowhere:f", ["'nowhere'", "searched nowhere.py in"]),
+        ("", "no.where:f", ["'no.where'", "no/where.py"]),
+        ("def g(rows): ...", "mine:f", ["mine.py has no function 'f'", ": g"]),
+        ("f = 3", "mine:f", ["has no function 'f'", "int"]),
         ("def f(a, b): ...", "mine:f", ["mine:f(a, b)", "one argument", "RecordBatch"]),
         ("def f(*, rows): ...", "mine:f", ["mine:f(*, rows)"]),
-        ("def f(:", "mine:f", ["mine.py is not Python", "SyntaxError"]),
-        ("x = 1\nx / 0", "mine:f", ["can't be imported", "ZeroDivisionError", "(mine.py, line 2)"]),
-        ("import not_there", "mine:f", ["can't be imported", "No module named 'not_there'"]),
-        ("raise SystemExit(3)", "mine:f", ["can't be imported", "SystemExit: 3"]),
+        ("def f(:", "mine:f", ["mine.py is not valid Python", "SyntaxError"]),
+        ("x = 1\nx / 0", "mine:f", ["ZeroDivisionError", "(mine.py, line 2)"]),
+        ("import not_there", "mine:f", ["No module named 'not_there'"]),
+        ("raise SystemExit(3)", "mine:f", ["SystemExit: 3"]),
         ("import json", "json:f", ["json.py has the name of another module", "rename yours"]),
     ],
 )
-def test_code_that_can_not_be_used_is_told_by_key_and_place(text, python, told, write):
+def test_errors_of_user_code_name_the_key_and_the_place(text, python, fragments, write):
     folder = write(mine=text, json="def f(rows): ...")
     with pytest.raises(JobError) as error:
         load(find(folder, python), "features.a.python")
     assert str(error.value).startswith("features.a.python: ")
-    for words in told:
-        assert words in str(error.value)
+    for fragment in fragments:
+        assert fragment in str(error.value)
 
 
 def test_neighbour_with_the_name_of_an_installed_module_is_refused(write):

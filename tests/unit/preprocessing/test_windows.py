@@ -1,4 +1,4 @@
-"""Long texts in windows, and vectors that know their characters."""
+"""Long texts in windows, and vectors with their character spans."""
 
 import numpy as np
 import pytest

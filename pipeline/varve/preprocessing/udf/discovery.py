@@ -1,7 +1,7 @@
-"""The user's own code that a job names: found, read and hashed without being run.
+"""Finds, reads and hashes the user's functions that a job names, without running them.
 
-What lies beside the job file or on the Python path is the user's own, and travels as text; an installed package is
-imported on the workers by its name. Invariant: no name leads to one module here and to another there.
+Modules next to the job file or on the Python path are the user's own and are sent to workers as text. An installed
+package is imported on the workers by name. Invariant: a name is the same module on the driver and on every worker.
 """
 
 import importlib.util
@@ -15,38 +15,38 @@ from pathlib import Path
 from types import ModuleType
 
 from varve.errors import JobError
-from varve.preprocessing.udf.loader import is_ours
-from varve.preprocessing.udf.module_source import Code, closure, file_of, is_same
+from varve.preprocessing.udf.loader import is_user_module
+from varve.preprocessing.udf.module_source import Code, find_module_file, is_same_file, read_with_imports
 
 _INSTALLED = ("site-packages", "dist-packages")
 _STDLIB = Path(sysconfig.get_path("stdlib"))
 
 
 def find_code(python: str, folder: str, key: str) -> Code:
-    """Read the text of a function's module, and of its neighbours that it imports; nothing is run.
+    """Read the module of a function and the user's modules that it imports; runs nothing.
 
     Args:
         python: module:function.
-        folder: where modules are looked for first; then on the Python path.
+        folder: where modules are searched first, before the Python path.
         key: of the job, for messages.
 
     Raises:
-        JobError: there is no such module, it is not Python, or its name is taken.
+        JobError: the module does not exist, is not valid Python, or has the name of another module.
     """
     name, _, function = python.partition(":")
-    roots = _roots(folder)
-    root = next((root for root in roots if file_of(root, name)), None)
+    roots = _user_folders(folder)
+    root = next((root for root in roots if find_module_file(root, name)), None)
     if root is None:
-        return Code(name, function, (), _installed_hash(name, folder, roots, key))
-    modules = tuple(sorted(closure(root, name, key), key=lambda module: module.name))
-    for top in {module.name.partition(".")[0] for module in modules}:
-        _refuse_taken(top, root, key)
+        return Code(name, function, (), _hash_installed(name, folder, roots, key))
+    modules = tuple(sorted(read_with_imports(root, name, key), key=lambda module: module.name))
+    for top_level in {module.name.partition(".")[0] for module in modules}:
+        _check_name_is_free(top_level, root, key)
     content = json.dumps([[module.name, module.text] for module in modules])
     return Code(name, function, modules, sha256(content.encode()).hexdigest())
 
 
-def _roots(folder: str) -> list[Path]:
-    """Folders whose Python files are the user's own, in the order in which they are looked at."""
+def _user_folders(folder: str) -> list[Path]:
+    """Folders with the user's own Python files, in search order."""
     entries = [Path(folder), *(Path(entry) for entry in sys.path)]
     own = [entry.resolve() for entry in entries if entry.is_dir() and not _is_installed(entry)]
     return list(dict.fromkeys(own))
@@ -56,40 +56,38 @@ def _is_installed(path: Path) -> bool:
     return any(part in _INSTALLED for part in path.parts) or path.is_relative_to(_STDLIB)
 
 
-def _installed_hash(name: str, folder: str, roots: Sequence[Path], key: str) -> str:
+def _hash_installed(name: str, folder: str, roots: Sequence[Path], key: str) -> str:
+    """SHA-256 of an installed module's file."""
     try:
         spec = importlib.util.find_spec(name)
     except (ImportError, ValueError):
         spec = None
     if spec is None or spec.origin is None or not Path(spec.origin).is_file():
-        shown = ", ".join(str(root) for root in roots if root != Path(folder).resolve())
-        msg = (
-            f"{key}: there is no module {name!r}: looked for {name.replace('.', '/')}.py in {Path(folder).resolve()}"
-            f"{', in ' + shown if shown else ''} and among installed packages"
-        )
+        searched = dict.fromkeys([str(Path(folder).resolve()), *map(str, roots), "installed packages"])
+        msg = f"{key}: module {name!r} does not exist: searched {name.replace('.', '/')}.py in {', '.join(searched)}"
         raise JobError(msg)
     return sha256(Path(spec.origin).read_bytes()).hexdigest()
 
 
-def _refuse_taken(top: str, root: Path, key: str) -> None:
-    """Refuse a module whose name another one bears too: which of the two is imported would depend on the process."""
-    own = file_of(root, top)
+def _check_name_is_free(name: str, root: Path, key: str) -> None:
+    """Reject a top-level name that another module has too: which of them is imported would depend on the process."""
+    own = find_module_file(root, name)
     elsewhere = [entry for entry in sys.path if Path(entry).resolve() != root]
-    spec = PathFinder.find_spec(top, elsewhere)
+    spec = PathFinder.find_spec(name, elsewhere)
     other = spec.origin if spec is not None and spec.loader is not None else None
-    if other and own and is_same(other, own):
+    if other and own and is_same_file(other, own):
         other = None
-    loaded = sys.modules.get(top)
-    if loaded is not None and not is_ours(loaded) and not _comes_from(loaded, own):
+    loaded = sys.modules.get(name)
+    if loaded is not None and not is_user_module(loaded) and not _has_file(loaded, own):
         other = getattr(loaded, "__file__", None) or "a part of Python"
-    if top in sys.stdlib_module_names:
+    if name in sys.stdlib_module_names:
         other = other or "a part of Python"
     if other:
-        msg = f"{key}: {own or root / top} has the name of another module, {other}: rename yours"
+        msg = f"{key}: {own or root / name} has the name of another module, {other}: rename yours"
         raise JobError(msg)
 
 
-def _comes_from(module: ModuleType, own: Path | None) -> bool:
-    """Whether a loaded module is the user's own; one without a file stands for a folder."""
+def _has_file(module: ModuleType, own: Path | None) -> bool:
+    """Whether a loaded module is the user's own file, or a namespace package, which has no file."""
     file = getattr(module, "__file__", None)
-    return file is None or (own is not None and is_same(file, own))
+    return file is None or (own is not None and is_same_file(file, own))

@@ -1,7 +1,7 @@
-"""The user's own code, run from the texts that were found.
+"""Imports the user's modules from their texts and returns functions.
 
-Invariants: only modules that the job names, and what these import, are run; each once in a process, and the same text
-everywhere, that of the hash.
+Invariants: only modules that a job names, and the modules that these import, are run; each module is run once in a
+process; every process runs the text that was hashed.
 """
 
 import importlib
@@ -15,54 +15,59 @@ from types import ModuleType
 from typing import Any
 
 from varve.errors import JobError
-from varve.preprocessing.udf.module_source import Code, Module, is_same, tell
+from varve.preprocessing.udf.module_source import Code, Module, describe_error, is_same_file
 
-_SHOWN = 100
+_MAX_SIGNATURE = 100  # characters in a message
 
 
 def load(code: Code, key: str) -> Callable[[Any], Any]:
-    """The function, from a module that is run once in a process.
+    """Import a function; its module is run once in a process.
+
+    Args:
+        code: the function.
+        key: of the job, for messages.
 
     Raises:
-        JobError: the module fails when it is imported, or has no such function of one argument.
+        JobError: the import fails, or the module has no such function with one argument.
     """
     try:
         module = _load_module(code)
     except (Exception, SystemExit) as e:
-        hint = ". What it imports lies beside it or is installed, on every node" if isinstance(e, ImportError) else ""
-        msg = f"{key}: {code.module} can't be imported: {tell(e, code)}{hint}"
+        is_missing = isinstance(e, ImportError)
+        hint = ". Modules that it imports must be in the same folder, or installed on every node" if is_missing else ""
+        msg = f"{key}: {code.module} cannot be imported: {describe_error(e, code)}{hint}"
         raise JobError(msg) from e
     function = getattr(module, code.function, None)
     if not callable(function):
-        what = "has no function" if function is None else f"has a {type(function).__name__}, no function,"
-        known = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
-        hint = f". It has {', '.join(known)}" if known else ""
-        msg = f"{key}: {module.__file__} {what} {code.function!r}{hint}"
+        problem = "" if function is None else f": it is a {type(function).__name__}"
+        functions = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
+        hint = f". Functions of the module: {', '.join(functions)}" if functions else ""
+        msg = f"{key}: {module.__file__} has no function {code.function!r}{problem}{hint}"
         raise JobError(msg)
     try:
         signature(function).bind(object())
     except TypeError:
-        takes = str(signature(function))
-        shown = takes if len(takes) <= _SHOWN else "(...)"
-        msg = f"{key}: {code.name}{shown} can't be called with one argument: it is given a pyarrow.RecordBatch of rows"
+        parameters = str(signature(function))
+        shown = parameters if len(parameters) <= _MAX_SIGNATURE else "(...)"
+        msg = f"{key}: {code.name}{shown} cannot be called with one argument, a pyarrow.RecordBatch of rows"
         raise JobError(msg) from None
     except ValueError:
-        pass  # functions written in C may not say what they take
+        pass  # functions written in C may have no signature
     return function
 
 
-class _Texts(MetaPathFinder, ExecutionLoader):
-    """Gives modules out of their texts."""
+class _SourceFinder(MetaPathFinder, ExecutionLoader):
+    """Imports modules from their texts."""
 
     def __init__(self, modules: Sequence[Module]) -> None:
         self.modules = {module.name: module for module in modules}
-        # A package without a file of its own is there for the modules in it.
+        # Parent packages without a file are namespace packages.
         paths = [name.split(".") for name in self.modules]
         parents = {".".join(path[:depth]) for path in paths for depth in range(1, len(path))}
-        self._folders = parents - set(self.modules)
+        self._namespaces = parents - set(self.modules)
 
-    def find_spec(self, fullname: str, path: object = None, target: object = None) -> ModuleSpec | None:  # noqa: ARG002 (Python calls it so)
-        if fullname in self._folders:
+    def find_spec(self, fullname: str, path: object = None, target: object = None) -> ModuleSpec | None:  # noqa: ARG002 (signature of MetaPathFinder)
+        if fullname in self._namespaces:
             return ModuleSpec(fullname, None, is_package=True)
         if fullname not in self.modules:
             return None
@@ -83,12 +88,12 @@ class _Texts(MetaPathFinder, ExecutionLoader):
         return self.modules[fullname].is_package
 
 
-def is_ours(module: ModuleType) -> bool:
-    """Whether a loaded module is run from its text."""
-    return isinstance(getattr(module, "__loader__", None), _Texts)
+def is_user_module(module: ModuleType) -> bool:
+    """Whether a loaded module was imported from a text by this file."""
+    return isinstance(getattr(module, "__loader__", None), _SourceFinder)
 
 
-_loaded: dict[str, ModuleType] = {}  # hash → module
+_loaded: dict[str, ModuleType] = {}  # hash and name → module
 
 
 def _load_module(code: Code) -> ModuleType:
@@ -96,26 +101,26 @@ def _load_module(code: Code) -> ModuleType:
         return importlib.import_module(code.module)
     key = f"{code.sha256} {code.module}"
     if key not in _loaded:
-        if not all(map(_has_room, code.modules)):
-            _forget()
-        sys.meta_path.insert(0, _Texts(code.modules))
-        loaded = importlib.import_module(code.module)
-        file = getattr(loaded, "__file__", None)
-        if file is None or not any(is_same(file, module.path) for module in code.modules):
-            msg = f"its name is taken in this process by {file or 'a part of Python'}"
+        if not all(map(_is_unchanged, code.modules)):
+            _unload_user_modules()
+        sys.meta_path.insert(0, _SourceFinder(code.modules))
+        module = importlib.import_module(code.module)
+        file = getattr(module, "__file__", None)
+        if file is None or not any(is_same_file(file, own.path) for own in code.modules):
+            msg = f"this process has another module of that name: {file or 'a part of Python'}"
             raise ImportError(msg)
-        _loaded[key] = loaded
+        _loaded[key] = module
     return _loaded[key]
 
 
-def _has_room(module: Module) -> bool:
-    """Whether nothing stands under a module's name but the same text."""
+def _is_unchanged(module: Module) -> bool:
+    """Whether no user module with this name and another text is loaded."""
     loader = getattr(sys.modules.get(module.name), "__loader__", None)
-    return not isinstance(loader, _Texts) or loader.modules[module.name] == module
+    return not isinstance(loader, _SourceFinder) or loader.modules[module.name] == module
 
 
-def _forget() -> None:
-    """Make room where an earlier job of this process has loaded other texts; its functions keep what they have."""
-    sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, _Texts)]
-    for name in [name for name, module in sys.modules.items() if is_ours(module)]:
+def _unload_user_modules() -> None:
+    """Remove the modules of an earlier job with other texts; functions that are in use keep their modules."""
+    sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, _SourceFinder)]
+    for name in [name for name, module in sys.modules.items() if is_user_module(module)]:
         del sys.modules[name]
