@@ -1,4 +1,4 @@
-"""A fine-tuned checkpoint's CLS beside hand-crafted columns, into an MLP: more than either knows alone."""
+"""An MLP on a fine-tuned checkpoint's CLS and hand-crafted columns predicts more than either alone."""
 
 import json
 import shutil
@@ -18,13 +18,13 @@ from varve.cli.main import run_command
 
 RECIPES = Path(__file__).parents[2] / "jobs/recipes"
 PACKAGES = ("moto", "networkx", "pandas", "sympy")
-TUNING_TEXTS, TEXTS, BLOCK = 250, 100, 5  # of a package: to fine-tune on, others to ask about, those of one group
-TUNING_PAIRS, PAIRS_OF_A_BLOCK = 2400, 60
+TUNING_TEXTS, TEXTS, BLOCK = 250, 100, 5  # per package: to fine-tune on, to probe, in one group
+TUNING_PAIRS, PAIRS_PER_BLOCK = 2400, 60
 MAX_TOKENS, BATCH = 40, 32
 
 
 def pairs(texts: dict[str, list[str]], count: int, seed: int) -> tuple[list[str], list[str], list[int]]:
-    """(first texts, second texts, 1 where both are of one package), half of them so."""
+    """(first texts, second texts, 1 if both are of one package and 0 if not); half of the pairs each."""
     draw = np.random.default_rng(seed)
     first, second, same = [], [], []
     for at in range(count):
@@ -44,13 +44,13 @@ def texts():
 
 @pytest.fixture(scope="module")
 def tuned(texts, minilm, tmp_path_factory) -> str:
-    """MiniLM's first two layers, fine-tuned to say of two docstrings whether they are of one package."""
+    """MiniLM's first two layers, fine-tuned to predict whether two docstrings are of one package."""
     torch.manual_seed(0)
     tokenizer = AutoTokenizer.from_pretrained(minilm)
     model = AutoModelForSequenceClassification.from_pretrained(minilm, num_hidden_layers=2, num_labels=2)
     model.base_model.embeddings.requires_grad_(requires_grad=False)
     optimizer = torch.optim.AdamW([one for one in model.parameters() if one.requires_grad], lr=3e-4)
-    first, second, same = pairs({name: found[:TUNING_TEXTS] for name, found in texts.items()}, TUNING_PAIRS, seed=1)
+    first, second, same = pairs({name: strings[:TUNING_TEXTS] for name, strings in texts.items()}, TUNING_PAIRS, seed=1)
     for start in [*range(0, TUNING_PAIRS, BATCH)] * 2:
         batch = slice(start, start + BATCH)
         inputs = tokenizer(
@@ -66,26 +66,26 @@ def tuned(texts, minilm, tmp_path_factory) -> str:
 
 
 @pytest.fixture
-def asked_about(texts, tmp_path) -> str:
-    """Pairs of other docstrings, in groups that share none: no text stands on both sides of a split."""
+def probe_pairs(texts, tmp_path) -> str:
+    """Pairs of other docstrings, in groups that share no text, so that no text is in two splits."""
     columns = {"premise": [], "hypothesis": [], "same": [], "block": []}
     for block, start in enumerate(range(TUNING_TEXTS, TUNING_TEXTS + TEXTS, BLOCK)):
-        some = {name: found[start : start + BLOCK] for name, found in texts.items()}
-        found = (*pairs(some, PAIRS_OF_A_BLOCK, seed=block), [block] * PAIRS_OF_A_BLOCK)
-        for column, values in zip(columns.values(), found, strict=True):
+        block_texts = {name: strings[start : start + BLOCK] for name, strings in texts.items()}
+        block_columns = (*pairs(block_texts, PAIRS_PER_BLOCK, seed=block), [block] * PAIRS_PER_BLOCK)
+        for column, values in zip(columns.values(), block_columns, strict=True):
             column.extend(values)
     (tmp_path / "docs").mkdir()
     pq.write_table(pa.table(columns), tmp_path / "docs/0.parquet")
     return str(tmp_path / "docs")
 
 
-def test_tuned_cls_with_handcrafted_columns_is_told_apart_no_worse_than_by_either_alone(
-    tuned, asked_about, run, tmp_path, capsys
+def test_tuned_cls_with_handcrafted_columns_is_at_least_as_good_as_either_alone(
+    tuned, probe_pairs, run, tmp_path, capsys
 ):
     shutil.copy(RECIPES / "pair_features.py", tmp_path)
     functions = {name: {"python": f"pair_features:{name}", "type": "float32"} for name in ("overlap", "length_ratio")}
     job = {
-        "source": {"dataset": asked_about, "text": ["premise", "hypothesis"], "keep": ["same", "block"]},
+        "source": {"dataset": probe_pairs, "text": ["premise", "hypothesis"], "keep": ["same", "block"]},
         "model": {"name": tuned, "max_tokens": MAX_TOKENS},
         "features": {"cls": {"pool": "cls"}, **functions},
         "output": {"path": str(tmp_path / "out")},
@@ -95,7 +95,7 @@ def test_tuned_cls_with_handcrafted_columns_is_told_apart_no_worse_than_by_eithe
     capsys.readouterr()
     argv = ["probe", path, "--label", "same", "--with", "overlap,length_ratio", "--groups", "block", "--model", "mlp"]
     assert run_command([*argv, "--text", "none", "--output", str(tmp_path / "probe"), "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    auc = {result["name"]: result["test"]["auc"]["value"] for result in told["results"]}
+    content = json.loads(capsys.readouterr().out)
+    auc = {result["name"]: result["test"]["auc"]["value"] for result in content["results"]}
     assert auc["cls"] >= max(auc["cls alone"], auc["hand-crafted alone"])
     assert min(auc["cls alone"], auc["hand-crafted alone"]) > 0.6

@@ -1,4 +1,4 @@
-"""`varve probe` and `varve predict` as their user meets them: real text, the real MiniLM, a real browser."""
+"""`varve probe` and `varve predict` as a user runs them: real texts, the real MiniLM, a real browser."""
 
 import json
 import shutil
@@ -24,7 +24,7 @@ ROWS, WIDTH = 400, 8
 
 @pytest.fixture(scope="session")
 def packages() -> dict[str, list[str]]:
-    """package → docstrings of ten installed packages."""
+    """Package → docstrings, for ten installed packages."""
     return {name: docstrings(name, PER_PACKAGE) for name in PACKAGES}
 
 
@@ -33,21 +33,21 @@ def labelled(packages, tmp_path):
     """A folder of docstrings with their package, shuffled."""
     rows = [(package, text, len(text.split())) for package, texts in packages.items() for text in texts]
     order = np.random.default_rng(0).permutation(len(rows))
-    package, text, words = zip(*(rows[at] for at in order), strict=True)
+    package, text, num_words = zip(*(rows[at] for at in order), strict=True)
     (tmp_path / "docs").mkdir()
-    pq.write_table(pa.table({"package": package, "text": text, "n_words": words}), tmp_path / "docs/0.parquet")
+    pq.write_table(pa.table({"package": package, "text": text, "n_words": num_words}), tmp_path / "docs/0.parquet")
     return tmp_path / "docs"
 
 
-def asked(capsys, *argv) -> dict:
+def run_json(capsys, *argv) -> dict:
     capsys.readouterr()
     code = run_command([*map(str, argv), "--json"])
-    told = capsys.readouterr()
-    assert code == 0, told.err
-    return json.loads(told.out)
+    printed = capsys.readouterr()
+    assert code == 0, printed.err
+    return json.loads(printed.out)
 
 
-def test_docstrings_are_told_apart_by_package_and_again_the_same(labelled, job, run, minilm, tmp_path, capsys):
+def test_packages_are_predicted_and_a_second_probe_gives_the_same_metrics(labelled, job, run, minilm, tmp_path, capsys):
     path = run(
         job(
             labelled,
@@ -57,16 +57,16 @@ def test_docstrings_are_told_apart_by_package_and_again_the_same(labelled, job, 
         )
     ).path
     argv = ("probe", path, "--label", "package", "--with", "n_words")
-    told = asked(capsys, *argv, "--output", tmp_path / "probe")
-    accuracy = {result["name"]: result["test"]["accuracy"] for result in told["results"]}
-    assert accuracy[told["best"]]["low"] > max(
+    content = run_json(capsys, *argv, "--output", tmp_path / "probe")
+    accuracy = {result["name"]: result["test"]["accuracy"] for result in content["results"]}
+    assert accuracy[content["best"]]["low"] > max(
         accuracy[name]["high"] for name in ("majority class", "hand-crafted alone")
     )
-    assert accuracy["cls_00"]["high"] < accuracy["cls_06"]["low"]  # without attention CLS is the same in every text
-    assert accuracy["bag of words"]["value"] > 0.5  # its texts come from the source: the run did not keep them
-    assert not told["absent"]
-    again = asked(capsys, *argv, "--features", "mean_06", "--output", tmp_path / "again")
-    first, second = ({one["name"]: one["test"] for one in answer["results"]} for answer in (told, again))
+    assert accuracy["cls_00"]["high"] < accuracy["cls_06"]["low"]  # before any attention CLS is the same for all texts
+    assert accuracy["bag of words"]["value"] > 0.5  # the texts are read from the source: the run did not keep them
+    assert not content["absent"]
+    again = run_json(capsys, *argv, "--features", "mean_06", "--output", tmp_path / "again")
+    first, second = ({one["name"]: one["test"] for one in answer["results"]} for answer in (content, again))
     shared = first.keys() & second.keys()
     assert shared == {"mean_06", "hand-crafted alone", "majority class", "bag of words"}
     assert all(first[name] == second[name] for name in shared)
@@ -76,26 +76,26 @@ def test_docstrings_are_told_apart_by_package_and_again_the_same(labelled, job, 
     probe = Probe.load(tmp_path / "probe")
     texts = ["Sort a list in place.", "Return the mean of the values of a group."]
     encode = Encoder(minilm, {"cls": "cls@all", "mean": "mean@3,6"}, device="cpu")
-    found = probe({**encode(texts), "n_words": [5, 9]})
-    assert found.shape == (2, len(PACKAGES))
-    assert np.allclose(found.sum(axis=1), 1, atol=1e-5)
+    probabilities = probe({**encode(texts), "n_words": [5, 9]})
+    assert probabilities.shape == (2, len(PACKAGES))
+    assert np.allclose(probabilities.sum(axis=1), 1, atol=1e-5)
 
 
 def scikit_learn(path: str, feature: str) -> float:
-    """Test accuracy of plain scikit-learn on the arrays that the probe was given, C by the validation rows."""
+    """Test accuracy of plain scikit-learn on the same arrays, with C chosen on the validation rows."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    from varve.probe.data.dataset import Question, gather
+    from varve.probe.data.dataset import Question, load_rows
     from varve.probe.data.run_output import Output
     from varve.probe.models.linear import CS
 
-    rows = gather(Output.open(path), Question(label="package", handcrafted=("n_words",)))
+    rows = load_rows(Output.open(path), Question(label="package", handcrafted=("n_words",)))
     table = pa.concat_tables([pq.read_table(part) for part in sorted(Path(path, "data").glob("*.parquet"))])
     vectors = np.hstack([np.stack(table[feature].to_numpy()), table["n_words"].to_numpy()[:, None]])
     labels = np.array(table["package"].to_pylist())
-    train, validation, test = (rows.split == side for side in range(3))
+    train, validation, test = (rows.split == which for which in range(3))
     best = (np.inf, 0.0)
     for c in CS:
         model = make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=1000, tol=1e-6)).fit(
@@ -109,8 +109,8 @@ def scikit_learn(path: str, feature: str) -> float:
 
 
 @pytest.fixture
-def told_apart(tmp_path):
-    """(name, changes) → a run of two layers whose vectors say the label, with hostile texts and one error row."""
+def labelled_run(tmp_path):
+    """(name, changes) → a run of which layer 1 predicts the label, with HTML as texts and one error row."""
 
     def make(name="run", *, texts=None, seed=0, **changes) -> str:
         draw = np.random.default_rng(seed)
@@ -130,16 +130,16 @@ def told_apart(tmp_path):
 
 
 def probe_one_layer(path: str, output: Path, capsys) -> None:
-    asked(capsys, "probe", path, "--label", "kind", "--features", "cls_01", "--text", "none", "--output", output)
+    run_json(capsys, "probe", path, "--label", "kind", "--features", "cls_01", "--text", "none", "--output", output)
 
 
-def test_predictions_lie_beside_each_part_and_are_those_of_onnx(told_apart, tmp_path, capsys):
+def test_predictions_have_one_file_per_part_and_are_those_of_onnx(labelled_run, tmp_path, capsys):
     import onnxruntime
 
-    asked(capsys, "probe", told_apart(), "--label", "kind", "--with", "size", "--features", "cls_01", "--text", "none",
-          "--output", tmp_path / "probe")  # fmt: skip
-    other = told_apart("other", seed=4)
-    done = asked(capsys, "predict", tmp_path / "probe", other, "--keep", "kind")
+    argv = ("--label", "kind", "--with", "size", "--features", "cls_01", "--text", "none")
+    run_json(capsys, "probe", labelled_run(), *argv, "--output", tmp_path / "probe")
+    other = labelled_run("other", seed=4)
+    done = run_json(capsys, "predict", tmp_path / "probe", other, "--keep", "kind")
     assert (done["num_rows"], done["num_errors"], done["made_before"]) == (ROWS, 1, 0)
     assert sum(done["counts"].values()) == ROWS - 1
     table = ds.dataset(sorted(Path(other, "predictions/kind").glob("*.parquet"))).to_table()
@@ -150,7 +150,7 @@ def test_predictions_lie_beside_each_part_and_are_those_of_onnx(told_apart, tmp_
         [one == two for one, two in zip(good["prediction"].to_pylist(), good["kind"].to_pylist(), strict=True)]
     )
     assert right > 0.9
-    assert asked(capsys, "predict", tmp_path / "probe", other, "--keep", "kind")["made_before"] == 2
+    assert run_json(capsys, "predict", tmp_path / "probe", other, "--keep", "kind")["made_before"] == 2
     source = ds.dataset(sorted(Path(other, "data").glob("*.parquet"))).to_table().filter(table["error"].is_null())
     probe = Probe.load(tmp_path / "probe/model")
     from varve.probe.data.handcrafted import encode
@@ -163,22 +163,22 @@ def test_predictions_lie_beside_each_part_and_are_those_of_onnx(told_apart, tmp_
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "difference"),
     [
         ({"weights_sha256": "other"}, "weights_sha256: w"),
         ({"revision": "abc"}, "revision: None → abc"),
         ({"tokenizer_sha256": "other"}, "tokenizer_sha256"),
     ],
 )
-def test_predict_refuses_a_run_of_another_model(changes, told, told_apart, tmp_path, capsys):
-    probe_one_layer(told_apart(), tmp_path / "p", capsys)
-    assert run_command(["predict", str(tmp_path / "p"), told_apart("other", **changes)]) == 2
-    assert told in capsys.readouterr().err
+def test_predict_rejects_a_run_of_another_model(changes, difference, labelled_run, tmp_path, capsys):
+    probe_one_layer(labelled_run(), tmp_path / "p", capsys)
+    assert run_command(["predict", str(tmp_path / "p"), labelled_run("other", **changes)]) == 2
+    assert difference in capsys.readouterr().err
     assert not (tmp_path / "other/predictions").exists()
 
 
-def test_predict_refuses_another_layer_or_pooling_under_the_same_name(told_apart, tmp_path, capsys):
-    probe_one_layer(told_apart(), tmp_path / "p", capsys)
+def test_predict_rejects_another_layer_or_pooling_with_the_same_name(labelled_run, tmp_path, capsys):
+    probe_one_layer(labelled_run(), tmp_path / "p", capsys)
     vectors = np.zeros((30, WIDTH), np.float32)
     other = write_output(
         tmp_path / "o", {column("cls_01", WIDTH, layer=2, pool="mean"): vectors}, {"x": list(range(30))}
@@ -189,7 +189,7 @@ def test_predict_refuses_another_layer_or_pooling_under_the_same_name(told_apart
     assert "cls_01, layers: 1 → 2" in error
 
 
-def test_mixed_layers_and_networks_leave_as_the_same_onnx(tmp_path):
+def test_onnx_of_mixed_layers_and_networks_gives_the_same_values(tmp_path):
     import onnxruntime
 
     from varve.probe.models.head import Head, Shape
@@ -214,65 +214,65 @@ def test_mixed_layers_and_networks_leave_as_the_same_onnx(tmp_path):
     assert np.allclose(found[:, 0], probe({**given, "a": hand[:, 0], "b": hand[:, 1]}), atol=1e-5)
 
 
-def test_probe_of_an_object_store_reads_only_the_columns_it_needs(told_apart, container, tmp_path, capsys):
-    path = told_apart(path=f"{container('radosgw')}/run")
-    told = asked(capsys, "probe", path, "--label", "kind", "--text", "text", "--output", tmp_path / "p")
-    assert told["best"] != "cls_00"
-    assert asked(capsys, "predict", tmp_path / "p", path)["path"] == f"{path}/predictions/kind"
+def test_probe_of_an_object_store_reads_only_the_columns_it_needs(labelled_run, container, tmp_path, capsys):
+    path = labelled_run(path=f"{container('radosgw')}/run")
+    content = run_json(capsys, "probe", path, "--label", "kind", "--text", "text", "--output", tmp_path / "p")
+    assert content["best"] != "cls_00"
+    assert run_json(capsys, "predict", tmp_path / "p", path)["path"] == f"{path}/predictions/kind"
 
 
-def test_probe_on_ray_finds_what_it_finds_here(told_apart, tmp_path, capsys, monkeypatch):
-    argv = ("probe", told_apart(), "--label", "kind", "--text", "none", "--model", "mlp")
+def test_probe_on_ray_gives_the_metrics_of_a_local_probe(labelled_run, tmp_path, capsys, monkeypatch):
+    argv = ("probe", labelled_run(), "--label", "kind", "--text", "none", "--model", "mlp")
     monkeypatch.setenv("RAY_ADDRESS", "")
-    here = asked(capsys, *argv, "--output", tmp_path / "here")
+    local = run_json(capsys, *argv, "--output", tmp_path / "local")
     from varve.cluster.connection import start_ray
     from varve.config.compute import Compute
 
     start_ray(Compute())
     monkeypatch.setenv("RAY_ADDRESS", "auto")
-    there = asked(capsys, *argv, "--output", tmp_path / "there")
-    for one, other in zip(here["results"], there["results"], strict=True):
+    on_ray = run_json(capsys, *argv, "--output", tmp_path / "on_ray")
+    for one, other in zip(local["results"], on_ray["results"], strict=True):
         assert one["test"]["accuracy"]["value"] == pytest.approx(other["test"]["accuracy"]["value"], abs=0.02), one[
             "name"
         ]
 
 
 @pytest.mark.parametrize(
-    ("argv", "told"),
+    ("argv", "message"),
     [
         (["{nothing}", "--label", "kind"], "holds no output of Varve"),
-        (["{run}", "--label", "color"], "there is no column 'color': beside features the run has kind, size, text"),
+        (["{run}", "--label", "color"], "no column 'color': besides features the run has kind, size, text"),
         (["{run}", "--label", "text"], "it holds text"),
         (["{run}", "--label", "kind", "--memory", "lots"], "--memory: 'lots' is not allowed"),
-        (["{run}", "--label", "kind", "--output", "{taken}"], "exists and is not a probe's"),
+        (["{run}", "--label", "kind", "--output", "{taken}"], "exists and holds no probe"),
     ],
 )
-def test_wrong_command_exits_with_2_and_writes_nothing(argv, told, told_apart, tmp_path, capsys):
+def test_wrong_command_exits_with_2_and_writes_nothing(argv, message, labelled_run, tmp_path, capsys):
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken/mine.txt").write_text("mine")
-    places = {"nothing": tmp_path / "nothing", "run": told_apart(), "taken": tmp_path / "taken"}
+    places = {"nothing": tmp_path / "nothing", "run": labelled_run(), "taken": tmp_path / "taken"}
     argv = [word.format(**places) for word in argv]
     assert run_command(["probe", *argv, *([] if "--output" in argv else ["--output", str(tmp_path / "p")])]) == 2
     error = capsys.readouterr().err
-    assert told in error
+    assert message in error
     assert "Traceback" not in error
     assert not (tmp_path / "p").exists()
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium here: infra/servers.sh installs it")
-def test_page_works_in_a_browser_without_a_network(told_apart, tmp_path, capsys):
+def test_page_works_in_a_browser_without_a_network(labelled_run, tmp_path, capsys):
     from playwright.sync_api import sync_playwright
 
-    asked(capsys, "probe", told_apart(), "--label", "kind", "--text", "text", "--output", tmp_path / "p")
+    run_json(capsys, "probe", labelled_run(), "--label", "kind", "--text", "text", "--output", tmp_path / "p")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         context = browser.new_context(offline=True, color_scheme="dark", viewport={"width": 390, "height": 800})
         page = context.new_page()
-        told, asked_for = [], []
-        page.on("console", lambda message: told.append(message.text))
-        page.on("pageerror", lambda error: told.append(str(error)))
-        page.on("dialog", lambda dialog: (told.append(dialog.message), dialog.dismiss()))
-        page.on("request", lambda request: asked_for.append(request.url))
+        messages, requested = [], []
+        page.on("console", lambda message: messages.append(message.text))
+        page.on("pageerror", lambda error: messages.append(str(error)))
+        page.on("dialog", lambda dialog: (messages.append(dialog.message), dialog.dismiss()))
+        page.on("request", lambda request: requested.append(request.url))
         page.goto((tmp_path / "p/report.html").as_uri())
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
         slider, first_dot = page.locator("#layer"), page.locator("#map path").first
@@ -296,5 +296,5 @@ def test_page_works_in_a_browser_without_a_network(told_apart, tmp_path, capsys)
         assert "</script><script>alert(" in page.locator("#point").inner_text()
         assert page.locator("#map path").count() == pytest.approx(60, abs=3)
         browser.close()
-    assert told == []
-    assert all(url.startswith(("file:", "data:")) for url in asked_for)
+    assert messages == []
+    assert all(url.startswith(("file:", "data:")) for url in requested)

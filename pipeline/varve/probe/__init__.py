@@ -1,1 +1,1 @@
-"""Small models trained on a run's features: which layer knows most about a label."""
+"""Small models trained on a run's features: which layer predicts a label best."""

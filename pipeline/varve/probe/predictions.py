@@ -1,10 +1,10 @@
-"""A probe's predictions for another run of the same features, laid beside its parts.
+"""Writes a probe's predictions for another run of the same features, below that run's output.
 
     PATH/predictions/NAME/probe.json                the probe that made them, written first
-    PATH/predictions/NAME/part-SSSSS-...parquet     one file to a part, the same rows in the same order
+    PATH/predictions/NAME/part-SSSSS-...parquet     one file per part, with the same rows in the same order
 
-Knows nothing of training. Nothing of the run itself is touched. Invariant: files are created if absent, and one folder
-holds the predictions of one probe, so the same command again goes on where it stopped.
+Knows nothing of training, and changes no file of the run. Invariant: files are created only if absent, and one folder
+holds the predictions of one probe, so the same command resumes where it stopped.
 """
 
 import hashlib
@@ -26,21 +26,21 @@ from varve.output.vectors import read_vectors
 from varve.probe.data.run_output import Output, stored_names
 from varve.probe.saved_probe import Probe
 
-PREFIX = "predictions"
-_ROW = ("error", "shard", "row")
-_OWN = ("prediction", "probability", "probabilities")
+_PREFIX = "predictions"
+_ROW_COLUMNS = ("error", "shard", "row")
+_PREDICTION_COLUMNS = ("prediction", "probability", "probabilities")
 
 
 @dataclass(frozen=True, slots=True)
 class Predicted:
-    """What `predict` did."""
+    """The result of `predict`."""
 
     path: str
     num_rows: int
-    num_errors: int  # rows without features, which have no prediction
+    num_errors: int  # rows without features and so without a prediction
     num_parts: int
-    made_before: int  # parts
-    counts: dict[str, int]  # class → rows, of the parts made now
+    made_before: int  # parts that an earlier call wrote
+    counts: dict[str, int]  # class → rows, in the parts that this call wrote
 
 
 def predict(
@@ -57,58 +57,63 @@ def predict(
         probe: the trained probe.
         output: the run.
         name: of the folder below `PATH/predictions`.
-        keep: columns of the run to carry along.
+        keep: columns of the run to copy to the predictions.
         on_part: called with (parts done, parts in all).
 
     Raises:
-        JobError: the run has other features, lacks a column, or another probe's predictions have this name.
+        JobError: the run has other features or lacks a column, or another probe's predictions have this name.
         RunError: the store failed.
     """
-    probe.refuse_others(output)
-    if own := next((column for column in keep if column in _OWN), None):
-        msg = f"--keep {own}: predictions have a column of that name"
+    probe.check_run(output)
+    if own := next((column for column in keep if column in _PREDICTION_COLUMNS), None):
+        msg = f"--keep {own}: predictions have a column of this name"
         raise JobError(msg)
-    wanted = [*(column.name for column in probe.handcrafted), *keep]
-    for column in wanted:
-        if column not in output.others:
-            msg = f"there is no column {column!r}: beside features the run has {', '.join(output.others)}"
+    read = [*(column.name for column in probe.handcrafted), *keep]
+    for column in read:
+        if column not in output.other_columns:
+            msg = f"no column {column!r}: besides features the run has {', '.join(output.other_columns)}"
             raise JobError(msg)
     _claim(probe, output, name, keep)
-    there = {found.name for found in output.storage.list(f"{PREFIX}/{name}")}
+    existing = {found.name for found in output.storage.list(f"{_PREFIX}/{name}")}
     counts = np.zeros(len(probe.classes), np.int64)
-    before = 0
+    made_before = 0
     for done, part in enumerate(output.manifest.parts, 1):
-        target = f"{PREFIX}/{name}/{part.name.removeprefix(f'{DATA_PREFIX}/')}"
-        if target in there:
-            before += 1
+        target = f"{_PREFIX}/{name}/{part.name.removeprefix(f'{DATA_PREFIX}/')}"
+        if target in existing:
+            made_before += 1
         else:
-            table, found = _table(probe, output, part, wanted, keep)
+            table, predicted = _predict_part(probe, output, part, read, keep)
             _write(output, target, table)
-            counts += np.bincount(found, minlength=len(counts)) if probe.classes else 0
+            counts += np.bincount(predicted, minlength=len(counts)) if probe.classes else 0
         on_part(done, len(output.manifest.parts))
     manifest = output.manifest
-    named = dict(zip(probe.classes, counts.tolist(), strict=True))
-    uri = f"{output.storage.uri}/{PREFIX}/{name}"
-    return Predicted(uri, manifest.num_rows, manifest.num_errors, len(manifest.parts), before, named)
+    return Predicted(
+        path=f"{output.storage.uri}/{_PREFIX}/{name}",
+        num_rows=manifest.num_rows,
+        num_errors=manifest.num_errors,
+        num_parts=len(manifest.parts),
+        made_before=made_before,
+        counts=dict(zip(probe.classes, counts.tolist(), strict=True)),
+    )
 
 
 def _claim(probe: Probe, output: Output, name: str, keep: Sequence[str]) -> None:
     """Write probe.json first: a folder belongs to one probe."""
     content = json.dumps({**probe.to_json(), "sha256": _identity(probe), "keep": list(keep)}, indent=1).encode()
-    target = f"{PREFIX}/{name}/probe.json"
+    target = f"{_PREFIX}/{name}/probe.json"
     if output.storage.create(target, content):
         return
-    there = json.loads(output.storage.read(target) or b"{}")
-    if (there.get("sha256"), there.get("keep")) != (_identity(probe), list(keep)):
+    existing = json.loads(output.storage.read(target) or b"{}")
+    if (existing.get("sha256"), existing.get("keep")) != (_identity(probe), list(keep)):
         msg = (
-            f"{output.storage.uri}/{PREFIX}/{name} holds the predictions of another probe or with other --keep columns"
+            f"{output.storage.uri}/{_PREFIX}/{name} holds the predictions of another probe or with other --keep columns"
             ": choose another --name"
         )
         raise JobError(msg)
 
 
 def _identity(probe: Probe) -> str:
-    """SHA-256 over all that decides a prediction."""
+    """SHA-256 of all that decides a prediction."""
     content = probe.to_json()
     digest = hashlib.sha256(json.dumps({key: content[key] for key in ("classes", "features", "handcrafted")}).encode())
     for name, values in sorted(probe.head.state().items()):
@@ -116,37 +121,36 @@ def _identity(probe: Probe) -> str:
     return digest.hexdigest()
 
 
-def _table(
-    probe: Probe, output: Output, part: Part, wanted: Sequence[str], keep: Sequence[str]
+def _predict_part(
+    probe: Probe, output: Output, part: Part, read: Sequence[str], keep: Sequence[str]
 ) -> tuple[pa.Table, NDArray[np.integer]]:
-    """(the predictions of a part, the class of each row that has one)."""
-    table = output.read(part, list(dict.fromkeys([*stored_names(probe.features), *wanted, *_ROW])))
+    """(the predictions of a part's R rows, the class of each row that has one)."""
+    table = output.read(part, list(dict.fromkeys([*stored_names(probe.features), *read, *_ROW_COLUMNS])))
     good = table["error"].is_null().to_numpy()
     rows = table.filter(pa.array(good))
-    columns: dict[str, Any] = {column.name: read_vectors(rows, column) for column in probe.features}
-    columns |= {column.name: rows[column.name] for column in probe.handcrafted}
-    width = (len(probe.classes),) if probe.classes else ()
-    found = probe(columns) if rows.num_rows else np.empty((0, *width), np.float32)
-    spread = np.zeros((len(good), *width), np.float32)
-    spread[good] = found
+    inputs: dict[str, Any] = {column.name: read_vectors(rows, column) for column in probe.features}
+    inputs |= {column.name: rows[column.name] for column in probe.handcrafted}
+    scores = np.zeros((len(good), *((len(probe.classes),) if probe.classes else ())), np.float32)
+    if rows.num_rows:
+        scores[good] = probe(inputs)
     missing = pa.array(~good)
-    told: dict[str, Any] = {name: table[name] for name in keep}
-    best = spread.argmax(axis=1) if probe.classes else np.empty(0, np.int64)
+    columns: dict[str, Any] = {name: table[name] for name in keep}
+    best = scores.argmax(axis=1) if probe.classes else np.empty(0, np.int64)
     if probe.classes:
-        told["prediction"] = pa.array(probe.classes).take(pa.array(best, mask=~good))
-        told["probability"] = pa.array(spread[np.arange(len(best)), best], mask=~good)
+        columns["prediction"] = pa.array(probe.classes).take(pa.array(best, mask=~good))
+        columns["probability"] = pa.array(scores[np.arange(len(best)), best], mask=~good)
         kind = pa.list_(pa.float32(), len(probe.classes))
-        told["probabilities"] = pa.FixedSizeListArray.from_arrays(pa.array(spread.ravel()), type=kind, mask=missing)
+        columns["probabilities"] = pa.FixedSizeListArray.from_arrays(pa.array(scores.ravel()), type=kind, mask=missing)
     else:
-        told["prediction"] = pa.array(spread, mask=~good)
-    told |= {name: table[name] for name in _ROW}
+        columns["prediction"] = pa.array(scores, mask=~good)
+    columns |= {name: table[name] for name in _ROW_COLUMNS}
     metadata = {METADATA_KEY: json.dumps({"probe": _identity(probe), "label": probe.label, "classes": probe.classes})}
-    return pa.table(told).replace_schema_metadata(metadata), best[good] if probe.classes else best
+    return pa.table(columns).replace_schema_metadata(metadata), best[good] if probe.classes else best
 
 
 def _write(output: Output, name: str, table: pa.Table) -> None:
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd", compression_level=1)
     if not output.storage.create(name, buffer.getvalue()):
-        msg = f"{output.storage.uri}/{name} was written by somebody else meanwhile. Run the same command again"
+        msg = f"{output.storage.uri}/{name} was written by another process in the meantime. Run the same command again"
         raise RunError(msg)

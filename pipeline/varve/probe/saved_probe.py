@@ -1,8 +1,8 @@
-"""A trained probe as its user takes it along: safetensors and JSON, three lines of Python, ONNX.
+"""A trained probe as files: safetensors, JSON and ONNX.
 
     model.safetensors   the head's tensors
-    model.json          features, hand-crafted columns, classes, versions, and the run that it learned from
-    model.onnx          the same as a graph, where `onnx` is installed
+    model.json          features, hand-crafted columns, classes, versions, and the run that it was trained on
+    model.onnx          the head as a graph, if `onnx` is installed
 
 Knows nothing of training.
 """
@@ -27,9 +27,9 @@ from varve.probe.data.handcrafted import HandCrafted, encode
 from varve.probe.data.run_output import Output
 from varve.probe.models.head import Head, Shape
 
-FORMAT = 1
+_FORMAT = 1
 JSON_NAME, TENSORS_NAME, ONNX_NAME = "model.json", "model.safetensors", "model.onnx"
-# What must be the same in a run that predictions are made for.
+# What must be equal in the run that a probe was trained on and in a run that it predicts for.
 _SAME = ("revision", "weights_sha256", "tokenizer_sha256", "max_tokens", "long_text")
 _SAME_COLUMN = ("pool", "layers", "combine", "normalize", "width")
 _OPSET = 18
@@ -47,43 +47,43 @@ class Probe:
     head: Head
     features: tuple[Column, ...]
     handcrafted: tuple[HandCrafted, ...]
-    classes: tuple[str, ...]  # empty: it predicts a number
+    classes: tuple[str, ...]  # empty for numbers
     label: str
     run: dict[str, Any]  # model, revision, weights_sha256, ..., fingerprint
-    record: dict[str, Any]  # figures, seed, how it was trained
+    record: dict[str, Any]  # metrics, seed and hyperparameters
 
     def __call__(self, columns: pa.Table | Mapping[str, Any]) -> NDArray[np.float32]:
         """Predict.
 
         Args:
-            columns: by name, the vectors (N, width) of each feature as float32, and the values of each hand-crafted
-                column; an `Encoder` gives the vectors of texts.
+            columns: by name, the vectors (N, width) of each feature as float32, and the N values of each hand-crafted
+                column. An `Encoder` computes the vectors of texts.
 
         Returns:
             (N, classes) probabilities, or (N,) numbers.
 
         Raises:
-            JobError: a column is not there or has another width.
+            JobError: a column is missing or has another width.
         """
-        beside = [encode(self.handcrafted, columns)] if self.handcrafted else []
-        found = self.head.scores(np.hstack([*self._vectors(columns), *beside]))
-        return found if self.classes else found[:, 0]
+        handcrafted = [encode(self.handcrafted, columns)] if self.handcrafted else []
+        scores = self.head.scores(np.hstack([*self._vectors(columns), *handcrafted]))
+        return scores if self.classes else scores[:, 0]
 
     def _vectors(self, columns: pa.Table | Mapping[str, Any]) -> list[NDArray[np.float32]]:
-        found = []
+        vectors = []
         for column in self.features:
             if column.name not in columns:
-                msg = f"the feature {column.name!r} is not there: expected {', '.join(f.name for f in self.features)}"
+                msg = f"the feature {column.name!r} is missing: expected {', '.join(f.name for f in self.features)}"
                 raise JobError(msg)
             values = np.asarray(columns[column.name], np.float32)
             if values.ndim != 2 or values.shape[1] != column.width:
-                msg = f"{column.name}: shape {values.shape} was given, expected (N, {column.width})"
+                msg = f"{column.name}: its shape is {values.shape}, expected (N, {column.width})"
                 raise JobError(msg)
-            found.append(values)
-        return found
+            vectors.append(values)
+        return vectors
 
     def save(self, folder: Path) -> None:
-        """Write all files of the probe; `model.onnx` only where `onnx` is installed."""
+        """Write all files of the probe; `model.onnx` only if `onnx` is installed."""
         folder.mkdir(parents=True, exist_ok=True)
         (folder / TENSORS_NAME).write_bytes(to_safetensors(self.head.state()))
         (folder / JSON_NAME).write_text(json.dumps(self.to_json(), indent=1) + "\n", "utf-8")
@@ -94,7 +94,7 @@ class Probe:
     def to_json(self) -> dict[str, Any]:
         """The content of model.json."""
         return {
-            "format": FORMAT,
+            "format": _FORMAT,
             "varve": version("varve"),
             "label": self.label,
             "classes": list(self.classes),
@@ -108,18 +108,18 @@ class Probe:
 
     @property
     def handcrafted_names(self) -> list[str]:
-        """The numbers that hand-crafted columns become, in their order."""
+        """Names of the encoded hand-crafted columns, in the order of the inputs."""
         return [name for column in self.handcrafted for name in column.names]
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
-        """Read a probe back.
+        """Load a saved probe.
 
         Args:
-            folder: of its files, or the one that `varve probe` has written them below.
+            folder: with its files, or the --output of `varve probe`.
 
         Raises:
-            JobError: there is none, or another version of Varve wrote it.
+            JobError: the folder holds no probe, or another version of Varve wrote it.
         """
         path = Path(folder) if (Path(folder) / JSON_NAME).exists() else Path(folder) / "model"
         try:
@@ -132,44 +132,44 @@ class Probe:
             msg = f"{folder} holds no probe: expected the folder with {JSON_NAME} and {TENSORS_NAME}"
             raise JobError(msg) from e
         except (ValueError, KeyError, TypeError, RuntimeError) as e:
-            msg = f"{path} can't be read by this version of Varve: {type(e).__name__} {e}"
+            msg = f"{path} cannot be read by this version of Varve: {type(e).__name__} {e}"
             raise JobError(msg) from e
         known = {"format", "varve", "label", "classes", "features", "handcrafted", "inputs", "shape", "run"}
         record = {key: value for key, value in content.items() if key not in known}
         return cls(head, features, columns, tuple(content["classes"]), content["label"], content["run"], record)
 
-    def refuse_others(self, output: Output) -> None:
-        """Refuse an output whose vectors mean something else.
+    def check_run(self, output: Output) -> None:
+        """Check that the vectors of an output have the same meaning as those that the probe was trained on.
 
         Raises:
-            JobError: with everything that differs.
+            JobError: with all differences.
         """
-        then, now = self.run, run_of(output)
-        told = [f"{key}: {then[key]} → {now[key]}" for key in _SAME if then[key] != now[key]]
-        if told:
-            told.insert(0, f"model: {then['model']} → {now['model']}")
+        trained, given = self.run, describe_run(output)
+        differences = [f"{key}: {trained[key]} → {given[key]}" for key in _SAME if trained[key] != given[key]]
+        if differences:
+            differences.insert(0, f"model: {trained['model']} → {given['model']}")
         for column in self.features:
-            there = output.features.get(column.name)
-            if there is None:
-                told.append(f"{column.name}: not there (the run has {', '.join(output.features)})")
+            other = output.features.get(column.name)
+            if other is None:
+                differences.append(f"{column.name}: missing (the run has {', '.join(output.features)})")
                 continue
-            told += [
-                f"{column.name}, {key}: {_shown(column, key)} → {_shown(there, key)}"
-                for key in _SAME_COLUMN
-                if getattr(column, key) != getattr(there, key)
+            # Binary vectors are -1 or 1; other dtypes hold the same values with different precision.
+            keys = (*_SAME_COLUMN, "dtype") if "binary" in {column.dtype, other.dtype} else _SAME_COLUMN
+            differences += [
+                f"{column.name}, {key}: {_format(column, key)} → {_format(other, key)}"
+                for key in keys
+                if getattr(column, key) != getattr(other, key)
             ]
-            if "binary" in {column.dtype, there.dtype} and column.dtype != there.dtype:
-                told.append(f"{column.name}, dtype: {column.dtype} → {there.dtype}")
-        if told:
-            listed = "".join(f"\n  {difference}" for difference in told)
-            msg = f"{output.storage.uri} has other features than those that the probe learned from:{listed}"
+        if differences:
+            listed = "".join(f"\n  {difference}" for difference in differences)
+            msg = f"{output.storage.uri} has other features than those that the probe was trained on:{listed}"
             raise JobError(msg)
 
     def to_onnx(self) -> bytes | None:
         """The head as an ONNX graph; None without the package `onnx`.
 
-        Its inputs are the features by name, (N, width) float32 each, and `handcrafted`, (N, K) float32: the numbers
-        that model.json describes, standardised. Its output is `probabilities` (N, classes), or `value` (N, 1).
+        Inputs: the features by name, (N, width) float32 each, and `handcrafted`, (N, K) float32, which is the result of
+        `handcrafted.encode`. Output: `probabilities` (N, classes), or `value` (N, 1).
         """
         try:
             return _graph(self.head, self.features, self.handcrafted_names)
@@ -177,17 +177,16 @@ class Probe:
             return None
 
 
-def _shown(column: Column, key: str) -> object:
+def _format(column: Column, key: str) -> object:
     value = getattr(column, key)
     return "/".join(map(str, value)) if isinstance(value, tuple) else value
 
 
-def run_of(output: Output) -> dict[str, Any]:
-    """What decides the meaning of a run's vectors, and its fingerprint."""
-    described = output.described
+def describe_run(output: Output) -> dict[str, Any]:
+    """All that decides the meaning of a run's vectors, and the run's fingerprint."""
+    keys = ("model", "revision", "weights_sha256", "tokenizer_sha256", "max_tokens", "fingerprint", "versions")
     long_text = output.manifest.job["model"].get("long_text", "truncate")
-    kept = ("model", "revision", "weights_sha256", "tokenizer_sha256", "max_tokens", "fingerprint", "versions")
-    return {**{key: described[key] for key in kept}, "long_text": long_text}
+    return {**{key: output.metadata[key] for key in keys}, "long_text": long_text}
 
 
 def _graph(head: Head, features: Sequence[Column], handcrafted_names: Sequence[str]) -> bytes:
@@ -206,30 +205,30 @@ def _graph(head: Head, features: Sequence[Column], handcrafted_names: Sequence[s
         tensors[name] = np.asarray(values)
         return name
 
-    given = [helper.make_tensor_value_info(c.name, TensorProto.FLOAT, ["rows", c.width]) for c in features]
-    parts = []
+    inputs = [helper.make_tensor_value_info(c.name, TensorProto.FLOAT, ["rows", c.width]) for c in features]
+    blocks = []
     if features:
         joined = add("Concat", [column.name for column in features], "joined", axis=1)
-        parts = [add("Div", [add("Sub", [joined, "mean"], "centred"), "scale"], "vectors")]
+        blocks = [add("Div", [add("Sub", [joined, "mean"], "centred"), "scale"], "vectors")]
     if shape.mixed_layers:
         tensors["mix"] = np.asarray(head.layer_weights, np.float32)[None, :, None]
         layers = add("Reshape", ["vectors", constant("by_layer", np.array([0, shape.mixed_layers, -1]))], "layers")
         weighted = add("Mul", [layers, "mix"], "weighted")
-        parts = [add("ReduceSum", [weighted, constant("axis", np.array([1]))], "mixed", keepdims=0)]
+        blocks = [add("ReduceSum", [weighted, constant("axis", np.array([1]))], "mixed", keepdims=0)]
     if handcrafted_names:
-        given.append(helper.make_tensor_value_info("handcrafted", TensorProto.FLOAT, ["rows", len(handcrafted_names)]))
-        parts.append("handcrafted")
-    found = add("Concat", parts, "inputs", axis=1)
+        inputs.append(helper.make_tensor_value_info("handcrafted", TensorProto.FLOAT, ["rows", len(handcrafted_names)]))
+        blocks.append("handcrafted")
+    values = add("Concat", blocks, "inputs", axis=1)
     linear = sorted(int(name.split("_")[1]) for name in tensors if name.endswith("_weight"))
     for at in linear:
-        found = add("Gemm", [found, f"body_{at}_weight", f"body_{at}_bias"], f"linear_{at}", transB=1)
-        found = found if at == linear[-1] else add("Relu", [found], f"hidden_{at}")
-    many = shape.outputs > 1
-    name = add("Softmax" if many else "Identity", [found], "probabilities" if many else "value")
-    out = helper.make_tensor_value_info(name, TensorProto.FLOAT, ["rows", shape.outputs])
+        values = add("Gemm", [values, f"body_{at}_weight", f"body_{at}_bias"], f"linear_{at}", transB=1)
+        values = values if at == linear[-1] else add("Relu", [values], f"hidden_{at}")
+    classify = shape.outputs > 1
+    name = add("Softmax" if classify else "Identity", [values], "probabilities" if classify else "value")
+    output = helper.make_tensor_value_info(name, TensorProto.FLOAT, ["rows", shape.outputs])
     used = {name for node in nodes for name in node.input}
     stored = [numpy_helper.from_array(values, key) for key, values in tensors.items() if key in used]
-    graph = helper.make_graph(nodes, "probe", given, [out], stored)
+    graph = helper.make_graph(nodes, "probe", inputs, [output], stored)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)], producer_name="varve")
     model.ir_version = 10
     onnx.checker.check_model(model)

@@ -1,1 +1,1 @@
-"""A finished output as training data: features, labels, groups and splits."""
+"""Training data from a finished output: features, labels, groups and splits."""

@@ -1,7 +1,7 @@
-"""Another table whose columns stand beside the rows of a run, found by a key that both have.
+"""Adds columns of another table to the rows of a run, matched by a key column that both have.
 
-Knows nothing of labels or models. Invariants: the run's rows stay as they are, each once and in order; a cell of a CSV
-file that is blank or says NA, null or nan is no value, of text as of numbers; a row without a key is beside none.
+Knows nothing of labels or models. Invariants: each row of the run stays once, in the same order; blank cells of a CSV
+file, and NA, null and nan, are null in text as in numbers; a row without a key matches nothing.
 """
 
 import io
@@ -17,22 +17,21 @@ from pyarrow import csv as csv_files
 from pyarrow import json as json_files
 
 from varve.errors import JobError, one_line
-from varve.probe.data.handcrafted import plain
-from varve.probe.data.run_output import positions
+from varve.probe.data.handcrafted import decode_dictionary
+from varve.probe.data.run_output import index_in
 from varve.storage.fsspec_files import read_file
 
-_BLANK_IS_NULL = csv_files.ConvertOptions(strings_can_be_null=True)
 _READERS = {
     ".parquet": pq.read_table,
-    ".csv": partial(csv_files.read_csv, convert_options=_BLANK_IS_NULL),
+    ".csv": partial(csv_files.read_csv, convert_options=csv_files.ConvertOptions(strings_can_be_null=True)),
     ".jsonl": json_files.read_json,
 }
-_SHOWN = 5
+_MAX_LISTED = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Joined:
-    """A table, where it was read, and the column that it shares with a run."""
+class JoinTable:
+    """A table, its file, and the key column that it shares with a run."""
 
     table: pa.Table
     file: str
@@ -43,56 +42,58 @@ class Joined:
         """Read a .parquet, .csv or .jsonl file.
 
         Raises:
-            JobError: it is none of these, can't be read, or has no such column.
+            JobError: the file is of another type, cannot be read, or has no such key column.
         """
         if on is None:
-            msg = "--join needs --on: the column that both tables share"
+            msg = "--join needs --on: the key column of both tables"
             raise JobError(msg)
-        ending = PurePosixPath(file).suffix.replace(".ndjson", ".jsonl")
-        if ending not in _READERS:
+        suffix = PurePosixPath(file).suffix.replace(".ndjson", ".jsonl")
+        if suffix not in _READERS:
             msg = f"--join {file}: expected a .parquet, .csv or .jsonl file"
             raise JobError(msg)
         try:
-            table = _READERS[ending](io.BytesIO(read_file(file)))
+            table = _READERS[suffix](io.BytesIO(read_file(file)))
         except (OSError, pa.ArrowException, ValueError) as e:
-            msg = f"--join {file} can't be read: {one_line(e)}"
+            msg = f"--join {file} cannot be read: {one_line(e)}"
             raise JobError(msg) from e
         if on not in table.column_names:
             msg = f"--on {on}: {file} has no such column: it has {', '.join(table.column_names)}"
             raise JobError(msg)
         if pa.types.is_nested(table[on].type):
-            msg = f"--on {on}: it holds {table[on].type} in {file}: expected one value to a row"
+            msg = f"--on {on}: it holds {table[on].type} in {file}: expected one value per row"
             raise JobError(msg)
         return cls(table.filter(table[on].is_valid()), file, on)
 
-    def beside(self, rows: pa.Table, names: Sequence[str], notes: list[str]) -> pa.Table:
-        """The rows of a run with these columns laid beside them, null where a row's key is not here.
+    def add_columns(self, rows: pa.Table, names: Sequence[str], notes: list[str]) -> pa.Table:
+        """The rows of a run with these columns of the file; null where the file does not have a row's key.
 
         Raises:
-            JobError: a key stands here twice, is of another type than the run's, or none is of the run.
+            JobError: a key is in the file twice, keys differ in type, or no key of the run is in the file.
         """
-        keys, wanted = plain(self.table[self.on]).combine_chunks(), rows[self.on]
-        self._refuse_twins(keys)
+        keys, row_keys = decode_dictionary(self.table[self.on]).combine_chunks(), rows[self.on]
+        self._check_unique(keys)
         try:
-            at = positions(wanted.cast(keys.type), keys) if len(keys) else pa.nulls(len(wanted), pa.int32())
+            found = index_in(row_keys.cast(keys.type), keys) if len(keys) else pa.nulls(len(row_keys), pa.int32())
         except pa.ArrowException as e:
-            msg = f"--on {self.on}: it is {wanted.type} in the run and {keys.type} in {self.file}"
+            msg = f"--on {self.on}: it is {row_keys.type} in the run and {keys.type} in {self.file}"
             raise JobError(msg) from e
-        lacking = at.null_count
-        if lacking == len(at):
-            there = f"{keys[0].as_py()!r} in the file" if len(keys) else "no key in the file"
-            msg = f"--join {self.file}: no row of the run has its {self.on} there ({wanted[0].as_py()!r} here, {there})"
+        if found.null_count == len(found):
+            example = f"{keys[0].as_py()!r}" if len(keys) else "no key"
+            msg = (
+                f"--join {self.file}: no row of the run matches by {self.on} (the run has {row_keys[0].as_py()!r}, "
+                f"the file has {example})"
+            )
             raise JobError(msg)
-        if lacking:
-            notes.append(f"--join {self.file}: {lacking:,} rows of the run have no {self.on} there: values are missing")
+        if found.null_count:
+            notes.append(f"--join {self.file}: {found.null_count:,} rows of the run do not match by {self.on}")
         for name in names:
-            rows = rows.append_column(name, self.table[name].take(at))
+            rows = rows.append_column(name, self.table[name].take(found))
         return rows
 
-    def _refuse_twins(self, keys: pa.Array) -> None:
+    def _check_unique(self, keys: pa.Array) -> None:
         counted = keys.value_counts()
-        twins = counted.filter(pa.array(counted.field("counts").to_numpy() > 1))
-        if len(twins):
-            listed = ", ".join(repr(key) for key in twins.field("values").slice(0, _SHOWN).to_pylist())
-            msg = f"--join {self.file}: {len(twins):,} values of {self.on} stand there more than once: {listed}"
+        repeated = counted.filter(pa.array(counted.field("counts").to_numpy() > 1))
+        if len(repeated):
+            listed = ", ".join(repr(key) for key in repeated.field("values").slice(0, _MAX_LISTED).to_pylist())
+            msg = f"--join {self.file}: {len(repeated):,} values of {self.on} appear more than once: {listed}"
             raise JobError(msg)

@@ -1,6 +1,7 @@
-"""How much memory a probe may take.
+"""The memory limit of a probe: parses `--memory` and derives the default.
 
-The default looks at what the machine has, not at what is free now, so that the same command does the same again.
+The default depends on the memory that the machine has, not on what is free at the moment, so that the same command
+gives the same results.
 """
 
 import os
@@ -12,40 +13,40 @@ from varve.errors import JobError
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _SHARE = 0.4
-_LEAST_BYTES = 64 * 10**6
+_MIN_BYTES = 64 * 10**6
 
 
 def parse_bytes(text: str) -> int:
     """4GB, 500M or 2e9 → bytes.
 
     Raises:
-        JobError: it is none of these, or too little to work with.
+        JobError: the text is no such size, or the size is below 64 MB.
     """
     match = re.fullmatch(r"([0-9.]+(?:e[0-9]+)?)\s*([KMGT]?)i?B?", text.strip(), re.IGNORECASE)
     try:
-        found = int(float(match[1]) * _UNITS[match[2].upper()]) if match else 0
+        num_bytes = int(float(match[1]) * _UNITS[match[2].upper()]) if match else 0
     except ValueError:
-        found = 0
-    if found < _LEAST_BYTES:
-        msg = f"--memory: {text!r} is not allowed: expected bytes, such as 4GB; at least {_LEAST_BYTES // 10**6} MB"
+        num_bytes = 0
+    if num_bytes < _MIN_BYTES:
+        msg = f"--memory: {text!r} is not allowed: expected a size such as 4GB, at least {_MIN_BYTES // 10**6} MB"
         raise JobError(msg)
-    return found
+    return num_bytes
 
 
 def default_bytes(root: Path = Path("/")) -> int:
-    """Two fifths of the machine's memory, or of what its container, service or batch job may take.
+    """Two fifths of the machine's memory, or of the limit of its container, service or batch job if that is lower.
 
     Args:
-        root: of the file system in which the kernel says so.
+        root: of the file system with /proc and /sys.
     """
     limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    written = [path.read_text().strip() for path in _limit_files(root) if path.exists()]
-    limits += [int(limit) for limit in written if limit.isdigit()]
+    contents = [path.read_text().strip() for path in _limit_files(root) if path.exists()]
+    limits += [int(content) for content in contents if content.isdigit()]  # no limit is written as "max"
     return int(min(limits) * _SHARE)
 
 
 def _limit_files(root: Path) -> Iterator[Path]:
-    """The limits of this process's control groups, and of those around them."""
+    """The memory limits of this process's control groups and of all their parents, of cgroup v1 and v2."""
     groups = root / "proc/self/cgroup"
     for line in groups.read_text().splitlines() if groups.exists() else ():
         _, controllers, path = line.split(":", 2)
@@ -54,4 +55,4 @@ def _limit_files(root: Path) -> Iterator[Path]:
             top, name = top / "memory", "memory.limit_in_bytes"
         if controllers in {"", "memory"}:
             group = PurePosixPath(path)
-            yield from (top / around.relative_to("/") / name for around in (group, *group.parents))
+            yield from (top / parent.relative_to("/") / name for parent in (group, *group.parents))

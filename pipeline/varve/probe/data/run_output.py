@@ -1,8 +1,8 @@
-"""A finished output, read column by column.
+"""Reads columns of a finished output.
 
-Knows the form of an output and nothing of labels or models. Invariants: tables come in the manifest's order of parts
-and hold their rows in order, so a row's position in the run is the same for every column that is read; only the bytes
-of the columns asked for are fetched, from a local folder and an object store alike.
+Knows nothing of labels or models. Invariants: tables come in the manifest's order of parts and keep the order of their
+rows, so a row has the same position in every column that is read; only the bytes of the requested columns are fetched,
+from a local folder as from an object store.
 """
 
 import io
@@ -25,7 +25,7 @@ from varve.storage.object_store import Storage
 
 @dataclass(frozen=True)
 class Output:
-    """The output of a run that has finished."""
+    """The output of a finished run."""
 
     storage: Storage
     manifest: Manifest
@@ -33,52 +33,52 @@ class Output:
 
     @classmethod
     def open(cls, path: str) -> Self:
-        """Look at an output.
+        """Read the manifest and the schema of an output.
 
         Raises:
-            JobError: there is none, its run has not finished, or it has no row.
+            JobError: there is no output, its run has not finished, or it has no rows.
         """
         storage = Storage(path, patient=False)
         manifest = read_manifest(storage)
         if manifest is None:
-            begun = storage.read(JOB_NAME) is not None
-            what = "has not finished: see `varve status`" if begun else f"holds no output of Varve ({MANIFEST_NAME})"
+            started = storage.read(JOB_NAME) is not None
+            what = "has not finished: see `varve status`" if started else f"holds no output of Varve ({MANIFEST_NAME})"
             msg = f"{storage.uri} {what}"
             raise JobError(msg)
         if not manifest.num_rows:
-            msg = f"{storage.uri} has no row"
+            msg = f"{storage.uri} has no rows"
             raise JobError(msg)
         part = manifest.parts[0]
         footer, _ = read_footer(storage, part.name, part.file_bytes)
         return cls(storage, manifest, footer.schema.to_arrow_schema())
 
     @cached_property
-    def described(self) -> dict[str, Any]:
-        """What the run says of itself in every part: model, revision, weights, feature columns."""
+    def metadata(self) -> dict[str, Any]:
+        """What every part stores about the run: model, revision, weights, feature columns."""
         return read_metadata(self.schema)
 
     @cached_property
     def features(self) -> dict[str, Column]:
-        """The feature columns, in the order of the output."""
+        """The feature columns by name, in the order of the output."""
         return {column.name: column for column in feature_columns(self.schema)}
 
     @cached_property
-    def others(self) -> list[str]:
-        """The columns beside the features: those kept, and those that say something of a row."""
+    def other_columns(self) -> list[str]:
+        """Names of the kept columns and of the columns about rows (`num_tokens`, `truncated`, ...)."""
         scales = {column.scale_name for column in self.features.values()}
         left_out = {*self.features, *scales, *TOKEN_COLUMNS, WINDOW_COLUMN, "error", "shard", "row"}
         return [name for name in self.schema.names if name not in left_out]
 
     @property
-    def kept(self) -> list[str]:
-        """The columns that the run carried through."""
-        return [name for name in self.others if name not in ROW_COLUMNS]
+    def kept_columns(self) -> list[str]:
+        """Names of the columns of the source that the run kept, and of its computed columns."""
+        return [name for name in self.other_columns if name not in ROW_COLUMNS]
 
     def tables(self, names: Sequence[str]) -> Iterator[tuple[Part, pa.Table]]:
-        """(part, its rows) with these columns only, in the order of the manifest.
+        """(part, its rows) with these columns, in the order of the manifest.
 
         Raises:
-            RunError: a part is gone or damaged.
+            RunError: a part is missing or damaged.
         """
         for part in self.manifest.parts:
             yield part, self.read(part, names)
@@ -87,15 +87,15 @@ class Output:
         """These columns of one part.
 
         Raises:
-            RunError: it is gone or damaged.
+            RunError: the part is missing or damaged.
         """
         if not part.range.num_rows:
             return pa.schema([self.schema.field(name) for name in names]).empty_table()
         try:
-            with pq.ParquetFile(_Object(self.storage, part), pre_buffer=True) as file:
+            with pq.ParquetFile(_PartReader(self.storage, part), pre_buffer=True) as file:
                 table = file.read(columns=list(names), use_threads=False)
         except (pa.ArrowException, OSError, KeyError) as e:
-            msg = f"{self.storage.uri}/{part.name} can't be read: {one_line(e)}. See `varve verify`"
+            msg = f"{self.storage.uri}/{part.name} cannot be read: {one_line(e)}. See `varve verify`"
             raise RunError(msg) from e
         if table.num_rows != part.range.num_rows:
             msg = f"{self.storage.uri}/{part.name} holds {table.num_rows} rows, its name says {part.range.num_rows}"
@@ -104,20 +104,20 @@ class Output:
 
 
 def stored_names(columns: Sequence[Column]) -> list[str]:
-    """The stored columns that hold these features: themselves, and the scales of int8."""
+    """Names of the stored columns of these features: one each, and the scales of int8 features."""
     return [name for column in columns for name in (column.name, column.scale_name) if name]
 
 
-def positions(values: pa.ChunkedArray, among: pa.Array) -> pa.ChunkedArray:
-    """(R,) int32: where each value stands in another array; null where it does not."""
-    return pc.index_in(values, among)  # pyright: ignore[reportAttributeAccessIssue] (made at run time)
+def index_in(values: pa.ChunkedArray, array: pa.Array) -> pa.ChunkedArray:
+    """(R,) int32: position of each value in the array, null if it is not there."""
+    return pc.index_in(values, array)  # pyright: ignore[reportAttributeAccessIssue] (made at run time)
 
 
-class _Object(io.RawIOBase):
-    """A part as a file: each read is a request for those bytes alone."""
+class _PartReader(io.RawIOBase):
+    """A part as a seekable file; each read requests only those bytes."""
 
     def __init__(self, storage: Storage, part: Part) -> None:
-        self._storage, self._part, self._at = storage, part, 0
+        self._storage, self._part, self._position = storage, part, 0
 
     def readable(self) -> bool:
         return True
@@ -125,21 +125,19 @@ class _Object(io.RawIOBase):
     def seekable(self) -> bool:
         return True
 
-    def tell(self) -> int:
-        return self._at
-
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._part.file_bytes}[whence]
-        return self._at
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._part.file_bytes}[whence]
+        self._position = start + offset
+        return self._position
 
     def read(self, size: int = -1) -> bytes:
         size = self._part.file_bytes if size < 0 else size
-        stop = min(self._at + size, self._part.file_bytes)
-        if stop <= self._at:
+        stop = min(self._position + size, self._part.file_bytes)
+        if stop <= self._position:
             return b""
-        content = self._storage.read(self._part.name, self._at, stop)
+        content = self._storage.read(self._part.name, self._position, stop)
         if content is None:
-            msg = f"{self._storage.uri}/{self._part.name} is gone"
+            msg = f"{self._storage.uri}/{self._part.name} is missing"
             raise RunError(msg)
-        self._at += len(content)
+        self._position += len(content)
         return content

@@ -1,8 +1,8 @@
-"""Rows → training, validation and test, so that a group never stands on both sides. Pure.
+"""Assigns rows to training, validation and test, all rows of a group to the same split. Pure.
 
-Rows without groups are groups of one. Groups of each class (or tenth of the values) are laid end to end in a seeded
-random order, and a group goes where its middle falls: so each split has about its share of every class, whatever
-the sizes of groups.
+Rows without groups are groups of one row. The groups of each stratum (a class, or a tenth of the values) are put end to
+end in a seeded random order, and the position of a group's middle decides its split. So each split has about its share
+of every stratum, whatever the sizes of the groups.
 """
 
 from collections.abc import Sequence
@@ -13,18 +13,18 @@ from numpy.typing import NDArray
 
 from varve.errors import JobError
 from varve.preprocessing.computed_columns import is_text
-from varve.probe.data.run_output import positions
+from varve.probe.data.run_output import index_in
 
 TRAIN, VALIDATION, TEST = 0, 1, 2
 NAMES = ("train", "validation", "test")
-_ENDS = (0.7, 0.85)  # of the rows; the rest is the test
-_WORDS = {
+_ENDS = (0.7, 0.85)  # where training and validation end, as shares of the rows
+_SPLITS = {
     "train": TRAIN, "training": TRAIN, "validation": VALIDATION, "valid": VALIDATION, "val": VALIDATION,
     "dev": VALIDATION, "test": TEST,
 }  # fmt: skip
-_STRATA = 10
-_STRATUM_ROWS = 20  # with fewer, a split would get none of a stratum
-_SHOWN = 5
+_MAX_STRATA = 10
+_STRATUM_ROWS = 20  # with fewer rows per stratum a split could get none of one
+_MAX_LISTED = 5
 
 
 def assign(
@@ -43,76 +43,77 @@ def assign(
     """
     num_groups = int(groups.max()) + 1
     sizes = np.bincount(groups, minlength=num_groups)
-    # A group of several classes stands with the one in its middle.
+    # A group with rows of several strata belongs to the median one.
     by_group = np.lexsort((strata, groups))
     starts = np.cumsum(sizes) - sizes
     stratum = strata[by_group[starts + sizes // 2]]
     order = np.lexsort((np.random.default_rng(seed).permutation(num_groups), stratum))
-    laid = sizes[order].astype(np.float64)
+    ordered = sizes[order].astype(np.float64)
     totals = np.bincount(stratum, weights=sizes)
-    before = np.concatenate([[0.0], np.cumsum(totals)])[stratum[order]]
-    middles = (np.cumsum(laid) - laid / 2 - before) / totals[stratum[order]]
-    found = np.empty(num_groups, np.int8)
-    found[order] = np.searchsorted(np.asarray(ends), middles, side="right")
-    return found[groups]
+    stratum_starts = np.concatenate([[0.0], np.cumsum(totals)])[stratum[order]]
+    middles = (np.cumsum(ordered) - ordered / 2 - stratum_starts) / totals[stratum[order]]
+    splits = np.empty(num_groups, np.int8)
+    splits[order] = np.searchsorted(np.asarray(ends), middles, side="right")
+    return splits[groups]
 
 
 def strata_of(values: NDArray[np.float64]) -> NDArray[np.int64]:
-    """(R,) which tenth of the values each value is of; of few values, which larger share."""
-    strata = max(1, min(_STRATA, len(values) // _STRATUM_ROWS))
+    """(R,) the tenth of the values that each value belongs to; larger shares if there are few values."""
+    strata = max(1, min(_MAX_STRATA, len(values) // _STRATUM_ROWS))
     return np.searchsorted(np.quantile(values, np.arange(1, strata) / strata), values)
 
 
 def is_split(values: pa.ChunkedArray) -> bool:
-    """Whether a column holds the names of splits and nothing else."""
+    """Whether a column holds only names of splits, among them training and test."""
     if not is_text(values.type):
         return False
-    found = {str(value).lower() for value in values.unique().to_pylist() if value is not None}
-    return {"train", "test"} <= {NAMES[_WORDS[word]] for word in found if word in _WORDS} and found <= set(_WORDS)
+    names = {str(value).lower() for value in values.unique().to_pylist() if value is not None}
+    return names <= _SPLITS.keys() and {TRAIN, TEST} <= {_SPLITS[name] for name in names}
 
 
-def given(
+def read_splits(
     name: str, values: pa.ChunkedArray, strata: NDArray[np.integer], groups: NDArray[np.integer], seed: int
 ) -> NDArray[np.int8]:
-    """The split that a column says; a validation split is taken from the training rows where it names none.
+    """The splits that a column names; if it names no validation rows, they are taken from the training rows.
 
     Raises:
-        JobError: it holds other words, or names no training or no test rows.
+        JobError: the column holds other values, or names no training or no test rows.
     """
-    unique = values.unique().to_pylist()
-    strange = [value for value in unique if str(value).lower() not in _WORDS]
-    if strange:
-        msg = f"--split {name}: it holds {strange[0]!r}: expected train, validation (val, dev) or test"
+    unique = [str(value) for value in values.unique().to_pylist()]
+    unknown = [value for value in unique if value.lower() not in _SPLITS]
+    if unknown:
+        msg = f"--split {name}: it holds {unknown[0]!r}: expected train, validation (val, dev) or test"
         raise JobError(msg)
-    codes = positions(values.cast(pa.string()), pa.array([str(value) for value in unique])).to_numpy()
-    split = np.array([_WORDS[str(value).lower()] for value in unique], np.int8)[codes]
-    for wanted in (TRAIN, TEST):
-        if not (split == wanted).any():
-            msg = f"--split {name}: no row says {NAMES[wanted]}"
+    codes = index_in(values.cast(pa.string()), pa.array(unique)).to_numpy()
+    splits = np.array([_SPLITS[value.lower()] for value in unique], np.int8)[codes]
+    for required in (TRAIN, TEST):
+        if required not in splits:
+            msg = f"--split {name}: it names no {NAMES[required]} rows"
             raise JobError(msg)
-    if not (split == VALIDATION).any():
-        train = np.flatnonzero(split == TRAIN)
-        _, own = np.unique(groups[train], return_inverse=True)
-        split[train] = assign(strata[train], own, seed, ends=(0.85, 1.0))
-    return split
+    if VALIDATION not in splits:
+        train = np.flatnonzero(splits == TRAIN)
+        _, train_groups = np.unique(groups[train], return_inverse=True)
+        splits[train] = assign(strata[train], train_groups, seed, ends=(0.85, 1.0))
+    return splits
 
 
-def refuse_leaks(split: NDArray[np.int8], groups: NDArray[np.integer], names: pa.Array, where: str) -> None:
-    """Refuse a split in which a group stands on two sides.
+def check_groups(splits: NDArray[np.int8], groups: NDArray[np.integer], names: pa.Array, where: str) -> None:
+    """Check that all rows of a group are in one split.
 
     Raises:
-        JobError: with the groups named.
+        JobError: with the names of groups that are in several splits.
     """
-    sides = np.zeros((int(groups.max()) + 1, len(NAMES)), np.bool_)
-    sides[groups, split] = True
-    torn = np.flatnonzero(sides.sum(axis=1) > 1)
-    if len(torn):
+    occurs = np.zeros((int(groups.max()) + 1, len(NAMES)), np.bool_)
+    occurs[groups, splits] = True
+    leaking = np.flatnonzero(occurs.sum(axis=1) > 1)
+    if len(leaking):
         listed = ", ".join(
-            f"{names[int(group)].as_py()!r} ({' and '.join(np.array(NAMES)[sides[group]])})" for group in torn[:_SHOWN]
+            f"{names[int(group)].as_py()!r} ({' and '.join(np.array(NAMES)[occurs[group]])})"
+            for group in leaking[:_MAX_LISTED]
         )
-        more = f" and {len(torn) - _SHOWN:,} more" if len(torn) > _SHOWN else ""
+        more = f" and {len(leaking) - _MAX_LISTED:,} more" if len(leaking) > _MAX_LISTED else ""
         msg = (
-            f"{where}: {len(torn):,} group(s) stand on more than one side, so the test would know what was trained on: "
-            f"{listed}{more}. Mend that column, or say --split random and rows are split by group"
+            f"{where}: {len(leaking):,} group(s) appear in more than one split (leakage): {listed}{more}. Fix the "
+            "column, or pass --split random, which splits by group"
         )
         raise JobError(msg)

@@ -1,9 +1,10 @@
-"""The trained thing as one torch module: it standardises vectors, mixes layers if asked to, and predicts.
+"""The trained model as one torch module: it standardises vectors, mixes layers if needed, and predicts.
 
-Knows nothing of rows or files. Linear models and networks alike end here, so there is one way to predict and save.
+Knows nothing of rows or files. Linear models and networks are both of this class, so that predicting and saving have
+one implementation.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,17 +15,17 @@ from torch import nn
 
 from varve.probe.data.feature_matrix import Matrix
 
-_PIECE_ROWS = 8192
+_BATCH_ROWS = 8192
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
-    """What a head takes and gives."""
+    """Inputs, hidden layers and outputs of a head."""
 
     vector_width: int  # of all features side by side
-    mixed_layers: int  # layers of equal width that are mixed into one; 0: laid side by side
+    mixed_layers: int  # layers of equal width that are mixed into one; 0: no mix
     handcrafted_width: int
-    hidden: tuple[int, ...]  # units of each hidden layer; none: a linear model
+    hidden: tuple[int, ...]  # units of each hidden layer; empty: a linear model
     outputs: int  # classes, or 1 for a number
 
 
@@ -49,14 +50,14 @@ class Head(nn.Module):
 
     @property
     def last(self) -> nn.Linear:
-        """The layer that gives the outputs."""
+        """The output layer."""
         layer = self.body[-1]
         assert isinstance(layer, nn.Linear)
         return layer
 
     @property
     def layer_weights(self) -> list[float]:
-        """How much of each layer the mix takes; empty without one. They add to 1."""
+        """Weight of each layer in the mix; they add to 1. Empty without a mix."""
         return torch.softmax(self.mix, 0).tolist() if self.shape.mixed_layers else []
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
@@ -69,32 +70,31 @@ class Head(nn.Module):
         return self.body(torch.cat([vectors, inputs[:, width:]], dim=1))
 
     def state(self) -> dict[str, NDArray[np.float32]]:
-        """Its tensors, by name."""
+        """The tensors by name."""
         return {name: tensor.detach().cpu().numpy().copy() for name, tensor in self.state_dict().items()}
 
     @classmethod
-    def from_state(cls, shape: Shape, state: dict[str, Any]) -> "Head":
-        """A head with these tensors."""
+    def from_state(cls, shape: Shape, state: Mapping[str, Any]) -> "Head":
+        """A head with these tensors or arrays, which are converted to float32."""
         head = cls(shape)
         head.load_state_dict({name: torch.as_tensor(np.asarray(values)) for name, values in state.items()})
         return head.eval()
 
     @torch.inference_mode()
     def scores(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
-        """(N, classes) probabilities, or (N, 1) values."""
-        given = torch.from_numpy(np.ascontiguousarray(inputs, np.float32)).to(self.mean.device)
-        found = self(given)
-        return (torch.softmax(found, 1) if self.shape.outputs > 1 else found).cpu().numpy()
+        """(N, inputs) → (N, classes) probabilities, or (N, 1) values."""
+        outputs = self(torch.from_numpy(np.ascontiguousarray(inputs, np.float32)).to(self.mean.device))
+        return (torch.softmax(outputs, 1) if self.shape.outputs > 1 else outputs).cpu().numpy()
 
     def scores_of(self, matrix: Matrix) -> NDArray[np.float32]:
-        """The scores of a whole matrix, a piece at a time."""
+        """The scores of all rows of a matrix, computed in batches."""
         self.eval()
-        return np.concatenate(list(self._pieces(matrix)))
+        return np.concatenate(list(self._batch_scores(matrix)))
 
-    def _pieces(self, matrix: Matrix) -> Iterator[NDArray[np.float32]]:
-        for _, piece in matrix.pieces():
-            for start in range(0, len(piece), _PIECE_ROWS):
-                yield self.scores(piece[start : start + _PIECE_ROWS])
+    def _batch_scores(self, matrix: Matrix) -> Iterator[NDArray[np.float32]]:
+        for _, chunk in matrix.chunks():
+            for start in range(0, len(chunk), _BATCH_ROWS):
+                yield self.scores(chunk[start : start + _BATCH_ROWS])
 
 
 def linear_head(
@@ -105,7 +105,4 @@ def linear_head(
     bias: NDArray[np.floating],
 ) -> Head:
     """A head with the weights (outputs, inputs) and bias (outputs,) of a linear model on standardised inputs."""
-    head = Head(shape)
-    state = {"mean": mean, "scale": scale, "body.0.weight": weights, "body.0.bias": bias}
-    head.load_state_dict({name: torch.as_tensor(np.asarray(values, np.float32)) for name, values in state.items()})
-    return head.eval()
+    return Head.from_state(shape, {"mean": mean, "scale": scale, "body.0.weight": weights, "body.0.bias": bias})

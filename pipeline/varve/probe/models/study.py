@@ -1,7 +1,7 @@
-"""One model for each layer, their combinations and the baselines, on the same rows and splits.
+"""Trains one model per layer, their combinations and the baselines, all on the same rows and splits.
 
-Knows Ray only through the function that spreads the work. Invariants: the best model is chosen by the validation rows;
-every model sees the same splits and seeds.
+Knows Ray only as the function that spreads the work. Invariants: the validation rows choose the best model; every model
+has the same splits and seeds.
 """
 
 import math
@@ -15,52 +15,48 @@ import numpy as np
 from numpy.typing import NDArray
 
 from varve.errors import JobError, VarveError
-from varve.probe.data.dataset import Question, Rows, gather
-from varve.probe.data.feature_sets import choose_inputs
+from varve.probe.data.dataset import LabelledRows, Question, load_rows
+from varve.probe.data.feature_sets import choose_feature_sets
 from varve.probe.data.run_output import Output
 from varve.probe.data.split import TEST, TRAIN
-from varve.probe.models.bag_of_words import Texts, score_words
-from varve.probe.models.metrics import TITLES, Judged, judge
-from varve.probe.models.training import Result, Setting, fit
+from varve.probe.models.bag_of_words import Texts, score_bag_of_words
+from varve.probe.models.metrics import TITLES, Evaluation, evaluate
+from varve.probe.models.training import ModelResult, StudySettings, train_model
 
 if TYPE_CHECKING:
     from varve.verification.verify import Spread
 
-MAP_ROWS = 1500
-MODELS = ("logistic", "ridge", "mlp")
+_MAP_ROWS = 1500
 
 
 @dataclass(frozen=True)
 class Study:
-    """All models, and the rows they were judged on."""
+    """All models with their metrics, and the rows that they were evaluated on."""
 
     output: Output
     question: Question
-    setting: Setting
-    results: tuple[Result, ...]
+    settings: StudySettings
+    results: tuple[ModelResult, ...]
     texts: Texts
-    absent: dict[str, str]  # model → why it is not there
+    absent: dict[str, str]  # baseline → why it is missing
     notes: tuple[str, ...]
 
     @property
-    def rows(self) -> Rows:
+    def rows(self) -> LabelledRows:
         """The rows of the study."""
-        return self.setting.rows
+        return self.settings.rows
 
     @property
     def primary(self) -> str:
-        """The figure by which models are compared."""
-        return primary(self.rows)
+        """The metric that models are compared by: accuracy; macro-F1 if classes are weighted; R² for numbers."""
+        if not self.rows.is_classification:
+            return "r2"
+        return "accuracy" if self.rows.class_weights is None else "macro_f1"
 
     @property
-    def best(self) -> Result:
-        """The model that the validation rows like best; the first of equals."""
+    def best(self) -> ModelResult:
+        """The model with the best primary metric on the validation rows; the first of equals."""
         return max((r for r in self.results if r.validation), key=lambda r: r.validation[self.primary])
-
-
-def primary(rows: Rows) -> str:
-    """Accuracy; macro-F1 where classes are weighted; R² of numbers."""
-    return "r2" if not rows.is_classification else "accuracy" if rows.class_weights is None else "macro_f1"
 
 
 def study(
@@ -74,95 +70,95 @@ def study(
     workers: int = 1,
     on_model: Callable[[int, int, str], None] = lambda _done, _of, _name: None,
 ) -> Study:
-    """Train and judge every model.
+    """Train and evaluate all models.
 
     Args:
         path: the output of a finished run.
-        question: what is asked of it.
+        question: label, features and rows.
         model: logistic, ridge or mlp; auto: logistic for classes, ridge for numbers.
         text: a kept column with the texts, "none" for no bag of words; None: the job's own texts.
-        memory_bytes: what the vectors may take; beyond it they lie in files below TMPDIR.
-        spread: how the models are trained: here one by one, or on a cluster.
-        workers: how many are trained at once, which share the memory.
-        on_model: called with (models trained, models in all, name of the one that is done).
+        memory_bytes: limit of the vectors in memory; larger matrices are files below TMPDIR.
+        spread: applies a function to each feature set, here or on a cluster.
+        workers: models that are trained at once and share the memory.
+        on_model: called with (models trained, models in all, name of the model just trained).
 
     Raises:
         JobError: the question does not fit the output.
-        RunError: the output can't be read.
+        RunError: the output cannot be read.
     """
     output = Output.open(path)
     texts = Texts.find(output, None if text == "none" else text)
-    rows = gather(output, question)
-    listed, notes = choose_inputs(output, question.features, beside=bool(rows.columns))
-    setting = Setting(
+    rows = load_rows(output, question)
+    feature_sets, notes = choose_feature_sets(output, question.features, with_handcrafted=bool(rows.columns))
+    settings = StudySettings(
         path=output.storage.uri,
         rows=rows,
-        model=_settle_model(model, rows, question),
+        model=_resolve_model(model, rows, question),
         seed=question.seed,
         memory_bytes=memory_bytes // max(1, workers),
-        map_rows=_map_rows(rows, question.seed),
+        map_rows=_choose_map_rows(rows, question.seed),
     )
-    found: dict[str, Result] = {}
-    for result in spread(partial(fit, setting), listed):
-        found[result.name] = result
-        on_model(len(found), len(listed), result.name)
-    results = [found[inputs.name] for inputs in listed]
+    trained: dict[str, ModelResult] = {}
+    for result in spread(partial(train_model, settings), feature_sets):
+        trained[result.name] = result
+        on_model(len(trained), len(feature_sets), result.name)
+    results = [trained[inputs.name] for inputs in feature_sets]
     absent: dict[str, str] = {}
-    results += _baselines(setting, texts, text != "none", absent, notes)
-    told = (*notes, *rows.notes, *_undefined(results[0].judged))
-    return Study(output, question, setting, tuple(results), texts, absent, told)
+    results += _baselines(settings, texts, absent, notes, with_bag_of_words=text != "none")
+    notes += [*rows.notes, *_undefined_notes(results[0].test)]
+    return Study(output, question, settings, tuple(results), texts, absent, tuple(notes))
 
 
-def _undefined(judged: Judged) -> list[str]:
-    """A note for each figure that needs labels which differ, where those of the test rows do not."""
-    names = [TITLES[name] for name, figure in judged.figures.items() if math.isnan(figure.value)]
+def _undefined_notes(test: Evaluation) -> list[str]:
+    """A note for each metric that is undefined because all test rows have the same label."""
+    names = [TITLES[name] for name, metric in test.metrics.items() if math.isnan(metric.value)]
     return [f"{name} is undefined: every test row has the same label" for name in names]
 
 
-def _settle_model(model: str, rows: Rows, question: Question) -> str:
-    fitting = "logistic" if rows.is_classification else "ridge"
+def _resolve_model(model: str, rows: LabelledRows, question: Question) -> str:
+    linear = "logistic" if rows.is_classification else "ridge"
     if model == "auto":
-        return fitting
-    if model not in {fitting, "mlp"}:
+        return linear
+    if model not in {linear, "mlp"}:
         what = f"{len(rows.classes)} classes" if rows.is_classification else "numbers"
-        msg = f"--model {model}: --label {question.label} holds {what}: expected {fitting} or mlp"
+        msg = f"--model {model}: --label {question.label} holds {what}: expected {linear} or mlp"
         raise JobError(msg + ("" if rows.is_classification else ", or --task classification"))
     return model
 
 
-def _map_rows(rows: Rows, seed: int) -> NDArray[np.int64]:
+def _choose_map_rows(rows: LabelledRows, seed: int) -> NDArray[np.int64]:
     count = rows.sizes["test"]
-    if count <= MAP_ROWS:
+    if count <= _MAP_ROWS:
         return np.arange(count)
-    return np.sort(np.random.default_rng([seed, 3]).choice(count, MAP_ROWS, replace=False))
+    return np.sort(np.random.default_rng([seed, 3]).choice(count, _MAP_ROWS, replace=False))
 
 
 def _baselines(
-    setting: Setting, texts: Texts, with_words: bool, absent: dict[str, str], notes: list[str]
-) -> list[Result]:
-    rows = setting.rows
-    train, count = rows.target[rows.of(TRAIN)], rows.sizes["test"]
-    name, shares = "mean of the label", np.asarray(train.mean())[None]
+    settings: StudySettings, texts: Texts, absent: dict[str, str], notes: list[str], *, with_bag_of_words: bool
+) -> list[ModelResult]:
+    rows = settings.rows
+    train, count = rows.target[rows.in_split(TRAIN)], rows.sizes["test"]
+    name, constant = "mean of the label", np.asarray(train.mean())[None]
     if rows.is_classification:
-        name, shares = "majority class", np.bincount(train, minlength=len(rows.classes)) / len(train)
-    found = [_baseline(setting, name, np.tile(shares.astype(np.float32), (count, 1)), {}, 0.0)]
-    if not with_words:
+        name, constant = "majority class", np.bincount(train, minlength=len(rows.classes)) / len(train)
+    results = [_baseline(settings, name, np.tile(constant.astype(np.float32), (count, 1)), {}, 0.0)]
+    if not with_bag_of_words:
         absent["bag of words"] = "--text none"
-        return found
-    begun = time.monotonic()
+        return results
+    started = time.monotonic()
     try:
-        scores, chosen, told = score_words(texts, rows, setting.seed, setting.memory_bytes)
+        scores, chosen, text_notes = score_bag_of_words(texts, rows, settings.seed, settings.memory_bytes)
     except VarveError as e:
         where = "the run kept no text, and " if texts.from_source else ""
         absent["bag of words"] = f"{where}{e}"
-        return found
-    notes += told
-    return [*found, _baseline(setting, "bag of words", scores, chosen, time.monotonic() - begun)]
+        return results
+    notes += text_notes
+    return [*results, _baseline(settings, "bag of words", scores, chosen, time.monotonic() - started)]
 
 
 def _baseline(
-    setting: Setting, name: str, scores: NDArray[np.float32], chosen: dict[str, float], seconds: float
-) -> Result:
-    rows = setting.rows
-    judged = judge(scores, rows.target[rows.of(TEST)], rows.groups[rows.of(TEST)], setting.seed)
-    return Result(name, "baseline", "", None, scores.shape[1], judged, {}, chosen, seconds, scores)
+    settings: StudySettings, name: str, scores: NDArray[np.float32], chosen: dict[str, float], seconds: float
+) -> ModelResult:
+    rows = settings.rows
+    test = evaluate(scores, rows.target[rows.in_split(TEST)], rows.groups[rows.in_split(TEST)], settings.seed)
+    return ModelResult(name, "baseline", "", None, scores.shape[1], test, {}, chosen, seconds, scores)
