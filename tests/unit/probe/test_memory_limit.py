@@ -27,7 +27,7 @@ def test_sizes_are_parsed(text, expected):
     assert parse_bytes(text) == expected
 
 
-@pytest.mark.parametrize("text", ["lots", "", "1.2.3GB", "63MB"])
+@pytest.mark.parametrize("text", ["lots", "", "1.2.3GB", "63MB", "1e999"])
 def test_other_texts_and_small_sizes_are_rejected(text):
     with pytest.raises(JobError, match=f"--memory: '{text}'"):
         parse_bytes(text)

@@ -22,11 +22,8 @@ def parse_bytes(text: str) -> int:
     Raises:
         JobError: the text is no such size, or the size is below 64 MB.
     """
-    match = re.fullmatch(r"([0-9.]+(?:e[0-9]+)?)\s*([KMGT]?)i?B?", text.strip(), re.IGNORECASE)
-    try:
-        num_bytes = int(float(match[1]) * _UNITS[match[2].upper()]) if match else 0
-    except ValueError:
-        num_bytes = 0
+    match = re.fullmatch(r"((?:\d+\.?\d*|\.\d+)(?:e\d{1,2})?)\s*([KMGT]?)i?B?", text.strip(), re.IGNORECASE)
+    num_bytes = int(float(match[1]) * _UNITS[match[2].upper()]) if match else 0
     if num_bytes < _MIN_BYTES:
         msg = f"--memory: {text!r} is not allowed: expected a size such as 4GB, at least {_MIN_BYTES // 10**6} MB"
         raise JobError(msg)
