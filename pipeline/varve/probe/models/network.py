@@ -5,6 +5,8 @@ same seed on the same machine gives the same network.
 """
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -23,14 +25,30 @@ _MIX_RATE = 5e-3  # of the layers' weights, which are few numbers
 _MAX_EPOCHS = 100
 _PATIENCE = 6
 _SMALL_BATCH, _LARGE_BATCH, _MANY_ROWS = 128, 2048, 100_000
+# Multiplications per batch below which threads wait for each other longer than they compute.
+_ONE_THREAD = 4_000_000
 
 
 def fit_network(data: TrainingData, shape: Shape, seed: int) -> FittedHead:
     """The network with the weight decay and epoch that have the lowest loss on the validation rows."""
     batch_rows = _LARGE_BATCH if data.train.num_rows > _MANY_ROWS else _SMALL_BATCH
-    decays = _DECAYS if shape.hidden else _LINEAR_DECAYS
-    fits = [_train(data, shape, seed, decay, batch_rows) for decay in decays]
+    units = max(shape.hidden, default=shape.outputs)
+    with _threads_for(batch_rows * data.train.width * units):
+        decays = _DECAYS if shape.hidden else _LINEAR_DECAYS
+        fits = [_train(data, shape, seed, decay, batch_rows) for decay in decays]
     return min(fits, key=lambda fitted: fitted.validation_loss)
+
+
+@contextmanager
+def _threads_for(multiplications: int) -> Iterator[None]:
+    """One thread for small batches: on a busy machine several take ten times as long."""
+    threads = torch.get_num_threads()
+    if multiplications < _ONE_THREAD:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _train(data: TrainingData, shape: Shape, seed: int, decay: float, batch_rows: int) -> FittedHead:
