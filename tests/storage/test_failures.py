@@ -14,7 +14,7 @@ from varve.errors import RunError
 from varve.planning.saved_plan import prepare
 from varve.storage.object_store import Storage
 from varve.storage.retry import retries
-from varve.storage.stale_uploads import find_leftovers
+from varve.storage.stale_uploads import find_stale_uploads
 
 SOON_S = 15
 
@@ -154,7 +154,7 @@ def test_multipart_uploads_in_a_store_are_other_programs_and_left_alone(containe
     storage.create("data/whole", b"x" * (12 << 20))  # larger than what clients cut by themselves
     assert "Uploads" not in client.list_multipart_uploads(Bucket=bucket)
     client.create_multipart_upload(Bucket=bucket, Key="out/data/part")
-    assert list(find_leftovers(storage)) == []
+    assert list(find_stale_uploads(storage)) == []
 
 
 @pytest.fixture
@@ -166,7 +166,7 @@ def staged(tmp_path) -> Path:
 
 
 def test_staged_file_is_found_and_removed_once(staged):
-    (found,) = find_leftovers(Storage(str(staged.parents[1])))
+    (found,) = find_stale_uploads(Storage(str(staged.parents[1])))
     assert (found.name, found.size) == ("data/part#1", 4)
     found.remove()
     found.remove()  # somebody else was faster
@@ -174,8 +174,8 @@ def test_staged_file_is_found_and_removed_once(staged):
 
 
 def test_staged_file_that_cannot_be_removed_is_told_by_its_name(staged):
-    (found,) = find_leftovers(Storage(str(staged.parents[1])))
+    (found,) = find_stale_uploads(Storage(str(staged.parents[1])))
     staged.unlink()
     staged.mkdir()
-    with pytest.raises(RunError, match=r"part#1: can't be removed"):
+    with pytest.raises(RunError, match=r"part#1: cannot be removed"):
         found.remove()

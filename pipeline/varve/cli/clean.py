@@ -9,7 +9,7 @@ from varve.cli.command import open_output, print_json, run
 from varve.errors import JobError
 from varve.monitoring.progress_line import clock_time, data_size
 from varve.output import part_file
-from varve.storage.stale_uploads import Leftover, find_leftovers
+from varve.storage.stale_uploads import StaleUpload, find_stale_uploads
 
 _MAX_SHOWN = 20
 _DESCRIPTION = """List the staged files that interrupted uploads left in a local output, and delete them with --delete.
@@ -39,8 +39,8 @@ def _clean(arguments: argparse.Namespace) -> int:
         raise JobError(msg)
     storage = open_output(arguments.path)
     now = datetime.now(UTC)
-    found = list(find_leftovers(storage))
-    old = [leftover for leftover in found if now - leftover.begun_at >= timedelta(hours=arguments.older_than)]
+    found = list(find_stale_uploads(storage))
+    old = [leftover for leftover in found if now - leftover.modified_at >= timedelta(hours=arguments.older_than)]
     unknown = [f.name for f in storage.list(part_file.DATA_PREFIX) if part_file.parse_name(f.name) is None]
     if arguments.delete:
         for leftover in old:
@@ -61,14 +61,14 @@ def _clean(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _as_json(leftover: Leftover, now: datetime) -> dict[str, object]:
-    age_s = round((now - leftover.begun_at).total_seconds())
+def _as_json(leftover: StaleUpload, now: datetime) -> dict[str, object]:
+    age_s = round((now - leftover.modified_at).total_seconds())
     return {"name": leftover.name, "bytes": leftover.size, "age_s": age_s}
 
 
-def _print(old: list[Leftover], num_younger: int, unknown: list[str], now: datetime, *, deleted: bool) -> None:
+def _print(old: list[StaleUpload], num_younger: int, unknown: list[str], now: datetime, *, deleted: bool) -> None:
     for leftover in old[:_MAX_SHOWN]:
-        age = clock_time((now - leftover.begun_at).total_seconds())
+        age = clock_time((now - leftover.modified_at).total_seconds())
         sys.stdout.write(f"  staged file      {leftover.name}, {data_size(leftover.size)}, {age} old\n")
     if len(old) > _MAX_SHOWN:
         sys.stdout.write(f"  and {len(old) - _MAX_SHOWN:,} more\n")

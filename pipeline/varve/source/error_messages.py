@@ -7,9 +7,8 @@ endpoint that does not answer are exceptions of the client.
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from varve.errors import JobError, VarveError
+from varve.errors import JobError, VarveError, one_line
 
-_SHOWN_CHARACTERS = 300
 # Errors whose message needs no advice about addresses, credentials or the network.
 _SELF_EXPLAINING = (
     FileNotFoundError,
@@ -46,7 +45,7 @@ def as_job_errors(problem: str) -> Iterator[None]:
 
 def describe_error(error: BaseException) -> str:
     """An exception's class and its message; fsspec raises some without a message."""
-    message = " ".join(str(error).split())[:_SHOWN_CHARACTERS].rstrip(". ")
+    message = one_line(error).rstrip(". ")
     return type(error).__name__ if message in {"", "None"} else f"{type(error).__name__}: {message}"
 
 

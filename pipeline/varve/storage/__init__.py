@@ -1,1 +1,1 @@
-"""Object stores and file systems: the only folder that talks to them."""
+"""Object stores and file systems. Only this folder accesses them."""

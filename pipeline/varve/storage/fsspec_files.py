@@ -1,7 +1,4 @@
-"""The source's files, opened through fsspec as `datasets` does.
-
-Knows nothing of rows or formats.
-"""
+"""Files of a source, accessed through fsspec as `datasets` does."""
 
 import re
 from collections.abc import Mapping
@@ -14,14 +11,14 @@ from fsspec.utils import get_protocol, glob_translate
 
 
 def use_options(uri: str, options: Mapping[str, Any]) -> None:
-    """Have this process open files like this one with options of their file system (fsspec's own configuration)."""
+    """Set the options with which this process opens files of the URI's protocol, in fsspec's configuration."""
     protocol = get_protocol(uri)
     if options and conf.get(protocol) != options:
         conf[protocol] = {**conf.get(protocol, {}), **options}
 
 
 def open_file(uri: str) -> IO[bytes]:
-    """A file for reading."""
+    """A file for reading bytes."""
     filesystem, path = fsspec.core.url_to_fs(uri)
     return filesystem.open(path, "rb")
 
@@ -33,13 +30,13 @@ def read_file(uri: str) -> bytes:
 
 
 def file_size(uri: str) -> int | None:
-    """Bytes of a file, where its file system says."""
+    """Bytes of a file; None if its file system does not know."""
     filesystem, path = fsspec.core.url_to_fs(uri)
     return filesystem.info(path).get("size")
 
 
 def matches(pattern: str, path: str) -> bool:
-    """Whether a glob would find a path of this machine; that of a store, or a wrong one, finds none."""
+    """Whether a glob matches a local path. A glob of a store or an invalid one matches nothing."""
     if get_protocol(pattern) != "file":
         return False
     _, glob = fsspec.core.url_to_fs(pattern)
@@ -50,30 +47,30 @@ def matches(pattern: str, path: str) -> bool:
 
 
 def file_exists(uri: str) -> bool:
-    """Whether a file or folder is there."""
+    """Whether a file or folder exists."""
     filesystem, path = fsspec.core.url_to_fs(uri)
     return bool(filesystem.exists(path))
 
 
 def file_version(uri: str, *, fresh: bool = False) -> str:
-    """What changes when a file is replaced: its size with its entity tag, or with the time it was written.
+    """A text that changes when the file is replaced: its size, with its entity tag or modification time.
 
     Args:
         uri: the file.
-        fresh: ask the store again, whatever a listing said before.
+        fresh: bypass cached listings.
 
     Raises:
-        OSError: the file is gone or can't be asked about.
+        OSError: the file does not exist, or its file system does not answer.
     """
     filesystem, path = fsspec.core.url_to_fs(uri)
     if fresh:
-        filesystem.invalidate_cache(filesystem._parent(path))  # noqa: SLF001 (fsspec has no other name for it)
+        filesystem.invalidate_cache(filesystem._parent(path))  # noqa: SLF001 (fsspec has no public method)
     info: dict[str, Any] = filesystem.info(path)
     if info.get("type") == "directory":
         return "a folder"
-    told = [f"{info['size']} bytes"] if info.get("size") is not None else []
+    version = [f"{info['size']} bytes"] if info.get("size") is not None else []
     for key in ("ETag", "etag", "md5Hash", "content_md5", "mtime", "last_modified", "LastModified", "updated"):
         if info.get(key):
-            told.append(f"{key.lower()} {str(info[key]).strip(chr(34))}")
+            version.append(f"{key.lower()} {str(info[key]).strip(chr(34))}")
             break
-    return ", ".join(told)
+    return ", ".join(version)

@@ -1,8 +1,7 @@
-"""What broken uploads leave behind: staged files of a local folder.
+"""Staged files that interrupted uploads leave in a local folder.
 
-None of it was ever visible as an object, so removing it takes nothing away. The output's own client does not see it:
-files are looked for on the disk. In a store a part goes up in one request, which leaves nothing: multipart uploads
-there are other programs'.
+They were never visible as objects, so removing them is safe. The client does not list them, so they are searched on the
+disk. In a store a part is uploaded in one request and leaves nothing; multipart uploads there belong to other programs.
 """
 
 import re
@@ -14,21 +13,21 @@ from pathlib import Path
 from varve.errors import RunError
 from varve.storage.object_store import Storage
 
-# Local stores write to NAME#N and link it to NAME once it is whole.
+# A local store writes to NAME#N and links it to NAME when it is complete.
 _STAGED = re.compile(r".*#\d+")
 
 
 @dataclass(frozen=True, slots=True)
-class Leftover:
-    """A staged file that no run will ever finish."""
+class StaleUpload:
+    """A staged file."""
 
     path: Path
-    name: str  # below the output
+    name: str  # relative to the output
     size: int  # bytes
-    begun_at: datetime
+    modified_at: datetime
 
     def remove(self) -> None:
-        """Remove it, if it is still there.
+        """Remove the file if it still exists.
 
         Raises:
             RunError: the file system refused.
@@ -36,15 +35,15 @@ class Leftover:
         try:
             self.path.unlink(missing_ok=True)
         except OSError as e:
-            msg = f"{self.path}: can't be removed: {e.strerror}. Remove it as its owner, or make its folder writable"
+            msg = f"{self.path}: cannot be removed: {e.strerror}. Remove it as its owner, or make its folder writable"
             raise RunError(msg) from e
 
 
-def find_leftovers(storage: Storage) -> Iterator[Leftover]:
-    """What broken uploads have left below an output."""
+def find_stale_uploads(storage: Storage) -> Iterator[StaleUpload]:
+    """The staged files below a local output; none for a store."""
     folder = Path(storage.uri)
     for path in sorted(folder.rglob("*#*")) if storage.is_local else ():
         if path.is_file() and _STAGED.fullmatch(path.name):
             status = path.stat()
-            begun_at = datetime.fromtimestamp(status.st_mtime, UTC)
-            yield Leftover(path, str(path.relative_to(folder)), status.st_size, begun_at)
+            modified_at = datetime.fromtimestamp(status.st_mtime, UTC)
+            yield StaleUpload(path, str(path.relative_to(folder)), status.st_size, modified_at)
