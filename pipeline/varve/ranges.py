@@ -90,14 +90,14 @@ def gaps(ranges: Sequence[Range], num_rows: int | None) -> list[str]:
     Returns:
         One line per gap, overlap or wrong end; an empty list proves the coverage.
     """
-    found: list[str] = []
+    problems: list[str] = []
     reached = 0
     for part in sorted(ranges):
         if part.start > reached:
-            found.append(f"rows [{reached}, {part.start}) are in no part")
+            problems.append(f"rows [{reached}, {part.start}) are in no part")
         elif part.start < reached:
-            found.append(f"rows [{part.start}, {min(reached, part.stop)}) are in two parts")
+            problems.append(f"rows [{part.start}, {min(reached, part.stop)}) are in two parts")
         reached = max(reached, part.stop)
     if num_rows is not None and reached != num_rows:
-        found.append(f"the parts end at row {reached}, the source at row {num_rows}")
-    return found
+        problems.append(f"the parts end at row {reached}, the source at row {num_rows}")
+    return problems

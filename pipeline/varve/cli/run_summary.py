@@ -33,7 +33,8 @@ def summary(manifest: Manifest) -> str:
 def _rows(manifest: Manifest) -> str:
     numbers = {"with an error": manifest.num_errors, "truncated": manifest.num_truncated}
     numbers |= {event: manifest.counts.get(name, 0) for name, event in _EVENTS.items()}
-    return ", ".join([f"{manifest.num_rows:,}", *(f"{n:,} {what}" for what, n in numbers.items() if n)])
+    details = ", ".join(f"{count:,} {what}" for what, count in numbers.items() if count)
+    return f"{manifest.num_rows:,}{f' ({details})' if details else ''}"
 
 
 def _output(manifest: Manifest) -> str:
@@ -51,7 +52,7 @@ def _time(seconds: Mapping[str, float]) -> str:
         return total
     first_s = seconds["ray"] + seconds["imports"] + seconds["plan"] + seconds["first_block"]
     return (
-        f"{total}, first rows encoded after {first_s:.0f} s (Ray {seconds['ray']:.1f} s, imports "
+        f"{total} ({first_s:.0f} s until the first rows: Ray {seconds['ray']:.1f} s, imports "
         f"{seconds['imports']:.1f} s, plan {seconds['plan']:.1f} s, replica {seconds['first_replica']:.1f} s)"
     )
 
