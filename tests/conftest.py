@@ -1,4 +1,4 @@
-"""Real parts for the tests: the real MiniLM, tiny random models of every family, and their own plain reference."""
+"""Fixtures of all tests: the real MiniLM, tiny random models of every family, a reference model, object stores."""
 
 import os
 
@@ -7,7 +7,7 @@ os.environ.update(
     RAY_USAGE_STATS_ENABLED="0",
     RAY_BACKEND_LOG_LEVEL="fatal",
     AWS_EC2_METADATA_DISABLED="true",
-    # A worker that is idle for a second is ended else, and the next test's run waits for the imports of a new one.
+    # Otherwise Ray ends a worker after one idle second, and the next test waits for the imports of a new one.
     RAY_num_workers_soft_limit="8",
     RAY_idle_worker_killing_time_threshold_ms="60000",
 )
@@ -37,6 +37,15 @@ from varve.cli.corpus import model_folder
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
 
+# Tests outside tests/unit run whole jobs or servers; on a busy machine one of them takes minutes.
+SLOW_TIMEOUT_S = 600
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "unit" not in item.path.parts and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(SLOW_TIMEOUT_S))
+
 
 @pytest.fixture(scope="session")
 def minilm() -> str:
@@ -45,12 +54,12 @@ def minilm() -> str:
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory, minilm):
-    """A folder with a tiny random model of an architecture, and the BERT uncased tokenizer."""
-    made: dict[tuple, str] = {}
+    """(architecture, changes of its configuration) → folder of a tiny random model with the tokenizer of MiniLM."""
+    folders: dict[tuple, str] = {}
 
     def make(name: str, *, labels: int = 0, **changes) -> str:
         key = (name, labels, *sorted(changes.items()))
-        if key not in made:
+        if key not in folders:
             folder = tmp_path_factory.mktemp(name)
             torch.manual_seed(0)
             config = AutoConfig.for_model(name, **{**(ARCHITECTURES | RELATED)[name], **changes})
@@ -59,35 +68,35 @@ def tiny(tmp_path_factory, minilm):
                 model = AutoModelForSequenceClassification.from_config(config)
             else:
                 model = AutoModel.from_config(config)
-            for parameter in model.parameters():  # biases and norms too, so that none hides behind a zero
+            for parameter in model.parameters():  # including biases and norms, which start at 0 and 1
                 parameter.data.add_(torch.randn_like(parameter) * 0.05)
             model.save_pretrained(folder)
             AutoTokenizer.from_pretrained(minilm).save_pretrained(folder)
-            made[key] = str(folder)
-        return made[key]
+            folders[key] = str(folder)
+        return folders[key]
 
     return make
 
 
 @pytest.fixture(scope="session")
 def killer(tiny):
-    """The section `model` of a job, whose checkpoint kills its process at one text."""
+    """The `model` section of a job whose checkpoint kills its process at one text."""
     folder = tiny("bert", intermediate_size=48)
     make_killer(folder)
     return {"name": folder, "max_tokens": 64, "trust_remote_code": True}
 
 
 class Plain:
-    """The reference: plain transformers, eager, fp32, one text at a time."""
+    """The reference: transformers with eager attention in float32, one text at a time."""
 
     def __init__(self, folder: str, auto=AutoModel) -> None:
         self.model = auto.from_pretrained(folder, attn_implementation="eager", dtype=torch.float32).eval()
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
 
     @torch.inference_mode()
-    def __call__(self, *texts: str, max_tokens: int = 128, **wanted):
+    def __call__(self, *texts: str, max_tokens: int = 128, **options):
         inputs = self.tokenizer(*texts, truncation=True, max_length=max_tokens, return_tensors="pt")
-        return self.model(**inputs, output_hidden_states=True, **wanted)
+        return self.model(**inputs, output_hidden_states=True, **options)
 
 
 @pytest.fixture(scope="session")
@@ -102,7 +111,7 @@ def plain():
 
 @pytest.fixture(scope="session")
 def servers(tmp_path_factory):
-    """Endpoints of object stores, each started when it is first asked for."""
+    """(name) → endpoint of an object store, started by its first use."""
     with ExitStack() as running:
         endpoints: dict[str, str] = {}
 
@@ -119,13 +128,13 @@ def servers(tmp_path_factory):
 
 @pytest.fixture
 def container(servers, monkeypatch):
-    """(name of a server) → address of an empty bucket, with its credentials in the environment alone."""
+    """(name of a server) → address of an empty bucket; its credentials are in the environment only."""
     return partial(empty_container, servers, monkeypatch)
 
 
 @pytest.fixture(scope="session")
 def spoiled(servers, tmp_path_factory):
-    """(name of an S3 server) → the control of a proxy before it."""
+    """(name of an S3 server) → the control of a proxy in front of it, without faults."""
     with ExitStack() as running:
         controls: dict[str, Control] = {}
 
@@ -140,15 +149,20 @@ def spoiled(servers, tmp_path_factory):
 
 @pytest.fixture
 def read_only(servers):
-    """(address of a bucket) → a context in which nobody may write to it."""
+    """(address of a bucket) → a context in which all writes to it are denied."""
     import boto3
 
     @contextmanager
     def deny(address: str):
         bucket = address.removeprefix("s3://")
         client = boto3.client("s3", endpoint_url=servers("radosgw"))
-        everything = {"Effect": "Deny", "Principal": "*", "Resource": [f"arn:aws:s3:::{bucket}/*"]}
-        policy = {"Version": "2012-10-17", "Statement": [{**everything, "Action": ["s3:PutObject"]}]}
+        statement = {
+            "Effect": "Deny",
+            "Principal": "*",
+            "Action": ["s3:PutObject"],
+            "Resource": [f"arn:aws:s3:::{bucket}/*"],
+        }
+        policy = {"Version": "2012-10-17", "Statement": [statement]}
         client.put_bucket_policy(Bucket=bucket, Policy=json.dumps(policy))
         yield
         client.delete_bucket_policy(Bucket=bucket)

@@ -1,4 +1,4 @@
-"""Real texts that are at hand: docstrings of installed packages, whose files are read as data."""
+"""Real texts without a download: docstrings of installed packages, whose files are read as data."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -9,11 +9,11 @@ MAX_CHARACTERS = 400
 
 
 def docstrings(package: str, count: int) -> list[str]:
-    """The first docstrings of a package outside its tests, each once, in the order of its files."""
-    found: dict[str, None] = {}
+    """The first `count` distinct docstrings of a package without its tests, in the order of its files."""
+    texts: dict[str, None] = {}
     for path in sorted(Path(str(find_spec(package).origin)).parent.rglob("*.py")):
         if "tests" not in path.parts:
-            found |= {text[:MAX_CHARACTERS]: None for _, text in docstrings_of(path, package)}
-        if len(found) >= count:
+            texts |= {text[:MAX_CHARACTERS]: None for _, text in docstrings_of(path, package)}
+        if len(texts) >= count:
             break
-    return list(found)[:count]
+    return list(texts)[:count]

@@ -1,6 +1,6 @@
-"""How long a test waits for what another process does, before it calls it a failure.
+"""How long tests wait for other processes.
 
-No measure of speed: long enough for a machine that does much else, so that only what would never come is told.
+The limits are generous, so that a slow or busy machine fails no test; they only end a test that would hang.
 """
 
 import subprocess
@@ -8,23 +8,30 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-PATIENCE_S = 600
+PATIENCE_S = 120  # for one event
+RUN_S = 400  # for a whole command in its own process
 
 
 def wait_until(
     ready: Callable[[], object], what: str, log: Path | None = None, alive: subprocess.Popen | None = None
 ) -> None:
-    """Poll until something is so; `alive` is the process that brings it about, `log` what it writes.
+    """Poll until a condition holds.
+
+    Args:
+        ready: the condition.
+        what: its description, for the error.
+        log: file whose end is shown in the error.
+        alive: the process that brings it about.
 
     Raises:
-        TimeoutError: it was not in time.
-        AssertionError: the process ended before.
+        TimeoutError: the condition does not hold within PATIENCE_S.
+        AssertionError: the process ended first.
     """
     deadline = time.monotonic() + PATIENCE_S
     while not ready():
         assert alive is None or alive.poll() is None, (what, alive.communicate())
         if time.monotonic() > deadline:
-            told = log.read_text(errors="replace")[-2000:] if log else ""
-            msg = f"{what}: not within {PATIENCE_S} s\n{told}"
+            shown = log.read_text(errors="replace")[-2000:] if log else ""
+            msg = f"{what}: not within {PATIENCE_S} s\n{shown}"
             raise TimeoutError(msg)
         time.sleep(0.1)

@@ -1,6 +1,6 @@
-"""Several hosts on one machine: network namespaces on a switch, each with its own address and a node of Ray's.
+"""Several hosts on one machine: network namespaces on a switch, each with its own address and Ray node.
 
-Where namespaces can't be made (no root, no `ip`) the hosts share one address, and to cut one off is to kill it.
+Without namespaces (no root, no `ip`) the hosts share one address, and cutting one off kills its node.
 """
 
 import itertools
@@ -28,19 +28,19 @@ def _ip(*arguments: str) -> None:
 
 
 def namespaces_missing() -> str | None:
-    """Why there can be no namespaces here; None if there can."""
+    """Why this machine cannot create network namespaces; None if it can."""
     if shutil.which("ip") is None:
         return "no `ip` command"
-    name = f"try{os.getpid()}"
-    tried = subprocess.run(["ip", "netns", "add", name], check=False, capture_output=True, text=True)
-    if tried.returncode == 0:
+    name = f"check{os.getpid()}"
+    created = subprocess.run(["ip", "netns", "add", name], check=False, capture_output=True, text=True)
+    if created.returncode == 0:
         _ip("netns", "delete", name)
         return None
-    return tried.stderr.strip() or "ip netns add failed"
+    return created.stderr.strip() or "ip netns add failed"
 
 
 class Hosts:
-    """A head and workers; each has one CPU."""
+    """A head and workers, each with one CPU."""
 
     def __init__(self, folder: Path, *, separate: bool) -> None:
         self.separate = separate
@@ -56,7 +56,7 @@ class Hosts:
             "RAY_BACKEND_LOG_LEVEL": "fatal",
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": TOKEN,
-            # A host that is cut off counts as dead after 20 s, not after a minute.
+            # Ray counts a host that is cut off as dead after 20 s instead of a minute.
             "RAY_health_check_initial_delay_ms": "1000",
             "RAY_health_check_period_ms": "2000",
             "RAY_health_check_timeout_ms": "3000",
@@ -75,11 +75,11 @@ class Hosts:
         return f"{_NET}.{host + 1}" if self.separate else "127.0.0.1"
 
     def on(self, host: int, command: list[str]) -> list[str]:
-        """The command as it is run on a host."""
+        """The command line that runs a command on a host."""
         return ["ip", "netns", "exec", f"{self._prefix}h{host}", *command] if self.separate else command
 
     def plug_in(self, count: int) -> None:
-        """The switch, and a cable from each host to it."""
+        """Create the switch, and connect each host to it."""
         (self._folder / "ray").mkdir()
         if not self.separate:
             return
@@ -103,7 +103,7 @@ class Hosts:
                 subprocess.run(["ip", "netns", "delete", name], check=False, capture_output=True)
 
     def boot(self, host: int) -> None:
-        """Start the node of a host."""
+        """Start the Ray node of a host."""
         command = [str(Path(sys.executable).with_name("ray")), "start", "--block", "--num-cpus=1"]
         client, agent = free_ports(2)
         command += ["--disable-usage-stats", f"--node-ip-address={self._address(host)}"]
@@ -117,16 +117,17 @@ class Hosts:
         log = self._folder / f"host{host}.log"
         self._nodes[host] = start(self.on(host, self._with_disk(command)), log, env=self.environment)
         if host == 0:
-            ask = [sys.executable, "-c", f"import tests.servers.processes as p; assert p.answers('{self.address}/api')"]
+            check = f"import tests.servers.processes as p; assert p.answers('{self.address}/api')"
+            check_on_host = self.on(0, [sys.executable, "-c", check])
             ready = (
-                (lambda: subprocess.run(self.on(0, ask), check=False, capture_output=True).returncode == 0)
+                (lambda: subprocess.run(check_on_host, check=False, capture_output=True).returncode == 0)
                 if self.separate
                 else (lambda: answers(f"{self.address}/api/version"))
             )
             wait_until(ready, "Ray's head", log)
 
     def _with_disk(self, command: list[str]) -> list[str]:
-        """A host has files of its own: Ray's agents replace what lies in a folder that they share."""
+        """Give the host its own disk: Ray's agents would replace each other's files in a shared folder."""
         if not self.separate:
             return command
         disk = self._folder / "ray"
@@ -134,14 +135,14 @@ class Hosts:
         return ["sh", "-c", mount]
 
     def cut_off(self, host: int) -> None:
-        """Pull the cable: nothing of the host is heard any more, and it hears nothing."""
+        """Unplug the host: no packet leaves or reaches it."""
         if self.separate:
             _ip("-n", f"{self._prefix}s", "link", "set", f"port{host}", "down")
         else:
             self._nodes[host].send_signal(signal.SIGKILL)
 
     def bring_back(self, host: int) -> None:
-        """Plug the host in again after it was started anew."""
+        """Plug the host in again and restart its Ray node."""
         end([self._nodes.pop(host)])
         if self.separate:
             _ip("-n", f"{self._prefix}s", "link", "set", f"port{host}", "up")
@@ -153,14 +154,14 @@ class Hosts:
 
 @contextmanager
 def hosts(count: int) -> Iterator[Hosts]:
-    """A cluster of hosts, the first of them its head."""
+    """A cluster of hosts; the first one is the head."""
     with ray_folder() as folder:
-        made = Hosts(Path(folder), separate=namespaces_missing() is None)
+        cluster = Hosts(Path(folder), separate=namespaces_missing() is None)
         try:
-            made.plug_in(count)
+            cluster.plug_in(count)
             for host in range(count):
-                made.boot(host)
-            yield made
+                cluster.boot(host)
+            yield cluster
         finally:
-            made.shut_down()
-            made.unplug(count)
+            cluster.shut_down()
+            cluster.unplug(count)

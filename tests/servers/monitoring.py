@@ -1,4 +1,4 @@
-"""A Prometheus, and a Ray head for it to look at, on free ports of the loopback interface."""
+"""A Prometheus, and a Ray head that it scrapes, on free ports of the loopback interface."""
 
 import json
 import os
@@ -24,7 +24,7 @@ _UNPACKED = Path(__file__).parent / "unpacked/usr/bin"
 
 
 def tool(name: str) -> str | None:
-    """Path of prometheus or promtool; None where `make servers` has not been run or could not."""
+    """Path of prometheus or promtool; None if `make servers` has not installed it."""
     return shutil.which(name) or shutil.which(name, path=_UNPACKED)
 
 
@@ -35,27 +35,27 @@ class Prometheus:
     endpoint: str
 
     def ask(self, path: str, **parameters: object) -> dict | list:
-        """What its API answers.
+        """The answer of its API.
 
         Raises:
-            HTTPError: it refuses, for instance a query that it does not understand.
+            HTTPError: the request is rejected, for instance an invalid query.
         """
         with urllib.request.urlopen(f"{self.endpoint}/api/v1/{path}?{urllib.parse.urlencode(parameters)}") as answer:
             return json.load(answer)["data"]
 
     def value(self, query: str) -> float | None:
-        """What a query of one number gives now; None without data."""
-        found = self.ask("query", query=query)["result"]
-        return float(found[0]["value"][1]) if found else None
+        """The present value of a query for one number; None without data."""
+        series = self.ask("query", query=query)["result"]
+        return float(series[0]["value"][1]) if series else None
 
     def over(self, query: str, since: float, until: float, step_s: float = 1) -> list[dict]:
-        """The series of a query over a time."""
+        """The series of a query over a time range."""
         return self.ask("query_range", query=query, start=since, end=until, step=step_s)["result"]
 
 
 @contextmanager
 def prometheus(folder: Path, targets: Path) -> Iterator[Prometheus]:
-    """The configuration of infra/monitoring, faster, over the targets that Ray writes to a file."""
+    """A server with the configuration of infra/monitoring, but an interval of 1 s, and the targets of Ray's file."""
     config = yaml.safe_load((MONITORING / "prometheus.yml").read_text())
     config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
     config["rule_files"] = [str(MONITORING / name) for name in config["rule_files"]]
@@ -79,18 +79,18 @@ def prometheus(folder: Path, targets: Path) -> Iterator[Prometheus]:
 
 @dataclass(frozen=True)
 class RayHead:
-    """A running Ray."""
+    """A running Ray head."""
 
-    environment: dict[str, str]  # with which a driver joins it
-    targets: Path  # the file that names what to scrape
+    environment: dict[str, str]  # of a driver that joins it
+    targets: Path  # the file that lists what to scrape
     pid: int
 
     def workers(self, title: str) -> list[int]:
-        """Its processes whose titles hold a word."""
-        found = subprocess.run(
+        """Ids of its worker processes whose titles contain a word."""
+        lines = subprocess.run(
             ["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True
         ).stdout.splitlines()
-        rows = [line.split(maxsplit=2) for line in found]
+        rows = [line.split(maxsplit=2) for line in lines]
         parents = {int(row[0]): int(row[1]) for row in rows}
 
         def is_ours(pid: int) -> bool:
@@ -103,16 +103,16 @@ class RayHead:
 
 @contextmanager
 def ray_head(cpus: int) -> Iterator[RayHead]:
-    """A head as an operator starts it, whose metrics are a second old at the most."""
-    folder = Path(tempfile.mkdtemp(prefix="ray-"))  # a socket's path must be short
+    """A head as an operator starts it, which reports metrics every second."""
+    folder = Path(tempfile.mkdtemp(prefix="ray-"))  # the path of a socket must be short
     (port, dashboard), log = free_ports(2), folder / "head.log"
     command = [
         sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block",
         f"--port={port}", f"--num-cpus={cpus}", f"--temp-dir={folder}", f"--dashboard-port={dashboard}",
     ]  # fmt: skip
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": uuid.uuid4().hex}
-    quick = {"RAY_metrics_report_interval_ms": "1000", "RAY_USAGE_STATS_ENABLED": "0"}
-    process = start(command, log, env={**os.environ, **token, **quick})
+    fast_metrics = {"RAY_metrics_report_interval_ms": "1000", "RAY_USAGE_STATS_ENABLED": "0"}
+    process = start(command, log, env={**os.environ, **token, **fast_metrics})
     targets = folder / "session_latest/prom_metrics_service_discovery.json"
     try:
         wait_until(targets.exists, "Ray", log)

@@ -1,4 +1,4 @@
-"""Servers as processes on free ports of the loopback interface, that end with whoever started them."""
+"""Starts servers on free ports of the loopback interface; they end with the process that started them."""
 
 import ctypes
 import os
@@ -23,16 +23,16 @@ def free_port() -> int:
 
 
 def free_ports(count: int) -> list[int]:
-    """Different ones: all are held until the last is found, or the system might give one twice."""
-    with ExitStack() as held:
-        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
+    """Different free ports: all are bound before the first is released, or the system might return one twice."""
+    with ExitStack() as bound:
+        sockets = [bound.enter_context(socket.socket()) for _ in range(count)]
         for free in sockets:
             free.bind(("127.0.0.1", 0))
         return [free.getsockname()[1] for free in sockets]
 
 
 def start(command: Sequence[str], log: Path, **more) -> subprocess.Popen:
-    """A process that is killed when its parent dies, even by SIGKILL."""
+    """Start a process that is killed when its parent dies, even by SIGKILL."""
     libc = ctypes.CDLL(None)
 
     def die_with_parent() -> None:
@@ -55,7 +55,10 @@ def end(processes: Sequence[subprocess.Popen]) -> None:
 
 @contextmanager
 def ray_folder() -> Iterator[str]:
-    """A folder for a Ray's sockets, hence its short name; its last processes write there a moment after its end."""
+    """A folder for Ray's sockets, with a short name.
+
+    Ray's processes write to it for a moment after their end, so its removal is retried.
+    """
     folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
 
     def removed() -> bool:
@@ -69,7 +72,7 @@ def ray_folder() -> Iterator[str]:
 
 
 def descendants() -> dict[int, bytes]:
-    """Id → command line of each process that this one has started, or a process that it has started."""
+    """Id → command line of this process and of all processes below it."""
     parents, titles = {}, {}
     for process in Path("/proc").glob("[0-9]*"):
         try:
@@ -87,7 +90,7 @@ def descendants() -> dict[int, bytes]:
 
 
 def answers(url: str) -> bool:
-    """Whether anything speaks HTTP there."""
+    """Whether a server answers HTTP at the URL."""
     try:
         urllib.request.urlopen(url, timeout=2).close()
     except urllib.error.HTTPError:

@@ -1,11 +1,11 @@
-"""A proxy that spoils what passes: 503, broken connections before and after the effect, delays, cut bodies.
+"""A proxy that injects faults: 503, connections broken before or after the effect, delays, truncated bodies.
 
 python -m tests.servers.proxy PORT UPSTREAM_PORT
 
-The Host header is kept, so signatures stay right, and Google's words for create-if-absent become those of S3.
-POST /__faults?slow_down=.3&seed=7 sets the share of requests that each fault takes (those not named are set to 0) and
-clears the counts; GET /__counts tells what happened; POST /__cut breaks every connection that is open, and the one of
-the next request.
+The Host header is kept, so signatures stay valid. Google's header for create-if-absent becomes that of S3.
+POST /__faults?slow_down=.3&seed=7 sets the share of requests that each fault affects (other faults are set to 0) and
+clears the counts. GET /__counts returns how often each fault and method occurred. POST /__cut breaks all open
+connections and that of the next request.
 """
 
 import asyncio
@@ -36,16 +36,16 @@ _SLOW_DOWN = (
 
 @dataclass(frozen=True)
 class Faults:
-    """Shares of the requests that a fault takes."""
+    """Share of the requests that each fault affects."""
 
-    slow_down: float = 0.0  # 503, nothing done
-    reset: float = 0.0  # the connection breaks before anything was done
-    lost: float = 0.0  # it was done, then the connection breaks
-    truncate: float = 0.0  # half of the body, then the connection breaks
+    slow_down: float = 0.0  # 503, without an effect
+    reset: float = 0.0  # the connection breaks before the effect
+    lost: float = 0.0  # the connection breaks after the effect
+    truncate: float = 0.0  # the connection breaks after half of the body
     latency_s: float = 0.0
-    unconditional: float = 0.0  # create-if-absent is not passed on
-    methods: str = ""  # only these, with commas; all where empty
-    match: str = ""  # only paths that hold this
+    unconditional: float = 0.0  # the condition of create-if-absent is dropped
+    methods: str = ""  # affected methods, separated by commas; empty: all
+    match: str = ""  # affected paths contain this text
     seed: int = 0
 
 
@@ -66,20 +66,20 @@ class Proxy:
         self.counts.clear()
         return web.json_response(vars(self.faults))
 
-    async def tell(self, _request: web.Request) -> web.Response:
+    async def get_counts(self, _request: web.Request) -> web.Response:
         return web.json_response(dict(self.counts))
 
     async def cut(self, _request: web.Request) -> web.Response:
-        cut = list(self.open.values())
-        for request in cut:
+        requests = list(self.open.values())
+        for request in requests:
             _reset(request)
         self.cut_next = True
-        return web.json_response({"cut": len(cut)})
+        return web.json_response({"cut": len(requests)})
 
-    def _strikes(self, fault: str, faults: Faults) -> bool:
-        struck = self.draw.random() < getattr(faults, fault)
-        self.counts[fault] += struck
-        return struck
+    def _draw_fault(self, fault: str, faults: Faults) -> bool:
+        occurs = self.draw.random() < getattr(faults, fault)
+        self.counts[fault] += occurs
+        return occurs
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         self.open[id(request)] = request
@@ -97,16 +97,16 @@ class Proxy:
         if (faults.methods and request.method not in faults.methods.split(",")) or faults.match not in request.path_qs:
             faults = Faults()
         body = await request.read()
-        if self._strikes("slow_down", faults):
+        if self._draw_fault("slow_down", faults):
             return web.Response(status=503, content_type="application/xml", text=_SLOW_DOWN)
-        if self._strikes("reset", faults):
+        if self._draw_fault("reset", faults):
             return _reset(request)
         headers = [(k, v) for k, v in request.headers.items() if k.lower() not in _HOP - {"date", "content-type"}]
         headers = [_ABSENT.get(k.lower(), (k, v)) for k, v in headers]
-        if self._strikes("unconditional", faults):
+        if self._draw_fault("unconditional", faults):
             headers = [(k, v) for k, v in headers if k.lower() != "if-none-match"]
         cut, self.cut_next = self.cut_next, False
-        lost, truncated = self._strikes("lost", faults), self._strikes("truncate", faults)
+        lost, truncated = self._draw_fault("lost", faults), self._draw_fault("truncate", faults)
         assert self.session
         async with self.session.request(
             request.method,
@@ -133,10 +133,10 @@ class Proxy:
 
 
 async def _half(request: web.Request, response: web.Response, content: bytes) -> web.StreamResponse:
-    cut = web.StreamResponse(status=response.status, headers=response.headers)
-    cut.headers["Content-Length"] = str(len(content))
-    await cut.prepare(request)
-    await cut.write(content[: len(content) // 2])
+    truncated = web.StreamResponse(status=response.status, headers=response.headers)
+    truncated.headers["Content-Length"] = str(len(content))
+    await truncated.prepare(request)
+    await truncated.write(content[: len(content) // 2])
     return _reset(request)
 
 
@@ -156,29 +156,29 @@ async def _make(upstream: int) -> web.Application:
         auto_decompress=False, connector=TCPConnector(limit=64), timeout=ClientTimeout(total=300)
     )
     app.router.add_post("/__faults", proxy.set_faults)
-    app.router.add_get("/__counts", proxy.tell)
+    app.router.add_get("/__counts", proxy.get_counts)
     app.router.add_post("/__cut", proxy.cut)
     app.router.add_route("*", "/{path:.*}", proxy.handle)
     return app
 
 
 class Control:
-    """Sets the faults of a running proxy, and reads what it did."""
+    """Sets the faults of a running proxy and reads its counts."""
 
     def __init__(self, endpoint: str) -> None:
         self.endpoint = endpoint
 
     def faults(self, **shares: float | str) -> None:
         query = "&".join(f"{key}={value}" for key, value in shares.items())
-        self._ask(f"/__faults?{query}", "POST")
+        self._request(f"/__faults?{query}", "POST")
 
     def counts(self) -> Counter:
-        return Counter(self._ask("/__counts", "GET"))
+        return Counter(self._request("/__counts", "GET"))
 
     def cut(self) -> int:
-        return self._ask("/__cut", "POST")["cut"]
+        return self._request("/__cut", "POST")["cut"]
 
-    def _ask(self, path: str, method: str) -> dict:
+    def _request(self, path: str, method: str) -> dict:
         request = urllib.request.Request(self.endpoint + path, method=method)
         with urllib.request.urlopen(request, timeout=10) as answer:
             return json.load(answer)
@@ -186,7 +186,7 @@ class Control:
 
 @contextmanager
 def proxy(upstream: str, folder: Path, port: int | None = None) -> Iterator[Control]:
-    """A proxy before a server; yields its control, whose `endpoint` clients take for the server's."""
+    """A proxy in front of a server; yields its control, whose `endpoint` clients use instead of the server's."""
     port, log = port or free_port(), folder / "proxy.log"
     command = [sys.executable, "-m", "tests.servers.proxy", str(port), upstream.rpartition(":")[2]]
     process = start(command, log)

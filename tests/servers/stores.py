@@ -1,9 +1,7 @@
-"""Object stores: Ceph's S3 gateway (real credentials and conditional writes), Azurite, and moto, the fast imitation.
+"""Object stores: Ceph's S3 gateway (real credentials and conditional writes), Azurite, and moto, a fast emulator.
 
-Google's client speaks to moto too: its XML API is that of S3 but for the words of a condition, which a proxy
-translates.
-
-Each yields the environment with which a client finds it, so that no test knows where a server is.
+Google's client is tested against moto too: its XML API is that of S3 except for the header of a condition, which a
+proxy translates. Clients find a server by the environment variables that `*_environment` returns.
 """
 
 import base64
@@ -29,7 +27,7 @@ from tests.waiting import wait_until
 
 ACCESS_KEY, SECRET_KEY = "AKTEST", "SKTEST-not-to-be-seen"
 AZURE_ACCOUNT = "devstoreaccount1"
-# Azurite's own well-known key, the same on every machine.
+# Azurite's public default key.
 AZURE_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 AZURITE = Path(__file__).parent / "node_modules/.bin/azurite-blob"
 
@@ -116,7 +114,7 @@ def gcs_environment(endpoint: str) -> dict[str, str]:
 
 
 def make_container(endpoint: str, name: str) -> None:
-    """By a signed request of our own: the client that does it weighs more than the test."""
+    """Create a container by a signed request; Azure's client would be a large dependency for one call."""
     now = formatdate(usegmt=True)
     headers = f"x-ms-date:{now}\nx-ms-version:2021-12-02"
     resource = f"/{AZURE_ACCOUNT}/{AZURE_ACCOUNT}/{name}\nrestype:container"
@@ -133,26 +131,33 @@ def make_container(endpoint: str, name: str) -> None:
 def empty_container(
     servers: Callable[[str], str], environment: pytest.MonkeyPatch, name: str, endpoint: str | None = None
 ) -> str:
-    """The address of a new bucket on a server, with its credentials in the environment alone."""
-    found = servers(name)
+    """Create a bucket and return its address; its credentials are in the environment only.
+
+    Args:
+        servers: name → endpoint of a server.
+        environment: takes the variables for clients.
+        name: of the server.
+        endpoint: that clients use, for instance of a proxy; None for the server's.
+    """
+    server_endpoint = servers(name)
     bucket = f"bucket-{time.monotonic_ns()}"
     kinds = {"azurite": (azure_environment, "az", make_container), "gcs": (gcs_environment, "gs", make_bucket)}
     variables, scheme, make = kinds.get(name, (s3_environment, "s3", make_bucket))
-    for variable, value in variables(endpoint or found).items():
+    for variable, value in variables(endpoint or server_endpoint).items():
         environment.setenv(variable, value)
-    make(found, bucket)
+    make(server_endpoint, bucket)
     return f"{scheme}://{bucket}"
 
 
 def missing_server(name: str) -> str | None:
-    """Why a server can't be started here; None if it can."""
-    there = {"radosgw": shutil.which("radosgw"), "azurite": AZURITE.exists()}[name]
-    return None if there else f"{name} is not installed here: run `make servers` (Debian packages, npm)"
+    """Why a server cannot be started on this machine; None if it can."""
+    is_installed = {"radosgw": shutil.which("radosgw"), "azurite": AZURITE.exists()}[name]
+    return None if is_installed else f"{name} is not installed: run `make servers` (Debian packages, npm)"
 
 
 @contextmanager
 def radosgw(folder: Path) -> Iterator[str]:
-    """Ceph in one process of each kind, its data in memory; yields the gateway's endpoint."""
+    """Ceph with one process of each kind and its data in memory; yields the gateway's endpoint."""
     for name in ("mon", "osd", "out"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     conf, log = folder / "ceph.conf", folder / "out/start.log"
@@ -162,8 +167,8 @@ def radosgw(folder: Path) -> Iterator[str]:
 
     def call(*command: str, timeout: float = 60) -> str:
         done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
-        with log.open("a") as told:
-            told.write(f"{command} {done.returncode}\n{done.stderr}\n")
+        with log.open("a") as log_file:
+            log_file.write(f"{command} {done.returncode}\n{done.stderr}\n")
         return done.stdout
 
     def ceph(*arguments: str) -> str:
@@ -193,8 +198,8 @@ def radosgw(folder: Path) -> Iterator[str]:
         endpoint = f"http://127.0.0.1:{port}"
         wait_until(lambda: answers(endpoint), "radosgw", log)
         user = ["--uid=test", "--display-name=test", f"--access-key={ACCESS_KEY}", f"--secret-key={SECRET_KEY}"]
-        made = call("radosgw-admin", "-c", str(conf), "user", "create", *user)
-        assert json.loads(made)["user_id"] == "test"
+        user_json = call("radosgw-admin", "-c", str(conf), "user", "create", *user)
+        assert json.loads(user_json)["user_id"] == "test"
         yield endpoint
     finally:
         end(processes)
@@ -202,7 +207,7 @@ def radosgw(folder: Path) -> Iterator[str]:
 
 @contextmanager
 def azurite(folder: Path) -> Iterator[str]:
-    """Microsoft's imitation of Azure's blob store; yields its endpoint."""
+    """Microsoft's emulator of Azure's blob store; yields its endpoint."""
     port, log = free_port(), folder / "azurite.log"
     command = [str(AZURITE), "--blobHost", "127.0.0.1", "--blobPort", str(port), "--location", str(folder)]
     process = start([*command, "--silent", "--skipApiVersionCheck", "--disableTelemetry"], log, env={**os.environ})
@@ -216,7 +221,7 @@ def azurite(folder: Path) -> Iterator[str]:
 
 @contextmanager
 def moto(folder: Path) -> Iterator[str]:
-    """An imitation of S3 in Python: starts at once, knows no wrong credentials; yields its endpoint."""
+    """An emulator of S3 in Python that starts fast and accepts all credentials; yields its endpoint."""
     port, log = free_port(), folder / "moto.log"
     process = start([str(Path(sys.executable).parent / "moto_server"), "-H", "127.0.0.1", "-p", str(port)], log)
     endpoint = f"http://127.0.0.1:{port}"
@@ -229,6 +234,6 @@ def moto(folder: Path) -> Iterator[str]:
 
 @contextmanager
 def gcs(folder: Path) -> Iterator[str]:
-    """An imitation of Google's store, without credentials; yields its endpoint."""
+    """An emulator of Google's store that accepts all credentials; yields its endpoint."""
     with moto(folder) as endpoint, proxy(endpoint, folder) as control:
         yield control.endpoint

@@ -1,4 +1,4 @@
-"""TLS in front of a server that speaks none, as a cluster's ingress does, with a certificate of an own authority."""
+"""TLS in front of a plain HTTP server, as a cluster's ingress does it, with a certificate of a private authority."""
 
 import asyncio
 import ssl
@@ -14,7 +14,7 @@ import trustme
 
 @contextmanager
 def behind_tls(address: str, folder: Path) -> Iterator[tuple[str, Path]]:
-    """(https address of the same server, the certificate of who vouches for it)."""
+    """(https address of the server, certificate file of the authority)."""
     authority, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1").configure_cert(context)
     authority.cert_pem.write_to_path(folder / "authority.pem")
@@ -22,7 +22,7 @@ def behind_tls(address: str, folder: Path) -> Iterator[tuple[str, Path]]:
 
     async def serve(reader: StreamReader, writer: StreamWriter) -> None:
         server_reader, server_writer = await asyncio.open_connection("127.0.0.1", port)
-        await asyncio.gather(_pass_on(reader, server_writer), _pass_on(server_reader, writer))
+        await asyncio.gather(_forward(reader, server_writer), _forward(server_reader, writer))
 
     loop = asyncio.new_event_loop()
     Thread(target=loop.run_forever, daemon=True).start()
@@ -34,8 +34,8 @@ def behind_tls(address: str, folder: Path) -> Iterator[tuple[str, Path]]:
         loop.call_soon_threadsafe(loop.stop)
 
 
-async def _pass_on(reader: StreamReader, writer: StreamWriter) -> None:
-    with suppress(OSError):  # who breaks off is told to the other side
+async def _forward(reader: StreamReader, writer: StreamWriter) -> None:
+    with suppress(OSError):  # a broken connection ends the other side too, by close()
         while data := await reader.read(1 << 16):
             writer.write(data)
             await writer.drain()
