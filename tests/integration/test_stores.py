@@ -13,7 +13,7 @@ import pytest
 
 from tests.servers.processes import ray_folder
 from tests.servers.stores import SECRET_KEY, empty_container
-from tests.waiting import PATIENCE_S, wait_until
+from tests.waiting import RUN_S, wait_until
 from varve.cli.main import run_command
 from varve.output.manifest import read_manifest
 from varve.storage.object_store import Storage
@@ -57,7 +57,7 @@ def upload(docs: Path, address: str) -> str:
 
 
 def finish(argv: list[str]) -> subprocess.CompletedProcess:
-    return subprocess.run(argv, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    return subprocess.run(argv, capture_output=True, text=True, timeout=RUN_S, check=False)
 
 
 def written(storage: Storage) -> pa.Table:
@@ -155,7 +155,7 @@ def test_two_drivers_on_one_output_end_with_one_right_result(container, docs, co
     address = container("radosgw")
     argv = command(str(docs / "*.parquet"), f"{address}/out")
     both = [subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
-    told = [process.communicate(timeout=PATIENCE_S) for process in both]
+    told = [process.communicate(timeout=RUN_S) for process in both]
     assert [process.returncode for process in both] == [0, 0], told
     storage = Storage(f"{address}/out")
     assert each_once(written(storage))
@@ -206,7 +206,7 @@ def test_source_file_replaced_in_a_run_is_refused_and_named(arguments, command, 
     process = subprocess.Popen(command(*job), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     wait_until((output / "_varve/job.json").exists, "the run has begun", alive=process)
     os.utime(source, (1, 1))
-    _, told = process.communicate(timeout=PATIENCE_S)
+    _, told = process.communicate(timeout=RUN_S)
     assert process.returncode == 1
     assert "0.parquet) has changed since the run was planned" in told
     assert run_command(["embed", *arguments(*job)]) == 2
