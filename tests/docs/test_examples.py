@@ -5,25 +5,31 @@ Commands that need a cluster, a store or minutes are parsed in test_docs.py inst
 
 import os
 import re
+import shutil
 from itertools import pairwise
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
-from tests.docs.pages import INFRA, JOBS, MODEL_ID, README, Block, blocks, commands
+from tests.docs.pages import INFRA, JOBS, MODEL_ID, README, ROOT, Block, blocks, commands
 from varve.cli.demo import write_docstrings
 from varve.cli.main import run_command
 
 ROWS, EVERY = 1000, 4  # docstrings of the demo, of which one in so many
 PAIRS = [pair for page in (README, JOBS, INFRA) for pair in pairwise([*blocks(page), Block(page, 0, "text", "")])]
-EXAMPLES = [(block, after.text if after.language == "text" else "") for block, after in PAIRS]
+EXAMPLES = [
+    pytest.param(block, after.text if after.language == "text" else "", id=str(block))
+    for block, after in PAIRS
+    if block.language in {"bash", "python", "yaml"}
+]
 
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory) -> Path:
-    """A folder in which `make demo` has left its source, shorter than usual."""
+    """A checkout in which `make demo` has left its source, shorter than usual."""
     folder = tmp_path_factory.mktemp("workspace")
+    shutil.copytree(ROOT / "jobs/recipes", folder / "jobs/recipes")
     write_docstrings(folder / "demo-output/docstrings", ROWS)
     for path in (folder / "demo-output/docstrings").glob("*.parquet"):
         docstrings = pq.read_table(path)
@@ -31,11 +37,7 @@ def workspace(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(
-    ("block", "shown"),
-    [example for example in EXAMPLES if example[0].language in {"bash", "python", "yaml"}],
-    ids=str,
-)
+@pytest.mark.parametrize(("block", "shown"), EXAMPLES)
 def test_example_runs_and_prints_what_is_shown(block, shown, workspace, minilm, monkeypatch, capfd):
     monkeypatch.chdir(workspace)
     text = block.text.replace(MODEL_ID, minilm)
