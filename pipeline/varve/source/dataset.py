@@ -56,6 +56,10 @@ class Dataset:
         shared = posixpath.commonprefix(parents)
         return ["/".join(uri.split("/")[len(shared) :]) for uri in self.files]
 
+    def file_of(self, shard: int) -> str:
+        """The file of a shard, for messages; the first of several if only `datasets` knows which."""
+        return f"{self.files[0]}, ..." if self.shards.files is None else self.files[self.shards.files[shard]]
+
     @property
     def identity(self) -> str:
         """A hash of the commit, or of the names and versions of the files."""
@@ -106,8 +110,7 @@ class Dataset:
                     row += len(table)
         except Exception as e:  # each file system and format raises its own exceptions
             self.check(shard)
-            uri = self.files[0] + ", ..." if self.shards.files is None else self.files[self.shards.files[shard]]
-            msg = f"shard {shard} ({uri}) cannot be read after row {row}: {describe_error(e)}"
+            msg = f"shard {shard} ({self.file_of(shard)}) cannot be read after row {row}: {describe_error(e)}"
             if isinstance(e, (TypeError, pa.ArrowInvalid)):
                 msg += ". If a column's type differs from that in the first rows, name it in source.types"
             elif isinstance(e, UnicodeError):

@@ -114,7 +114,7 @@ def _check_source(plan: Plan, finished: Manifest, spread: Spread) -> Check:
     failures = []
     for shard, rows, error in spread(partial(_count_rows, plan.dataset), range(plan.dataset.num_shards)):
         if error or rows != written[shard]:
-            where = f"shard {shard} ({plan.dataset.name(shard)})"
+            where = f"shard {shard} ({plan.dataset.file_of(shard)})"
             failures.append(error or f"{where} has {rows:,} rows, its parts have {written[shard]:,}")
     return Check("source", tuple(sorted(failures)))
 
