@@ -40,17 +40,17 @@ def _clean(arguments: argparse.Namespace) -> int:
     storage = open_output(arguments.path)
     now = datetime.now(UTC)
     found = list(find_stale_uploads(storage))
-    old = [leftover for leftover in found if now - leftover.modified_at >= timedelta(hours=arguments.older_than)]
+    old = [upload for upload in found if now - upload.modified_at >= timedelta(hours=arguments.older_than)]
     unknown = [f.name for f in storage.list(part_file.DATA_PREFIX) if part_file.parse_name(f.name) is None]
     if arguments.delete:
-        for leftover in old:
-            leftover.remove()
+        for upload in old:
+            upload.remove()
     num_younger = len(found) - len(old)
     if arguments.json:
         print_json(
             {
                 "path": storage.uri,
-                "leftovers": [_as_json(leftover, now) for leftover in old],
+                "leftovers": [_as_json(upload, now) for upload in old],
                 "younger": num_younger,
                 "deleted": arguments.delete,
                 "strangers": unknown,
@@ -61,15 +61,15 @@ def _clean(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _as_json(leftover: StaleUpload, now: datetime) -> dict[str, object]:
-    age_s = round((now - leftover.modified_at).total_seconds())
-    return {"name": leftover.name, "bytes": leftover.size, "age_s": age_s}
+def _as_json(upload: StaleUpload, now: datetime) -> dict[str, object]:
+    age_s = round((now - upload.modified_at).total_seconds())
+    return {"name": upload.name, "bytes": upload.size, "age_s": age_s}
 
 
 def _print(old: list[StaleUpload], num_younger: int, unknown: list[str], now: datetime, *, deleted: bool) -> None:
-    for leftover in old[:_MAX_SHOWN]:
-        age = clock_time((now - leftover.modified_at).total_seconds())
-        sys.stdout.write(f"  staged file      {leftover.name}, {data_size(leftover.size)}, {age} old\n")
+    for upload in old[:_MAX_SHOWN]:
+        age = clock_time((now - upload.modified_at).total_seconds())
+        sys.stdout.write(f"  staged file      {upload.name}, {data_size(upload.size)}, {age} old\n")
     if len(old) > _MAX_SHOWN:
         sys.stdout.write(f"  and {len(old) - _MAX_SHOWN:,} more\n")
     for name in unknown[:_MAX_SHOWN]:
