@@ -1,4 +1,4 @@
-"""A job handed over to a cluster by somebody whose environment holds a token and nothing else."""
+"""`varve submit` to a real cluster, from an environment that holds a token and nothing more."""
 
 import json
 import signal
@@ -17,7 +17,7 @@ from tests.reference_run import rows_of
 from tests.servers.cluster import ray_head
 from tests.servers.processes import free_port
 from tests.servers.tls import behind_tls
-from tests.waiting import PATIENCE_S, wait_until
+from tests.waiting import PATIENCE_S, RUN_S, wait_until
 from varve import Job
 
 SECRET = "a-value-that-must-stay-where-it-is"
@@ -56,23 +56,23 @@ def command(job_file, address, *options) -> list[str]:
 def submit(job_file, head, *options, **environment) -> subprocess.CompletedProcess:
     argv = command(job_file, head.address, *options)
     known = {name: value for name, value in (head.environment | environment).items() if value}
-    return subprocess.run(argv, env=known, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    return subprocess.run(argv, env=known, capture_output=True, text=True, timeout=RUN_S, check=False)
 
 
 def rows(path) -> pa.Table:
     return ds.dataset(path / "data").to_table().sort_by([("shard", "ascending"), ("row", "ascending")])
 
 
-def test_submitted_twice_attaches_then_does_nothing_and_rows_are_the_right_ones(head, job_file, tmp_path):
+def test_second_submission_attaches_then_does_nothing_and_the_rows_are_right(head, job_file, tmp_path):
     path = job_file("there", compute={"env": ["LAKE_PASSWORD"]})
-    left = submit(path, head, "--no-wait", "--json")
-    assert left.returncode == 0, left.stderr
+    first = submit(path, head, "--no-wait", "--json")
+    assert first.returncode == 0, first.stderr
     with behind_tls(head.address, tmp_path) as (address, authority):  # another way to the same head
         followed = submit(path, replace(head, address=address), "--json", REQUESTS_CA_BUNDLE=str(authority))
     assert followed.returncode == 0, followed.stderr
-    told = json.loads(followed.stdout)
-    assert told["status"] == "SUCCEEDED"
-    assert told["submission_id"] == json.loads(left.stdout)["submission_id"]
+    report = json.loads(followed.stdout)
+    assert report["status"] == "SUCCEEDED"
+    assert report["submission_id"] == json.loads(first.stdout)["submission_id"]
     assert "attached" in followed.stderr
     assert "Complete" in followed.stderr
 
@@ -90,13 +90,13 @@ def test_submitted_twice_attaches_then_does_nothing_and_rows_are_the_right_ones(
     assert logs.returncode == 0
     assert "Complete" in logs.stdout
     document = json.loads(submit(path, head, "--logs", "--json").stdout)
-    assert document == {"submission_id": told["submission_id"], "status": "SUCCEEDED", "logs": logs.stdout}
+    assert document == {"submission_id": report["submission_id"], "status": "SUCCEEDED", "logs": logs.stdout}
     written = [file.read_bytes() for file in (tmp_path / "there-out").rglob("*") if file.is_file()]
     assert not any(SECRET.encode() in content for content in written)
     assert SECRET not in followed.stderr + logs.stdout
 
 
-def test_run_that_fails_there_tells_the_cause_here(head, job_file, tmp_path):
+def test_failure_on_the_cluster_is_reported_with_its_cause(head, job_file, tmp_path):
     path = job_file()
     (tmp_path / "docs/1.parquet").write_bytes((tmp_path / "docs/1.parquet").read_bytes()[:-60] + b"\0" * 60)
     failed = submit(path, head, "--json")
@@ -105,73 +105,74 @@ def test_run_that_fails_there_tells_the_cause_here(head, job_file, tmp_path):
     assert "Traceback" not in failed.stderr
 
 
-def test_node_without_a_variable_that_the_job_names_is_told(head, job_file):
+def test_variable_that_a_node_lacks_is_named(head, job_file):
     failed = submit(job_file(compute={"env": ["LAKE_PASSWORD", "NOT_THERE"]}), head)
     assert failed.returncode == 1
     assert "NOT_THERE" in failed.stderr
     assert "LAKE_PASSWORD" not in failed.stderr.partition("NOT_THERE")[0].rpartition("\n")[2]
 
 
-def test_interrupt_detaches_and_the_run_goes_on(head, job_file, tmp_path):
+def test_interrupt_detaches_and_the_run_continues(head, job_file, tmp_path):
     path = job_file("detached")
     argv = command(path, head.address)
     process = subprocess.Popen(argv, env=head.environment, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
-    told = ""
-    while "shard(s)" not in told:
+    output = ""
+    while "shard(s)" not in output:
         line = process.stderr.readline()
-        assert line, told
-        told += line
+        assert line, output
+        output += line
     process.send_signal(signal.SIGINT)
     assert process.wait(PATIENCE_S) == 0
     assert "detached" in process.stderr.read()
     wait_until((tmp_path / "detached-out/_varve/manifest.json").exists, "the run has ended")
 
 
-def test_follower_of_a_run_that_the_head_does_not_know_is_told_to_submit_again(head):
-    """As after a head that was started anew while somebody followed."""
+def test_unknown_submission_is_reported_with_the_advice_to_submit_again(head):
+    """As after a restart of the head while a client follows a run."""
     follow = (
-        "import sys; from varve.submission.jobs_client import Head; list(Head(sys.argv[1]).follow('varve-before-1'))"
+        "import sys\nfrom varve.submission.jobs_client import ClusterHead\n"
+        "list(ClusterHead(sys.argv[1]).follow('varve-before-1'))"
     )
     argv = [sys.executable, "-c", follow, head.address]
     known = head.environment | {"RAY_AUTH_MODE": "token"}
-    gone = subprocess.run(argv, env=known, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
-    assert "varve-before-1 any more: the cluster was started anew" in gone.stderr
+    gone = subprocess.run(argv, env=known, capture_output=True, text=True, timeout=RUN_S, check=False)
+    assert "varve-before-1" in gone.stderr
     assert "submit again" in gone.stderr
 
 
-def test_certificate_that_nobody_known_vouches_for_is_told_in_one_message(head, job_file, tmp_path):
+def test_untrusted_certificate_is_one_message(head, job_file, tmp_path):
     path = job_file()
     with behind_tls(head.address, tmp_path) as (address, _):
         behind = replace(head, address=address)
-        distrusted, misled = submit(path, behind), submit(path, behind, REQUESTS_CA_BUNDLE="/no/such/file")
-    assert (distrusted.returncode, misled.returncode) == (1, 2)
-    assert "the certificate is not trusted" in distrusted.stderr
-    assert "/no/such/file: no such file" in misled.stderr
-    assert len((distrusted.stderr + misled.stderr).splitlines()) == 2
+        untrusted, missing = submit(path, behind), submit(path, behind, REQUESTS_CA_BUNDLE="/no/such/file")
+    assert (untrusted.returncode, missing.returncode) == (1, 2)
+    assert "the certificate is not trusted" in untrusted.stderr
+    assert "/no/such/file: no such file" in missing.stderr
+    assert len((untrusted.stderr + missing.stderr).splitlines()) == 2
 
 
 @pytest.mark.parametrize(
-    ("address", "token", "exit_code", "words"),
+    ("address", "token", "exit_code", "message"),
     [
         (None, None, 1, "Set RAY_AUTH_TOKEN"),
         (None, "not-the-token-0123456789", 1, "Set RAY_AUTH_TOKEN"),
-        ("http://127.0.0.1:{free}", "any", 1, "nobody answers at 127.0.0.1, port"),
+        ("http://127.0.0.1:{free}", "any", 1, "127.0.0.1, port"),
         ("127.0.0.1:8265", "any", 2, "expected http://HOST:8265"),
     ],
 )
-def test_wrong_address_or_token_is_told_in_one_message(head, job_file, address, token, exit_code, words):
+def test_wrong_address_or_token_is_one_message(head, job_file, address, token, exit_code, message):
     argv = command(job_file(), (address or head.address).format(free=free_port()))
     known = {name: value for name, value in head.environment.items() if name != "RAY_AUTH_TOKEN"}
     known |= {"RAY_AUTH_TOKEN": token} if token else {}
-    failed = subprocess.run(argv, env=known, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    failed = subprocess.run(argv, env=known, capture_output=True, text=True, timeout=RUN_S, check=False)
     assert failed.returncode == exit_code
-    assert words in failed.stderr
+    assert message in failed.stderr
     assert len(failed.stderr.strip().splitlines()) == 1
     assert "not-the-token" not in failed.stderr
 
 
-def test_relative_paths_are_refused_since_they_mean_another_place_there(head, job_file):
+def test_relative_paths_are_refused(head, job_file):
     refused = submit(job_file(output={"path": "features"}), head)
     assert refused.returncode == 2
     assert "output.path: features is a relative path" in refused.stderr

@@ -9,7 +9,7 @@ from varve.config.job import Job
 from varve.errors import JobError
 
 if TYPE_CHECKING:
-    from varve.submission.jobs_client import Head, Submission
+    from varve.submission.jobs_client import ClusterHead, Submission
 
 
 def add_cluster_arguments(parser: argparse.ArgumentParser, *, required: bool) -> None:
@@ -22,18 +22,18 @@ def add_cluster_arguments(parser: argparse.ArgumentParser, *, required: bool) ->
     )
 
 
-def hand_over(head: "Head", job: Job, submission_id: str, command: str, *options: str, with_code: bool) -> None:
+def hand_over(head: "ClusterHead", job: Job, submission_id: str, command: str, *options: str, with_code: bool) -> None:
     """Send a job to a cluster, which runs a command of Varve on it.
 
     Raises:
         JobError: the job names relative paths, which are other files on the cluster.
         RunError: the head rejects the submission.
     """
-    from varve.submission.package import JOB_FILE, START_FILE, packed
+    from varve.submission.package import JOB_FILE, START_FILE, package_folder
 
     if shared := shared_paths(job):
         sys.stderr.write(f"every node must have {', '.join(shared)}\n")
-    with packed(job, with_code=with_code) as folder:
+    with package_folder(job, with_code=with_code) as folder:
         head.submit(submission_id, folder, [START_FILE, command, JOB_FILE, *options])
 
 

@@ -120,10 +120,10 @@ def _measure(plan: "Plan", placement: "Placement") -> tuple["Estimate", float]:
 
 def _measure_at(address: str, job: Job, price_per_hour: float | None, *, with_code: bool) -> dict[str, Any]:
     """Return the report of `varve plan --json` on a cluster, or {"error", "exit_code"}."""
-    from varve.submission.jobs_client import Head, name_of
+    from varve.submission.jobs_client import ClusterHead, submission_name
 
-    head = Head(address)
-    name = f"{name_of(job)}-plan"
+    head = ClusterHead(address)
+    name = f"{submission_name(job)}-plan"
     submission_id = f"{name}-{head.latest(name)[1] + 1}"
     options = ["--json", *([f"--price-per-hour={price_per_hour}"] if price_per_hour is not None else [])]
     hand_over(head, job, submission_id, "plan", *options, with_code=with_code)

@@ -15,7 +15,7 @@ from varve.monitoring.progress_line import MARK
 
 if TYPE_CHECKING:
     from varve.storage.object_store import Storage
-    from varve.submission.jobs_client import Head, Submission
+    from varve.submission.jobs_client import ClusterHead, Submission
 
 _PLAIN_EVERY_S = 15.0
 _DESCRIPTION = """Run a job on a Ray cluster, and follow its progress. Ctrl-C only detaches: the run continues, and the
@@ -36,10 +36,10 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _submit(arguments: argparse.Namespace) -> int:
     job = read_job(arguments)
-    from varve.submission.jobs_client import Head, name_of
+    from varve.submission.jobs_client import ClusterHead, submission_name
 
-    head = Head(arguments.to)
-    last, count = head.latest(name_of(job))
+    head = ClusterHead(arguments.to)
+    last, count = head.latest(submission_name(job))
     if arguments.logs:
         return _print_logs(head, last, as_json=arguments.json)
     if last is not None and not last.is_over:
@@ -51,7 +51,7 @@ def _submit(arguments: argparse.Namespace) -> int:
         else:
             sys.stdout.write(f"Nothing to do: {reason}\n")
         return 0
-    submission_id = f"{name_of(job)}-{count + 1}"
+    submission_id = f"{submission_name(job)}-{count + 1}"
     hand_over(head, job, submission_id, "embed", with_code=not arguments.installed)
     sys.stderr.write(f"submitted as {submission_id} to {head.address}\n")
     return _wait(head, submission_id, job, arguments)
@@ -98,7 +98,7 @@ def _present_code(job: Job) -> dict[str, str]:
     return code_identity(find_computed(job.computed, job.folder))
 
 
-def _print_logs(head: "Head", last: "Submission | None", *, as_json: bool) -> int:
+def _print_logs(head: "ClusterHead", last: "Submission | None", *, as_json: bool) -> int:
     if last is None:
         msg = f"{head.address} has no submission of this job"
         raise RunError(msg)
@@ -110,7 +110,7 @@ def _print_logs(head: "Head", last: "Submission | None", *, as_json: bool) -> in
     return 0
 
 
-def _wait(head: "Head", submission_id: str, job: Job, arguments: argparse.Namespace) -> int:
+def _wait(head: "ClusterHead", submission_id: str, job: Job, arguments: argparse.Namespace) -> int:
     """Follow a submission to its end, unless the user detaches; returns its exit code, or 0 if it still runs."""
     ended = None
     try:

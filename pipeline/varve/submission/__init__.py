@@ -1,1 +1,1 @@
-"""A job handed over to a cluster through the Jobs API of its head."""
+"""Submission of a job to a Ray cluster: the package that is sent, the client of the Jobs API, the cluster's checks."""

@@ -1,7 +1,4 @@
-"""How a cluster's head is reached: its address, headers for a proxy before it, who vouches for its certificate.
-
-Knows nothing of what is asked of it.
-"""
+"""Address of a cluster's head, HTTP headers for a proxy in front of it, and the CA bundle for its certificate."""
 
 import json
 import os
@@ -15,12 +12,15 @@ from varve.errors import JobError, RunError
 _CONNECT_S = 10.0
 
 
-def checked(address: str) -> str:
-    """The address, once somebody listens there: Ray's client waits for minutes, or takes RAY_ADDRESS instead.
+def check_address(address: str) -> str:
+    """Check that something listens at an address; Ray's client would wait for minutes, or use RAY_ADDRESS instead.
+
+    Returns:
+        The address without a final slash.
 
     Raises:
         JobError: the address has another form.
-        RunError: nobody listens there.
+        RunError: nothing listens there.
     """
     parts = urlsplit(address)
     if parts.scheme not in {"http", "https"} or not parts.hostname:
@@ -33,35 +33,35 @@ def checked(address: str) -> str:
         socket.create_connection((parts.hostname, port), timeout=_CONNECT_S).close()
     except OSError as e:
         msg = (
-            f"{address}: nobody answers at {parts.hostname}, port {port}: {e.strerror or e}. Is the cluster up, "
-            "and its dashboard (port 8265) reachable from here?"
+            f"{address}: no connection to {parts.hostname}, port {port}: {e.strerror or e}. Check that the cluster is "
+            "up and that its dashboard (port 8265) can be reached from here"
         )
         raise RunError(msg) from e
     return address.rstrip("/")
 
 
-def headers() -> dict[str, Any] | None:
-    """Further headers for a proxy before the head, as Ray's own commands take them.
+def proxy_headers() -> dict[str, Any] | None:
+    """HTTP headers for a proxy in front of the head, from RAY_JOB_HEADERS as in Ray's own commands.
 
     Raises:
-        JobError: they are no JSON.
+        JobError: the value is not JSON.
     """
-    given = os.environ.get("RAY_JOB_HEADERS")
+    value = os.environ.get("RAY_JOB_HEADERS")
     try:
-        return json.loads(given) if given else None
+        return json.loads(value) if value else None
     except ValueError as e:
-        msg = "RAY_JOB_HEADERS is no JSON mapping of header to value"
+        msg = "RAY_JOB_HEADERS is not a JSON object of header names and values"
         raise JobError(msg) from e
 
 
-def authority() -> str | bool:
-    """Who vouches for the head's certificate: said aloud, since what follows the output does not ask `requests`.
+def ca_bundle() -> str | bool:
+    """The CA bundle of REQUESTS_CA_BUNDLE; True for the default. Ray's log stream does not read the variable itself.
 
     Raises:
-        JobError: the certificates are not there.
+        JobError: the file or folder does not exist.
     """
-    given = os.environ.get("REQUESTS_CA_BUNDLE")
-    if given and not Path(given).exists():
-        msg = f"REQUESTS_CA_BUNDLE: {given}: no such file or folder of certificates"
+    path = os.environ.get("REQUESTS_CA_BUNDLE")
+    if path and not Path(path).exists():
+        msg = f"REQUESTS_CA_BUNDLE: {path}: no such file or folder of certificates"
         raise JobError(msg)
-    return given or True
+    return path or True

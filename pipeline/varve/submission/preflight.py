@@ -1,62 +1,61 @@
-"""What the cluster runs first: checks its own Python and packages, then starts the command.
+"""The script that a cluster runs first: checks the cluster's Python and packages, then starts the command.
 
-Read by whatever Python the cluster has, so it is written for 3.6, and imports nothing of Varve before it is sure that
-Varve can run there.
+It must run on any Python of the cluster: it is written for Python 3.6 and imports Varve only after the checks.
 """
 
 import runpy
 import sys
 from pathlib import Path
 
-LEAST_PYTHON = (3, 11)
+MIN_PYTHON = (3, 11)
 
 
 def main() -> None:
-    """Check, then run the command that the arguments give."""
-    wrong = wrong_python() or wrong_packages()
-    if wrong:
-        sys.stderr.write(f"varve: {wrong}\n")
+    """Check the environment, then run the command in the arguments."""
+    problem = python_problem() or package_problem()
+    if problem:
+        sys.stderr.write(f"varve: {problem}\n")
         sys.exit(2)
     runpy.run_module("varve", run_name="__main__", alter_sys=True)
 
 
-def wrong_python() -> "str | None":
-    """What is wrong with this Python; None if nothing is."""
-    if tuple(sys.version_info[:2]) >= LEAST_PYTHON:
+def python_problem() -> "str | None":
+    """Why this Python cannot run Varve; None if it can."""
+    if tuple(sys.version_info[:2]) >= MIN_PYTHON:
         return None
-    found, least = ".".join(map(str, sys.version_info[:3])), ".".join(map(str, LEAST_PYTHON))
+    version, minimum = ".".join(map(str, sys.version_info[:3])), ".".join(map(str, MIN_PYTHON))
     return (
-        f"the cluster's Python is {found} ({sys.executable}), and Varve needs {least} or newer. Use an image or an "
+        f"the cluster's Python is {version} ({sys.executable}), but Varve needs {minimum} or newer. Use an image or an "
         "environment that has it"
     )
 
 
-def wrong_packages() -> "str | None":
-    """Which packages the cluster lacks or has too old; None if there are none."""
+def package_problem() -> "str | None":
+    """Which packages are missing or have a wrong version; None if there are none."""
     from importlib.metadata import PackageNotFoundError, requires, version
 
     try:
         from packaging.requirements import Requirement
     except ImportError:
-        return f"the cluster's Python ({sys.executable}) has no package `packaging`, and so no Ray either"
-    wrong = []
+        return f"the cluster's Python ({sys.executable}) lacks the package `packaging`, so it has no Ray either"
+    problems = []
     for line in requires("varve") or ():
-        needed = Requirement(line)
-        if needed.marker and not needed.marker.evaluate({"extra": ""}):
+        requirement = Requirement(line)
+        if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
             continue
         try:
-            found = version(needed.name)
+            installed = version(requirement.name)
         except PackageNotFoundError:
-            wrong.append(f"{needed}: missing")
+            problems.append(f"{requirement}: missing")
             continue
-        if not needed.specifier.contains(found, prereleases=True):
-            wrong.append(f"{needed}: found {found}")
-    if not wrong:
+        if not requirement.specifier.contains(installed, prereleases=True):
+            problems.append(f"{requirement}: found {installed}")
+    if not problems:
         return None
-    listed = "\n  ".join(wrong)
+    listed = "\n  ".join(problems)
     return (
-        f"the cluster's Python ({sys.executable}) does not have what Varve needs:\n  {listed}\n"
-        "Install these there, or use an image that has them"
+        f"the cluster's Python ({sys.executable}) does not have the packages that Varve needs:\n  {listed}\n"
+        "Install them there, or use an image that has them"
     )
 
 

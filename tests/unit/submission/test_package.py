@@ -1,4 +1,4 @@
-"""What is sent to a cluster, and what the cluster checks before it runs any of it."""
+"""The folder that is sent to a cluster, and the checks that the cluster runs first."""
 
 import json
 import shutil
@@ -18,8 +18,8 @@ from varve.output.part_table import PartTable
 from varve.planning.plan import Resolved
 from varve.source.dataset import Shards
 from varve.storage.object_store import Storage
-from varve.submission.jobs_client import name_of
-from varve.submission.package import START_FILE, job_code, local_paths, packed
+from varve.submission.jobs_client import submission_name
+from varve.submission.package import START_FILE, job_code, local_paths, package_folder
 
 ROOT = Path(__file__).parents[3]
 
@@ -42,9 +42,9 @@ def start(folder: Path, *flags: str) -> subprocess.CompletedProcess:
 
 
 def describe_kernel(folder: Path) -> str:
-    """The compiled attention that the package in a folder finds."""
-    asked = "from varve.encoder.kernels.cpu_library import find_cpu_library; print(find_cpu_library())"
-    command = [sys.executable, "-c", asked]
+    """The compiled library that the package in a folder finds."""
+    code = "from varve.encoder.kernels.cpu_library import find_cpu_library; print(find_cpu_library())"
+    command = [sys.executable, "-c", code]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout
 
 
@@ -53,20 +53,20 @@ def runs(python: str) -> bool:
 
 
 def test_package_runs_from_its_folder_alone():
-    with packed(job(), with_code=True) as folder:
+    with package_folder(job(), with_code=True) as folder:
         done = start(folder)
     assert done.returncode == 0
     assert "usage: varve embed" in done.stdout
 
 
-def test_package_brings_along_what_was_compiled_here():
-    here = describe_kernel(ROOT)
-    with packed(job(), with_code=True) as folder:
-        assert describe_kernel(folder) == here
+def test_package_contains_the_compiled_library():
+    local = describe_kernel(ROOT)
+    with package_folder(job(), with_code=True) as folder:
+        assert describe_kernel(folder) == local
 
 
-def test_package_of_an_installed_varve_holds_the_job_alone():
-    with packed(job(), with_code=False) as folder:
+def test_package_for_an_installed_varve_holds_only_the_job():
+    with package_folder(job(), with_code=False) as folder:
         assert sorted(path.name for path in folder.iterdir()) == ["job.yaml", START_FILE]
         assert Job.load(str(folder / "job.yaml")) == job()
 
@@ -78,7 +78,7 @@ def test_modules_of_the_job_are_packed_whatever_they_are_called(tmp_path, with_c
         (tmp_path / path).parent.mkdir(exist_ok=True)
         (tmp_path / path).write_text(text, encoding="utf-8")
     own = {"embedding": {"pool": "mean"}, "mine": {"python": "start:f", "type": "bool"}}
-    with packed(job(features=own).in_folder(str(tmp_path)), with_code=with_code) as folder:
+    with package_folder(job(features=own).in_folder(str(tmp_path)), with_code=with_code) as folder:
         assert {path: (folder / path).read_text(encoding="utf-8") for path in texts} == texts
         assert "usage: varve embed" in start(folder).stdout
 
@@ -86,9 +86,9 @@ def test_modules_of_the_job_are_packed_whatever_they_are_called(tmp_path, with_c
 def test_python_of_the_cluster_that_is_too_old_is_named(tmp_path):
     older = next(filter(runs, (f"python3.{minor}" for minor in (10, 9, 8, 7, 6))), None)
     run = f"runpy.run_path({START_FILE!r}, run_name='__main__')"
-    stand_in = f"import runpy, sys; sys.version_info = (3, 9, 18); {run}"
-    with packed(job(), with_code=True) as folder:
-        command = [older, START_FILE] if older else [sys.executable, "-c", stand_in]
+    simulated = f"import runpy, sys; sys.version_info = (3, 9, 18); {run}"
+    with package_folder(job(), with_code=True) as folder:
+        command = [older, START_FILE] if older else [sys.executable, "-c", simulated]
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     assert done.returncode == 2
     assert "the cluster's Python is 3." in done.stderr
@@ -96,7 +96,7 @@ def test_python_of_the_cluster_that_is_too_old_is_named(tmp_path):
 
 
 def test_packages_that_the_cluster_lacks_are_all_named():
-    with packed(job(), with_code=True) as folder:
+    with package_folder(job(), with_code=True) as folder:
         (metadata,) = folder.glob("*.dist-info/METADATA")
         fields, _, description = metadata.read_text().partition("\n\n")
         more = "Requires-Dist: not-there-at-all>=1\nRequires-Dist: torch>=99"
@@ -109,15 +109,15 @@ def test_packages_that_the_cluster_lacks_are_all_named():
 
 @pytest.mark.parametrize("change", [{"compute__replicas": 4}, {"compute__env": ["TOKEN"]}, {"output__max_errors": 3}])
 def test_same_output_by_other_hardware_is_the_same_submission(change):
-    assert name_of(job(**change)) == name_of(job())
+    assert submission_name(job(**change)) == submission_name(job())
 
 
 @pytest.mark.parametrize("change", [{"output__path": "s3://lake/other"}, {"model__max_tokens": 32}])
 def test_another_output_is_another_submission(change):
-    assert name_of(job(**change)) != name_of(job())
+    assert submission_name(job(**change)) != submission_name(job())
 
 
-def test_paths_on_disks_are_told_from_hub_ids_and_urls(tmp_path):
+def test_local_paths_are_distinguished_from_hub_ids_and_urls(tmp_path):
     assert local_paths(job()) == {}
     assert local_paths(job(output__path="out")) == {"output.path": "out"}
     assert local_paths(job(model__name=str(tmp_path))) == {"model.name": str(tmp_path)}
@@ -125,7 +125,7 @@ def test_paths_on_disks_are_told_from_hub_ids_and_urls(tmp_path):
 
 
 def finish(made: Job, code: dict[str, str]) -> None:
-    """As a run of the job leaves its output."""
+    """Write the manifest and the plan of a finished run of the job."""
     storage = Storage(made.output.path)
     nothing: dict = {name: {} for name in Manifest.__dataclass_fields__ if name not in {"job", "parts", "finished_at"}}
     publish(storage, Manifest(**nothing, finished_at="then", job=made.model_dump(mode="json"), parts=PartTable.of(())))
@@ -155,11 +155,11 @@ def test_finished_job_without_functions_is_done(tmp_path):
 
 
 @pytest.mark.parametrize("path", ["file:///mnt/docs/*.parquet", "/mnt/docs/*.parquet"])
-def test_full_path_of_a_disk_is_one_that_every_node_must_have(path):
+def test_absolute_path_must_exist_on_every_node(path):
     assert shared_paths(job(source__data_files=path)) == [path]
 
 
 @pytest.mark.parametrize("path", ["file://docs/*.parquet", "docs/*.parquet"])
-def test_relative_path_of_a_disk_is_refused(path):
+def test_relative_path_is_refused(path):
     with pytest.raises(JobError, match=r"source\.data_files\[0\]: .* is a relative path"):
         shared_paths(job(source__data_files=path))
