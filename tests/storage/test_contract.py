@@ -1,4 +1,4 @@
-"""One contract for every store: memory, a local folder, Ceph's S3 gateway, Azurite, and imitations of GCS and S3."""
+"""The contract of every store: memory, a local folder, Ceph's S3 gateway, Azurite, and simulators of GCS and S3."""
 
 import pickle
 import time
@@ -29,7 +29,7 @@ def test_created_object_is_read_back_whole_and_in_part(storage):
     assert storage.read("data/a.bin", 2, 5) == b"234"
 
 
-def test_object_that_is_not_there_reads_as_none(storage):
+def test_missing_object_reads_as_none(storage):
     assert storage.read("nothing") is None
     assert list(storage.list("data")) == []
 
@@ -47,13 +47,13 @@ def test_empty_object_is_an_object(storage):
     assert not storage.create("empty", b"x")
 
 
-def test_of_many_writers_one_wins(storage):
+def test_one_of_many_writers_wins(storage):
     with ThreadPoolExecutor(8) as threads:
         won = list(threads.map(lambda number: storage.create("race", b"%d" % number * 1000), range(8)))
     assert sum(won) == 1
 
 
-def test_listing_gives_names_and_sizes_below_a_prefix_only(storage):
+def test_listing_has_names_and_sizes_below_the_prefix(storage):
     for number in range(3):
         storage.create(f"data/{number}", b"x" * number)
     storage.create("data2/other", b"x")
@@ -69,13 +69,13 @@ def test_listing_over_many_pages_and_in_parallel_has_each_object_once(storage):
     assert sorted(found.name for found in storage.list("data", splits)) == names
 
 
-def test_create_if_absent_is_found_to_be_honoured(storage):
+def test_create_if_absent_is_detected(storage):
     assert storage.check()
     assert storage.check()  # and again on the output of an earlier run
 
 
 @pytest.mark.parametrize("server", ["radosgw", "azurite", "gcs", "moto"])
-def test_signs_of_a_url_are_characters_of_a_prefix_like_others(container, server):
+def test_url_characters_have_no_meaning_in_a_prefix(container, server):
     address = container(server)
     names = ["run", "run#1", "run#2", "run?x=1", "run%41", "runA", "100%", "some run", "naïve", "a+b&c=d"]
     for name in names:
@@ -87,14 +87,14 @@ def test_signs_of_a_url_are_characters_of_a_prefix_like_others(container, server
         assert [found.name for found in storage.list("")] == ["a"]
 
 
-def test_sign_of_a_url_in_the_name_of_a_bucket_is_not_left_out(container):
+def test_url_character_in_a_bucket_name_is_kept(container):
     address = container("moto")
     Storage(address).create("a", b"x")
     with pytest.raises((JobError, RunError), match=f"{address}#1"):
         Storage(f"{address}#1", patient=False).read("a")
 
 
-def test_pickle_and_repr_hold_the_address_alone(storage):
+def test_pickle_and_repr_hold_only_the_address(storage):
     storage.create("a", b"x")
     copy = pickle.loads(pickle.dumps(storage))
     assert copy == storage
@@ -102,18 +102,18 @@ def test_pickle_and_repr_hold_the_address_alone(storage):
     assert "SKTEST" not in repr(storage)
 
 
-def test_address_of_no_store_is_refused():
+def test_unknown_scheme_is_refused():
     with pytest.raises(JobError, match="floppy://x"):
         Storage("floppy://x").create("a", b"x")
 
 
-def test_folder_that_may_not_be_made_is_told():
-    with pytest.raises(RunError, match="/proc/varve"):  # where nobody makes folders, root neither
+def test_folder_that_cannot_be_created_is_named():
+    with pytest.raises(RunError, match="/proc/varve"):  # where not even root can create folders
         Storage("/proc/varve/out").create("a", b"x")
 
 
 @pytest.mark.parametrize("below", ["", "/out"])
-def test_folder_that_is_a_file_or_below_one_is_the_job_s_mistake(tmp_path, below):
+def test_path_at_or_below_a_file_is_refused(tmp_path, below):
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(JobError, match=f"{tmp_path}/file is a file"):
         Storage(f"{tmp_path}/file{below}").create("a", b"x")

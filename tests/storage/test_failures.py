@@ -1,4 +1,4 @@
-"""What a store answers when it can't: said in its own words where nothing helps, repeated where something may."""
+"""Failures of a store: permanent errors are reported with the store's message, transient ones are retried."""
 
 import threading
 import time
@@ -19,8 +19,8 @@ from varve.storage.stale_uploads import find_stale_uploads
 SOON_S = 15
 
 
-def told(contact: Callable[[], object]) -> str:
-    """The error of a first contact, which must come soon and hold no secret."""
+def error_of(contact: Callable[[], object]) -> str:
+    """The message of a first request's error, which must be raised soon and hold no secret."""
     began = time.monotonic()
     with pytest.raises(RunError) as raised:
         contact()
@@ -36,27 +36,27 @@ def reading(storage: Storage) -> Callable[[], object]:
 @pytest.mark.parametrize("server", ["radosgw", "azurite"])
 def test_missing_bucket_is_not_an_object_that_is_not_there(container, server):
     scheme = container(server).partition("://")[0]
-    message = told(reading(Storage(f"{scheme}://no-such-bucket/x")))
+    message = error_of(reading(Storage(f"{scheme}://no-such-bucket/x")))
     assert f"{scheme}://no-such-bucket/x" in message
     assert "NoSuchBucket" in message or "ContainerNotFound" in message
     assert "Create the bucket" in message
 
 
-def test_wrong_secret_is_told_in_the_words_of_the_store(container, monkeypatch):
+def test_wrong_secret_is_reported_with_the_store_s_message(container, monkeypatch):
     address = container("radosgw")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "SKTEST-wrong")
-    message = told(reading(Storage(f"{address}/wrong-secret")))
+    message = error_of(reading(Storage(f"{address}/wrong-secret")))
     assert "SignatureDoesNotMatch (403)" in message
     assert "Check the credentials" in message
 
 
-def test_unknown_key_is_told_in_the_words_of_the_store(container, monkeypatch):
+def test_unknown_key_is_reported_with_the_store_s_message(container, monkeypatch):
     address = container("radosgw")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "NOBODY")
-    assert "InvalidAccessKeyId (403)" in told(reading(Storage(f"{address}/wrong-key")))
+    assert "InvalidAccessKeyId (403)" in error_of(reading(Storage(f"{address}/wrong-key")))
 
 
-def test_bucket_of_somebody_else_is_told_to_be_denied(container, read_only):
+def test_bucket_of_another_account_is_denied(container, read_only):
     address = container("radosgw")
     with read_only(address):
         storage = Storage(f"{address}/read-only")
@@ -66,19 +66,19 @@ def test_bucket_of_somebody_else_is_told_to_be_denied(container, read_only):
 
 
 @pytest.mark.parametrize("endpoint", ["http://127.0.0.1:9", "http://no-such-host.invalid"])
-def test_wrong_endpoint_is_given_up_soon_at_the_start(container, monkeypatch, endpoint):
+def test_wrong_endpoint_fails_soon_at_the_start(container, monkeypatch, endpoint):
     address = container("moto")
     monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
     path = f"{address}/nowhere-{endpoint[-4:]}"
     job = Job.parse({"source": {"dataset": "d", "text": "t"}, "model": {"name": "m"}, "output": {"path": path}})
     storage = Storage(path, patient=False)
     for contact in (reading(storage), lambda: prepare(job, storage, device="cpu")):
-        message = told(contact)
+        message = error_of(contact)
         assert endpoint in message
         assert "Check the endpoint (AWS_ENDPOINT_URL" in message
 
 
-def test_store_that_is_down_for_a_moment_is_waited_for(servers, container, monkeypatch, tmp_path):
+def test_store_that_is_down_for_a_moment_is_retried(servers, container, monkeypatch, tmp_path):
     from tests.servers.processes import free_port
     from tests.servers.proxy import proxy
 
@@ -89,14 +89,14 @@ def test_store_that_is_down_for_a_moment_is_waited_for(servers, container, monke
     writer = threading.Thread(target=lambda: made.append(storage.create("a", b"x")))
     before = retries()
     writer.start()
-    while retries() == before:  # it has been refused at least once
+    while retries() == before:  # until it was refused once
         time.sleep(0.01)
     with proxy(servers("moto"), tmp_path, port):
         writer.join(timeout=PATIENCE_S)
     assert made == [True]
 
 
-def test_all_faults_at_once_are_outlived_and_counted(container, spoiled):
+def test_all_faults_at_once_are_retried_and_counted(container, spoiled):
     control = spoiled("radosgw")
     storage = Storage(f"{container('radosgw', control.endpoint)}/faults")
     control.faults(slow_down=0.3, reset=0.2, lost=0.15, truncate=0.1, seed=1)
@@ -127,14 +127,14 @@ def test_racing_writers_with_lost_answers_have_one_winner_each(container, spoile
         assert winners == [storage.read(str(key))]
 
 
-def test_store_that_ignores_the_condition_is_found_out(container, spoiled):
+def test_store_that_ignores_conditions_is_detected(container, spoiled):
     control = spoiled("moto")
     storage = Storage(f"{container('moto', control.endpoint)}/weak")
     control.faults(unconditional=1.0)
     assert not storage.check()
 
 
-def test_unconditional_storage_still_leaves_alone_what_is_there(container, spoiled):
+def test_unconditional_storage_does_not_overwrite(container, spoiled):
     control = spoiled("moto")
     storage = Storage(f"{container('moto', control.endpoint)}/weak", conditional=False)
     control.faults(unconditional=1.0)
@@ -144,7 +144,7 @@ def test_unconditional_storage_still_leaves_alone_what_is_there(container, spoil
     assert storage.read("a") == b"first"
 
 
-def test_multipart_uploads_in_a_store_are_other_programs_and_left_alone(container):
+def test_multipart_uploads_of_other_programs_are_not_stale(container):
     import boto3
 
     address = container("moto")
@@ -159,7 +159,7 @@ def test_multipart_uploads_in_a_store_are_other_programs_and_left_alone(containe
 
 @pytest.fixture
 def staged(tmp_path) -> Path:
-    """A file that a broken upload has left in an output of one object."""
+    """A staged file of an interrupted upload, in an output of one object."""
     Storage(str(tmp_path)).create("data/part", b"x")
     (tmp_path / "data/part#1").write_bytes(b"half")
     return tmp_path / "data/part#1"
@@ -169,11 +169,11 @@ def test_staged_file_is_found_and_removed_once(staged):
     (found,) = find_stale_uploads(Storage(str(staged.parents[1])))
     assert (found.name, found.size) == ("data/part#1", 4)
     found.remove()
-    found.remove()  # somebody else was faster
+    found.remove()  # already removed
     assert [path.name for path in staged.parent.iterdir()] == ["part"]
 
 
-def test_staged_file_that_cannot_be_removed_is_told_by_its_name(staged):
+def test_staged_file_that_cannot_be_removed_is_named(staged):
     (found,) = find_stale_uploads(Storage(str(staged.parents[1])))
     staged.unlink()
     staged.mkdir()

@@ -1,4 +1,4 @@
-"""A source in a store that can't be asked: that is told, and never taken for one that has changed."""
+"""A source in a store that does not answer: the error is reported, and not taken for a change of the file."""
 
 import io
 import json
@@ -16,7 +16,7 @@ from varve.storage.object_store import Storage
 
 @pytest.fixture
 def source(container, monkeypatch) -> Source:
-    """One file in a bucket, and clients that read the environment anew and ask once."""
+    """One file in a bucket, and clients that read the environment again and do not retry."""
     address, content = container("moto"), io.BytesIO()
     pq.write_table(pa.table({"text": ["one", "two"]}), content)
     Storage(address).create("docs/0.parquet", content.getvalue())
@@ -33,7 +33,7 @@ def forget_clients() -> None:
 
 @pytest.fixture(params=["NoCredentialsError", "EndpointConnectionError"])
 def trouble(request, monkeypatch):
-    """The kind of an error that s3fs passes on as it is, and what brings it about."""
+    """() → causes an error that s3fs raises unchanged; returns its class name."""
 
     def make() -> str:
         if request.param == "EndpointConnectionError":
@@ -49,7 +49,7 @@ def trouble(request, monkeypatch):
 
 
 @pytest.mark.parametrize("known", ["files", "a folder"])
-def test_store_that_cannot_be_asked_is_told_at_planning(source, trouble, known):
+def test_store_that_does_not_answer_is_reported_at_planning(source, trouble, known):
     if known == "a folder":
         source = Source(dataset=source.locations[0].removesuffix("/0.parquet"), text="text")
     kind = trouble()
@@ -57,7 +57,7 @@ def test_store_that_cannot_be_asked_is_told_at_planning(source, trouble, known):
         open_dataset(source)
 
 
-def test_json_of_differing_keys_in_a_store_is_read_whole(container):
+def test_json_files_with_different_keys_are_read_from_a_store(container):
     address, count = container("moto"), 20
     for number in range(count):
         row = {"text": f"text {number}", "kept": number or None, f"only here {number}": {"a": number}}
@@ -69,16 +69,16 @@ def test_json_of_differing_keys_in_a_store_is_read_whole(container):
     assert rows == [{"text": f"text {number}", "kept": number or None} for number in range(count)]
 
 
-def test_store_that_cannot_be_asked_in_a_run_is_not_taken_for_a_change(source, trouble):
+def test_store_that_does_not_answer_is_not_taken_for_a_change(source, trouble):
     dataset = open_dataset(source)
     dataset.check(0)
     kind = trouble()
-    with pytest.raises(RunError, match=rf"0\.parquet\).*{kind}") as told:
+    with pytest.raises(RunError, match=rf"0\.parquet\).*{kind}") as raised:
         dataset.check(0)
-    assert "has changed" not in str(told.value)
+    assert "has changed" not in str(raised.value)
 
 
-def test_file_that_is_gone_is_told_as_a_change(source):
+def test_deleted_file_is_a_change(source):
     dataset = open_dataset(source)
     address, _, name = source.locations[0].rpartition("/docs/")
     fsspec.filesystem("s3").rm_file(f"{address}/docs/{name}")
@@ -86,7 +86,7 @@ def test_file_that_is_gone_is_told_as_a_change(source):
         dataset.check(0)
 
 
-def test_file_system_whose_client_is_not_installed_is_told():
+def test_message_on_a_missing_client_has_the_advice_to_install_it():
     with pytest.raises(
         JobError, match=r"oci://bucket/\*\.parquet cannot be opened: ImportError.*every machine that reads"
     ):

@@ -1,4 +1,4 @@
-"""Whether a source would read what is laid beside it, held against what `datasets` then reads."""
+"""Whether a source would read the files of an output, compared with what `datasets` then reads."""
 
 import json
 
@@ -16,7 +16,7 @@ WRITTEN = ("data/part-00000-000000000000-000000000001.parquet", "_varve/job.json
 
 @pytest.fixture
 def docs(tmp_path, monkeypatch):
-    """A folder `docs` in the working directory, with a file that is hidden."""
+    """A folder `docs` in the working directory, with a hidden file."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "docs/.before/_varve").mkdir(parents=True)
     (tmp_path / "docs/.before/_varve/0.json").write_text('{"text": "hidden"}\n')
@@ -24,7 +24,7 @@ def docs(tmp_path, monkeypatch):
 
 
 def read_after(output, spec: Source) -> list[str]:
-    """The files of the source once an output lies there."""
+    """The files of the source that belong to an output, once that output exists."""
     part, job = (output / name for name in WRITTEN)
     for path in (part, job):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -34,12 +34,12 @@ def read_after(output, spec: Source) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("output", "source", "found"),
+    ("output", "source", "is_found"),
     [
         ("docs/out", {"dataset": "docs"}, True),
         ("docs/.out", {"dataset": "docs"}, False),
         ("docs/__out", {"dataset": "docs"}, False),
-        ("beside", {"dataset": "docs"}, False),
+        ("other", {"dataset": "docs"}, False),
         ("docs/out", {"dataset": "docs", "data_files": "*.jsonl"}, False),
         ("docs/out", {"dataset": "docs", "data_files": "**/*.json*"}, True),
         ("docs/out", {"dataset": "json", "data_files": "docs/*.jsonl"}, False),
@@ -49,14 +49,14 @@ def read_after(output, spec: Source) -> list[str]:
         ("docs/.out", {"dataset": "json", "data_files": "docs/.*/_varve/*.json"}, True),
     ],
 )
-def test_source_finds_an_output_where_datasets_would_read_of_it(output, source, found, docs):
+def test_glob_matches_an_output_that_datasets_would_read(output, source, is_found, docs):
     (docs / "0.jsonl").write_text('{"text": "one"}\n')
     spec, place = Source(text="text", **source), docs.parent / output
-    assert (find_matching_glob(spec, [str(place / name) for name in WRITTEN]) is not None) == found
-    assert bool(read_after(place, spec)) == found
+    assert (find_matching_glob(spec, [str(place / name) for name in WRITTEN]) is not None) == is_found
+    assert bool(read_after(place, spec)) == is_found
 
 
-def test_saved_dataset_finds_nothing_but_its_own_files(docs):
+def test_saved_dataset_has_only_its_own_files(docs):
     Dataset.from_dict({"text": ["one"]}).save_to_disk(docs)
     spec = Source(dataset=str(docs), text="text")
     assert find_matching_glob(spec, [str(docs / "out" / name) for name in WRITTEN]) is None
@@ -64,6 +64,6 @@ def test_saved_dataset_finds_nothing_but_its_own_files(docs):
 
 
 @pytest.mark.parametrize("files", ["s3://bucket/**", "docs/**.jsonl"])
-def test_pattern_of_a_store_or_a_wrong_one_finds_nothing(files, docs):
+def test_glob_of_a_store_or_an_invalid_one_matches_nothing(files, docs):
     spec = Source(dataset="json", data_files=files, text="text")
     assert find_matching_glob(spec, [str(docs / "out" / name) for name in WRITTEN]) is None

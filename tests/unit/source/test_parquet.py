@@ -1,4 +1,4 @@
-"""Parquet files that do not agree: what a job does not name decides nothing, what it names keeps its values."""
+"""Parquet files with different schemas: unnamed columns have no influence, named columns keep their values."""
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -11,7 +11,7 @@ from varve.source.open_dataset import MIN_SHARD_ROWS, open_dataset
 
 @pytest.fixture
 def opened(tmp_path):
-    """(columns of each file) → the dataset over them."""
+    """(columns of each file) → the dataset of these files."""
 
     def write_and_open(*files: dict, keep=("kept",), row_group_size=None, **source):
         for number, columns in enumerate(files):
@@ -45,7 +45,7 @@ def file(kept=None, **others) -> dict:
         (pa.array([{"a": 1}]), pa.array([{"a": 2, "b": [3]}]), [{"a": 1, "b": None}, {"a": 2, "b": [3]}]),
     ],
 )
-def test_parquet_column_has_the_type_that_holds_what_all_files_have(opened, first, then, expected):
+def test_parquet_column_has_a_type_that_holds_the_values_of_all_files(opened, first, then, expected):
     assert values(opened(file(first), file(then))) == expected
 
 
@@ -64,13 +64,13 @@ def test_parquet_column_that_a_file_lacks_is_null_from_any_row_on(opened):
     assert last.select(["kept", "other"]).to_pylist() == [{"kept": None, "other": other[-1]}]
 
 
-def test_parquet_column_of_numbers_and_texts_is_told_with_the_files_and_the_way_out(opened):
+def test_message_on_a_column_of_numbers_and_texts_has_the_files_and_the_fix(opened):
     with pytest.raises(JobError, match=r"'kept' holds int64 in \S+0\.parquet, text in \S+1\.parquet.*{kept: string}"):
         opened(file([1]), file(["x"]))
     assert values(opened(file([1]), file(["x"]), types={"kept": "string"})) == ["1", "x"]
 
 
-def test_parquet_column_of_any_type_may_stand_beside_those_that_are_needed(opened):
+def test_parquet_columns_that_are_not_needed_may_have_any_type(opened):
     others = {"map": pa.array([[("a", 1)]], pa.map_(pa.string(), pa.int64())), "key": pa.array([b"0" * 16], pa.uuid())}
     assert values(opened(file([7], **others))) == [7]
     assert values(opened(file([7], **others), keep=("key",)), "key") == [b"0" * 16]
@@ -78,12 +78,12 @@ def test_parquet_column_of_any_type_may_stand_beside_those_that_are_needed(opene
         opened(file([7], **others), keep=("map",))
 
 
-def test_parquet_column_that_is_nowhere_is_told_with_those_that_are(opened):
+def test_message_on_an_unknown_column_lists_the_columns(opened):
     with pytest.raises(JobError, match=r"no column 'kept' in parquet\. Its columns: text, other"):
         opened(file(other=[1]))
 
 
-def test_file_that_is_no_parquet_is_named(opened, tmp_path):
+def test_file_that_is_not_parquet_is_named(opened, tmp_path):
     (tmp_path / "+.parquet").write_text("")
     with pytest.raises(JobError, match=r"\+\.parquet.*: ArrowInvalid: Parquet file size is 0 bytes"):
         opened(file([1]))

@@ -1,4 +1,4 @@
-"""The rows that sizes are planned by: those with a text, wherever the source has them."""
+"""Sample rows from which part sizes are planned: rows with a text, in whichever shard they are."""
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -33,12 +33,12 @@ def sample(folder: str, rows: int) -> list[str]:
     return rows_with_text(open_dataset(Source(dataset=folder, text="text")), ["text"], rows)["text"].to_pylist()
 
 
-def test_first_rows_are_taken_where_they_have_texts(docs):
+def test_first_rows_with_a_text_are_sampled(docs):
     assert sample(docs([str(row) for row in range(3000)], ["other"]), 512) == [str(row) for row in range(512)]
 
 
 @pytest.mark.parametrize("before", [[], [None] * 5, [None] * 3000])
-def test_rows_without_a_text_are_passed_over(docs, before):
+def test_rows_without_a_text_are_skipped(docs, before):
     assert sample(docs([*before, "own"], ["other"] * 9), 4) == ["own", "other", "other", "other"]
 
 

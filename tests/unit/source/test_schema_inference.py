@@ -1,4 +1,4 @@
-"""Columns of CSV and JSON: what a job does not name decides nothing, what it names keeps its values."""
+"""Columns of CSV and JSON: unnamed columns have no influence, named columns keep their values."""
 
 import json
 from datetime import date
@@ -10,13 +10,13 @@ from varve.config.source import Source
 from varve.errors import JobError, RunError
 from varve.source.open_dataset import open_dataset
 
-# More than one table of CSV, and more than is looked at of JSON.
+# More rows than one chunk of CSV and than the inspected head of a JSON file.
 MANY = 12_000
 
 
 @pytest.fixture
 def read(tmp_path):
-    """(what each file holds, how it is read) → the kept columns as lists."""
+    """(content of each file, options of the source) → the columns as lists."""
 
     def write_and_read(*files: list[dict] | str, keep=("kept",), **source) -> dict[str, list]:
         for number, rows in enumerate(files):
@@ -50,11 +50,11 @@ def csv(*kept) -> str:
         ({"note": {"a": 1}}, {"note": {"a": 1, "b": [2]}}),
     ],
 )
-def test_json_keys_that_are_not_needed_may_come_and_change(read, first, then):
+def test_json_keys_that_are_not_needed_may_appear_and_change(read, first, then):
     assert read(rows(1, 2, **first), rows(3, 4, **then))["kept"] == [1, 2, 3, 4]
 
 
-def test_json_key_that_comes_late_in_a_file_is_passed_over_where_not_needed(read):
+def test_json_key_that_appears_late_is_ignored_if_not_needed(read):
     long = {"pad": "x" * 6_000_000}
     assert read(rows(1, 2, **long) + rows(3, late=[1]))["kept"] == [1, 2, 3]
 
@@ -68,7 +68,7 @@ def test_json_key_that_comes_late_in_a_file_is_passed_over_where_not_needed(read
         ([None], [7]),
     ],
 )
-def test_kept_key_has_the_type_that_holds_what_all_files_show(read, first, then):
+def test_kept_key_has_a_type_that_holds_the_values_of_all_files(read, first, then):
     assert read(rows(*first), rows(*then))["kept"] == first + then
 
 
@@ -77,7 +77,7 @@ def test_first_file_without_rows_does_not_hide_the_columns(read):
     assert read(csv(), csv(1, 2))["kept"] == [1, 2]
 
 
-def test_kept_key_of_several_types_is_told_with_the_files_and_the_way_out(read):
+def test_message_on_a_kept_key_of_several_types_has_the_files_and_the_fix(read):
     with pytest.raises(JobError, match=r"'kept' holds int64 in \S+0\.part, text in \S+1\.part.*types: {kept: string}"):
         read(rows(1), rows("x"))
     assert read(rows(1), rows("x"), types={"kept": "string"})["kept"] == ["1", "x"]
@@ -92,7 +92,7 @@ def test_kept_values_of_several_types_within_others_are_text_there(read):
     assert read(rows({"a": [{"b": 1}]}, {"a": [{"b": "x"}]}))["kept"] == [{"a": [{"b": "1"}]}, {"a": [{"b": '"x"'}]}]
 
 
-def test_kept_key_that_first_rows_do_not_show_is_what_the_job_says(read):
+def test_kept_key_that_first_rows_lack_has_the_type_of_the_job(read):
     late = rows(None, None, pad="x" * 6_000_000) + rows("x")
     with pytest.raises(RunError, match=r"name it in source\.types"):
         read(late)
@@ -112,11 +112,11 @@ def test_kept_key_that_first_rows_do_not_show_is_what_the_job_says(read):
         (1.5, ["", "2"], [None, 2.0]),
     ],
 )
-def test_csv_cell_that_is_empty_after_many_rows_is_no_value(read, first, then, values):
+def test_csv_cell_that_is_empty_after_many_rows_is_null(read, first, then, values):
     assert read(csv(*[first] * MANY, *then))["kept"][MANY:] == values
 
 
-def test_csv_column_of_whole_numbers_and_then_others_says_where_and_what_to_do(read):
+def test_message_on_a_late_fraction_has_the_row_and_the_fix(read):
     late = csv(*[1] * MANY, "7.5")
     with pytest.raises(RunError, match=r"after row 1\d{4}: .*'7\.5'.*name it in source\.types"):
         read(late)
@@ -135,7 +135,7 @@ def test_csv_file_that_is_empty_has_no_rows(read):
 
 
 @pytest.mark.parametrize("rows_before", [0, MANY])
-def test_csv_of_another_encoding_is_told_with_the_option_that_names_it(tmp_path, rows_before):
+def test_message_on_another_encoding_has_the_option(tmp_path, rows_before):
     path = tmp_path / "0.csv"
     path.write_bytes(b"text\n" + b"a\n" * rows_before + "naïve\n".encode("cp1252"))
     source = {"dataset": "csv", "data_files": str(path), "text": "text"}
@@ -145,18 +145,18 @@ def test_csv_of_another_encoding_is_told_with_the_option_that_names_it(tmp_path,
     assert [table["text"][-1].as_py() for table in dataset.read(0)][-1] == "naïve"
 
 
-def test_what_no_network_can_mend_is_told_without_advice_about_it(read):
-    with pytest.raises(JobError, match="OverflowError") as told:
+def test_message_on_a_value_has_no_advice_about_the_network(read):
+    with pytest.raises(JobError, match="OverflowError") as raised:
         read(csv(10**25))
-    assert "Check the address" not in str(told.value)
+    assert "Check the address" not in str(raised.value)
 
 
-def test_csv_codes_with_leading_zeros_stay_as_they_are_where_named_text(read):
+def test_csv_codes_keep_leading_zeros_if_named_text(read):
     assert read(csv("007"), types={"kept": "string"})["kept"] == ["007"]
     assert read(csv("2024-01-02"), types={"kept": "date32"})["kept"] == [date(2024, 1, 2)]
 
 
-def test_csv_options_that_pandas_alone_knows_still_hold(read):
+def test_csv_options_that_only_pandas_knows_are_applied(read):
     assert read(csv('"1,000"'), options={"thousands": ","})["kept"] == [1000]
     assert read(csv("yes", "no"), options={"true_values": ["yes"], "false_values": ["no"]})["kept"] == [True, False]
 
@@ -181,7 +181,7 @@ def test_type_of_a_column_that_is_not_read_is_refused():
         Job.parse({**JOB, "source": {**JOB["source"], "types": {"other": "string"}}})
 
 
-def test_types_are_part_of_what_a_job_is_and_none_are_not():
+def test_types_are_part_of_a_job_s_identity_only_if_set():
     plain = Job.parse(JOB)
     typed = Job.parse({**JOB, "source": {**JOB["source"], "types": {"text": "string"}}})
     assert not any(key.startswith("source.types") for key in plain.identity())

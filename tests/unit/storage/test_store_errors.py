@@ -1,4 +1,4 @@
-"""What clients' error texts mean. The texts are those that obstore gave for answers of real servers."""
+"""Parsing of error texts, which are those of obstore for responses of real servers."""
 
 import pytest
 
@@ -60,7 +60,7 @@ def test_machine_without_a_role_is_not_asked_repeatedly():
 
 
 @pytest.mark.parametrize("code", ["NoSuchBucket", "ContainerNotFound"])
-def test_missing_container_is_told_from_a_missing_object(code):
+def test_missing_container_is_not_a_missing_object(code):
     assert parse_error(Exception(answer("404 Not Found", code))).is_container_missing
     assert not parse_error(Exception(answer("404 Not Found", "NoSuchKey"))).is_container_missing
 
