@@ -1,4 +1,4 @@
-"""How the work is spread over machines that are not here."""
+"""Placement of replicas and tokenizers on described clusters."""
 
 from dataclasses import replace
 
@@ -13,12 +13,12 @@ from varve.errors import JobError
 
 
 def cluster(*nodes: tuple) -> Cluster:
-    made = tuple(Node(str(number), f"10.0.0.{number}", *node) for number, node in enumerate(nodes))
-    return Cluster(made, sum(node.cpus for node in made), sum(node.gpus for node in made))
+    described = tuple(Node(str(number), f"10.0.0.{number}", *node) for number, node in enumerate(nodes))
+    return Cluster(described, sum(node.cpus for node in described), sum(node.gpus for node in described))
 
 
-def compute(**given) -> Compute:
-    return Compute.model_validate(given)
+def compute(**keys) -> Compute:
+    return Compute.model_validate(keys)
 
 
 @pytest.mark.parametrize(
@@ -32,24 +32,20 @@ def compute(**given) -> Compute:
         ([(4,), (6,)], 5, 2),
     ],
 )
-def test_replicas_on_cpus_have_a_size_that_fits_the_nodes(nodes, replicas, threads):
+def test_cpu_replicas_have_a_size_that_fits_every_node(nodes, replicas, threads):
     placement = place_workers(cluster(*nodes), compute())
-    assert (placement.replicas, placement.threads, placement.tokenizers, placement.device) == (
-        replicas,
-        threads,
-        0,
-        "cpu",
-    )
+    assert (placement.replicas, placement.threads) == (replicas, threads)
+    assert (placement.tokenizers, placement.device) == (0, "cpu")
 
 
 @pytest.mark.parametrize("free", [LEAST_CPUS, 0.95, 0.99])
-def test_node_with_less_than_a_core_free_has_one_replica_that_fits(free):
+def test_node_with_less_than_one_free_core_gets_one_replica_that_fits(free):
     placement = place_workers(replace(cluster((4,)), free_cpus=free), compute())
     assert (placement.replicas, placement.most_replicas, placement.threads) == (1, 1, 1)
     assert 0 < placement.cpus <= free - 2 * IO_CPUS
 
 
-def test_replica_for_every_gpu_and_tokenizers_on_the_other_cores():
+def test_every_gpu_gets_a_replica_and_tokenizers_use_the_other_cores():
     placement = place_workers(cluster((16, 4, "A10G"), (32,)), compute())
     assert (placement.replicas, placement.gpus, placement.cpus) == (4, 1.0, 1.0)
     assert placement.tokenizers == 43
@@ -60,41 +56,41 @@ def test_small_models_share_a_gpu():
     assert (placement.replicas, placement.gpus) == (16, 0.25)
 
 
-def test_only_gpus_of_the_wanted_type_are_counted():
+def test_only_gpus_of_the_requested_type_are_used():
     nodes = cluster((8, 1, "L4"), (8, 2, "A100"))
     placement = place_workers(nodes, compute(accelerator="A100"))
     assert (placement.replicas, placement.accelerator) == (2, "A100")
-    with pytest.raises(JobError, match=r"1 GPU.* type H100.*1 of type L4, 2 of type A100"):
+    with pytest.raises(JobError, match=r"H100.*1 of type L4, 2 of type A100.*compute\.accelerator"):
         place_workers(nodes, compute(accelerator="H100"))
 
 
-def test_gpus_are_left_alone_where_the_job_says_so():
+def test_job_with_zero_gpus_runs_on_cpus():
     placement = place_workers(cluster((8, 1, "L4")), compute(gpus=0))
     assert (placement.device, placement.gpus, placement.accelerator) == ("cpu", 0.0, None)
 
 
-def test_gpus_that_an_autoscaler_is_to_bring_are_waited_for_by_number():
+def test_gpus_of_an_autoscaler_need_a_number_of_replicas():
     placement = place_workers(cluster((2,)), compute(gpus=1, replicas=4))
     assert (placement.replicas, placement.gpus) == (4, 1.0)
-    with pytest.raises(JobError, match="no GPUs"):
+    with pytest.raises(JobError, match=r"compute\.gpus"):
         place_workers(cluster((2,)), compute(gpus=1))
 
 
-def test_pool_starts_at_its_least_and_may_grow_to_its_most():
+def test_pool_starts_at_its_minimum_and_can_grow_to_its_maximum():
     placement = place_workers(cluster((8,)), compute(replicas={"min": 2, "max": 20}))
     assert (placement.replicas, placement.most_replicas, placement.threads) == (2, 20, 4)
 
 
 @given(st.lists(st.integers(1, 200), min_size=1, max_size=8))
-def test_every_node_keeps_room_to_read_and_write(cores):
+def test_every_node_keeps_cpus_for_reads_and_writes(cores):
     placement = place_workers(cluster(*[(count,) for count in cores]), compute())
-    placed = [count // placement.threads for count in cores]
-    assert sum(placed) == placement.replicas >= 1
-    assert all(count - here * placement.cpus >= 2 * IO_CPUS - 1e-9 for count, here in zip(cores, placed, strict=True))
+    replicas = [count // placement.threads for count in cores]
+    assert sum(replicas) == placement.replicas >= 1
+    assert all(count - num * placement.cpus >= 2 * IO_CPUS - 1e-9 for count, num in zip(cores, replicas, strict=True))
 
 
 @given(st.integers(1, 64), st.integers(1, 100))
-def test_asked_number_of_replicas_fits_one_machine(cores, replicas):
+def test_requested_number_of_replicas_fits_one_machine(cores, replicas):
     placement = place_workers(cluster((cores,)), compute(replicas=replicas))
     assert placement.replicas == replicas
     assert placement.cpus > 0

@@ -1,47 +1,49 @@
-"""What the line of a run says to somebody who follows it."""
+"""The progress line of a run that `varve submit` follows."""
 
 import sys
 
 import pytest
 
 from tests.waiting import wait_until
+from varve.monitoring import progress_line
 from varve.monitoring.progress_line import ProgressLine
 from varve.monitoring.run_counters import Snapshot
 
 
 @pytest.fixture
-def says(monkeypatch, capsys):
-    """Snapshot, rows done before → the first line that is shown of it."""
+def line(monkeypatch, capsys):
+    """(snapshot, committed rows, total rows) → the first line that appears."""
     monkeypatch.setenv("VARVE_FOLLOWED", "1")
+    monkeypatch.setattr(progress_line, "_FOLLOWED_INTERVAL_S", 0.1)
 
-    def line_of(snapshot: Snapshot, done_rows: int = 0, total_rows: int | None = 100) -> str:
-        shown = [""]
+    def first_line(snapshot: Snapshot, committed_rows: int = 0, total_rows: int | None = 100) -> str:
+        output = [""]
 
-        def is_there() -> bool:
-            shown[0] += capsys.readouterr().err
-            return "\n" in shown[0]
+        def has_line() -> bool:
+            output[0] += capsys.readouterr().err
+            return "\n" in output[0]
 
-        with ProgressLine(lambda: snapshot, done_rows, total_rows, sys.stderr):
-            wait_until(is_there, "the line")
-        return shown[0].splitlines()[0]
+        with ProgressLine(lambda: snapshot, committed_rows, total_rows, sys.stderr):
+            wait_until(has_line, "the line")
+        return output[0].splitlines()[0]
 
-    return line_of
-
-
-def test_line_of_a_run_whose_writes_lag_says_how_many_rows_they_lag(says):
-    told = says(Snapshot(rows=60, replicas=1, missing_rows=25), done_rows=40)
-    assert "100 of 100 rows" in told
-    assert "25 rows to write" in told
-    assert "left" not in told
+    return first_line
 
 
-def test_line_of_a_run_that_is_encoding_says_nothing_of_writes(says):
-    told = says(Snapshot(rows=30, replicas=2, missing_rows=90, errors=3))
-    assert "30 of 100 rows" in told
-    assert "to write" not in told
-    assert "2 replica(s)" in told
-    assert "3 error rows" in told
+def test_line_with_all_rows_encoded_shows_the_rows_to_write(line):
+    text = line(Snapshot(rows=60, replicas=1, missing_rows=25), committed_rows=40)
+    assert "100 of 100 rows" in text
+    assert "25 rows to write" in text
+    assert "left" not in text
 
 
-def test_line_before_the_first_block_says_what_is_awaited(says):
-    assert "starting replicas" in says(Snapshot())
+def test_line_during_encoding_shows_replicas_and_errors_but_no_writes(line):
+    text = line(Snapshot(rows=30, replicas=2, missing_rows=90, errors=3))
+    assert "30 of 100 rows" in text
+    assert "to write" not in text
+    assert "2 replica(s)" in text
+    assert "3 error rows" in text
+
+
+def test_line_before_the_first_block_shows_what_the_run_waits_for(line):
+    assert "starting replicas" in line(Snapshot())

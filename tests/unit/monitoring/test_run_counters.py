@@ -9,14 +9,14 @@ from varve.ranges import Range
 ROWS = Range(0, 100, 200)
 
 
-def test_part_that_is_begun_again_without_an_end_was_lost():
+def test_part_that_begins_again_without_an_end_counts_as_lost():
     counters = RunCounters()
     assert [counters.begin("encode", ROWS) for _ in range(3)] == [0, 1, 2]
     assert counters.snapshot().lost == 2
     assert counters.snapshot().under_way == (ROWS,)
 
 
-def test_part_that_ended_is_begun_from_nothing():
+def test_part_that_begins_again_after_its_end_is_not_lost():
     counters = RunCounters()
     counters.begin("encode", ROWS)
     counters.end("encode", ROWS)
@@ -26,13 +26,13 @@ def test_part_that_ended_is_begun_from_nothing():
     assert counters.snapshot().oldest_at is None
 
 
-def test_stages_are_told_apart():
+def test_begins_are_counted_per_stage():
     counters = RunCounters()
     counters.begin("tokenize", ROWS)
     assert counters.begin("encode", ROWS) == 0
 
 
-def test_blocks_are_told_the_errors_of_all_and_whether_to_stop():
+def test_block_returns_the_errors_of_the_run_and_whether_to_stop():
     counters = RunCounters()
     assert counters.add(Block(10, 100, 2), ROWS) == (2, False)
     counters.stop()
@@ -40,11 +40,11 @@ def test_blocks_are_told_the_errors_of_all_and_whether_to_stop():
     assert counters.stopped()
 
 
-def test_errors_of_a_part_that_is_begun_again_count_once():
-    counters, beside = RunCounters(), Range(1, 0, 100)
-    counters.begin("encode", beside)
-    counters.add(Block(50, 500, 1), beside)
-    for _ in range(3):  # its second block kills
+def test_errors_of_a_part_that_begins_again_count_once():
+    counters, other = RunCounters(), Range(1, 0, 100)
+    counters.begin("encode", other)
+    counters.add(Block(50, 500, 1), other)
+    for _ in range(3):  # the worker dies at its second block
         counters.begin("encode", ROWS)
         assert counters.add(Block(50, 500, 5), ROWS).errors == 6
     counters.begin("encode", ROWS)
@@ -53,48 +53,48 @@ def test_errors_of_a_part_that_is_begun_again_count_once():
     assert (now.rows, now.tokens, now.errors, now.lost) == (150, 1490, 7, 3)
 
 
-def test_part_that_is_encoded_again_once_it_is_committed_counts_nothing():
+def test_committed_part_that_is_encoded_again_is_not_counted_again():
     counters = RunCounters()
     counters.begin("encode", ROWS)
     counters.add(Block(100, 1000, 2), ROWS)
     counters.end("encode", ROWS)
     counters.commit(ROWS, file_bytes=1000, retries=0)
-    counters.begin("encode", ROWS)  # its features went down with their node, and the write begins anew
+    counters.begin("encode", ROWS)  # a node died with its features before the write reported
     assert counters.add(Block(100, 1000, 2), ROWS).errors == 2
     assert counters.snapshot().rows == 100
 
 
-def numbers(now: Snapshot) -> dict[str, float]:
-    """Every number that monitoring takes for a counter."""
-    named = {field.name: getattr(now, field.name) for field in fields(now)}
-    counts = {name: named[name] for name in ("rows", "tokens", "errors", "packs", "parts", "written_bytes", "lost")}
+def counter_values(now: Snapshot) -> dict[str, float]:
+    """All values that monitoring exports as counters."""
+    values = {field.name: getattr(now, field.name) for field in fields(now)}
+    counts = {name: values[name] for name in ("rows", "tokens", "errors", "packs", "parts", "written_bytes", "lost")}
     replicas = {f"replica {number}": count.tokens for number, count in now.by_replica.items()}
     return counts | replicas | now.seconds | {"restarts": now.restarts, "replicas": now.replicas}
 
 
-def test_no_count_falls_when_a_replica_dies_and_comes_back():
+def test_no_counter_falls_if_a_replica_dies_and_restarts():
     counters = RunCounters(missing_rows=300)
-    assert [counters.join({}, who, "node") for who in ("one", "two")] == [0, 1]
-    seen = [numbers(counters.snapshot())]
+    assert [counters.join({}, actor, "node") for actor in ("one", "two")] == [0, 1]
+    history = [counter_values(counters.snapshot())]
     for replica in (0, 1):
         counters.begin("encode", Range(replica, 0, 100))
         counters.add(Block(50, 500, 1, {"encode": 2.0}, packs=3, packed_tokens=400), Range(replica, 0, 100), replica)
-        seen.append(numbers(counters.snapshot()))
-    assert counters.join({}, "two", "another node") == 1  # it died, and is back elsewhere
-    seen.append(numbers(counters.snapshot()))
+        history.append(counter_values(counters.snapshot()))
+    assert counters.join({}, "two", "another node") == 1  # it died and restarted on another node
+    history.append(counter_values(counters.snapshot()))
     counters.begin("encode", Range(1, 0, 100))
     counters.add(Block(100, 1000, 2, {"encode": 4.0}), Range(1, 0, 100), 1)
     counters.end("encode", Range(1, 0, 100))
-    seen.append(numbers(counters.snapshot()))
-    for before, after in pairwise(seen):
-        assert all(after[name] >= number for name, number in before.items())
+    history.append(counter_values(counters.snapshot()))
+    for earlier, later in pairwise(history):
+        assert all(later[name] >= value for name, value in earlier.items())
     last = counters.snapshot()
     assert (last.replicas, last.restarts, last.lost) == (2, 1, 1)
     assert [(count.node, count.tokens) for count in last.by_replica.values()] == [("node", 500), ("another node", 1500)]
     assert last.seconds == {"encode": 8.0}
 
 
-def test_part_that_is_committed_by_two_workers_counts_once():
+def test_part_committed_by_two_workers_counts_once():
     counters = RunCounters(missing_rows=250)
     for retries in (2, 1):
         counters.commit(ROWS, file_bytes=1000, retries=retries)
@@ -104,13 +104,13 @@ def test_part_that_is_committed_by_two_workers_counts_once():
     assert now.retries == 3
 
 
-def test_missing_rows_are_not_known_where_those_of_the_source_are_not():
+def test_missing_rows_are_none_if_the_rows_of_the_source_are_not_known():
     counters = RunCounters()
     counters.commit(ROWS, file_bytes=1000, retries=0)
     assert counters.snapshot().missing_rows is None
 
 
-def test_oldest_part_is_as_old_as_its_first_beginning():
+def test_age_of_the_oldest_part_starts_at_its_first_begin():
     counters = RunCounters()
     counters.begin("encode", ROWS)
     first = counters.snapshot().oldest_at
@@ -122,12 +122,12 @@ def test_oldest_part_is_as_old_as_its_first_beginning():
     assert counters.snapshot().oldest_at >= first
 
 
-def test_snapshot_stays_what_it_was():
+def test_snapshot_does_not_change_afterwards():
     counters = RunCounters()
     counters.join({}, "one", "node")
-    before = counters.snapshot()
+    earlier = counters.snapshot()
     counters.spend("read", 1.0)
     counters.add(Block(1, 10, 0), ROWS, 0)
-    assert before.seconds == {}
-    assert before.by_replica[0].tokens == 0
+    assert earlier.seconds == {}
+    assert earlier.by_replica[0].tokens == 0
     assert counters.snapshot().seconds == {"read": pytest.approx(1.0)}
