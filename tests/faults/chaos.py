@@ -1,9 +1,9 @@
-"""Kill drivers, workers, nodes and connections of real jobs at random, and compare with an undisturbed run.
+"""Kill drivers, workers, nodes and connections of real jobs at random; compare with an undisturbed run.
 
 python -m tests.faults.chaos --seed 1 --minutes 30
 
-A Ray cluster of two nodes on this machine, an S3 gateway behind a proxy that spoils requests the whole time. A job is
-started again until it is done, then its parts are compared with those of the undisturbed run, bit for bit.
+The jobs run on a Ray cluster of two nodes on this machine and write to an S3 gateway behind a proxy that injects faults
+all the time. A job is restarted until it is done; then its parts are compared bit for bit with the undisturbed run.
 """
 
 import argparse
@@ -32,16 +32,16 @@ from varve.storage.object_store import Storage
 
 KINDS = {"driver": 0.13, "worker": 0.47, "node": 0.12, "connections": 0.28}
 FAULTS = {"slow_down": 0.1, "reset": 0.06, "lost": 0.05}
-# Between two kills of one job, on average.
+# Mean time between two kills of one job.
 PAUSE_S = 4.0
 MAX_STARTS = 60
 JOB_S = 900
-# A node dies with its agents, and the head must live.
+# Idle workers, and agents: a node dies with its agents, and the head must live.
 _NOT_WORKING = (b"ray::IDLE", b"ray::DashboardAgent", b"ray::RuntimeEnvAgent")
 
 
 class Nodes:
-    """A head, which the driver sits on, and a second node, which comes and goes."""
+    """A head, on which the driver runs, and a second node, which is killed and replaced."""
 
     def __init__(self) -> None:
         from ray.cluster_utils import Cluster
@@ -72,7 +72,7 @@ class Chaos:
     failed: int = 0
 
     def run(self, argv: list[str]) -> None:
-        """Start a job again and again, kill what it stands on, until it is done."""
+        """Start a job and kill parts of it, until it is done."""
         log = (self.folder / "drivers.log").open("ab")
         for _ in range(MAX_STARTS):
             self.starts += 1
@@ -110,7 +110,7 @@ class Chaos:
 
 
 def working() -> list[int]:
-    """The workers of our own Ray that have something to do: replicas, reads, writes, the tally."""
+    """Ids of this process's Ray workers that have work: replicas, reads, writes, the counters."""
     return [pid for pid, title in descendants().items() if _is_working(title)]
 
 
@@ -119,21 +119,22 @@ def _is_working(title: bytes) -> bool:
 
 
 def tables(storage: Storage) -> dict[str, pa.Table]:
-    names = sorted(found.name for found in storage.list("data"))
+    names = sorted(listed.name for listed in storage.list("data"))
     return {name: pq.read_table(pa.BufferReader(storage.read(name) or b"")) for name in names}
 
 
-def compare(quiet: dict[str, pa.Table], storage: Storage, rows: int) -> None:
-    """
+def compare(expected: dict[str, pa.Table], storage: Storage, rows: int) -> None:
+    """Compare the parts of an output with those of an undisturbed run.
+
     Raises:
-        AssertionError: a row is lost, doubled or different, or the run is not proved.
+        AssertionError: a row is missing, repeated or different, or the output is not verified.
     """
-    found = tables(storage)
-    assert found.keys() == quiet.keys(), sorted(found.keys() ^ quiet.keys())
-    for name, table in quiet.items():
-        assert found[name].equals(table), f"{name} differs from the undisturbed run"
-    pairs = [pair for t in found.values() for pair in zip(t["shard"].to_pylist(), t["row"].to_pylist(), strict=True)]
-    assert len(pairs) == len(set(pairs)) == rows
+    stored = tables(storage)
+    assert stored.keys() == expected.keys(), sorted(stored.keys() ^ expected.keys())
+    for name, table in expected.items():
+        assert stored[name].equals(table), f"{name} differs from the undisturbed run"
+    keys = [key for t in stored.values() for key in zip(t["shard"].to_pylist(), t["row"].to_pylist(), strict=True)]
+    assert len(keys) == len(set(keys)) == rows
     manifest = read_manifest(storage)
     assert manifest is not None
     assert manifest.num_rows == rows
@@ -153,7 +154,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--rows", type=int, default=800)
     parser.add_argument("--rows-per-part", type=int, default=20)
-    chosen = parser.parse_args()
+    arguments = parser.parse_args()
     with ExitStack() as running, tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         os.environ.update(RAY_BACKEND_LOG_LEVEL="fatal", RAY_USAGE_STATS_ENABLED="0", HF_HUB_OFFLINE="1")
@@ -163,30 +164,29 @@ def main() -> None:
         make_bucket(endpoint, "chaos")
         nodes = Nodes()
         running.callback(nodes.end)
-        write_source(folder / "docs", chosen.rows)
-        chaos = Chaos(nodes, control, random.Random(chosen.seed), folder)
-        told = run(chaos, chosen, folder)
-        sys.stdout.write(told + "\n")
+        write_source(folder / "docs", arguments.rows)
+        chaos = Chaos(nodes, control, random.Random(arguments.seed), folder)
+        sys.stdout.write(run(chaos, arguments, folder) + "\n")
 
 
-def run(chaos: Chaos, chosen: argparse.Namespace, folder: Path) -> str:
-    argv = command(folder / "docs", "s3://chaos/quiet", chosen.rows_per_part)
+def run(chaos: Chaos, arguments: argparse.Namespace, folder: Path) -> str:
+    argv = command(folder / "docs", "s3://chaos/undisturbed", arguments.rows_per_part)
     subprocess.run(argv, check=True, env={**os.environ, "RAY_ADDRESS": chaos.nodes.address}, timeout=JOB_S)
-    quiet = tables(Storage("s3://chaos/quiet"))
-    began, jobs = time.monotonic(), 0
-    while time.monotonic() - began < chosen.minutes * 60:
+    expected = tables(Storage("s3://chaos/undisturbed"))
+    started, jobs = time.monotonic(), 0
+    while time.monotonic() - started < arguments.minutes * 60:
         chaos.control.faults(**FAULTS, seed=chaos.draw.randrange(1 << 30))
         output = f"s3://chaos/job-{jobs:03d}"
-        chaos.run(command(folder / "docs", output, chosen.rows_per_part))
+        chaos.run(command(folder / "docs", output, arguments.rows_per_part))
         jobs += 1
-        compare(quiet, Storage(output), chosen.rows)
+        compare(expected, Storage(output), arguments.rows)
         kills = ", ".join(f"{count} {kind}" for kind, count in sorted(chaos.kills.items()))
         sys.stdout.write(f"{jobs} job(s), {chaos.starts} starts, {chaos.failed} exits 1, kills: {kills}\n")
         sys.stdout.flush()
     total = sum(chaos.kills.values())
     return (
-        f"seed {chosen.seed}: {jobs} jobs of {chosen.rows} rows, {total} kills ({kills}): no row lost, none twice, "
-        "every manifest proved, every value that of the undisturbed run"
+        f"seed {arguments.seed}: {jobs} jobs of {arguments.rows} rows, {total} kills ({kills}): each row once, "
+        "all outputs verified, all values equal to the undisturbed run"
     )
 
 

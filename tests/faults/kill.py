@@ -1,4 +1,4 @@
-"""Kill the driver at random moments, run the same command again each time, compare with an undisturbed run.
+"""Kill the driver at random times, repeat the command after each kill, and compare with an undisturbed run.
 
 python -m tests.faults.kill --kills 10 --seed 1
 """
@@ -35,19 +35,19 @@ def command(source: Path, output: Path, rows_per_part: int) -> list[str]:
     return [sys.executable, "-m", "varve", "embed", *job, *more, f"output.rows_per_part={rows_per_part}"]
 
 
-def run_to_the_end(argv: list[str]) -> float:
-    began = time.monotonic()
+def run_to_completion(argv: list[str]) -> float:
+    started = time.monotonic()
     subprocess.run(argv, check=True, capture_output=True, timeout=900)
-    return time.monotonic() - began
+    return time.monotonic() - started
 
 
 def kill_after(argv: list[str], seconds: float) -> bool:
-    """Run and kill; returns whether the run was still going."""
+    """Run a command and kill it after some seconds; returns False if it completed before."""
     process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     try:
         process.wait(timeout=seconds)
     except subprocess.TimeoutExpired:
-        os.kill(process.pid, signal.SIGKILL)  # the driver alone: its workers must not harm the next run
+        os.kill(process.pid, signal.SIGKILL)  # only the driver: its workers must not disturb the next run
         process.wait()
         return True
     return False
@@ -57,44 +57,45 @@ def tables(output: Path) -> dict[str, pa.Table]:
     return {path.name: pq.read_table(path) for path in sorted((output / "data").glob("*.parquet"))}
 
 
-def compare(quiet: dict[str, pa.Table], disturbed: dict[str, pa.Table], rows: int) -> None:
-    """
+def compare(expected: dict[str, pa.Table], disturbed: dict[str, pa.Table], rows: int) -> None:
+    """Compare the parts of a disturbed run with those of an undisturbed one.
+
     Raises:
-        AssertionError: a row is lost, doubled or different.
+        AssertionError: a row is missing, repeated or different.
     """
-    assert quiet.keys() == disturbed.keys()
-    assert all(disturbed[name].equals(table) for name, table in quiet.items()), "a value differs from the quiet run"
-    found = [
+    assert expected.keys() == disturbed.keys()
+    assert all(disturbed[name].equals(table) for name, table in expected.items()), (
+        "a value differs from the undisturbed run"
+    )
+    keys = [
         pair
         for table in disturbed.values()
         for pair in zip(*table.select(["shard", "row"]).to_pydict().values(), strict=True)
     ]
-    assert len(found) == len(set(found)) == rows
+    assert len(keys) == len(set(keys)) == rows
 
 
 def disturb(folder: Path, *, kills: int, seed: int, rows: int, rows_per_part: int) -> str:
     """Compare a run killed `kills` times with an undisturbed one; returns one line of figures.
 
     Raises:
-        AssertionError: a row is lost, doubled or different.
+        AssertionError: a row is missing, repeated or different.
     """
-    draw = random.Random(seed)
+    generator = random.Random(seed)
     write_source(folder / "docs", rows)
-    whole_s = run_to_the_end(command(folder / "docs", folder / "quiet", rows_per_part))
+    whole_s = run_to_completion(command(folder / "docs", folder / "undisturbed", rows_per_part))
     argv = command(folder / "docs", folder / "killed", rows_per_part)
-    done, parts_seen = 0, []
+    done, parts_after = 0, []
     while done < kills:
-        if not kill_after(argv, draw.uniform(0.1, 1.0) * whole_s):
-            for path in (folder / "killed").rglob("*.*"):  # it got through: start over, until all kills are spent
+        if not kill_after(argv, generator.uniform(0.1, 1.0) * whole_s):
+            for path in (folder / "killed").rglob("*.*"):  # completed before the kill: start over
                 path.unlink()
             continue
         done += 1
-        parts_seen.append(len(list((folder / "killed/data").glob("*.parquet"))))
-    run_to_the_end(argv)
-    compare(tables(folder / "quiet"), tables(folder / "killed"), rows)
-    return (
-        f"{done} kills, parts after each {parts_seen}: {rows} rows, each once, every value that of the undisturbed run"
-    )
+        parts_after.append(len(list((folder / "killed/data").glob("*.parquet"))))
+    run_to_completion(argv)
+    compare(tables(folder / "undisturbed"), tables(folder / "killed"), rows)
+    return f"{done} kills, parts after each: {parts_after}. {rows} rows, each once, all equal to the undisturbed run"
 
 
 if __name__ == "__main__":
@@ -103,15 +104,15 @@ if __name__ == "__main__":
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rows", type=int, default=1200)
     parser.add_argument("--rows-per-part", type=int, default=40)
-    chosen = parser.parse_args()
+    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         sys.stdout.write(
             disturb(
                 Path(folder),
-                kills=chosen.kills,
-                seed=chosen.seed,
-                rows=chosen.rows,
-                rows_per_part=chosen.rows_per_part,
+                kills=arguments.kills,
+                seed=arguments.seed,
+                rows=arguments.rows,
+                rows_per_part=arguments.rows_per_part,
             )
             + "\n"
         )

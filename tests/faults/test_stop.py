@@ -1,4 +1,4 @@
-"""One output, whose run is asked to end, killed, told to end at once, and at last left alone."""
+"""One output whose run is stopped by one signal, killed, stopped by two signals, and finally completes."""
 
 import json
 import signal
@@ -12,7 +12,7 @@ import pytest
 
 from tests.faults.kill import command, tables, write_source
 from tests.reference_run import rows_of
-from tests.waiting import PATIENCE_S, wait_until
+from tests.waiting import PATIENCE_S, RUN_S, wait_until
 from varve import Job
 from varve.cli.main import run_command
 
@@ -20,13 +20,13 @@ ROWS = 900
 
 
 @dataclass
-class Ended:
-    """How an interrupted run went."""
+class Stopped:
+    """Result of an interrupted run."""
 
     code: int
-    told: str
-    seconds: float  # from the signal to the end
-    rows: int  # committed by then
+    log: str
+    seconds: float  # from the last signal to the end
+    rows: int  # committed in the output
     half_written: list[str]
 
 
@@ -46,27 +46,28 @@ def start(output, until: Callable[[], bool]) -> subprocess.Popen:
         argv_to(output), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
     try:
-        wait_until(until, "the moment to stop it", alive=process)
+        wait_until(until, "a new part", alive=process, timeout_s=RUN_S)
     except BaseException:
         process.kill()
         raise
     return process
 
 
-def end(process: subprocess.Popen, output, *signals: signal.Signals) -> Ended:
-    told = ""
+def end(process: subprocess.Popen, output, *signals: signal.Signals) -> Stopped:
+    log = ""
     for count, number in enumerate(signals, 1):
         process.send_signal(number)
-        began = time.monotonic()
-        # The system makes one of two equal signals of which the first is still to be taken.
-        while count < len(signals) and "once more ends at once" not in told:
-            told += process.stderr.readline()
-            assert process.poll() is None, told
-    code, seconds = process.wait(timeout=PATIENCE_S), time.monotonic() - began
-    told += process.communicate(timeout=PATIENCE_S)[1]  # until all that it started has let go of the pipe
-    return Ended(
+        signalled_at = time.monotonic()
+        # Two equal signals become one if the first one is still pending.
+        while count < len(signals) and number.name not in log:
+            line = process.stderr.readline()
+            assert line, log
+            log += line
+    code, seconds = process.wait(timeout=PATIENCE_S), time.monotonic() - signalled_at
+    log += process.communicate(timeout=PATIENCE_S)[1]  # returns when all processes of the run have closed the pipe
+    return Stopped(
         code=code,
-        told=told,
+        log=log,
         seconds=seconds,
         rows=sum(table.num_rows for table in tables(output).values()),
         half_written=[path.name for path in output.rglob("*") if "#" in path.name],
@@ -74,46 +75,47 @@ def end(process: subprocess.Popen, output, *signals: signal.Signals) -> Ended:
 
 
 @pytest.fixture(scope="module")
-def interrupted(folder) -> dict[str, Ended]:
+def interrupted(folder) -> dict[str, Stopped]:
     output = folder / "out"
 
-    def parts() -> int:
+    def num_parts() -> int:
         return len(list(output.glob("data/*.parquet")))
 
-    def one_more() -> Callable[[], bool]:
-        before = parts()
-        return lambda: parts() > before
+    def has_new_part() -> Callable[[], bool]:
+        previous = num_parts()
+        return lambda: num_parts() > previous
 
     return {
-        name: end(start(output, one_more()), output, *signals)
+        name: end(start(output, has_new_part()), output, *signals)
         for name, signals in {
-            "asked to end": [signal.SIGTERM],
+            "one signal": [signal.SIGTERM],
             "killed": [signal.SIGKILL],
-            "told twice": [signal.SIGINT, signal.SIGINT],
+            "two signals": [signal.SIGINT, signal.SIGINT],
         }.items()
     }
 
 
-def test_sigterm_ends_whole_within_the_grace(interrupted):
-    run = interrupted["asked to end"]
+def test_run_with_one_signal_ends_within_the_grace_period_without_half_written_parts(interrupted):
+    run = interrupted["one signal"]
     assert run.code == 1
     assert run.seconds < 30
     assert 0 < run.rows < ROWS
-    assert f"stopped by SIGTERM. {run.rows:,} of {ROWS:,} rows are committed" in run.told
-    assert "Traceback" not in run.told
+    assert "SIGTERM" in run.log
+    assert f"{run.rows:,} of {ROWS:,} rows" in run.log
+    assert "Traceback" not in run.log
     assert run.half_written == []
 
 
-def test_second_signal_ends_at_once(interrupted):
-    run = interrupted["told twice"]
+def test_second_signal_ends_the_run_immediately(interrupted):
+    run = interrupted["two signals"]
     assert run.code == 1
-    assert "stopped at once" in run.told
-    assert "the same command goes on" not in run.told  # the end of a run that was let to finish its blocks
+    assert "SIGINT" in run.log
+    assert f"of {ROWS:,} rows are" not in run.log  # the message of a run that finished its blocks
 
 
-def test_run_that_goes_on_after_kills_and_signals_ends_with_the_rows_of_an_undisturbed_one(interrupted, folder):
+def test_run_resumed_after_kills_and_signals_has_the_rows_of_an_undisturbed_run(interrupted, folder):
     assert interrupted["killed"].code == -signal.SIGKILL
-    assert interrupted["asked to end"].rows < interrupted["killed"].rows < ROWS
+    assert interrupted["one signal"].rows < interrupted["killed"].rows < ROWS
     assert run_command(["embed", *argv_to(folder / "out")[3:]]) == 0
     stored = pa.concat_tables(tables(folder / "out").values()).sort_by([("shard", "ascending"), ("row", "ascending")])
     assert stored.num_rows == ROWS
