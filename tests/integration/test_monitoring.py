@@ -1,4 +1,4 @@
-"""A run on a Ray that an operator has started, whose replica is killed on the way, as a real Prometheus sees it."""
+"""Metrics of a run that loses a replica, on a Ray head of an operator, as a real Prometheus scrapes them."""
 
 import json
 import math
@@ -18,11 +18,11 @@ import pytest
 import yaml
 
 from tests.servers.monitoring import MONITORING, Prometheus, RayHead, prometheus, ray_head, tool
-from tests.waiting import wait_until
+from tests.waiting import RUN_S, wait_until
 from varve.cli.corpus import docstrings
 
 pytestmark = pytest.mark.skipif(
-    not tool("prometheus"), reason="Prometheus is not here: run `make servers` (a Debian package)"
+    not tool("prometheus"), reason="Prometheus is not installed: run `make servers` (a Debian package)"
 )
 
 ROWS, ROWS_PER_PART, NULLS = 960, 48, 5
@@ -37,24 +37,24 @@ QUERIES = [(panel["title"], target["expr"]) for panel in DASHBOARD["panels"] for
 class Observed:
     prometheus: Prometheus
     manifest: dict
-    kinds: dict  # name → metadata, all that was seen while the run went on: a gauge's goes with it
+    kinds: dict  # name → metadata, collected during the run: that of a gauge disappears with it
     since: float
     until: float
 
     def ever(self, query: str) -> list[float]:
-        """Every number that a query gave while the run went on."""
+        """All finite values of a query during the run."""
         series = self.prometheus.over(query, self.since, self.until)
         numbers = [float(value) for one in series for _, value in one["values"]]
         return [number for number in numbers if math.isfinite(number)]
 
     def value(self, query: str) -> float:
-        found = self.prometheus.value(query)
-        assert found is not None, query
-        return found
+        value = self.prometheus.value(query)
+        assert value is not None, query
+        return value
 
 
 def run_and_kill(head: RayHead, server: Prometheus, folder: Path, model: str) -> tuple[dict, dict]:
-    """(manifest of a run that has lost one of its two replicas, metadata of the metrics that were seen)."""
+    """Kill one of the two replicas of a run; returns (its manifest, name → metadata of its metrics)."""
     (folder / "docs").mkdir()
     texts = [None] * NULLS + [text for _, text in islice(docstrings(), ROWS - NULLS)]
     for shard in range(2):
@@ -65,7 +65,12 @@ def run_and_kill(head: RayHead, server: Prometheus, folder: Path, model: str) ->
         "--set", "compute.replicas=2",
     ]  # fmt: skip
     with subprocess.Popen(command, env=head.environment, stdout=subprocess.DEVNULL) as driver:
-        wait_until(lambda: server.value("ray_varve_replicas_ready") == 2, "both replicas are ready", alive=driver)
+        wait_until(
+            lambda: server.value("ray_varve_replicas_ready") == 2,
+            "both replicas are ready",
+            alive=driver,
+            timeout_s=RUN_S,
+        )
         os.kill(head.workers("Replica")[0], signal.SIGKILL)
         kinds: dict = {}
 
@@ -73,7 +78,7 @@ def run_and_kill(head: RayHead, server: Prometheus, folder: Path, model: str) ->
             kinds.update(server.ask("metadata"))
             return driver.poll() is not None
 
-        wait_until(ended, "the run has ended")
+        wait_until(ended, "the run has ended", timeout_s=RUN_S)
         assert driver.returncode == 0
     return json.loads((folder / "out/_varve/manifest.json").read_text()), kinds | server.ask("metadata")
 
@@ -84,16 +89,16 @@ def observed(tmp_path_factory, minilm):
     since = time.time()
     with ray_head(cpus=3) as head, prometheus(folder, head.targets) as server:
         manifest, kinds = run_and_kill(head, server, folder, minilm)
-        wait_until(lambda: server.value("sum(ray_varve_committed_rows_total)") == ROWS, "all rows are seen")
+        wait_until(lambda: server.value("sum(ray_varve_committed_rows_total)") == ROWS, "all rows are scraped")
         wait_until(lambda: server.value("ray_varve_replicas_ready") is None, "the gauges end with the run")
         yield Observed(server, manifest, kinds, since, time.time())
 
 
-def test_metrics_are_those_of_the_readme_and_no_others(observed):
-    found = observed.prometheus.ask("label/__name__/values")
-    assert {name for name in found if name.startswith("ray_varve_")} == set(METRICS)
+def test_metrics_of_a_run_are_exactly_the_documented_ones(observed):
+    names = observed.prometheus.ask("label/__name__/values")
+    assert {name for name in names if name.startswith("ray_varve_")} == set(METRICS)
     kinds = observed.kinds
-    # A scraper that speaks OpenMetrics names a counter without its suffix.
+    # With OpenMetrics the name of a counter has no suffix.
     bare = {name: name if name in kinds else name.removesuffix("_total") for name in METRICS}
     assert {name: kinds[bare[name]][0]["type"] for name in METRICS} == METRICS
 
@@ -107,7 +112,7 @@ def test_counters_agree_with_the_manifest(observed):
     assert observed.value("sum(ray_varve_rows_total)") == ROWS
     assert observed.value("sum(ray_varve_tokens_total)") == manifest["num_tokens"]
     assert observed.value("sum(ray_varve_error_rows_total)") == manifest["num_errors"] == NULLS
-    # A replica counts its work: what it does again of a part whose worker has died, too.
+    # Replicas count all their work, including parts that are encoded again after a death.
     again = observed.value("sum(ray_varve_replica_tokens_total)") - manifest["num_tokens"]
     assert again >= 0
     if not again:
@@ -118,7 +123,7 @@ def test_counters_agree_with_the_manifest(observed):
         assert observed.value(f'sum(ray_varve_stage_seconds_total{{stage="{stage}"}})') > 1e-4
 
 
-def test_death_of_a_replica_is_counted_and_lets_no_counter_fall(observed):
+def test_death_of_a_replica_is_counted_and_no_counter_falls(observed):
     assert observed.value("sum(ray_varve_replica_restarts_total)") == 1
     assert observed.manifest["counts"]["lost"] == round(observed.value("sum(ray_varve_lost_parts_total)"))
     counters = [name for name, kind in METRICS.items() if kind == "counter"]
@@ -142,7 +147,7 @@ def test_gauges_are_plausible(observed):
     assert observed.since < moved[0] <= moved[-1] < observed.until
 
 
-def test_labels_are_few_and_hold_no_path(observed):
+def test_labels_are_few_and_contain_no_path(observed):
     series = observed.prometheus.ask("series", **{"match[]": '{__name__=~"ray_varve_.+"}'})
     ours = {(key, one[key]) for one in series for key in one if key in {"run", "stage", "replica", "node"}}
     assert {value for key, value in ours if key == "run"} == {observed.manifest["fingerprint"][:8]}
@@ -151,32 +156,32 @@ def test_labels_are_few_and_hold_no_path(observed):
 
 
 @pytest.mark.parametrize(("panel", "query"), QUERIES, ids=[f"{title} {at}" for at, (title, _) in enumerate(QUERIES)])
-def test_query_of_the_dashboard_answers(observed, panel, query):
+def test_query_of_the_dashboard_has_data(observed, panel, query):
     assert observed.ever(query.replace("$__rate_interval", "10s").replace("$run", ".+")), panel
 
 
 def test_variable_of_the_dashboard_lists_the_run(observed):
     variable = next(one for one in DASHBOARD["templating"]["list"] if one["name"] == "run")
     metric = re.fullmatch(r"label_values\((\w+), run\)", variable["definition"])[1]
-    found = observed.prometheus.ask("label/run/values", **{"match[]": metric})
-    assert found == [observed.manifest["fingerprint"][:8]]
+    runs = observed.prometheus.ask("label/run/values", **{"match[]": metric})
+    assert runs == [observed.manifest["fingerprint"][:8]]
 
 
-def test_rules_are_evaluated_and_a_run_that_ends_well_fires_none(observed):
+def test_rules_are_evaluated_and_no_alert_fires_for_a_run_that_succeeds(observed):
     rules = [rule for group in observed.prometheus.ask("rules")["groups"] for rule in group["rules"]]
     assert {rule["health"] for rule in rules} == {"ok"}
     assert not observed.ever('ALERTS{alertstate="firing"}')
 
 
-def check(*command: str, told: str | None = None) -> None:
-    done = subprocess.run([tool("promtool"), *command], input=told, capture_output=True, text=True, check=False)
+def check(*command: str, stdin: str | None = None) -> None:
+    done = subprocess.run([tool("promtool"), *command], input=stdin, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_names_and_units_follow_the_conventions_of_prometheus():
-    lines = [f"# HELP {name} What it is.\n# TYPE {name} {kind}\n{name} 1" for name, kind in METRICS.items()]
+    lines = [f"# HELP {name} Text.\n# TYPE {name} {kind}\n{name} 1" for name, kind in METRICS.items()]
     assert len(METRICS) > 15
-    check("check", "metrics", told="\n".join([*lines, ""]))
+    check("check", "metrics", stdin="\n".join([*lines, ""]))
 
 
 def test_configuration_and_rules_are_valid():
@@ -184,7 +189,7 @@ def test_configuration_and_rules_are_valid():
     check("check", "rules", "--lint-fatal", str(MONITORING / "alerts.yml"))
 
 
-def test_every_alert_fires_where_it_must_and_only_there():
+def test_every_alert_fires_in_its_test_case_and_no_other():
     check("test", "rules", str(MONITORING / "alerts_test.yml"))
     alerts = {
         rule["alert"]

@@ -1,4 +1,4 @@
-"""The sbatch script on this machine: two raylets for two nodes, with stand-ins for Slurm's own commands."""
+"""The sbatch script on this machine: two raylets for two nodes, with replacements of Slurm's commands."""
 
 import os
 import signal
@@ -12,11 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from tests.waiting import PATIENCE_S, wait_until
+from tests.waiting import PATIENCE_S, RUN_S, wait_until
 
 SCRIPT = Path(__file__).parents[2] / "jobs/templates/slurm/varve.sbatch"
 
-# Starts the tasks of a step here, and ends with them; passes notices on, as Slurm does.
+# Starts the tasks of a step on this machine, waits for them, and forwards SIGTERM, as Slurm does.
 SRUN = """#!/usr/bin/env bash
 while [[ $1 == --* ]]; do
     case $1 in --ntasks=*) tasks=${1#*=} ;; esac
@@ -31,18 +31,18 @@ done
 for pid in "${started[@]}"; do wait "$pid" || wait "$pid"; done
 """
 SCONTROL = """#!/usr/bin/env bash
-echo "$@" >>"$ASKED_OF_SCONTROL"
+echo "$@" >>"$SCONTROL_CALLS"
 """
 
 
 class Slurm:
-    """One job id; `submit` is what sbatch starts on the first node, `requeued` what was asked of scontrol."""
+    """One job of Slurm: `submit` runs the script as sbatch does, `requeued` lists the calls of scontrol."""
 
     def __init__(self, folder: Path, job: str) -> None:
         self.folder, self.job = folder, job
         self.running: subprocess.Popen[str] | None = None
         self.id = str(os.getpid() * 100 + time.monotonic_ns() % 100)
-        self.asked = folder / "asked"
+        self.calls = folder / "calls"
         commands = folder / "bin"
         commands.mkdir()
         for name, content in {"srun": SRUN, "scontrol": SCONTROL}.items():
@@ -56,7 +56,7 @@ class Slurm:
             "SLURM_JOB_NUM_NODES": "2",
             "SLURM_CPUS_ON_NODE": "2",
             "SLURM_CPUS_PER_TASK": "2",
-            "ASKED_OF_SCONTROL": str(self.asked),
+            "SCONTROL_CALLS": str(self.calls),
         }
         self.environment.pop("RAY_ADDRESS", None)
 
@@ -79,7 +79,7 @@ class Slurm:
 
     @property
     def requeued(self) -> list[str]:
-        return self.asked.read_text().splitlines() if self.asked.exists() else []
+        return self.calls.read_text().splitlines() if self.calls.exists() else []
 
     @property
     def scratch(self) -> Path:
@@ -99,21 +99,21 @@ def slurm(tmp_path, tiny):
         "compute": {"replicas": 2},
     }
     (tmp_path / "job.yaml").write_text(yaml.safe_dump(job))
-    made = Slurm(tmp_path, "job.yaml")
-    yield made
-    made.end()
+    slurm = Slurm(tmp_path, "job.yaml")
+    yield slurm
+    slurm.end()
 
 
-def test_out_of_time_queues_itself_again_and_the_same_submission_goes_on_to_the_end(slurm, tmp_path):
+def test_job_out_of_time_requeues_itself_and_resumes(slurm, tmp_path):
     first = slurm.submit()
-    wait_until((tmp_path / "out/_varve/job.json").exists, "the run has begun", alive=first)
+    wait_until((tmp_path / "out/_varve/job.json").exists, "the run has started", alive=first, timeout_s=RUN_S)
     first.send_signal(signal.SIGUSR1)
-    told, _ = first.communicate(timeout=PATIENCE_S)
-    assert first.returncode == 1, told
-    assert slurm.requeued == [f"requeue {slurm.id}"], told
+    log, _ = first.communicate(timeout=RUN_S)
+    assert first.returncode == 1, log
+    assert slurm.requeued == [f"requeue {slurm.id}"], log
     assert not slurm.scratch.exists()
 
     second = slurm.submit()
-    told, _ = second.communicate(timeout=PATIENCE_S)
-    assert second.returncode == 0, told
-    assert "2 of 2 node(s)" in told
+    log, _ = second.communicate(timeout=RUN_S)
+    assert second.returncode == 0, log
+    assert "2 of 2 " in log  # nodes of Ray
