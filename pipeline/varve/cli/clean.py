@@ -50,7 +50,9 @@ def _clean(arguments: argparse.Namespace) -> int:
         print_json(
             {
                 "path": storage.uri,
-                "leftovers": [_as_json(upload, now) for upload in old],
+                "leftovers": [
+                    {"name": upload.name, "bytes": upload.size, "age_s": round(_age_s(upload, now))} for upload in old
+                ],
                 "younger": num_younger,
                 "deleted": arguments.delete,
                 "strangers": unknown,
@@ -61,14 +63,13 @@ def _clean(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _as_json(upload: StaleUpload, now: datetime) -> dict[str, object]:
-    age_s = round((now - upload.modified_at).total_seconds())
-    return {"name": upload.name, "bytes": upload.size, "age_s": age_s}
+def _age_s(upload: StaleUpload, now: datetime) -> float:
+    return (now - upload.modified_at).total_seconds()
 
 
 def _print(old: list[StaleUpload], num_younger: int, unknown: list[str], now: datetime, *, deleted: bool) -> None:
     for upload in old[:_MAX_SHOWN]:
-        age = clock_time((now - upload.modified_at).total_seconds())
+        age = clock_time(_age_s(upload, now))
         sys.stdout.write(f"  staged file      {upload.name}, {data_size(upload.size)}, {age} old\n")
     if len(old) > _MAX_SHOWN:
         sys.stdout.write(f"  and {len(old) - _MAX_SHOWN:,} more\n")

@@ -25,6 +25,14 @@ if TYPE_CHECKING:
 
 # The largest seed that numpy and scikit-learn accept.
 _MAX_SEED = 2**32 - 1
+_COLUMNS = {
+    "--label": "column to predict: classes or numbers",
+    "--groups": "keep rows with the same value in the same split",
+    "--split": "column with the values train, validation and test, or `random` to split at random (default: the column "
+    "`split` if the run has it, else random)",
+    "--text": "texts for the bag of words, or `none` to leave it out (default: the texts of the job)",
+    "--on": "key column that --join and the run have in common",
+}
 _CHOICES = {
     "--model": (("logistic", "ridge", "mlp"), "logistic for classes, ridge for numbers"),
     "--task": (("classification", "regression"), "classification for text and for few whole numbers, else regression"),
@@ -42,12 +50,15 @@ def main(argv: Sequence[str]) -> int:
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("path", metavar="PATH", help="output of a finished run")
     parser.add_argument("--output", default="probe", metavar="DIR", help="folder to write to (default: probe)")
-    _add_data_arguments(parser.add_argument_group("data"))
-    _add_model_arguments(parser.add_argument_group("models"))
+    _add_data_arguments(parser)
+    _add_model_arguments(parser)
 
 
-def _add_data_arguments(data: argparse._ArgumentGroup) -> None:
-    data.add_argument("--label", required=True, metavar="COLUMN", help="column to predict: classes or numbers")
+def _add_data_arguments(parser: argparse.ArgumentParser) -> None:
+    data = parser.add_argument_group("data")
+    for flag, help_text in _COLUMNS.items():
+        data.add_argument(flag, metavar="COLUMN", required=flag == "--label", help=help_text)
+    data.add_argument("--join", metavar="FILE", help="table with further columns: .parquet, .csv or .jsonl")
     data.add_argument(
         "--features",
         type=split_names,
@@ -63,23 +74,10 @@ def _add_data_arguments(data: argparse._ArgumentGroup) -> None:
         metavar="A,B,...",
         help="kept or computed columns to use in addition to the vectors",
     )
-    data.add_argument("--join", metavar="FILE", help="table with further columns: .parquet, .csv or .jsonl")
-    data.add_argument("--on", metavar="COLUMN", help="key column that --join and the run have in common")
-    data.add_argument("--groups", metavar="COLUMN", help="keep rows with the same value in the same split")
-    data.add_argument(
-        "--split",
-        metavar="COLUMN",
-        help="column with the values train, validation and test, or `random` to split at random (default: the column "
-        "`split` if the run has it, else random)",
-    )
-    data.add_argument(
-        "--text",
-        metavar="COLUMN",
-        help="texts for the bag of words, or `none` to leave it out (default: the texts of the job)",
-    )
 
 
-def _add_model_arguments(models: argparse._ArgumentGroup) -> None:
+def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    models = parser.add_argument_group("models")
     for flag, (choices, meaning_of_auto) in _CHOICES.items():
         help_text = f"auto: {meaning_of_auto} (default: auto)"
         models.add_argument(flag, default="auto", choices=("auto", *choices), help=help_text)

@@ -1,21 +1,9 @@
 import os
-import pickle
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-
-from varve.errors import JobError, RunError, VarveError
-
-
-@pytest.mark.parametrize("kind", [VarveError, JobError, RunError])
-def test_error_can_be_pickled(kind):
-    copy = pickle.loads(pickle.dumps(kind("the message")))
-    assert type(copy) is kind
-    assert str(copy) == "the message"
-    assert copy.exit_code == kind.exit_code
-
 
 FULL = Path("/dev/full")
 VARVE = [sys.executable, "-m", "varve"]
