@@ -29,6 +29,7 @@ from varve.errors import JobError
 
 TOLERANCE = 1e-4  # relative: correct paths differ by about 1e-6 in float32, wrong ones by more than 1e-2
 _LENGTHS = (3, 9, 9, 150)  # two of equal length, and one longer than the usual sliding windows
+_LONG = 1100  # tokens: compiled/attention.c takes other code paths from 256 and 1,024 tokens on, for heads of 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,7 @@ def choose_layout(
     model: PreTrainedModel,
     hooks: LayerHooks,
     max_positions: int | None,
+    max_tokens: int,
     *,
     library: CpuLibrary | None = None,
 ) -> tuple[str, str]:
@@ -53,6 +55,7 @@ def choose_layout(
         model: in float32.
         hooks: on the model's layers.
         max_positions: tokens that the model can take; None: unlimited.
+        max_tokens: tokens of the longest windows that will be encoded.
         library: replaces the model's linear layers before the comparison; None: keep torch's.
 
     Returns:
@@ -65,6 +68,8 @@ def choose_layout(
     short = _run_short_windows(model, max_positions)
     references, reason = [short], "its attention can't be replaced"
     can_pack = is_mpnet(model) or takes_packed_rows(model)
+    if can_pack and max_tokens > len(short.windows[-1]):
+        references.append(_run_long_window(model, hooks, min(max_tokens, _LONG)))
     if library:
         use_library(model, library)
     if can_pack and (reason := _set_packed_attention(model) or _packed_error(model, hooks, references)) is None:
@@ -174,6 +179,17 @@ def _run_short_windows(model: PreTrainedModel, max_positions: int | None) -> _Re
     windows = _draw_windows(model, max_positions)
     states = [_run_alone(model, window, output_hidden_states=True).hidden_states for window in windows]
     return _Reference(windows, [torch.cat([hidden[0] for hidden in layer]) for layer in zip(*states, strict=True)])
+
+
+@torch.inference_mode()
+def _run_long_window(model: PreTrainedModel, hooks: LayerHooks, length: int) -> _Reference:
+    """Run the lowest layers only, up to one of each type of attention: layers of one type share their code."""
+    types = (getattr(model.config, "layer_types", None) or [None])[: model.config.num_hidden_layers]
+    stop_at = max(types.index(each) for each in set(types)) + 1
+    window, hidden = _draw(np.random.default_rng(1), model, length), []
+    with hooks.open(range(stop_at + 1), lambda _, output: hidden.append(output[0]), stop_at=stop_at):
+        _run_alone(model, window)
+    return _Reference([window], hidden, stop_at)
 
 
 def _run_alone(model: PreTrainedModel, window: NDArray[np.int32], **options: Any) -> Any:
