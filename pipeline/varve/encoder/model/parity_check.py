@@ -219,4 +219,6 @@ def _difference(model: PreTrainedModel, hooks: LayerHooks, batch: Batch, referen
 
 
 def _relative(got: Tensor, want: Tensor) -> float:
-    return float((got - want).norm() / want.norm().clamp_min(1e-12))
+    """Relative difference; infinite if only `got` contains NaN."""
+    difference = float((got - want).norm() / want.norm().clamp_min(1e-12))
+    return math.inf if math.isnan(difference) and bool(want.isfinite().all()) else difference
