@@ -4,7 +4,7 @@ import pyarrow as pa
 
 from varve import Job
 from varve.encoder.encoder import Encoder
-from varve.planning.plan import make_plan
+from varve.planning.resolve import make_plan
 from varve.preprocessing.text_blocks import tokenize_blocks
 from varve.ranges import missing
 from varve.workers.featurize import featurize

@@ -1,6 +1,6 @@
-"""How many tokens and bytes a row takes, and so how many rows make a part.
+"""Estimates tokens and bytes per row, and from them the number of rows per part.
 
-Knows nothing of jobs or stores. Both what is read and what is written count: a part is held in memory once.
+Knows nothing of jobs or stores. A part is sized by the larger of its input and its output, because both are in memory.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,13 +17,12 @@ PART_BYTES = 64 * 1024 * 1024
 LARGEST_PART_BYTES = 8 * PART_BYTES
 MANY_PARTS = 100_000
 MAX_ROWS_PER_PART = 65_536
-# Read of a text that is cut into windows: it may be a book.
-_BEGINNING_CHARACTERS = 16_384
+_MAX_CHARACTERS = 16_384  # tokenized of a text that is cut into windows: it may be a book
 _VALUE_BYTES = {"float32": 4, "float16": 2, "int8": 1, "binary": 1}
 
 
 def row_bytes(plan: FeaturePlan, tokens_per_row: float) -> dict[str, float]:
-    """Bytes of one row of each feature column, before compression."""
+    """Feature column → bytes of one row, before compression."""
     return {column.name: _column_bytes(column, tokens_per_row) for column in plan.columns}
 
 
@@ -39,9 +38,9 @@ def _column_bytes(column: Column, tokens: float) -> float:
 
 
 def tokens_per_row(sample: pa.Table, text_columns: Sequence[str], tokenizer: Tokenizer) -> float:
-    """Mean tokens of a row over its windows, of those that can be tokenized; 1 where there are none.
+    """Mean number of tokens per row, of all its windows. Rows that cannot be tokenized are skipped; 1 if all are.
 
-    Of long texts that are cut into windows the rest counts as the beginning.
+    Texts that are cut into windows are tokenized up to `_MAX_CHARACTERS` and extrapolated.
 
     Args:
         sample: rows of the source.
@@ -49,15 +48,16 @@ def tokens_per_row(sample: pa.Table, text_columns: Sequence[str], tokenizer: Tok
         tokenizer: of the model.
     """
     columns = [column.cast(pa.large_binary()) for column in sample.select(list(text_columns)).drop_null().columns]
-    # A sample, not the hot path: tokenizers takes Python strings only.
+    # Python strings are slow, but tokenizers accepts nothing else and this is only a sample.
     texts = [[text.decode(errors="replace") for text in column.to_pylist()] for column in columns]
-    read, share = texts, 1.0
+    share_tokenized = 1.0
     if tokenizer.cuts_windows:
-        read = [[text[:_BEGINNING_CHARACTERS] for text in column] for column in texts]
-        share = sum(map(len, chain(*read))) / max(1, sum(map(len, chain(*texts)))) or 1.0
-    beginnings = pa.table([pa.array(column, pa.large_string()) for column in read], list(text_columns))
-    counts = tokenize_block(tokenizer, beginnings, text_columns).tokens.num_tokens
-    return float(counts.mean()) / share if len(counts) else 1.0
+        num_characters = sum(map(len, chain(*texts)))
+        texts = [[text[:_MAX_CHARACTERS] for text in column] for column in texts]
+        share_tokenized = sum(map(len, chain(*texts))) / max(1, num_characters) or 1.0
+    table = pa.table([pa.array(column, pa.large_string()) for column in texts], list(text_columns))
+    counts = tokenize_block(tokenizer, table, text_columns).tokens.num_tokens
+    return float(counts.mean()) / share_tokenized if len(counts) else 1.0
 
 
 def rows_per_part(
@@ -65,32 +65,32 @@ def rows_per_part(
     tokens: float,
     features: FeaturePlan,
     computed_bytes: Mapping[str, float],
-    whole_rows: int,
+    num_rows: int,
     block_rows: int,
 ) -> int:
-    """Rows of a part of about `PART_BYTES`, or of more in a large run; whole blocks where a block fits.
+    """Rows of a part of `part_bytes` bytes: a multiple of `block_rows`, or less than one block if its rows are large.
 
     Args:
         sample: first rows of the source.
-        tokens: of a row.
-        features: what the encoder brings.
+        tokens: per row.
+        features: the feature columns.
         computed_bytes: computed column → bytes of a row.
-        whole_rows: of the source; 0 where it does not say how many.
-        block_rows: of a block.
+        num_rows: of the source; 0 if not known.
+        block_rows: rows of a block.
     """
     if not len(sample):
         return block_rows
     written = sum(row_bytes(features, tokens).values())
-    each = max(written + sum(computed_bytes.values()), sample.nbytes / len(sample))
-    size = part_bytes(each * whole_rows)
-    rows = int(min(size / each, MAX_ROWS_PER_PART * size / PART_BYTES))
+    row_size = max(written + sum(computed_bytes.values()), sample.nbytes / len(sample))
+    size = part_bytes(row_size * num_rows)
+    rows = int(min(size / row_size, MAX_ROWS_PER_PART * size / PART_BYTES))
     return max(rows, 1) if rows < block_rows else rows // block_rows * block_rows
 
 
-def part_bytes(whole_bytes: float) -> float:
-    """The size of a part: of a run with more than `MANY_PARTS` they grow, since each costs the driver time and memory.
+def part_bytes(output_bytes: float) -> float:
+    """Size of a part: `PART_BYTES`, or more to limit a run to `MANY_PARTS` parts, each of which costs driver time.
 
     Args:
-        whole_bytes: of the whole output; 0 where the source does not say how many rows it has.
+        output_bytes: of the whole output; 0 if not known.
     """
-    return min(max(PART_BYTES, whole_bytes / MANY_PARTS), LARGEST_PART_BYTES)
+    return min(max(PART_BYTES, output_bytes / MANY_PARTS), LARGEST_PART_BYTES)

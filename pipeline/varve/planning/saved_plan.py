@@ -18,7 +18,8 @@ from varve.encoder.checkpoint.inspection import Checkpoint, inspect_checkpoint
 from varve.errors import JobError
 from varve.output.manifest import JOB_NAME
 from varve.output.part_file import part_name
-from varve.planning.plan import Plan, Resolved, code_identity, make_plan
+from varve.planning.plan import Plan, Resolved, code_identity
+from varve.planning.resolve import make_plan
 from varve.preprocessing.computed_columns import find_computed
 from varve.ranges import Range
 from varve.source.dataset import Dataset, Shards

@@ -105,8 +105,8 @@ def estimate(plan: Plan, device: str, threads: int) -> Estimate:
         **_sample_figures(burst),
         **_output_figures(plan, burst, num_rows),
         flops=num_tokens * flops_per_token(plan, tokens_per_row, first_tokens=encoder.top_layer == "first tokens"),
-        layers_run=plan.features.top_layer,
-        num_layers=plan.features.num_layers,
+        layers_run=plan.feature_plan.top_layer,
+        num_layers=plan.feature_plan.num_layers,
         tokens_per_s=burst.tokens_per_s,
         encode_s=_ratio(num_tokens, burst.tokens_per_s),
         tokenizer_tokens_per_s=tokenizer_tokens_per_s,
@@ -133,7 +133,7 @@ def _sample_figures(burst: _Burst) -> dict[str, Any]:
 def _output_figures(plan: Plan, burst: _Burst, num_rows: int) -> dict[str, Any]:
     """The fields of `Estimate` that describe the output."""
     rows = max(1, len(burst.features))
-    sizes = row_bytes(plan.features, burst.tokens_per_row)
+    sizes = row_bytes(plan.feature_plan, burst.tokens_per_row)
     sizes |= {column.name: column.row_bytes or burst.features[column.name].nbytes / rows for column in plan.computed}
     began = time.process_time()
     encode_part(Range(0, 0, len(burst.features)), burst.features, "")
@@ -160,7 +160,7 @@ def flops_per_token(plan: Plan, tokens_per_row: float, *, first_tokens: bool) ->
     Source: Kaplan et al. 2020, section 2.1, for the projections; attention scores and sums are the last term.
     """
     hidden, tokens = plan.checkpoint.shape.hidden_size, max(1.0, tokens_per_row)
-    whole = plan.features.top_layer * (24 * hidden**2 + 4 * tokens * hidden)
+    whole = plan.feature_plan.top_layer * (24 * hidden**2 + 4 * tokens * hidden)
     return whole - 18 * hidden**2 * (1 - 1 / tokens) if first_tokens else whole
 
 

@@ -90,7 +90,7 @@ class _Comparison:
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._num_rows = 0
-        self._features = {column.name: _figures(_tolerance(column, plan)) for column in plan.features.columns}
+        self._features = {column.name: _figures(_tolerance(column, plan)) for column in plan.feature_plan.columns}
         self._computed = {column.name: _figures(tolerance(column)) for column in plan.computed}
         self._failed: list[str] = []
 
@@ -99,7 +99,7 @@ class _Comparison:
         self._num_rows += 1
         shard, number = row_id
         vectors = reference.vectors(_texts(row, self._plan.job.source.text_columns))
-        for column in self._plan.features.columns:
+        for column in self._plan.feature_plan.columns:
             if failure := self._compare_feature(column, stored, vectors[column.name]):
                 self._failed.append(f"{column.name} of shard {shard}, row {number} {failure}")
         for column in self._plan.computed:

@@ -42,7 +42,7 @@ class Reference:
         # Windows always run from left to right, whatever side the checkpoint truncates.
         side = {"truncation_side": "right"} if isinstance(plan.job.model.long_text, Windows) else {}
         self._tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder, trust_remote_code=remote, **side)
-        auto = AutoModelForSequenceClassification if plan.features.wants("logits") else AutoModel
+        auto = AutoModelForSequenceClassification if plan.feature_plan.wants("logits") else AutoModel
         self._model: PreTrainedModel = auto.from_pretrained(
             checkpoint.folder, attn_implementation="eager", dtype=torch.float32, trust_remote_code=remote
         ).eval()
@@ -58,7 +58,7 @@ class Reference:
             column → (N, width) float32 for N vectors in the row; attention weights as (1, N).
         """
         windows = [self._run(inputs, special) for inputs, special in self._tokenize(texts)]
-        return {column.name: self._combine(column, windows) for column in self._plan.features.columns}
+        return {column.name: self._combine(column, windows) for column in self._plan.feature_plan.columns}
 
     def _tokenize(self, texts: Sequence[str]) -> Iterator[tuple[dict[str, torch.Tensor], NDArray[np.bool_]]]:
         """Yield (inputs of the model, (T,) whether a token is special) of each window."""
@@ -80,7 +80,7 @@ class Reference:
 
     def _run(self, inputs: dict[str, torch.Tensor], special: NDArray[np.bool_]) -> _Window:
         """Run one window and keep only what the columns need: a book has thousands of windows."""
-        features = self._plan.features
+        features = self._plan.feature_plan
         attentions = features.wants("attentions")
         output = dict(self._model(**inputs, output_hidden_states=True, output_attentions=attentions))
         if features.wants("logits") and features.wants("pooler"):

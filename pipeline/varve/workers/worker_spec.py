@@ -1,6 +1,6 @@
-"""What a worker needs to know of a plan, small enough to send to each.
+"""The settings that every worker receives: the part of a plan that it needs.
 
-Nothing of the source or the plan is imported here, since a replica's start waits for it.
+Imports nothing of the source or the plan, because the start of a replica waits for its imports.
 """
 
 from dataclasses import dataclass, replace
@@ -14,17 +14,17 @@ from varve.encoder.checkpoint.inspection import Checkpoint
 from varve.preprocessing.computed_columns import ComputedColumn
 
 
-class Files(Protocol):
-    """The files of a checkpoint."""
+class CheckpointFiles(Protocol):
+    """The files of a checkpoint, for nodes that do not have its folder."""
 
     def local_folder(self) -> str:
-        """The folder that holds them on this node."""
+        """Return the folder that holds the files on this node."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerSpec:
-    """What a worker needs to know."""
+    """Settings of tokenizer tasks and replicas; see `planning.plan.Plan.worker_spec`."""
 
     model: Model
     checkpoint: Checkpoint
@@ -39,7 +39,7 @@ class WorkerSpec:
     threads: int
     compiled: bool
     max_errors: int | None
-    files: Files | None = None  # of the checkpoint, where nodes may not have its folder
+    files: CheckpointFiles | None = None  # for nodes without the checkpoint's folder
 
     @property
     def pairs(self) -> bool:
@@ -47,7 +47,7 @@ class WorkerSpec:
         return len(self.text_columns) > 1
 
     def on_this_node(self) -> "WorkerSpec":
-        """The same, with the checkpoint's folder on this node."""
+        """Return the same settings with the checkpoint's folder on this node."""
         if self.files is None:
             return self
         return replace(self, checkpoint=replace(self.checkpoint, folder=self.files.local_folder()), files=None)

@@ -1,4 +1,4 @@
-"""How many tokens a row has, and what that makes of blocks and parts."""
+"""Tokens per row, and the sizes of blocks and parts that follow from them."""
 
 import json
 import shutil
@@ -26,7 +26,7 @@ def checkpoint(tiny):
 
 @pytest.fixture
 def widths(tiny, checkpoint):
-    """Width → checkpoint facts of a model as wide."""
+    """Name → checkpoint of a model with this hidden size."""
     return {
         name: replace(checkpoint, shape=replace(checkpoint.shape, hidden_size=width)) for name, width in WIDTHS.items()
     }
@@ -51,14 +51,14 @@ def tokenizer_of(checkpoint, model, features=MEAN):
         ("cuda", "large", 512, 1024),
     ],
 )
-def test_block_of_long_texts_or_of_a_large_model_has_fewer_rows(widths, device, width, tokens, rows):
+def test_blocks_of_long_texts_or_large_models_have_fewer_rows(widths, device, width, tokens, rows):
     pack_tokens = default_tokens_per_pack(device, widths[width])
     assert default_block_rows(device, widths[width], pack_tokens, tokens) == rows
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 @pytest.mark.parametrize("tokens", [0, 0.5, 1, 7.5, 100, 8192, 1e9])
-def test_block_is_never_empty_and_holds_packs_enough_for_lanes(widths, device, tokens):
+def test_block_is_never_empty_and_holds_enough_packs(widths, device, tokens):
     for checkpoint in widths.values():
         pack_tokens = default_tokens_per_pack(device, checkpoint)
         rows, most = (default_block_rows(device, checkpoint, pack_tokens, count) for count in (tokens, 1))
@@ -66,30 +66,30 @@ def test_block_is_never_empty_and_holds_packs_enough_for_lanes(widths, device, t
         assert 1 <= rows <= most
 
 
-def test_tokens_of_a_row_are_those_that_are_kept(checkpoint):
+def test_tokens_of_a_row_are_counted_after_truncation(checkpoint):
     texts = [*RAGGED, "word " * 500]
     tokenizer = tokenizer_of(checkpoint, Model(name="tiny", max_tokens=32))
-    told = tokens_per_row(pa.table({"text": texts}), ["text"], tokenizer)
-    assert told == tokenizer(texts).num_tokens.mean()
+    tokens = tokens_per_row(pa.table({"text": texts}), ["text"], tokenizer)
+    assert tokens == tokenizer(texts).num_tokens.mean()
 
 
-def test_tokens_of_pairs_are_those_of_both_texts(checkpoint):
+def test_tokens_of_pairs_count_both_texts(checkpoint):
     tokenizer = tokenizer_of(checkpoint, Model(name="tiny", max_tokens=64))
     sample = pa.table({"a": ["one two", None, "three"], "b": ["four five six", "left out", "seven"]})
     assert tokens_per_row(sample, ["a", "b"], tokenizer) == (2 + 3 + 3 + 1 + 1 + 3) / 2
 
 
-def test_tokens_of_windows_are_those_of_the_whole_text(checkpoint):
+def test_tokens_of_windows_are_extrapolated_to_the_whole_text(checkpoint):
     book = "word " * 100_000
     model = Model(name="tiny", long_text=Windows(window=32, stride=8))
     tokenizer = tokenizer_of(checkpoint, model)
-    told = tokens_per_row(pa.table({"text": [book, "short"]}), ["text"], tokenizer)
-    assert told == pytest.approx(tokenizer([book, "short"]).num_tokens.mean(), rel=0.05)
+    tokens = tokens_per_row(pa.table({"text": [book, "short"]}), ["text"], tokenizer)
+    assert tokens == pytest.approx(tokenizer([book, "short"]).num_tokens.mean(), rel=0.05)
 
 
 @pytest.mark.parametrize("long_text", ["truncate", Windows(window=32, stride=8)])
-def test_text_on_which_the_tokenizer_fails_counts_for_nothing(checkpoint, long_text, tmp_path):
-    """A WordPiece without an unknown token, as some checkpoints have it, raises on what is not in its vocabulary."""
+def test_text_on_which_the_tokenizer_fails_is_skipped(checkpoint, long_text, tmp_path):
+    """Some checkpoints have a WordPiece model without an unknown token, which raises for unknown characters."""
     folder = shutil.copytree(checkpoint.folder, tmp_path / "no-unknown")
     state = json.loads((folder / "tokenizer.json").read_text())
     state["model"]["unk_token"] = "[NOT THERE]"
@@ -104,21 +104,21 @@ def test_text_on_which_the_tokenizer_fails_counts_for_nothing(checkpoint, long_t
 
 
 @pytest.mark.parametrize("texts", [[], [None], [""]])
-def test_tokens_of_rows_without_a_text_are_told_all_the_same(checkpoint, texts):
+def test_rows_without_a_text_have_one_or_two_tokens(checkpoint, texts):
     for long_text in ("truncate", Windows(window=32, stride=8)):
         tokenizer = tokenizer_of(checkpoint, Model(name="tiny", long_text=long_text))
         assert tokens_per_row(pa.table({"text": pa.array(texts, pa.string())}), ["text"], tokenizer) in {1.0, 2.0}
 
 
 @pytest.mark.parametrize(
-    ("whole_bytes", "expected"), [(0, PART_BYTES), (1e12, PART_BYTES), (2e13, 2e8), (3e14, LARGEST_PART_BYTES)]
+    ("output_bytes", "expected"), [(0, PART_BYTES), (1e12, PART_BYTES), (2e13, 2e8), (3e14, LARGEST_PART_BYTES)]
 )
-def test_parts_of_a_run_that_would_have_very_many_grow_up_to_a_bound(whole_bytes, expected):
-    assert part_bytes(whole_bytes) == expected
+def test_parts_of_a_very_large_output_grow_up_to_a_limit(output_bytes, expected):
+    assert part_bytes(output_bytes) == expected
 
 
 @pytest.mark.parametrize("block_rows", [64, 1024, 8192])
-def test_parts_are_whole_blocks_where_a_block_fits(checkpoint, block_rows):
+def test_parts_are_multiples_of_blocks_if_a_block_fits(checkpoint, block_rows):
     sample = pa.table({"text": ["some words"] * 8})
     plan = plan_features(MEAN, checkpoint.shape, dtype="float32")
     rows = rows_per_part(sample, 4.0, plan, {}, 0, block_rows)

@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from varve.config.job import Job
-from varve.planning.plan import make_plan
+from varve.planning.resolve import make_plan
 from varve.planning.throughput import estimate, flops_per_token, histogram
 
 TEXTS = ["one two", "three", None, "four five six"] * 3

@@ -7,7 +7,7 @@ from tests.outputs import column, write_output
 from tests.probes import WIDTH, problem, train
 from varve.config.job import Job
 from varve.output.manifest import JOB_NAME
-from varve.planning.plan import make_plan
+from varve.planning.resolve import make_plan
 
 
 def test_words_are_a_baseline_and_texts_in_two_splits_are_reported(output):

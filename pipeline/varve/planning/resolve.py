@@ -1,0 +1,119 @@
+"""Resolves a job into a plan: pins its source and its model, and resolves every `auto`.
+
+Knows nothing of Ray or of existing outputs.
+"""
+
+import base64
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+import pyarrow as pa
+
+from varve.config.job import Job
+from varve.config.model import Windows
+from varve.encoder.checkpoint.defaults import (
+    default_block_rows,
+    default_tokens_per_pack,
+    make_feature_plan,
+    make_tokenizer,
+    resolve_dtype,
+    resolve_max_tokens,
+)
+from varve.encoder.checkpoint.inspection import Checkpoint, inspect_checkpoint, load_tokenizer
+from varve.encoder.feature_plan import ROW_COLUMNS, FeaturePlan
+from varve.errors import JobError
+from varve.planning import part_sizing
+from varve.planning.plan import Plan, Resolved
+from varve.planning.udf_dry_run import DRY_RUN_ROWS, dry_run_functions
+from varve.preprocessing.computed_columns import find_computed
+from varve.source.dataset import Dataset
+from varve.source.open_dataset import open_dataset
+from varve.source.sampling import rows_with_text
+
+SAMPLE_ROWS = 512
+
+
+def make_plan(job: Job, *, device: str) -> Plan:
+    """Pin the source and the model of a job and resolve every `auto`.
+
+    Args:
+        job: the job.
+        device: "cuda" or "cpu", for `auto` dtypes and pack sizes.
+
+    Raises:
+        JobError: something that the job names does not exist or does not fit.
+    """
+    checkpoint = inspect_checkpoint(job.model.name, job.model.revision, trust_remote_code=job.model.trust_remote_code)
+    features = make_feature_plan(job.model, job.pooled, checkpoint, job.output.dtype)
+    computed = find_computed(job.computed, job.folder)
+    max_tokens = resolve_max_tokens(job.model, checkpoint)
+    _check_tokens(job, checkpoint, max_tokens)
+    dataset = open_dataset(job.source)
+    _check_names(job, features)
+    sample = rows_with_text(dataset, job.source.text_columns, SAMPLE_ROWS)
+    computed_bytes = dry_run_functions(computed, sample.slice(0, DRY_RUN_ROWS), job.source.text_columns)
+    pack_tokens, block_rows, part_rows = _sizes(job, dataset, sample, checkpoint, features, computed_bytes, device)
+    resolved = Resolved(
+        source_commit=dataset.commit,
+        source_identity=dataset.identity,
+        num_shards=dataset.num_shards,
+        schema=base64.b64encode(dataset.schema.serialize().to_pybytes()).decode(),
+        model_commit=checkpoint.commit,
+        weights_sha256=checkpoint.weights_sha256,
+        tokenizer_sha256=checkpoint.tokenizer_sha256,
+        config_sha256=checkpoint.config_sha256,
+        max_tokens=max_tokens,
+        dtype=resolve_dtype(job.model.dtype, device),
+        tokens_per_pack=pack_tokens,
+        block_rows=block_rows,
+        rows_per_part=part_rows,
+    )
+    return Plan(job, resolved, dataset, checkpoint, computed, datetime.now(UTC).isoformat(timespec="seconds"))
+
+
+def _sizes(
+    job: Job,
+    dataset: Dataset,
+    sample: pa.Table,
+    checkpoint: Checkpoint,
+    features: FeaturePlan,
+    computed_bytes: Mapping[str, float],
+    device: str,
+) -> tuple[int, int, int]:
+    """Return (tokens per pack, rows per block, rows per part); `auto` values are derived from the sample."""
+    pack_tokens, part_rows = job.compute.tokens_per_pack, job.output.rows_per_part
+    tokens = part_sizing.tokens_per_row(
+        sample, job.source.text_columns, make_tokenizer(job.model, checkpoint, features)
+    )
+    if pack_tokens == "auto":
+        pack_tokens = default_tokens_per_pack(device, checkpoint)
+    block_rows = default_block_rows(device, checkpoint, pack_tokens, tokens)
+    if part_rows == "auto":
+        num_rows = sum(dataset.shard_rows or ())
+        part_rows = part_sizing.rows_per_part(sample, tokens, features, computed_bytes, num_rows, block_rows)
+    return pack_tokens, min(block_rows, part_rows), part_rows
+
+
+def _check_names(job: Job, features: FeaturePlan) -> None:
+    """Reject computed and kept columns that have the name of another output column."""
+    written = {*features.names(pairs=True), *ROW_COLUMNS}
+    for name in job.computed:
+        if name in written:
+            msg = f"features: two output columns would have the name {name!r}. Rename the feature"
+            raise JobError(msg)
+    written |= set(job.computed)
+    for name in job.source.keep:
+        if name in written:
+            msg = f"source.keep: column {name!r} has the name of an output column. Rename the feature or the column"
+            raise JobError(msg)
+
+
+def _check_tokens(job: Job, checkpoint: Checkpoint, max_tokens: int) -> None:
+    """Reject windows without room for the special tokens, one token of each text, and the overlap with the next."""
+    num_texts = len(job.source.text_columns)
+    special = load_tokenizer(checkpoint).backend_tokenizer.num_special_tokens_to_add(num_texts > 1)
+    stride = job.model.long_text.stride if isinstance(job.model.long_text, Windows) else 0
+    least = special + num_texts + stride
+    if max_tokens < least:
+        msg = f"model.max_tokens: {max_tokens} leaves no room for text ({special} are special tokens): set {least} or more"
+        raise JobError(msg)
