@@ -68,6 +68,10 @@ class Dataset:
             content += map(list, zip(self.names, self.versions, strict=True))
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
+    def name(self, shard: int) -> str:
+        """The URI of a shard's file, for messages."""
+        return f"{self.files[0]}, ..." if self.shards.files is None else self.files[self.shards.files[shard]]
+
     def check(self, shard: int) -> None:
         """Check that a shard's file is still the version that the job was planned for.
 

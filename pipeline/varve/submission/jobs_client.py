@@ -1,7 +1,7 @@
 """Client of a Ray cluster's Jobs API: a job's submissions, their output, and how they ended.
 
 Knows nothing of what a job does. A submission's id is a hash of the job's content and a running number. So anyone can
-find the submissions of a job, and two users who submit the same job at the same time start one run.
+find the submissions of a job, and the same job, submitted twice at the same time, runs once.
 """
 
 import asyncio
