@@ -1,4 +1,4 @@
-"""Jobs on a real local Ray, which the first run starts and all share."""
+"""Fixtures for jobs on a local Ray, which the first run starts and all tests of a process share."""
 
 import os
 from functools import partial
@@ -15,7 +15,7 @@ os.environ["RAY_DATA_DISABLE_PROGRESS_BARS"] = "1"
 
 @pytest.fixture(scope="session")
 def job_to(tiny):
-    """A job over a folder, with a tiny BERT and small parts, and the folder of its output."""
+    """(output, dataset, keys of the job file) → a job with a tiny BERT and small parts."""
 
     def make(output, dataset, /, *, text="text", keep=(), features=None, **sections) -> Job:
         content = {
@@ -31,7 +31,7 @@ def job_to(tiny):
 
 @pytest.fixture
 def job(job_to, tmp_path):
-    """Such a job, whose output lies in a folder of this test's own."""
+    """`job_to` with an output in the test's own folder."""
     return partial(job_to, tmp_path / "out")
 
 
@@ -53,7 +53,7 @@ def write_shards():
 
 @pytest.fixture(scope="session")
 def read():
-    """The rows of an output, in order."""
+    """(path) → the rows of an output, in order."""
 
     def table(path) -> pa.Table:
         return ds.dataset(path / "data").to_table().sort_by([("shard", "ascending"), ("row", "ascending")])

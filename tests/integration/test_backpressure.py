@@ -1,4 +1,4 @@
-"""The driver keeps nothing of finished blocks, and few blocks wait, however many there are."""
+"""The driver keeps no record of finished blocks, and few blocks wait between stages, however many there are."""
 
 import gc
 import inspect
@@ -20,44 +20,44 @@ BLOCKS = 120
 
 
 @pytest.fixture(scope="module")
-def flown(tmp_path_factory):
-    """(statistics of blocks that are held, blocks that waited at most) of blocks made at once and taken slowly."""
-    folder = tmp_path_factory.mktemp("flown")
-    made, taken = folder / "made", folder / "taken"
-    made.mkdir()
-    taken.mkdir()
+def counts(tmp_path_factory):
+    """(block statistics that the driver holds, most blocks that waited) of a fast stage before a slow one."""
+    folder = tmp_path_factory.mktemp("blocks")
+    produced, consumed = folder / "produced", folder / "consumed"
+    produced.mkdir()
+    consumed.mkdir()
 
-    def make(block: pa.Table) -> pa.Table:
-        (made / str(uuid4())).touch()
+    def produce(block: pa.Table) -> pa.Table:
+        (produced / str(uuid4())).touch()
         return block
 
-    def take(block: pa.Table) -> pa.Table:
+    def consume(block: pa.Table) -> pa.Table:
         until = time.monotonic() + 0.05
         while time.monotonic() < until:
             pass
-        number = len(list(taken.iterdir()))
-        (taken / f"{number} {len(list(made.iterdir())) - number}").touch()
+        number = len(list(consumed.iterdir()))
+        (consumed / f"{number} {len(list(produced.iterdir())) - number}").touch()
         return block
 
     start_ray(Compute())
     one_by_one = {"batch_format": "pyarrow", "batch_size": 1}
     with DataContext.current(make_context()):
-        rows = ray.data.range_tensor(BLOCKS, shape=(4096,), override_num_blocks=2)  # 32 kB each: a block of its own
-        flow = rows.map_batches(make, num_cpus=0.3, **one_by_one).map_batches(
-            take, num_cpus=0.2, concurrency=1, **one_by_one
+        rows = ray.data.range_tensor(BLOCKS, shape=(4096,), override_num_blocks=2)  # 32 kB each: one block per row
+        dataset = rows.map_batches(produce, num_cpus=0.3, **one_by_one).map_batches(
+            consume, num_cpus=0.2, concurrency=1, **one_by_one
         )
-        assert sum(1 for _ in flow.iter_internal_ref_bundles()) == BLOCKS
-    held = sum(type(held) is BlockStats for held in gc.get_objects())  # the flow, still there, would hold them
-    return held, max(int(note.name.split()[1]) for note in taken.iterdir())
+        assert sum(1 for _ in dataset.iter_internal_ref_bundles()) == BLOCKS
+    held = sum(type(each) is BlockStats for each in gc.get_objects())  # `dataset` is alive and could hold them
+    return held, max(int(note.name.split()[1]) for note in consumed.iterdir())
 
 
-def test_driver_keeps_no_record_of_blocks_that_are_done(flown):
-    held, _ = flown
+def test_driver_keeps_no_record_of_finished_blocks(counts):
+    held, _ = counts
     assert held < BLOCKS
 
 
-def test_blocks_do_not_pile_up_before_a_slow_stage(flown):
-    _, waited = flown
+def test_few_blocks_wait_for_a_slow_stage(counts):
+    _, waited = counts
     assert waited < BLOCKS / 3
 
 
@@ -66,7 +66,7 @@ def test_options_of_a_dataflow_exist_in_this_ray():
 
 
 def test_callback_that_raises_costs_a_warning_and_not_the_run(monkeypatch, caplog):
-    """As when a private part of Ray has moved."""
+    """A private API of Ray that Varve uses has moved."""
 
     def moved(self):
         if inspect.currentframe().f_back.f_globals["__name__"] == "varve.engine.backpressure":
@@ -81,7 +81,7 @@ def test_callback_that_raises_costs_a_warning_and_not_the_run(monkeypatch, caplo
     assert [record.levelname for record in caplog.records if record.name.startswith("varve")] == ["WARNING"]
 
 
-def test_option_that_ray_has_renamed_costs_a_warning_and_not_the_run(monkeypatch, caplog):
+def test_option_that_ray_does_not_have_costs_a_warning_and_not_the_run(monkeypatch, caplog):
     monkeypatch.setitem(OPTIONS, "an_option_that_does_not_exist", True)
     assert not hasattr(make_context(), "an_option_that_does_not_exist")
     assert [record.levelname for record in caplog.records if record.name.startswith("varve")] == ["WARNING"]

@@ -1,5 +1,6 @@
-"""A Ray that has other work to do."""
+"""The connection to Ray: a cluster with other work, a local Ray, tokens of a cluster."""
 
+import json
 import os
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import ray
 
 from tests.servers.cluster import TOKEN, ray_head
 from tests.servers.processes import descendants
-from tests.waiting import PATIENCE_S
+from tests.waiting import PATIENCE_S, RUN_S
 from varve.cluster.connection import start_ray
 from varve.cluster.placement import place_on_cluster
 from varve.config.compute import Compute
@@ -21,55 +22,73 @@ from varve.errors import RunError
 
 
 @contextmanager
-def held(cpus: float):
-    """CPUs that something else has taken for good."""
+def occupied(cpus: float):
+    """CPUs that another program holds."""
     start_ray(Compute())
 
     class Holder:
-        def is_there(self) -> bool:
+        def has_started(self) -> bool:
             return True
 
     holder = ray.remote(num_cpus=cpus)(Holder).remote()
-    assert ray.get(holder.is_there.remote())
+    assert ray.get(holder.has_started.remote())
     yield
     ray.kill(holder)
 
 
-def test_run_beside_other_work_takes_what_is_free(job, run, tmp_path):
+def test_run_on_a_shared_cluster_uses_the_free_cpu(job, run, tmp_path):
     (tmp_path / "docs").mkdir()
     pq.write_table(pa.table({"text": ["a text", "another"] * 20}), tmp_path / "docs/0.parquet")
     start_ray(Compute())
     all_cpus = ray.cluster_resources()["CPU"]
-    with held(all_cpus - 1):
+    with occupied(all_cpus - 1):
         assert run(job(tmp_path / "docs")).num_rows == 40
 
 
-def test_run_that_finds_no_cpu_says_what_it_lacks():
+def test_run_without_a_free_cpu_reports_free_and_total_cpus():
     start_ray(Compute())
     all_cpus = ray.cluster_resources()["CPU"]
-    with held(all_cpus), pytest.raises(RunError, match=rf"Ray has 0\.0 of {all_cpus:.0f}: something else holds them"):
+    with occupied(all_cpus), pytest.raises(RunError, match=rf"CPUs.* 0\.0 of {all_cpus:.0f}\b"):
         place_on_cluster(Compute(), wait_s=0)
 
 
-def test_starting_ray_leaves_the_handler_of_sigterm_as_it_was():
+@pytest.fixture(scope="module")
+def program(tmp_path_factory):
+    """What a program reports that imports Ray, runs a command and starts a local Ray; its home folder has a token."""
+    home = tmp_path_factory.mktemp("home")
+    (home / ".ray").mkdir()
+    (home / ".ray/auth_token").write_text(TOKEN)
     code = (
-        "import signal; signal.signal(signal.SIGTERM, signal.default_int_handler)\n"
+        "import json, ray, signal; from varve.cli.main import run_command; run_command(['status', 'nothing-there'])\n"
         "from varve.cluster.connection import start_ray; from varve.config.compute import Compute\n"
-        "start_ray(Compute())\n"
-        "assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler"
+        "def handler(*_): pass\n"
+        "signal.signal(signal.SIGTERM, handler); start_ray(Compute())\n"
+        "is_kept = signal.getsignal(signal.SIGTERM) is handler\n"
+        "print(json.dumps({'has_ray': ray.is_initialized(), 'handler_is_kept': is_kept}))"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=PATIENCE_S)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
+    environment["HOME"] = str(home)
+    output = subprocess.check_output([sys.executable, "-c", code], env=environment, timeout=RUN_S)
+    return json.loads(output.splitlines()[-1])
 
 
-def test_ray_of_our_own_has_no_reader_of_logs_that_nobody_shows():
+def test_starting_ray_keeps_the_handler_of_sigterm(program):
+    assert program["handler_is_kept"]
+
+
+def test_command_in_a_program_that_has_imported_ray_lets_it_start(program):
+    assert program["has_ray"]
+
+
+def test_local_ray_has_no_log_monitor():
     start_ray(Compute())
     titles = descendants().values()
     assert any(b"raylet" in title for title in titles)
     assert not any(b"log_monitor" in title for title in titles)
 
 
-def test_ray_that_does_not_come_up_is_told_in_one_message(monkeypatch):
-    """Only Ray's start has a stand-in: on a machine as busy as that it raises a bare Exception."""
+def test_ray_that_does_not_start_is_reported_with_its_message(monkeypatch):
+    """Only `ray.init` is replaced: on a busy machine it raises a bare Exception."""
 
     def init(**_):
         msg = "The current node timed out during startup."
@@ -77,36 +96,25 @@ def test_ray_that_does_not_come_up_is_told_in_one_message(monkeypatch):
 
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", init)
-    with pytest.raises(RunError, match="this machine: The current node timed out during startup"):
+    with pytest.raises(RunError, match=r"this machine.*The current node timed out during startup"):
         start_ray(Compute())
 
 
-def test_ray_that_comes_up_too_late_on_a_busy_machine_is_started_again(monkeypatch):
-    late = ["The current node timed out during startup."]
+def test_ray_that_starts_too_late_is_started_again(monkeypatch):
+    errors = ["The current node timed out during startup."]
 
     def init(**_):
-        if late:
-            raise Exception(late.pop())  # noqa: TRY002 (Ray's)
+        if errors:
+            raise Exception(errors.pop())  # noqa: TRY002 (Ray's)
 
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", init)
     start_ray(Compute())
-
-
-def test_command_of_a_program_that_has_ray_already_leaves_it_able_to_start(tmp_path):
-    (tmp_path / ".ray").mkdir()
-    (tmp_path / ".ray/auth_token").write_text("a-token-of-the-tests-0123456789")
-    code = (
-        "import ray; from varve.cli.main import run_command; run_command(['status', 'nothing-there'])\n"
-        "from varve.cluster.connection import start_ray; from varve.config.compute import Compute\n"
-        "start_ray(Compute())"
-    )
-    known = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
-    subprocess.run([sys.executable, "-c", code], env=known | {"HOME": str(tmp_path)}, check=True, timeout=PATIENCE_S)
+    assert not errors
 
 
 @pytest.mark.parametrize("mode", ["disabled", "token"])
-def test_token_in_the_home_folder_is_used_only_where_the_cluster_asks_for_one(mode):
+def test_token_of_the_home_folder_is_used_if_the_cluster_wants_one(mode):
     code = (
         "import os; from varve.cluster.auth_token import use_token; use_token(os.environ['RAY_ADDRESS'])\n"
         "import ray; ray.init(log_to_driver=False)\n"
@@ -117,7 +125,9 @@ def test_token_in_the_home_folder_is_used_only_where_the_cluster_asks_for_one(mo
         folder = Path(head.environment["HOME"], ".ray")
         folder.mkdir()
         (folder / "auth_token").write_text(TOKEN)
-        known = {name: value for name, value in head.environment.items() if name != "RAY_AUTH_TOKEN"}
-        known["RAY_ADDRESS"] = head.ray_address
-        told = subprocess.check_output([sys.executable, "-c", code], env=known, text=True, timeout=PATIENCE_S)
-    assert told.strip() == mode
+        environment = {name: value for name, value in head.environment.items() if name != "RAY_AUTH_TOKEN"}
+        environment["RAY_ADDRESS"] = head.ray_address
+        mode_of_worker = subprocess.check_output(
+            [sys.executable, "-c", code], env=environment, text=True, timeout=RUN_S
+        )
+    assert mode_of_worker.strip() == mode

@@ -1,4 +1,4 @@
-"""Varve in somebody's own Python program."""
+"""The Python API: jobs, and features of a Ray dataset."""
 
 import json
 
@@ -20,16 +20,16 @@ def test_job_from_python_equals_job_from_file(job, docs, tmp_path):
 
 
 def test_hub_id_is_pinned_to_its_commit_once(job, docs, monkeypatch):
-    """Only the Hub is a stand-in: it answers with a commit, and loading must ask for that commit and no branch."""
+    """Only the Hub is replaced: it answers with a commit, and the loader must request that commit, not the branch."""
     from types import SimpleNamespace
 
     from varve.source import hf_builder
     from varve.source.open_dataset import open_dataset
 
-    asked = []
+    requests = []
 
     def load(**arguments):
-        asked.append(arguments)
+        requests.append(arguments)
         return real(**{key: value for key, value in arguments.items() if key != "revision"} | {"path": str(docs)})
 
     real = hf_builder.load_dataset_builder
@@ -39,7 +39,7 @@ def test_hub_id_is_pinned_to_its_commit_once(job, docs, monkeypatch):
     )
     dataset = open_dataset(job("someone/corpus", source={"revision": "main"}).source)
     assert dataset.commit == "c0ffee"
-    assert {arguments["revision"] for arguments in asked} == {"c0ffee"}
+    assert {arguments["revision"] for arguments in requests} == {"c0ffee"}
 
 
 def test_features_of_a_ray_dataset_keep_its_columns(tiny):
@@ -55,15 +55,15 @@ def test_features_of_a_ray_dataset_keep_its_columns(tiny):
     assert len(rows[0]["e"]) == 32
 
 
-def test_features_of_a_dataset_that_has_their_columns_are_refused_with_the_name(tiny):
+def test_features_of_a_dataset_with_columns_of_these_names_fail_with_the_name(tiny):
     import ray
     from ray.exceptions import UserCodeException
 
     from varve import features
 
     dataset = ray.data.from_items([{"text": "text", "shard": "mine", "row": 7}])
-    once = features(dataset, text="text", model=tiny("bert"), features={"a": "cls"})
-    with pytest.raises(UserCodeException, match="JobError: features: the dataset has a column 'num_tokens' already"):
+    once = features(dataset, text="text", model=tiny("bert"), features={"a": "cls"}).materialize()
+    with pytest.raises(UserCodeException, match=r"JobError: .*'num_tokens'"):
         features(once, text="text", model=tiny("bert"), features={"b": "mean"}).take_all()
     renamed = once.drop_columns(["num_tokens", "truncated"]).rename_columns({"error": "error_a"})
     (row,) = features(renamed, text="text", model=tiny("bert"), features={"b": "mean"}).take_all()
@@ -72,7 +72,7 @@ def test_features_of_a_dataset_that_has_their_columns_are_refused_with_the_name(
 
 
 def test_features_of_many_batches_are_those_of_each_text(tiny):
-    """Two batches at a time are in a replica: none may take the other's vectors."""
+    """A replica encodes two batches at a time and must not swap their vectors."""
     import numpy as np
     import ray
 
@@ -81,8 +81,8 @@ def test_features_of_many_batches_are_those_of_each_text(tiny):
     texts = [f"text {row} " * (row % 9) for row in range(300)]
     rows = [{"text": text, "id": row} for row, text in enumerate(texts)]
     dataset = ray.data.from_items(rows, override_num_blocks=20)
-    made = features(dataset, text="text", model=tiny("bert"), features={"e": "mean@-1"}, batch_rows=7)
-    found = {row["id"]: row["e"] for row in made.take_all()}
-    want = Encoder(tiny("bert"), {"e": "mean@-1"}, device="cpu")(texts)["e"]
-    assert sorted(found) == list(range(300))
-    assert np.array_equal(np.stack([found[row] for row in range(300)]), want)
+    result = features(dataset, text="text", model=tiny("bert"), features={"e": "mean@-1"}, batch_rows=7)
+    vectors = {row["id"]: row["e"] for row in result.take_all()}
+    expected = Encoder(tiny("bert"), {"e": "mean@-1"}, device="cpu")(texts)["e"]
+    assert sorted(vectors) == list(range(300))
+    assert np.array_equal(np.stack([vectors[row] for row in range(300)]), expected)
