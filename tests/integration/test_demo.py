@@ -6,7 +6,7 @@ from varve.cli.demo import MAX_ROWS
 from varve.cli.main import run_command
 
 
-def test_demo_answers_its_searches_from_docstrings_and_verifies_its_output(tmp_path, capsys):
+def test_demo_answers_searches_and_verifies_its_output(tmp_path, capsys):
     assert run_command(["demo", "--output", str(tmp_path / "demo"), "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["verified"]
@@ -19,7 +19,7 @@ def test_demo_answers_its_searches_from_docstrings_and_verifies_its_output(tmp_p
     assert {"name", "embedding", "cls_00", "cls_03", "cls_06"} <= set(pq.read_schema(part).names)
 
 
-def test_demo_does_not_empty_a_folder_that_is_not_its_own(tmp_path, capsys):
+def test_demo_keeps_a_folder_that_it_did_not_write(tmp_path, capsys):
     (tmp_path / "precious.txt").write_text("mine")
     assert run_command(["demo", "--output", str(tmp_path)]) == 2
     assert (tmp_path / "precious.txt").read_text() == "mine"
