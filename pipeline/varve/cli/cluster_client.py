@@ -18,7 +18,9 @@ def add_cluster_arguments(parser: argparse.ArgumentParser, *, required: bool) ->
         "--to", required=required, metavar="ADDRESS", help="address of the cluster's dashboard: http://HOST:8265"
     )
     parser.add_argument(
-        "--installed", action="store_true", help="the cluster has Varve installed: send only the job, no code of Varve"
+        "--installed",
+        action="store_true",
+        help="Varve is installed on the cluster: do not send its code",
     )
 
 

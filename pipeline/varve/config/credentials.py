@@ -48,8 +48,8 @@ def _find(value: Any, path: str) -> str | None:
         may_be_secret = not (item is None or isinstance(item, bool) or item == "")
         if may_be_secret and _SECRET.search(name):
             return f"{item_path!r} looks like a credential"
-        by_column = name in _KEYED_BY_COLUMN and isinstance(item, Mapping)
-        if problem := _find(list(item.values()) if by_column else item, item_path):
+        inner = list(item.values()) if name in _KEYED_BY_COLUMN and isinstance(item, Mapping) else item
+        if problem := _find(inner, item_path):
             return problem
     return None
 
