@@ -79,7 +79,7 @@ def tiny(tmp_path_factory, minilm):
 
 
 @pytest.fixture(scope="session")
-def killer(tiny):
+def crashing_model(tiny):
     """The `model` section of a job whose checkpoint kills its process at one text."""
     folder = tiny("bert", intermediate_size=48)
     make_killer(folder)
@@ -133,7 +133,7 @@ def container(servers, monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def spoiled(servers, tmp_path_factory):
+def faulty(servers, tmp_path_factory):
     """(name of an S3 server) → the control of a proxy in front of it, without faults."""
     with ExitStack() as running:
         controls: dict[str, Control] = {}

@@ -1,4 +1,4 @@
-"""What happens in a run when things break inside of it."""
+"""Rows that crash their worker, in a whole run."""
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -10,12 +10,12 @@ def written(path) -> pa.Table:
     return pa.concat_tables(pq.read_table(part) for part in sorted((path / "data").glob("*.parquet")))
 
 
-def test_row_that_kills_its_worker_becomes_an_error_row_and_costs_no_other(job, run, killer, tmp_path):
+def test_row_that_crashes_its_worker_becomes_an_error_row(job, run, crashing_model, tmp_path):
     (tmp_path / "docs").mkdir()
     texts = [f"text number {row}" for row in range(30)]
     texts[21] = f"and {KILLING_TEXT} too"
     pq.write_table(pa.table({"text": texts}), tmp_path / "docs/0.parquet")
-    manifest = run(job(tmp_path / "docs", model=killer, output={"rows_per_part": 8}))
+    manifest = run(job(tmp_path / "docs", model=crashing_model, output={"rows_per_part": 8}))
     table = written(tmp_path / "out")
     errors = table.filter(table["error"].is_valid())
     assert errors.select(["row", "error"]).to_pylist() == [{"row": 21, "error": "worker died"}]

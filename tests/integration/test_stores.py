@@ -1,4 +1,4 @@
-"""Whole runs on real object stores, as commands: their workers get what the environment holds, and nothing else."""
+"""Whole runs on real object stores, as commands; workers get their credentials from the environment only."""
 
 import json
 import os
@@ -33,7 +33,7 @@ def arguments(tiny):
 
 @pytest.fixture(scope="session")
 def command(arguments):
-    """A run in a process of its own: its Ray's workers have the environment of this test."""
+    """The command of a run in a separate process; the workers of its Ray have the environment of this test."""
 
     def make(*job: str) -> list[str]:
         return [sys.executable, "-m", "varve", "embed", *arguments(*job)]
@@ -70,8 +70,8 @@ def each_once(table: pa.Table) -> bool:
     return sorted(pairs) == [(shard, row) for shard in range(3) for row in range(ROWS // 3)]
 
 
-def test_run_from_s3_to_s3_outlives_faults_and_counts_retries(container, spoiled, docs, command):
-    control = spoiled("radosgw")
+def test_run_from_s3_to_s3_outlives_faults_and_counts_retries(container, faulty, docs, command):
+    control = faulty("radosgw")
     address = container("radosgw", control.endpoint)
     source = upload(docs, address)
     control.faults(slow_down=0.3, reset=0.2, lost=0.15, seed=5, methods="PUT,GET", match="out")
@@ -88,8 +88,8 @@ def test_run_from_s3_to_s3_outlives_faults_and_counts_retries(container, spoiled
     assert each_once(written(Storage(f"{address}/out")))
 
 
-def test_reading_a_source_outlives_faults(container, spoiled, docs, command, tmp_path):
-    control = spoiled("radosgw")
+def test_reading_a_source_outlives_faults(container, faulty, docs, command, tmp_path):
+    control = faulty("radosgw")
     source = upload(docs, container("radosgw", control.endpoint))
     control.faults(slow_down=0.2, reset=0.1, seed=6, match="source")
     done = finish(command(source, str(tmp_path / "out")))
@@ -99,7 +99,7 @@ def test_reading_a_source_outlives_faults(container, spoiled, docs, command, tmp
 
 @dataclass
 class Finished:
-    """What a run has left: what it told, its objects, its rows, and the logs, sockets and pickles of its Ray."""
+    """The output of a run: what it printed, its objects, its rows, and the files in its Ray's session."""
 
     done: subprocess.CompletedProcess
     objects: dict[str, bytes]
@@ -109,7 +109,7 @@ class Finished:
 
 @pytest.fixture(scope="module")
 def between_stores(servers, docs, tiny, tmp_path_factory):
-    """One run of a job file, from a source that only its storage_options find to the store of the environment."""
+    """One run whose source is in another store than its output; only its storage_options name the source's store."""
     job = tmp_path_factory.mktemp("job") / "job.yaml"
     with pytest.MonkeyPatch.context() as environment, ray_folder() as ray:
         source = upload(docs, empty_container(servers, environment, "moto"))
@@ -125,7 +125,7 @@ def between_stores(servers, docs, tiny, tmp_path_factory):
         done = finish([sys.executable, "-m", "varve", "embed", str(job), "--json"])
         assert done.returncode == 0, done.stderr
         storage = Storage(f"{address}/out")
-        objects = {found.name: storage.read(found.name) or b"" for found in storage.list("")}
+        objects = {entry.name: storage.read(entry.name) or b"" for entry in storage.list("")}
         session = [path.read_bytes() for path in Path(ray).rglob("*") if path.is_file()]
         yield Finished(done, objects, written(storage), session)
 
@@ -137,10 +137,11 @@ def test_source_of_another_endpoint_than_the_output_is_read_by_its_storage_optio
 
 def test_secret_appears_nowhere(between_stores):
     secret = SECRET_KEY.encode()
-    told = (between_stores.done.stdout + between_stores.done.stderr).encode()
+    printed = (between_stores.done.stdout + between_stores.done.stderr).encode()
     assert "_varve/manifest.json" in between_stores.objects
     assert between_stores.session
-    assert not [True for held in (told, *between_stores.objects.values(), *between_stores.session) if secret in held]
+    kept = (printed, *between_stores.objects.values(), *between_stores.session)
+    assert not any(secret in content for content in kept)
 
 
 @pytest.mark.parametrize("server", ["azurite", "gcs"])
@@ -151,20 +152,20 @@ def test_run_to_other_clouds_holds_each_row_once(container, docs, command, serve
     assert each_once(written(Storage(f"{address}/some/out")))
 
 
-def test_two_drivers_on_one_output_end_with_one_right_result(container, docs, command):
+def test_two_drivers_on_one_output_give_one_right_result(container, docs, command):
     address = container("radosgw")
     argv = command(str(docs / "*.parquet"), f"{address}/out")
     both = [subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
-    told = [process.communicate(timeout=RUN_S) for process in both]
-    assert [process.returncode for process in both] == [0, 0], told
+    printed = [process.communicate(timeout=RUN_S) for process in both]
+    assert [process.returncode for process in both] == [0, 0], printed
     storage = Storage(f"{address}/out")
     assert each_once(written(storage))
     assert read_manifest(storage) is not None
-    assert sum("another run" in error for _, error in told) == 1
+    assert sum("another run" in error for _, error in printed) == 1
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "message"),
     [
         ({"AWS_SECRET_ACCESS_KEY": "SKTEST-wrong"}, "SignatureDoesNotMatch (403)"),
         ({"AWS_ACCESS_KEY_ID": "NOBODY"}, "InvalidAccessKeyId (403)"),
@@ -172,24 +173,24 @@ def test_two_drivers_on_one_output_end_with_one_right_result(container, docs, co
         ({"BUCKET": "s3://no-such-bucket"}, "NoSuchBucket (404)"),
     ],
 )
-def test_wrong_access_exits_with_1_in_the_words_of_the_store(
-    container, docs, arguments, monkeypatch, capfd, change, words
+def test_wrong_access_exits_with_1_and_the_store_s_message(
+    container, docs, arguments, monkeypatch, capfd, change, message
 ):
     address = change.get("BUCKET") or container("radosgw")
     container("radosgw")
     for name, value in change.items():
         monkeypatch.setenv(name, value)
     assert run_command(["embed", *arguments(str(docs / "*.parquet"), f"{address}/out")]) == 1
-    told = capfd.readouterr()
-    assert words in told.err
-    assert "Traceback" not in told.err
-    assert "SKTEST" not in told.out + told.err
+    printed = capfd.readouterr()
+    assert message in printed.err
+    assert "Traceback" not in printed.err
+    assert "SKTEST" not in printed.out + printed.err
 
 
-def test_bucket_that_may_only_be_read_exits_with_1_before_anything_takes_time(
+def test_read_only_bucket_exits_with_1_before_the_model_is_loaded(
     container, docs, arguments, read_only, capfd
 ):
-    """So soon that a model which is not there, and would end the run with a 2, is not looked for."""
+    """The model does not exist, which would be exit code 2 if the bucket were not checked first."""
     address = container("radosgw")
     with read_only(address):
         job = arguments(str(docs / "*.parquet"), f"{address}/out", "model.name=/no/such/model")
@@ -198,16 +199,16 @@ def test_bucket_that_may_only_be_read_exits_with_1_before_anything_takes_time(
 
 
 def test_source_file_replaced_in_a_run_is_refused_and_named(arguments, command, tmp_path, capfd):
-    """Replaced as soon as the run has settled what it reads; it is long enough that its reading goes on after that."""
+    """The file is replaced after planning. It is so large that the run still reads it then."""
     source, output = tmp_path / "0.parquet", tmp_path / "out"
     texts = [f"text {row} " * 20 for row in range(60_000)]
     pq.write_table(pa.table({"text": texts}), source, row_group_size=1000)
     job = (str(source), str(output), "output.rows_per_part=500")
     process = subprocess.Popen(command(*job), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    wait_until((output / "_varve/job.json").exists, "the run has begun", alive=process)
+    wait_until((output / "_varve/job.json").exists, "the run has started", alive=process)
     os.utime(source, (1, 1))
-    _, told = process.communicate(timeout=RUN_S)
+    _, errors = process.communicate(timeout=RUN_S)
     assert process.returncode == 1
-    assert "0.parquet) has changed since the run was planned" in told
+    assert "0.parquet) has changed since the run was planned" in errors
     assert run_command(["embed", *arguments(*job)]) == 2
     assert "source file 0.parquet" in capfd.readouterr().err

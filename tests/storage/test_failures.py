@@ -96,8 +96,8 @@ def test_store_that_is_down_for_a_moment_is_retried(servers, container, monkeypa
     assert made == [True]
 
 
-def test_all_faults_at_once_are_retried_and_counted(container, spoiled):
-    control = spoiled("radosgw")
+def test_all_faults_at_once_are_retried_and_counted(container, faulty):
+    control = faulty("radosgw")
     storage = Storage(f"{container('radosgw', control.endpoint)}/faults")
     control.faults(slow_down=0.3, reset=0.2, lost=0.15, truncate=0.1, seed=1)
     before = retries()
@@ -112,8 +112,8 @@ def test_all_faults_at_once_are_retried_and_counted(container, spoiled):
     assert retries() - before > len(names)
 
 
-def test_racing_writers_with_lost_answers_have_one_winner_each(container, spoiled):
-    control = spoiled("radosgw")
+def test_racing_writers_with_lost_answers_have_one_winner_each(container, faulty):
+    control = faulty("radosgw")
     storage = Storage(f"{container('radosgw', control.endpoint)}/race")
     control.faults(lost=0.4, methods="PUT", seed=2)
     keys, writers = 25, 3
@@ -127,15 +127,15 @@ def test_racing_writers_with_lost_answers_have_one_winner_each(container, spoile
         assert winners == [storage.read(str(key))]
 
 
-def test_store_that_ignores_conditions_is_detected(container, spoiled):
-    control = spoiled("moto")
+def test_store_that_ignores_conditions_is_detected(container, faulty):
+    control = faulty("moto")
     storage = Storage(f"{container('moto', control.endpoint)}/weak")
     control.faults(unconditional=1.0)
     assert not storage.check()
 
 
-def test_unconditional_storage_does_not_overwrite(container, spoiled):
-    control = spoiled("moto")
+def test_unconditional_storage_does_not_overwrite(container, faulty):
+    control = faulty("moto")
     storage = Storage(f"{container('moto', control.endpoint)}/weak", conditional=False)
     control.faults(unconditional=1.0)
     assert storage.create("a", b"first")

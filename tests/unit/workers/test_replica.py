@@ -1,4 +1,4 @@
-"""What a replica does with a part, told by nobody but itself: no Ray stands around it."""
+"""A replica without Ray: its reports go to counters in the same process."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -18,8 +18,8 @@ from varve.workers.part_message import PartMessage, pack_message, unpack_message
 from varve.workers.replica import Replica
 
 
-class Here:
-    """RayReporter to a counters in this process."""
+class LocalReporter:
+    """Reports to counters in this process."""
 
     def __init__(self, counters: RunCounters) -> None:
         self.begin, self.end, self.spend, self.stopped = counters.begin, counters.end, counters.spend, counters.stopped
@@ -28,13 +28,13 @@ class Here:
     def join(self, encoder) -> None:
         self._counters.join(encoder, "replica", "127.0.0.1")
 
-    def count(self, block: Block, part: Range, *, wait: bool) -> Verdict:  # noqa: ARG002 (the answer is there at once)
+    def count(self, block: Block, part: Range, *, wait: bool) -> Verdict:  # noqa: ARG002 (the answer is always available)
         return self._counters.add(block, part)
 
 
 @pytest.fixture
 def part(tmp_path):
-    """(sections of a job, texts) → a replica, and one part that several workers have died of before."""
+    """(texts, sections of a job) → a replica, and a part that has crashed several workers before."""
 
     def make(texts, **sections) -> tuple[Replica, PartMessage]:
         table = pa.table({"text": texts})
@@ -46,22 +46,22 @@ def part(tmp_path):
         rows, counters = Range(0, 0, len(texts)), RunCounters()
         for _ in range(MAX_DEATHS):
             counters.begin("encode", rows)
-        return Replica(plan.worker_spec("cpu", 1), Here(counters)), PartMessage(rows, table)
+        return Replica(plan.worker_spec("cpu", 1), LocalReporter(counters)), PartMessage(rows, table)
 
     return make
 
 
-def test_rows_that_kill_are_named_when_no_error_is_allowed(part, killer):
-    replica, sealed = part(["good", "good too", KILLING_TEXT], model=killer, output={"max_errors": 0})
-    with pytest.raises(RunError, match=r"Rows that killed their worker: 2\."):
-        replica(pack_message(sealed))
+def test_crashing_rows_are_listed_if_no_error_is_allowed(part, crashing_model):
+    replica, message = part(["good", "good too", KILLING_TEXT], model=crashing_model, output={"max_errors": 0})
+    with pytest.raises(RunError, match=r"max_errors: 0.*worker: 2\."):
+        replica(pack_message(message))
 
 
-def test_parts_that_come_two_at_a_time_have_the_rows_of_parts_one_by_one(part, tiny):
+def test_two_threads_encode_the_same_rows_as_one(part, tiny):
     texts = [f"text {row} " * (row % 9) for row in range(90)]
     replica, whole = part(texts, model={"name": tiny("bert"), "max_tokens": 64})
     parts = [pack_message(PartMessage(Range(0, at, at + 10), whole.table.slice(at, 10))) for at in range(0, 90, 10)]
-    one_by_one = [unpack_message(replica(sealed)) for sealed in parts]
+    one_by_one = [unpack_message(replica(packed)) for packed in parts]
     with ThreadPoolExecutor(2) as calls:
         two_at_a_time = [unpack_message(done) for done in calls.map(replica, parts)]
     for got, want in zip(two_at_a_time, one_by_one, strict=True):
@@ -80,12 +80,12 @@ def kill(rows):
 """
 
 
-def test_row_on_which_a_function_kills_its_worker_costs_no_other(part, tiny, tmp_path):
+def test_row_on_which_a_function_crashes_does_not_affect_others(part, tiny, tmp_path):
     (tmp_path / "my_features.py").write_text(KILL)
     texts = ["xylophone" if row == 5 else f"text {row}" for row in range(8)]
     features = {"mean": {"pool": "mean"}, "kill": {"python": "my_features:kill", "type": "int32"}}
-    replica, sealed = part(texts, model={"name": tiny("bert"), "max_tokens": 64}, features=features)
-    done = unpack_message(replica(pack_message(sealed)))
+    replica, message = part(texts, model={"name": tiny("bert"), "max_tokens": 64}, features=features)
+    done = unpack_message(replica(pack_message(message)))
     assert done.table["error"].to_pylist() == ["worker died" if row == 5 else None for row in range(8)]
     assert done.table["kill"].to_pylist() == [None if row == 5 else len(text) for row, text in enumerate(texts)]
     assert done.table["mean"].null_count == 1
