@@ -1,8 +1,8 @@
-"""Texts and models of the benchmarks, without a network and without Arrow.
+"""Texts and models of the benchmarks; needs neither a network nor Arrow.
 
-Texts: docstrings of this machine's Python in a fixed shuffled order, duplicates kept as they are; and texts of given
-lengths in tokens, made of the docstrings' words. Models: the real MiniLM where its package is installed, else its shape
-with random weights, like bert-base and bert-large; then the tokenizer is a WordPiece trained on the texts.
+Texts: docstrings of this machine's Python in a fixed shuffled order, with duplicates; and texts of given lengths in
+tokens, made of the docstrings' words. Models: the real MiniLM if its package is installed, otherwise its shape with
+random weights and a WordPiece tokenizer trained on the texts; bert-base and bert-large always have random weights.
 """
 
 import random
@@ -26,20 +26,20 @@ SHAPES = {
     },
 }
 MIXES = ("docstrings", "short", "64", "128", "512")
-SHORT = (6, 34)  # tokens of the short mix, evenly spread: 20 on average
-_SPARE = 4  # docstrings parsed for each that is taken, so that no package dominates
+SHORT = (6, 34)  # tokens of a text of the short mix, uniformly distributed: 20 on average
+_SPARE = 4  # parsed docstrings per selected one, so that no package dominates
 _SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
 def docstrings(rows: int) -> list[str]:
-    """So many docstrings, drawn from files in an order that is the same each time (seed 0)."""
+    """`rows` docstrings of files in a fixed random order (seed 0)."""
     files = list(python_files())
     random.Random(0).shuffle(files)
     texts: list[str] = []
     with ProcessPoolExecutor() as pool:
         for at in range(0, len(files), 1000):
-            for found in pool.map(_texts_of, files[at : at + 1000], chunksize=50):
-                texts += found
+            for file_texts in pool.map(_texts_of, files[at : at + 1000], chunksize=50):
+                texts += file_texts
             if len(texts) >= _SPARE * rows:
                 break
     random.Random(0).shuffle(texts)
@@ -51,13 +51,13 @@ def _texts_of(file: tuple[Path, str]) -> list[str]:
 
 
 def mix(name: str, texts: Sequence[str], tokenizer: Any, max_tokens: int) -> list[str]:
-    """The texts of a mix, with about as many tokens in all as the docstrings have.
+    """Texts of a mix, with about the total number of tokens of the docstrings.
 
     Args:
-        name: docstrings, short, or a number of tokens, special ones included.
+        name: docstrings, short, or a number of tokens per text, with special tokens.
         texts: the docstrings.
-        tokenizer: of `tokenizers`, without truncation and padding.
-        max_tokens: at which docstrings are cut.
+        tokenizer: of the package `tokenizers`, without truncation and padding.
+        max_tokens: at which docstrings are truncated.
     """
     if name == "docstrings":
         return list(texts)
@@ -66,73 +66,74 @@ def mix(name: str, texts: Sequence[str], tokenizer: Any, max_tokens: int) -> lis
     low, high = SHORT if name == "short" else (int(name), int(name))
     draw = random.Random(0)
     words = _words(texts, tokenizer)
-    made: list[str] = []
+    mixed: list[str] = []
     while total > 0:
         length = draw.randint(low, high)
-        made.append(_fill(words, length - 2))
+        mixed.append(_fill(words, length - 2))
         total -= length
-    return made
+    return mixed
 
 
 def _words(texts: Sequence[str], tokenizer: Any) -> Iterator[tuple[str, int]]:
-    """(word, its tokens), over and over: words between spaces are tokenized each by itself."""
+    """Endless (word, its number of tokens); words are separated by spaces and tokenized one by one."""
     words = [word for text in texts for word in text.split()]
     counts = [len(e) for e in tokenizer.encode_batch_fast(words, add_special_tokens=False)]
     return cycle([(word, count) for word, count in zip(words, counts, strict=True) if count])
 
 
-def _fill(words: Iterator[tuple[str, int]], room: int) -> str:
+def _fill(words: Iterator[tuple[str, int]], num_tokens: int) -> str:
+    """A text of exactly `num_tokens` tokens."""
     text: list[str] = []
-    while room:
+    while num_tokens:
         word, count = next(words)
-        if count <= room:
+        if count <= num_tokens:
             text.append(word)
-            room -= count
+            num_tokens -= count
     return " ".join(text)
 
 
 def make_model(name: str, folder: Path, texts: Sequence[str]) -> Path:
-    """A folder of links to the real MiniLM or a given model, or of one with random weights (seed 0)."""
-    made = folder / Path(name).name
-    if made.exists():
-        return made
+    """A folder with links to the real MiniLM or to a given model, or with random weights (seed 0)."""
+    model_copy = folder / Path(name).name
+    if model_copy.exists():
+        return model_copy
     if name not in SHAPES:
-        return _linked(Path(name).absolute(), made)
+        return _link(Path(name).absolute(), model_copy)
     try:
         real = model_folder()
     except JobError:
         real = None
     if real is not None and name == "minilm":
-        return _linked(real, made)
+        return _link(real, model_copy)
     import torch
     from transformers import AutoConfig, AutoModel, AutoTokenizer
 
     torch.manual_seed(0)
-    AutoModel.from_config(AutoConfig.for_model("bert", **SHAPES[name])).save_pretrained(made)
+    AutoModel.from_config(AutoConfig.for_model("bert", **SHAPES[name])).save_pretrained(model_copy)
     tokenizer = AutoTokenizer.from_pretrained(real) if real else train_tokenizer(texts)
-    tokenizer.save_pretrained(made)
-    return made
+    tokenizer.save_pretrained(model_copy)
+    return model_copy
 
 
-def _linked(real: Path, made: Path) -> Path:
-    """What other engines need is written beside the links, not into the model's own folder."""
-    made.mkdir()
+def _link(real: Path, copy: Path) -> Path:
+    """Make a folder of links, so that files for other engines are not written to the model's own folder."""
+    copy.mkdir()
     for path in real.iterdir():
-        (made / path.name).symlink_to(path)
-    return made
+        (copy / path.name).symlink_to(path)
+    return copy
 
 
 def train_tokenizer(texts: Sequence[str]) -> Any:
-    """A lower-casing WordPiece tokenizer of BERT's size."""
+    """An uncased WordPiece tokenizer with the vocabulary size of BERT."""
     from tokenizers import BertWordPieceTokenizer
     from transformers import PreTrainedTokenizerFast
 
-    made = BertWordPieceTokenizer()
-    made.train_from_iterator(texts, vocab_size=30522, special_tokens=_SPECIAL, show_progress=False)
+    trained = BertWordPieceTokenizer()
+    trained.train_from_iterator(texts, vocab_size=30522, special_tokens=_SPECIAL, show_progress=False)
     names = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
     inputs = ["input_ids", "token_type_ids", "attention_mask"]
     return PreTrainedTokenizerFast(
-        tokenizer_object=made._tokenizer,  # noqa: SLF001 (the wrapper has no other way to it)
+        tokenizer_object=trained._tokenizer,  # noqa: SLF001 (the wrapper has no public access to it)
         model_input_names=inputs,
         model_max_length=512,
         **names,
@@ -140,7 +141,7 @@ def train_tokenizer(texts: Sequence[str]) -> Any:
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """A model's tokenizer as `tokenizers` has it, without truncation and padding."""
+    """The tokenizer of a model, as an object of `tokenizers`, without truncation and padding."""
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))

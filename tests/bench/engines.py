@@ -1,8 +1,8 @@
-"""Peers with an engine of their own: ONNX Runtime, OpenVINO, CTranslate2, FastEmbed.
+"""Peers with another engine than torch: ONNX Runtime, OpenVINO, CTranslate2, FastEmbed.
 
-Each runs in float32, over texts sorted by length, in one batch at a time on all cores or in several (`lanes`) that
-share them. FastEmbed takes models of one's own by registration; it wants huggingface-hub < 2, which the lock is beyond,
-so it runs under an interpreter of its own: --python fastembed=PATH (see CONTRIBUTING.md).
+Each runs in float32 over texts sorted by length: one batch at a time on all cores, or several (`lanes`) that share the
+cores. FastEmbed needs huggingface-hub < 2, which conflicts with the lock, so it runs in another environment: --python
+fastembed=PATH (see CONTRIBUTING.md).
 """
 
 import json
@@ -20,7 +20,7 @@ Vectors = NDArray[np.float32]
 
 
 class Engine(Rows):
-    """An engine that runs a graph over padded arrays; `lanes` batches at once share the cores."""
+    """Base of engines that run a graph over padded arrays; `lanes` batches at the same time share the cores."""
 
     def __init__(self, setup: Setup, *, lanes: int = 1, **batch: int) -> None:
         super().__init__(setup, **batch)
@@ -30,16 +30,16 @@ class Engine(Rows):
         return self.mean(*padded(ids))
 
     def mean(self, input_ids: NDArray, mask: NDArray) -> Vectors:
-        """(R, H) of padded rows."""
+        """Means of padded rows, (R, H)."""
         raise NotImplementedError
 
     def hidden(self, input_ids: NDArray, mask: NDArray) -> Vectors:
-        """(R, L, H) of padded rows."""
+        """Hidden states of padded rows, (R, T, H)."""
         raise NotImplementedError
 
 
 class OnnxRuntime(Engine):
-    """ONNX Runtime over a graph that its own optimizer has fused."""
+    """ONNX Runtime with the graph fused by its own optimizer."""
 
     packages = ("onnxruntime",)
 
@@ -47,10 +47,10 @@ class OnnxRuntime(Engine):
         import onnxruntime
 
         super().__init__(setup, **options)
-        chosen = onnxruntime.SessionOptions()
-        chosen.intra_op_num_threads = max(1, setup.threads // self.lanes)
+        session_options = onnxruntime.SessionOptions()
+        session_options.intra_op_num_threads = max(1, setup.threads // self.lanes)
         file = str(exported(setup.folder, "onnx-optimized"))
-        self._session = onnxruntime.InferenceSession(file, chosen, providers=["CPUExecutionProvider"])
+        self._session = onnxruntime.InferenceSession(file, session_options, providers=["CPUExecutionProvider"])
 
     def mean(self, input_ids: NDArray, mask: NDArray) -> Vectors:
         return self._session.run(["mean"], {"input_ids": input_ids, "attention_mask": mask})[0]
@@ -60,7 +60,7 @@ class OnnxRuntime(Engine):
 
 
 class OpenVino(Engine):
-    """OpenVINO in float32; with lanes, one stream for each."""
+    """OpenVINO in float32, with one stream per lane."""
 
     packages = ("openvino",)
 
@@ -69,15 +69,15 @@ class OpenVino(Engine):
         from openvino import properties
 
         super().__init__(setup, **options)
-        chosen = {
+        config = {
             properties.inference_num_threads: setup.threads,
             properties.num_streams: self.lanes,
             properties.hint.inference_precision: openvino.Type.f32,
         }
-        self._model = openvino.compile_model(str(exported(setup.folder, "openvino")), "CPU", chosen)
+        self._model = openvino.compile_model(str(exported(setup.folder, "openvino")), "CPU", config)
 
     def _infer(self, output: int, input_ids: NDArray, mask: NDArray) -> Vectors:
-        # A request belongs to one thread; threads come and go with each run.
+        # A request must stay in one thread, and each run has new threads.
         request = self._model.create_infer_request()
         return request.infer({"input_ids": input_ids, "attention_mask": mask})[output]
 
@@ -89,7 +89,7 @@ class OpenVino(Engine):
 
 
 class CTranslate2(Rows):
-    """CTranslate2 in float32, a batch for each core."""
+    """CTranslate2 in float32, one batch per core."""
 
     packages = ("ctranslate2",)
 
@@ -109,7 +109,7 @@ class CTranslate2(Rows):
 
 
 class FastEmbed:
-    """FastEmbed with the model registered as one of the user's, texts sorted for it by characters."""
+    """FastEmbed with the model registered as a custom one; texts are sorted by characters."""
 
     packages = ("fastembed", "onnxruntime")
     layers = (-1,)
@@ -121,11 +121,12 @@ class FastEmbed:
         from tokenizers import Tokenizer
 
         folder = Path(setup.folder)
-        own = exported(setup.folder, "onnx").parent
+        export_folder = exported(setup.folder, "onnx").parent
         config = json.loads((folder / "config.json").read_text())
-        # It reads the limit from tokenizer_config.json, and the special tokens from a file that is no longer written.
+        # FastEmbed reads the limit from tokenizer_config.json, and the special tokens from a file that transformers no
+        # longer writes.
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        tokenizer.save(str(own / "tokenizer.json"))
+        tokenizer.save(str(export_folder / "tokenizer.json"))
         special = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
         limits = {"model_max_length": setup.max_tokens, "max_length": setup.max_tokens, "pad_token": "[PAD]"}
         for name, content in {
@@ -133,7 +134,7 @@ class FastEmbed:
             "special_tokens_map.json": special,
             "tokenizer_config.json": special | limits,
         }.items():
-            (own / name).write_text(json.dumps(content))
+            (export_folder / name).write_text(json.dumps(content))
         TextEmbedding.add_custom_model(
             model="bench/model",
             pooling=PoolingType.MEAN,
@@ -143,12 +144,12 @@ class FastEmbed:
             model_file="model.onnx",
         )
         self._rows = rows
-        self._model = TextEmbedding("bench/model", specific_model_path=str(own), threads=setup.threads)
+        self._model = TextEmbedding("bench/model", specific_model_path=str(export_folder), threads=setup.threads)
 
     def tokenize(self, texts: Sequence[str]) -> Sequence[str]:
         return texts
 
     def encode(self, texts: Sequence[str]) -> Any:
         order = sorted(range(len(texts)), key=lambda at: -len(texts[at]))
-        found = np.stack(list(self._model.embed([texts[at] for at in order], batch_size=self._rows)))
-        return found[np.argsort(order)]
+        vectors = np.stack(list(self._model.embed([texts[at] for at in order], batch_size=self._rows)))
+        return vectors[np.argsort(order)]

@@ -1,7 +1,7 @@
-"""A model's folder → the files that other engines run, made once beside it: ONNX, OpenVINO, CTranslate2.
+"""Converts a model once to the files of other engines, in its folder: ONNX, OpenVINO, CTranslate2.
 
-The ONNX graph takes padded input_ids and attention_mask and gives last_hidden_state and its mean; ONNX Runtime's own
-optimizer for BERT (fused attention, GELU, layer norms) is run over it.
+The ONNX graph has the inputs input_ids and attention_mask (padded) and the outputs last_hidden_state and its mean. ONNX
+Runtime's optimizer for BERT fuses its attention, GELU and layer norms.
 """
 
 import json
@@ -16,23 +16,23 @@ FILES = {"onnx": "model.onnx", "onnx-optimized": "model.onnx", "openvino": "mode
 
 
 def exported(folder: str, kind: str) -> Path:
-    """The file of a model in one of the kinds of FILES, made in another process if it is not there yet.
+    """The file of a model for one of FILES, converted in another process if it does not exist.
 
     Raises:
-        ImportError: what makes it is not installed.
+        ImportError: the conversion failed, for instance because a package is missing.
     """
     file = Path(folder) / kind / FILES[kind]
     if not file.exists():
         command = [sys.executable, "-m", "tests.bench.export", folder, kind]
-        told = subprocess.run(command, capture_output=True, text=True, check=False)
-        if told.returncode:
-            msg = f"no {kind} of the model: {told.stderr.strip().splitlines()[-1]}"
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            msg = f"cannot convert the model to {kind}: {done.stderr.strip().splitlines()[-1]}"
             raise ImportError(msg)
     return file
 
 
 def _write_onnx(folder: Path, to: Path) -> None:
-    """As torch exports it."""
+    """The graph as torch exports it."""
     import torch
 
     model, example = _traced(folder)
@@ -50,7 +50,7 @@ def _write_onnx(folder: Path, to: Path) -> None:
 
 
 def _write_optimized(folder: Path, to: Path) -> None:
-    """As ONNX Runtime's optimizer leaves it."""
+    """The graph after ONNX Runtime's optimizer."""
     from onnxruntime.transformers import optimizer
 
     config = json.loads((folder / "config.json").read_text())
@@ -75,16 +75,16 @@ def _write_ctranslate2(folder: Path, to: Path) -> None:
     from transformers import AutoModel
 
     model = AutoModel.from_pretrained(folder)
-    model.config.position_embedding_type = "absolute"  # the converter asks; newer configurations no longer say
+    model.config.position_embedding_type = "absolute"  # the converter reads it; new configurations lack it
     spec = BertLoader().get_model_spec(model)
     spec.config.layer_norm_epsilon = model.config.layer_norm_eps
-    spec.register_vocabulary([f"[{at}]" for at in range(model.config.vocab_size)])  # ids are passed, never words
+    spec.register_vocabulary([f"[{at}]" for at in range(model.config.vocab_size)])  # only ids are passed, no words
     spec.validate()
     spec.save(str(to.parent))
 
 
 def _traced(folder: Path) -> tuple[Any, dict[str, Any]]:
-    """(a module that gives last_hidden_state and its mean, example inputs)."""
+    """(module that returns last_hidden_state and its mean, example inputs)."""
     import torch
     from transformers import AutoModel
 
@@ -94,7 +94,7 @@ def _traced(folder: Path) -> tuple[Any, dict[str, Any]]:
             self.model = AutoModel.from_pretrained(folder, attn_implementation="eager", dtype=torch.float32).eval()
 
         def forward(self, input_ids: Any, attention_mask: Any) -> tuple[Any, Any]:
-            # A mask of scores made here: the library's own mask code does not trace with free lengths.
+            # An additive mask: the mask code of transformers cannot be traced with variable lengths.
             scores = (1.0 - attention_mask[:, None, None].float()) * torch.finfo(torch.float32).min
             hidden = self.model(input_ids=input_ids, attention_mask=scores).last_hidden_state
             real = attention_mask[..., None].float()
@@ -107,7 +107,7 @@ def _traced(folder: Path) -> tuple[Any, dict[str, Any]]:
 
 
 def main(folder: str, kind: str) -> None:
-    """Write one kind, by way of a folder that is named when it is whole."""
+    """Convert to one kind, in a draft folder that is renamed when it is complete."""
     write = {
         "onnx": _write_onnx,
         "onnx-optimized": _write_optimized,
@@ -119,7 +119,7 @@ def main(folder: str, kind: str) -> None:
     write(Path(folder), draft / FILES[kind])
     try:
         draft.rename(Path(folder) / kind)
-    except OSError:  # another process was first
+    except OSError:  # another process has written it
         shutil.rmtree(draft)
 
 

@@ -1,9 +1,9 @@
-"""The least time that the matrix products of a model take on this machine: what no encoder can beat.
+"""The floor: the least time of a model's matrix products on this machine, a lower bound for every encoder.
 
-The products are those of the unpadded tokens: four of hidden x hidden and two of hidden x intermediate for each token
-and layer, and attention's own two. On a CPU each core runs its own stream of products, without barriers between them;
-on CUDA one stream. The rate is that of the model's own shapes at the best number of tokens and the best of the
-ways to multiply: torch's linear layer, `addmm`, and on a CPU oneDNN and Varve's own code, with weights laid out for it.
+Counted are the products of unpadded tokens: four of hidden x hidden and two of hidden x intermediate per token and
+layer, and the two of attention. On a CPU each core runs its own stream of products without barriers; on CUDA there is
+one stream. The rate is measured with the model's shapes, at the best number of tokens and with the best
+implementation: torch's linear layer, `addmm`, and on a CPU oneDNN and Varve's kernels with packed weights.
 """
 
 import time
@@ -16,12 +16,12 @@ from tests.bench.peers import Setup
 
 CPU_TOKENS = (256, 512, 1024, 2048)
 CUDA_TOKENS = (8192, 16384, 32768, 65536, 131072)
-CUBE = 8192  # of the product that shows the device's own ceiling
+CUBE = 8192  # size of the product that shows the device's peak rate
 _SECONDS = 0.4
 
 
 def flops(shape: Any, lengths: Sequence[int]) -> int:
-    """Floating point operations of the matrix products for texts of these lengths in tokens."""
+    """Floating point operations of all matrix products, for texts of these lengths in tokens."""
     hidden, layers = shape.hidden_size, shape.num_hidden_layers
     dense = (8 * hidden**2 + 4 * hidden * shape.intermediate_size) * sum(lengths)
     return layers * (dense + 4 * hidden * sum(length**2 for length in lengths))
@@ -40,16 +40,16 @@ class Floor:
         self._shape = AutoConfig.from_pretrained(setup.folder)
         self._device, self._threads = setup.device, setup.threads if setup.device == "cpu" else 1
         self._streams = ThreadPoolExecutor(self._threads)
-        together = Barrier(self._threads)
+        barrier = Barrier(self._threads)
 
-        def settle(_: int) -> None:
+        def use_one_thread(_: int) -> None:
             torch.set_num_threads(1)
-            together.wait()
+            barrier.wait()
 
-        list(self._streams.map(settle, range(self._threads)))
+        list(self._streams.map(use_one_thread, range(self._threads)))
 
     def measure(self) -> dict[str, float]:
-        """{"tokens, call": operations per second}, all streams together."""
+        """ "TOKENS tokens, IMPLEMENTATION" → operations per second of all streams."""
         from varve.encoder.kernels.cpu_library import find_cpu_library
 
         cuda = self._device == "cuda"
@@ -70,8 +70,8 @@ class Floor:
             kind = {"device": self._device, "dtype": torch.float16 if self._device == "cuda" else torch.float32}
             layers = [nn.Linear(i, o, **kind) for i, o in [(h, h)] * 4 + [(h, f), (f, h)]]
             inputs = [torch.randn(tokens, layer.in_features, **kind) for layer in layers]
-            ways = {"linear": list, "addmm": _addmm, "onednn": _onednn, "compiled": _compiled}
-            products = list(zip(ways[call](layers), inputs, strict=True))
+            implementations = {"linear": list, "addmm": _addmm, "onednn": _onednn, "compiled": _compiled}
+            products = list(zip(implementations[call](layers), inputs, strict=True))
 
             def run() -> None:
                 for multiply, hidden in products:
@@ -92,25 +92,25 @@ class Floor:
         return product, 2 * CUBE**3
 
     def _rate(self, make: Callable[[], tuple[Callable[[], None], float]]) -> float:
-        made = [make() for _ in range(self._threads)]
-        return sum(self._streams.map(lambda one: self._stream(*one), made))
+        work = [make() for _ in range(self._threads)]
+        return sum(self._streams.map(lambda each: self._stream(*each), work))
 
     def _stream(self, run: Callable[[], None], operations: float) -> float:
         import torch
 
         with torch.inference_mode():
             run()
-            self._settle()
-            times, began = 0, time.perf_counter()
-            while (time.perf_counter() - began) < _SECONDS:
-                # The device is asked only now and then, so that it never waits for the question.
+            self._synchronize()
+            times, started = 0, time.perf_counter()
+            while (time.perf_counter() - started) < _SECONDS:
+                # Rare synchronization, so that the device is never idle.
                 for _ in range(1 if self._device == "cpu" else 20):
                     run()
                     times += 1
-                self._settle()
-            return operations * times / (time.perf_counter() - began)
+                self._synchronize()
+            return operations * times / (time.perf_counter() - started)
 
-    def _settle(self) -> None:
+    def _synchronize(self) -> None:
         if self._device == "cuda":
             import torch
 
@@ -120,21 +120,21 @@ class Floor:
 def _addmm(layers: Sequence[Any]) -> list[Callable[[Any], Any]]:
     import torch
 
-    turned = [(layer.weight.t(), layer.bias) for layer in layers]
-    return [lambda x, w=w, b=b: torch.addmm(b, x, w) for w, b in turned]
+    transposed = [(layer.weight.t(), layer.bias) for layer in layers]
+    return [lambda x, w=w, b=b: torch.addmm(b, x, w) for w, b in transposed]
 
 
 def _onednn(layers: Sequence[Any]) -> list[Callable[[Any], Any]]:
-    """As torch's own compiler puts them in; they have no public name."""
+    """The operators that torch.compile uses on a CPU; they are not public."""
     import torch
 
     ops = torch.ops.mkldnn
-    laid_out = [(ops._reorder_linear_weight(layer.weight.detach()), layer.bias) for layer in layers]  # noqa: SLF001
-    return [lambda x, w=w, b=b: ops._linear_pointwise(x, w, b, "none", [], "") for w, b in laid_out]  # noqa: SLF001
+    packed = [(ops._reorder_linear_weight(layer.weight.detach()), layer.bias) for layer in layers]  # noqa: SLF001
+    return [lambda x, w=w, b=b: ops._linear_pointwise(x, w, b, "none", [], "") for w, b in packed]  # noqa: SLF001
 
 
 def _compiled(layers: Sequence[Any]) -> list[Callable[[Any], Any]]:
-    """As the encoder runs them."""
+    """The kernels of the encoder."""
     from varve.encoder.kernels.cpu_library import find_cpu_library
     from varve.encoder.kernels.cpu_weights import WeightArena
     from varve.encoder.model.fused_linear import Linear

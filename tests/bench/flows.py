@@ -1,10 +1,10 @@
-"""Ways to embed Parquet files into Parquet files, each run as a whole process.
+"""Flows that read Parquet files with texts and write Parquet files with vectors, each run in its own process.
 
 python -m tests.bench.flows NAME SOURCE TARGET MODEL
 
-SOURCE holds shards with the columns id and text; TARGET gets Parquet with the columns id and vector. Peers are written
-as their documentation shows. Daft 0.7 wants pyarrow < 26, which the lock is beyond, so it runs under an interpreter of
-its own: python -m tests.bench.pipeline --python daft=PATH.
+SOURCE is a folder of shards with the columns id and text; TARGET is a folder for files with the columns id and vector.
+Peers follow their documentation. Daft 0.7 needs pyarrow < 26, which conflicts with the lock, so it runs in another
+environment: python -m tests.bench.pipeline --python daft=PATH.
 """
 
 import os
@@ -14,13 +14,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-ROWS_PER_BATCH = 100  # of the pattern in Ray's documentation
-BLOCKS = 8  # small files become one block otherwise, and one actor has all the work
-MAX_TOKENS = 256  # what the model's own sentence-transformers configuration says
+ROWS_PER_BATCH = 100  # as in Ray's documentation
+BLOCKS = 8  # otherwise small files become one block, and one actor does all the work
+MAX_TOKENS = 256  # of the model's sentence-transformers configuration
 
 
 class _Encode:
-    """A callable class for actors, as Ray's documentation has it."""
+    """A callable class for actors, as in Ray's documentation."""
 
     def __init__(self, model: str) -> None:
         from sentence_transformers import SentenceTransformer
@@ -34,29 +34,29 @@ class _Encode:
 
 
 def ray_sentence_transformers(source: str, target: str, model: str, *, actors: int) -> None:
-    """`ray.data.map_batches` over a pool of actors, in enough blocks for all of them to have work.
+    """`ray.data.map_batches` with a pool of actors, over enough blocks for all actors.
 
-    One logical CPU more than cores is declared: actors that hold every CPU leave none to read with, and the run hangs.
+    Ray gets one more logical CPU than there are cores: if actors hold all CPUs, no read can start and the run hangs.
     """
     import ray
 
     ray.init(num_cpus=len(os.sched_getaffinity(0)) + 1, log_to_driver=False)
     rows = ray.data.read_parquet(source).repartition(BLOCKS)
     pool = ray.data.ActorPoolStrategy(size=actors)
-    made = rows.map_batches(_Encode, fn_constructor_args=(model,), batch_size=ROWS_PER_BATCH, compute=pool)
-    made.write_parquet(target)
+    vectors = rows.map_batches(_Encode, fn_constructor_args=(model,), batch_size=ROWS_PER_BATCH, compute=pool)
+    vectors.write_parquet(target)
 
 
 def datasets_map(source: str, target: str, model: str) -> None:
-    """`Dataset.map` over batches."""
+    """`datasets.Dataset.map` over batches."""
     from datasets import load_dataset
 
-    # A cache of its own for each run: the next one would find this one's vectors there.
+    # A new cache for each run: a second run would read the vectors of the first one from it.
     with TemporaryDirectory() as cache:
         rows = load_dataset("parquet", data_files=f"{source}/*.parquet", split="train", cache_dir=cache)
-        made = rows.map(_Encode(model), batched=True, remove_columns=["text"])
+        vectors = rows.map(_Encode(model), batched=True, remove_columns=["text"])
         Path(target).mkdir()
-        made.to_parquet(f"{target}/part.parquet")
+        vectors.to_parquet(f"{target}/part.parquet")
 
 
 def daft_embed_text(source: str, target: str, model: str) -> None:
@@ -69,7 +69,7 @@ def daft_embed_text(source: str, target: str, model: str) -> None:
 
 
 def encoder_alone(source: str, target: str, model: str) -> None:
-    """Varve's encoder over the same texts, block by block, without Ray."""
+    """Varve's encoder over the same texts in blocks, without Ray."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -85,7 +85,7 @@ def encoder_alone(source: str, target: str, model: str) -> None:
 
 
 def varve(source: str, target: str, model: str) -> None:
-    """`varve embed` with a job file; this process becomes the command's."""
+    """`varve embed` with a job file, which replaces this process."""
     job = {
         "source": {"dataset": source, "text": "text", "keep": ["id"]},
         "model": {"name": model, "max_tokens": MAX_TOKENS},

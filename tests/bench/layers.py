@@ -1,4 +1,4 @@
-"""Time of a pass that stops at layer k of a bert-base-shaped encoder, as a share of the whole pass.
+"""Time of a forward pass up to layer k of an encoder with the shape of bert-base, as a share of the whole pass.
 
 python -m tests.bench.layers
 """
@@ -38,12 +38,12 @@ def main() -> None:
     for _ in range(ROUNDS):
         for k, encoder in encoders.items():
             tokens = encoder.tokenizer(texts)
-            began = time.perf_counter()
+            started = time.perf_counter()
             encoder.encode(tokens)
-            seconds[k].append(time.perf_counter() - began)
+            seconds[k].append(time.perf_counter() - started)
     whole = statistics.median(seconds[LAYERS[-1]])
     sys.stdout.write(
-        "| highest layer | parameters held | share of the whole pass | layers / 12 |\n| --- | --- | --- | --- |\n"
+        "| highest layer | parameters in memory | share of the whole pass | layers / 12 |\n| --- | --- | --- | --- |\n"
     )
     for k, encoder in encoders.items():
         share = statistics.median(seconds[k]) / whole

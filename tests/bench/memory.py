@@ -22,7 +22,7 @@ TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "in
 
 
 def peak_bytes(argv: list[str]) -> int:
-    """Largest resident set of a process while it ran, without its children."""
+    """Run a command; returns the largest resident set of its process, without its children."""
     process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     status, peak = Path(f"/proc/{process.pid}/status"), 0
     while process.poll() is None:
@@ -30,13 +30,13 @@ def peak_bytes(argv: list[str]) -> int:
         peak = max([peak, *(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))])
         time.sleep(0.1)
     if process.returncode:
-        msg = f"{argv} exited with {process.returncode}"
+        msg = f"{argv} exited with code {process.returncode}"
         raise RuntimeError(msg)
     return peak
 
 
 def main() -> None:
-    """Run the sizes one after the other and print a table."""
+    """Run the sizes in turn and print a table."""
     sys.stdout.write("| rows | peak memory of the driver |\n| --- | --- |\n")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -1,4 +1,4 @@
-"""Varve's encoder as a variant of the benchmarks, with its own defaults for threads, packs and precision."""
+"""Varve's encoder as a variant of the benchmarks, with its defaults for threads, packs and precision."""
 
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -10,12 +10,12 @@ from tests.bench.peers import Setup
 
 
 class Varve:
-    """The mean of some layers: "last", "all", or those up to a share of the model's; or the last layer's CLS vector."""
+    """Mean of the "last", "first", middle ("half") or "all" layers, or the last layer's CLS vector ("cls")."""
 
     packages = ("torch", "transformers", "tokenizers")
     takes_tokens = True
 
-    def __init__(self, setup: Setup, *, wanted: str = "last", **options: bool) -> None:
+    def __init__(self, setup: Setup, *, output: str = "last", **options: bool) -> None:
         from transformers import AutoConfig
 
         from varve.config.feature import Feature
@@ -23,12 +23,12 @@ class Varve:
         from varve.encoder.encoder import Encoder
 
         count = AutoConfig.from_pretrained(setup.folder).num_hidden_layers
-        layers = {"all": range(count + 1), "first": [1], "half": [count // 2]}.get(wanted, [count])
-        self.layers = [0] if wanted == "cls" else [layer - count - 1 for layer in layers]
-        feature = Feature(pool="cls" if wanted == "cls" else "mean", layers=tuple(layers))
+        layers = {"all": range(count + 1), "first": [1], "half": [count // 2]}.get(output, [count])
+        self.layers = [0] if output == "cls" else [layer - count - 1 for layer in layers]
+        feature = Feature(pool="cls" if output == "cls" else "mean", layers=tuple(layers))
         model = Model(name=setup.folder, max_tokens=setup.max_tokens)
         self._encoder = Encoder(model, {"e": feature}, device=setup.device, **options)
-        # Another machine, or a checkout that was not installed, may run other code.
+        # Which code runs depends on the machine and on whether the kernels were compiled.
         self.ways = {way: getattr(self._encoder, way, "torch") for way in ("attention", "linear")}
         self._names = [column.name for column in self._encoder.feature_plan.columns]
 
@@ -37,7 +37,7 @@ class Varve:
         return [self._encoder.tokenizer(texts[at : at + rows]) for at in range(0, len(texts), rows)]
 
     def _rows_of_blocks(self, texts: Sequence[str]) -> int:
-        """About as a run settles it from the tokens of its first rows: here four characters are one."""
+        """About the block size of a run, which uses the tokens of its first rows; here a token is four characters."""
         from varve.encoder.checkpoint.defaults import default_block_rows
 
         encoder = self._encoder
@@ -48,7 +48,7 @@ class Varve:
         return np.vstack([np.hstack([columns[name] for name in self._names]) for columns in self._columns(tokens)])
 
     def _columns(self, tokens: list) -> Iterator[dict]:
-        """The columns of each block; where the encoder can, the next block is queued behind the one awaited."""
+        """Columns of each block; if the encoder supports it, the next block is queued while one is awaited."""
         if not hasattr(self._encoder, "start"):
             yield from map(self._encoder.encode, tokens)
             return
@@ -59,7 +59,7 @@ class Varve:
 
 
 class VarveSorted(Varve):
-    """The same with the texts handed over in the order of their lengths."""
+    """The same with texts sorted by length."""
 
     def tokenize(self, texts: Sequence[str]) -> list:
         self._order = np.argsort([len(text) for text in texts], kind="stable")

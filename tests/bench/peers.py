@@ -1,9 +1,9 @@
-"""Peers: other ways to turn texts into the means of a model's layers, in torch.
+"""Peers: other implementations of texts → mean of a model's last layer, in torch.
 
-A variant has `tokenize` (texts → what it encodes), `encode` (that → (N, layers x H) vectors, in the order of the
-texts), the `layers` that stand side by side (as `Reference` has them), whether its tokens are apart from its encoding,
-and the packages it is made of. Each gets what serves it best: texts sorted by length where it does not sort them
-itself, all cores, small batches.
+A variant has `tokenize` (texts → input of `encode`), `encode` (→ (N, layers x H) vectors in the order of the texts),
+`layers` (the blocks of a vector, numbered as in `Reference`), `takes_tokens` (whether tokenizing is separate from
+encoding) and `packages` (what it is made of). Each one gets its best conditions: texts sorted by length if it does not
+sort them itself, all cores, small batches.
 """
 
 import os
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """What all variants of a comparison share."""
+    """Settings that all variants of a comparison share."""
 
     folder: str
     max_tokens: int
@@ -27,16 +27,16 @@ class Setup:
 
 
 class Rows:
-    """What variants have in common that encode batches of rows of token ids."""
+    """Base of variants that encode batches of token ids."""
 
     packages: tuple[str, ...] = ()
     layers: Sequence[int] = (-1,)
     takes_tokens = True
-    lanes = 1  # batches that run at once
+    lanes = 1  # batches at the same time
     order = "length"  # or "file"
 
     def __init__(self, setup: Setup, *, rows: int | None = None, tokens: int | None = None) -> None:
-        """Batches of so many rows, or of at most so many tokens, padding included."""
+        """Form batches of `rows` rows, or of at most `tokens` tokens with padding."""
         from tokenizers import Tokenizer
 
         self.setup, self._rows, self._tokens = setup, rows, tokens
@@ -50,14 +50,14 @@ class Rows:
     def encode(self, ids: list[list[int]]) -> Any:
         batches = list(self._batches([len(row) for row in ids]))
         with ThreadPoolExecutor(self.lanes) as pool:
-            found = list(pool.map(lambda batch: self.run([ids[at] for at in batch]), batches))
-        vectors = np.empty((len(ids), found[0].shape[1]), np.float32)
-        for batch, batch_vectors in zip(batches, found, strict=True):
+            results = list(pool.map(lambda batch: self.run([ids[at] for at in batch]), batches))
+        vectors = np.empty((len(ids), results[0].shape[1]), np.float32)
+        for batch, batch_vectors in zip(batches, results, strict=True):
             vectors[batch] = batch_vectors
         return vectors
 
     def run(self, ids: list[list[int]]) -> Any:
-        """(R, layers x H) of one batch."""
+        """Vectors of one batch, (R, layers x H)."""
         raise NotImplementedError
 
     def _batches(self, lengths: list[int]) -> Iterator[list[int]]:
@@ -75,7 +75,7 @@ class Rows:
 
 
 def padded(ids: list[list[int]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """(input_ids, attention_mask), padded to the longest row with 0, BERT's [PAD]."""
+    """(input_ids, attention_mask), each (R, T), padded to the longest row with 0, the id of BERT's [PAD]."""
     lengths = np.array([len(row) for row in ids])
     mask = np.arange(lengths.max()) < lengths[:, None]
     input_ids = np.zeros(mask.shape, np.int64)
@@ -84,7 +84,7 @@ def padded(ids: list[list[int]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 
 
 class Transformers(Rows):
-    """Plain transformers with padding: in the texts' order, or sorted by length."""
+    """Plain transformers with padded batches, in the order of the texts or sorted by length."""
 
     packages = ("torch", "transformers", "tokenizers")
 
@@ -110,7 +110,7 @@ class Transformers(Rows):
 
 
 class Reference(Transformers):
-    """What is right: eager, float32, one text at a time: the last layer's CLS vector, then the mean of every layer."""
+    """The expected vectors: the last layer's CLS, then the mean of every layer; eager, float32, one text at a time."""
 
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup, rows=1, attention="eager", exact=True)
@@ -125,7 +125,7 @@ class Reference(Transformers):
 
 
 class SentenceTransformers:
-    """`SentenceTransformer.encode`, which sorts by characters; another engine may stand in the torch model's place."""
+    """`SentenceTransformer.encode`, which sorts by characters; `engine` may replace the torch model."""
 
     layers = (-1,)
     takes_tokens = False
@@ -140,11 +140,11 @@ class SentenceTransformers:
         pooling = models.Pooling(inner.get_word_embedding_dimension(), pooling_mode="mean")
         self.packages = ("sentence-transformers", "transformers")
         if engine is not None:
-            made = engine(setup)
-            self.packages += made.packages
+            replacement = engine(setup)
+            self.packages += replacement.packages
             inner.auto_model.encoder = torch.nn.Identity()
             inner.auto_model.forward = lambda input_ids, attention_mask, **_: {
-                "last_hidden_state": torch.from_numpy(made.hidden(input_ids.numpy(), attention_mask.numpy()))
+                "last_hidden_state": torch.from_numpy(replacement.hidden(input_ids.numpy(), attention_mask.numpy()))
             }
         self._rows, self._model = rows, SentenceTransformer(modules=[inner, pooling], device=setup.device)
 

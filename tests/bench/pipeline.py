@@ -1,11 +1,11 @@
-"""Files in → Parquet of vectors out, beside the peers: whole processes, in turns, with the real MiniLM.
+"""Compares whole jobs with their peers: text files → Parquet with vectors, by the real MiniLM, one process per run.
 
 python -m tests.bench.pipeline [--rows 20000] [--rounds 3] [--peers ...] [--python daft=PATH] [--out DIR]
 
-Every flow is run over all rows and over one row a shard: the second is its start-up (imports, Ray, actors, loading),
-and what the first takes more is its time apart from that. No time counts before every row has been found in the output
-by its id, and a sample of the vectors compared with eager float32 transformers, one text at a time. Peak memory is that
-of the process that was started, without Ray's own.
+Every flow runs over all rows and over one row per shard. The second run measures the start-up (imports, Ray, actors,
+loading); the difference is the time apart from it. Every id must occur once in the output, and a sample of the vectors
+is compared with eager float32 transformers, one text at a time. Peak memory is that of the started process, without
+Ray's processes.
 """
 
 import argparse
@@ -32,12 +32,12 @@ from tests.bench.worker import ROOT, Remote
 
 SHARDS = 4
 CHECKED = 256
-COSINE = 0.999999  # the smallest that a right vector has
+COSINE = 0.999999  # smallest cosine of an exact vector
 START_UP, APART = "start-up", "apart from it"
 
 
 def write_source(folder: Path, texts: list[str]) -> str:
-    """Shards with the columns id and text."""
+    """Write shards with the columns id and text; returns the folder."""
     folder.mkdir()
     for shard in range(SHARDS):
         ids = range(shard, len(texts), SHARDS)
@@ -46,14 +46,14 @@ def write_source(folder: Path, texts: list[str]) -> str:
     return str(folder)
 
 
-def check(target: Path, rows: int, right: dict[int, NDArray[np.float32]]) -> Difference:
-    """How far the vectors of a sample are from what is right, up to their lengths; infinitely if rows are amiss."""
+def check(target: Path, rows: int, expected: dict[int, NDArray[np.float32]]) -> Difference:
+    """Difference of a sample of vectors, scaled to unit length; infinite if the ids are not 0 to `rows` - 1."""
     files = sorted((target / "data" if (target / "data").is_dir() else target).rglob("*.parquet"))
-    found = ds.dataset([str(file) for file in files]).to_table(columns=["id", "vector"]).sort_by("id")
-    if found["id"].to_pylist() != list(range(rows)):
+    table = ds.dataset([str(file) for file in files]).to_table(columns=["id", "vector"]).sort_by("id")
+    if table["id"].to_pylist() != list(range(rows)):
         return Difference(float("inf"), float("inf"), -1.0)
-    vectors = np.array(found["vector"].take(list(right)).to_pylist(), np.float32)
-    return compare(_unit(vectors), _unit(np.stack(list(right.values()))))
+    vectors = np.array(table["vector"].take(list(expected)).to_pylist(), np.float32)
+    return compare(_unit(vectors), _unit(np.stack(list(expected.values()))))
 
 
 def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -61,10 +61,10 @@ def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def run_flow(name: str, source: str, target: Path, model: str, python: str) -> tuple[float, int]:
-    """(seconds, peak bytes of its first process) of a whole process.
+    """Run a flow in a new process; returns (seconds, peak bytes of that process).
 
     Raises:
-        subprocess.CalledProcessError: it failed.
+        subprocess.CalledProcessError: the flow failed.
     """
     shutil.rmtree(target, ignore_errors=True)
     quiet = {
@@ -76,15 +76,15 @@ def run_flow(name: str, source: str, target: Path, model: str, python: str) -> t
     }
     command = [python, "-m", "tests.bench.flows", name, source, str(target), model]
     log = target.with_suffix(".log")
-    with log.open("w") as told:
-        began = time.perf_counter()
-        process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **quiet}, stdout=told, stderr=told)
+    with log.open("w") as output:
+        started = time.perf_counter()
+        process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **quiet}, stdout=output, stderr=output)
         try:
             _, status, usage = os.wait4(process.pid, 0)
         except BaseException:
             process.kill()
             raise
-        seconds = time.perf_counter() - began
+        seconds = time.perf_counter() - started
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise subprocess.CalledProcessError(process.returncode, command, log.read_text()[-2000:])
@@ -92,12 +92,12 @@ def run_flow(name: str, source: str, target: Path, model: str, python: str) -> t
 
 
 def main() -> None:
-    """Run, and print the table last."""
-    parser = argparse.ArgumentParser(description="Files in, Parquet out, beside the peers.")
+    """Run the comparison and print its table."""
+    parser = argparse.ArgumentParser(description="Compares whole jobs with their peers.")
     parser.add_argument("--rows", type=int, default=20_000)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--peers", nargs="*", help=f"first words of names; all: {', '.join(FLOWS)}")
-    parser.add_argument("--python", nargs="*", default=[], metavar="PEER=PATH", help="interpreter of a peer")
+    parser.add_argument("--peers", nargs="*", help=f"beginnings of names; default: {', '.join(FLOWS)}")
+    parser.add_argument("--python", nargs="*", default=[], metavar="PEER=PATH", help="Python interpreter for a peer")
     parser.add_argument("--out", type=Path, default=Path("bench-output"))
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
@@ -107,7 +107,7 @@ def main() -> None:
 
 
 def compare_flows(arguments: argparse.Namespace, scratch: Path) -> Comparison:
-    """Compare the outputs of the flows, then time them in turns."""
+    """Run the flows in interleaved rounds, and check each output."""
     texts = corpus.docstrings(arguments.rows)
     model = corpus.make_model("minilm", scratch, texts)
     tokenizer = corpus.load_tokenizer(model)
@@ -115,7 +115,7 @@ def compare_flows(arguments: argparse.Namespace, scratch: Path) -> Comparison:
     title = f"files to files, minilm, docstrings, max_tokens {MAX_TOKENS}, {SHARDS} Parquet shards"
     comparison = Comparison(title, len(texts), tokens, [], unit="texts")
     sources = {len(texts): write_source(scratch / "all", texts), SHARDS: write_source(scratch / "few", texts[:SHARDS])}
-    right = reference(texts, model, scratch)
+    expected = reference(texts, model, scratch)
     pythons = dict(pair.split("=", 1) for pair in arguments.python)
     names = [name for name in FLOWS if arguments.peers is None or name.startswith(("varve", *arguments.peers))]
     rows = {name: Row(name, ours=name in {"varve", "encoder alone"}, whole=name != "encoder alone") for name in names}
@@ -129,19 +129,19 @@ def compare_flows(arguments: argparse.Namespace, scratch: Path) -> Comparison:
             except subprocess.CalledProcessError as e:
                 comparison.left_out[name] = (e.output.strip().splitlines() or [f"exit code {e.returncode}"])[-1]
                 continue
-            row.difference = check(target, len(texts), right)
+            row.difference = check(target, len(texts), expected)
             row.exact = row.difference.cosine >= COSINE
             row.peak_bytes = max(row.peak_bytes, peak)
             row.seconds.append(seconds)
-            for what, value in {START_UP: start_up, APART: seconds - start_up}.items():
-                row.more.setdefault(what, []).append(value)
-            _tell(f"round {turn + 1}: {name}: {seconds:.1f} s, start-up {start_up:.1f}, {row.difference}")
+            for name_of_time, value in {START_UP: start_up, APART: seconds - start_up}.items():
+                row.more.setdefault(name_of_time, []).append(value)
+            _log(f"round {turn + 1}: {name}: {seconds:.1f} s, start-up {start_up:.1f}, {row.difference}")
     comparison.rows = [row for row in rows.values() if row.seconds]
     return comparison
 
 
 def reference(texts: list[str], model: Path, scratch: Path) -> dict[int, NDArray[np.float32]]:
-    """Row → vector of the last layer, of a sample spread over all rows."""
+    """Row → mean of the last layer, for a sample spread over all rows."""
     rows = sorted({at * len(texts) // CHECKED for at in range(CHECKED)})
     session = Remote(REFERENCE, Setup(str(model), MAX_TOKENS, "cpu"), folder=scratch, env={})
     try:
@@ -154,7 +154,7 @@ def reference(texts: list[str], model: Path, scratch: Path) -> dict[int, NDArray
     return dict(zip(rows, vectors, strict=True))
 
 
-def _tell(text: str) -> None:
+def _log(text: str) -> None:
     sys.stderr.write(f"{time.strftime('%H:%M:%S')} {text}\n")
     sys.stderr.flush()
 

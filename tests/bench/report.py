@@ -1,7 +1,7 @@
-"""What a benchmark tells: rows of figures as a Markdown table, as a bar plot, and raw.
+"""Results of a benchmark: figures as a Markdown table, as a bar plot, and raw as JSON.
 
-A time counts only where the vectors are right: a row whose vectors differ by more than the tolerance is shown with its
-difference and marked inexact, and is never the fastest exact peer.
+Only times of correct vectors are compared: a row whose vectors differ by more than the tolerance is shown with its
+difference, is marked inexact, and is never the fastest exact peer.
 """
 
 import json
@@ -22,24 +22,24 @@ HALF_TOLERANCE = (3e-3, 1 - 1e-5)  # largest relative difference and smallest co
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """How far vectors are from what is right."""
+    """Difference of vectors from the reference."""
 
-    largest: float  # of all numbers, absolute
-    relative: float  # of all numbers together, L2
-    cosine: float  # the smallest of all rows
+    largest: float  # absolute, of one value
+    relative: float  # L2 norm of the difference by that of the reference
+    cosine: float  # smallest cosine of a row
 
     def is_exact(self, *, half: bool = False) -> bool:
-        """Whether times of these vectors count."""
+        """Whether the vectors are within the tolerance."""
         if half:
             return self.relative <= HALF_TOLERANCE[0] and self.cosine >= HALF_TOLERANCE[1]
         return self.largest <= TOLERANCE
 
 
-def compare(vectors: NDArray[np.float32], right: NDArray[np.float32]) -> Difference:
-    """How far (N, D) vectors are from the right ones; other shapes and NaN are infinitely far."""
-    if vectors.shape != right.shape or not np.isfinite(vectors).all():
+def compare(vectors: NDArray[np.float32], reference: NDArray[np.float32]) -> Difference:
+    """Difference of (N, D) vectors from the reference; infinite for another shape, NaN or infinity."""
+    if vectors.shape != reference.shape or not np.isfinite(vectors).all():
         return Difference(float("inf"), float("inf"), -1.0)
-    x, y = vectors.astype(np.float64), right.astype(np.float64)
+    x, y = vectors.astype(np.float64), reference.astype(np.float64)
     norms = np.linalg.norm(x, axis=1) * np.linalg.norm(y, axis=1)
     cosines = (x * y).sum(1) / np.maximum(norms, 1e-30)
     relative = np.linalg.norm(x - y) / max(float(np.linalg.norm(y)), 1e-30)
@@ -47,45 +47,44 @@ def compare(vectors: NDArray[np.float32], right: NDArray[np.float32]) -> Differe
 
 
 def median_ratio(above: Sequence[float], below: Sequence[float]) -> float:
-    """The median over rounds of what a round's ratio is.
+    """Median over rounds of the ratio within a round.
 
-    What ran in one round ran within moments of each other. From one round to the next a shared machine's rate may swing
-    by half, so that a ratio of two medians compares one machine with another.
+    Runs of one round follow each other directly. Between rounds the speed of a shared machine may change by half, so a
+    ratio of medians would compare different conditions.
     """
     return statistics.median(a / b for a, b in zip(above, below, strict=False))
 
 
 @dataclass(slots=True)
 class Row:
-    """A variant's figures."""
+    """Figures of one variant."""
 
     name: str
-    seconds: list[float] = field(default_factory=list)  # of the rounds
-    more: dict[str, list[float]] = field(default_factory=dict)  # other seconds of the same rounds, by name
+    seconds: list[float] = field(default_factory=list)  # per round
+    more: dict[str, list[float]] = field(default_factory=dict)  # name → other seconds per round
     difference: Difference | None = None
     exact: bool = False
     peak_bytes: int = 0
-    packages: dict[str, str] = field(default_factory=dict)
     ours: bool = False
-    whole: bool = True  # does all the work, so that it can be compared with the others
+    whole: bool = True  # does all the work, so it is comparable with the peers
 
     @property
     def median(self) -> float:
-        """Seconds of the middle round."""
+        """Median seconds of the rounds."""
         return statistics.median(self.seconds)
 
     def median_of(self, name: str) -> float | None:
-        """The same of other seconds."""
+        """Median of other seconds; None if they were not measured."""
         return statistics.median(self.more[name]) if self.more.get(name) else None
 
     def times(self, other: "Row") -> float:
-        """How many times the other's seconds these are."""
+        """Seconds of this row by those of another."""
         return median_ratio(self.seconds, other.seconds)
 
 
 @dataclass(slots=True)
 class Comparison:
-    """The variants over the same texts."""
+    """Variants over the same texts."""
 
     title: str
     texts: int
@@ -93,15 +92,15 @@ class Comparison:
     rows: list[Row]
     unit: str = "tokens"  # of the rate: tokens or texts
     operations: int = 0  # of the matrix products
-    floor: dict[str, list[float]] = field(default_factory=dict)  # operations per second of the rounds, by product
-    left_out: dict[str, str] = field(default_factory=dict)  # variant → why
+    floor: dict[str, list[float]] = field(default_factory=dict)  # product → operations per second, per round
+    left_out: dict[str, str] = field(default_factory=dict)  # variant → reason
 
     def ours(self) -> Row | None:
-        """The row that the others are compared with."""
+        """The row of Varve that peers are compared with."""
         return next((row for row in self.rows if row.ours and row.whole and row.seconds), None)
 
     def fastest_peer(self) -> Row | None:
-        """The fastest of the others whose vectors are right."""
+        """The fastest peer with exact vectors."""
         peers = [row for row in self.rows if not row.ours and row.whole and row.exact and row.seconds]
         return min(peers, key=lambda row: row.median, default=None)
 
@@ -110,13 +109,13 @@ class Comparison:
         return (self.tokens if self.unit == "tokens" else self.texts) / row.median
 
     def floor_seconds(self, product: str = "tokens") -> list[float]:
-        """Seconds of all operations at the best rate of a round, of the products whose names hold a word."""
+        """Seconds per round of all operations at the best rate of the products whose names contain `product`."""
         rates = [rates for name, rates in self.floor.items() if product in name]
-        return [self.operations / max(at_once) for at_once in zip(*rates, strict=True)]
+        return [self.operations / max(of_round) for of_round in zip(*rates, strict=True)]
 
 
 def table(comparison: Comparison) -> str:
-    """Markdown: the title, a line for each variant, then what the figures say and what is missing."""
+    """Markdown: the title, one line per variant, then the floor, the fastest exact peer and the variants left out."""
     mine, extra = comparison.ours(), list(dict.fromkeys(name for row in comparison.rows for name in row.more))
     floor_s = comparison.floor_seconds()
     head = ["variant", "s (least-most)", *extra, f"{comparison.unit}/s", "times ours", "share of floor", "difference"]
@@ -124,28 +123,28 @@ def table(comparison: Comparison) -> str:
     lines += [_line([*head, "peak MB"]), _line(["---"] * (len(head) + 1))]
     for row in (row for row in comparison.rows if row.seconds):
         share = median_ratio(floor_s, row.seconds) if floor_s and row.whole else None
-        told = f"{row.difference.largest:.1e}" if row.difference else ""
-        others = [_number(row.median_of(name), "{:.2f}") for name in extra]
+        difference = f"{row.difference.largest:.1e}" if row.difference else ""
+        extra_cells = [_number(row.median_of(name), "{:.2f}") for name in extra]
         cells = [
             row.name,
             f"{row.median:.2f} ({min(row.seconds):.2f}-{max(row.seconds):.2f})",
-            *others,
+            *extra_cells,
             f"{comparison.rate(row):,.0f}",
             _number(row.times(mine) if mine else None, "{:.2f}"),
             _number(share, "{:.0%}"),
-            told if row.exact else f"{told} inexact",
+            difference if row.exact else f"{difference} inexact",
             f"{row.peak_bytes / 1e6:,.0f}" if row.peak_bytes else "",
         ]
         lines.append(_line(cells))
     if floor_s:
         lines += ["", f"floor: {statistics.median(floor_s):.3f} s; " + _rates(comparison.floor)]
     peak_s = comparison.floor_seconds("cubed")
-    if mine and peak_s and (encode := mine.more.get("of it encoding")):
+    if mine and peak_s and (encode := mine.more.get("encoding s")):
         rate, share = comparison.tokens / statistics.median(encode), median_ratio(peak_s, encode)
         lines += ["", f"{mine.name}, encoding alone: {rate:,.0f} tokens/s, {share:.0%} of the device's dense peak"]
     if mine and (peer := comparison.fastest_peer()):
         lines += ["", f"fastest exact peer: {peer.name}, {peer.times(mine):.2f} times ours"]
-    lines += [f"left out: {name}: {why}" for name, why in comparison.left_out.items()]
+    lines += [f"left out: {name}: {reason}" for name, reason in comparison.left_out.items()]
     return "\n".join(lines) + "\n"
 
 
@@ -162,7 +161,7 @@ def _rates(floor: dict[str, list[float]]) -> str:
 
 
 def save(comparisons: Sequence[Comparison], folder: Path, name: str) -> None:
-    """Write NAME.json, NAME.md, and NAME.png where matplotlib is installed."""
+    """Write NAME.json, NAME.md and, if matplotlib is installed, NAME.png."""
     folder.mkdir(parents=True, exist_ok=True)
     machine = {"machine": platform.processor() or platform.machine(), "cores": len(os.sched_getaffinity(0))}
     content: dict[str, Any] = {**machine, "python": platform.python_version()}
@@ -173,7 +172,7 @@ def save(comparisons: Sequence[Comparison], folder: Path, name: str) -> None:
 
 
 def _plot(comparisons: Sequence[Comparison], folder: Path, name: str) -> None:
-    """A panel for each comparison: a bar for each variant, and a line where the floor is."""
+    """One panel per comparison: a bar per variant, and a line for the floor."""
     try:
         import matplotlib as mpl
     except ImportError:

@@ -1,10 +1,10 @@
-"""What it takes to go on with a run of very many parts, or of very many shards.
+"""Time and memory to resume a run with very many parts or shards.
 
 python -m tests.bench.resume --parts 100000 --shards 10
 python -m tests.bench.resume --parts 20000 --shards 10000
 
-An output is laid down on Ceph's S3 gateway as a run would have left it, some parts short of whole; then `varve embed`
-goes on with it. Every part holds one row of the same text, so laying down costs little.
+An output with some missing parts is written to Ceph's S3 gateway, as an interrupted run would leave it; then
+`varve embed` resumes it. Every part has one row of the same text, so that writing the output takes little time.
 """
 
 import argparse
@@ -37,8 +37,8 @@ from varve.workers.featurize import featurize
 OUTPUT = "s3://resume/out"
 
 
-def lay_down(job: Job, shards: int, rows_per_shard: int, gone: set[int]) -> Plan:
-    """All parts of the job but those whose number is in `gone`."""
+def write_parts(job: Job, shards: int, rows_per_shard: int, omitted: set[int]) -> Plan:
+    """Write all parts of the job except the ones with a number in `omitted`."""
     storage = Storage(OUTPUT)
     plan = prepare(job, storage, device="cpu")
     save_plan(plan, storage)
@@ -55,7 +55,7 @@ def lay_down(job: Job, shards: int, rows_per_shard: int, gone: set[int]) -> Plan
         write_part(storage, rows, table.slice(0, rows.num_rows), plan.fingerprint)
 
     with ThreadPoolExecutor(16) as threads:
-        for _ in threads.map(write, (n for n in range(shards * (rows_per_shard + 1)) if n not in gone)):
+        for _ in threads.map(write, (n for n in range(shards * (rows_per_shard + 1)) if n not in omitted)):
             pass
     return plan
 
@@ -64,19 +64,19 @@ TEXT = "varve"
 
 
 def list_twice(plan: Plan) -> tuple[float, float]:
-    """Seconds of the listing, one page after the other and in parallel."""
+    """Seconds of the listing: page by page, and in parallel."""
     storage, resolved, seconds = Storage(OUTPUT), plan.resolved, []
     cuts = manifest.splits(resolved.num_shards, resolved.rows_per_part, plan.dataset.shard_rows)
     for splits in ((), cuts):
-        began = time.perf_counter()
+        started = time.perf_counter()
         manifest.committed(storage, splits)
-        seconds.append(time.perf_counter() - began)
+        seconds.append(time.perf_counter() - started)
     return seconds[0], seconds[1]
 
 
-def go_on(job_file: Path) -> tuple[float, float, str]:
-    """(seconds, peak MB of the driver's own process, what it printed) of `varve embed`."""
-    began, peak_kb = time.perf_counter(), 0
+def resume(job_file: Path) -> tuple[float, float, str]:
+    """Run `varve embed`; returns (seconds, peak MB of the driver's process, its stdout)."""
+    started, peak_kb = time.perf_counter(), 0
     process = subprocess.Popen(
         [sys.executable, "-m", "varve", "embed", str(job_file)],
         stdout=subprocess.PIPE,
@@ -88,9 +88,9 @@ def go_on(job_file: Path) -> tuple[float, float, str]:
         lines = status.read_text().splitlines() if status.exists() else []
         peak_kb = max([peak_kb, *(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))])
         time.sleep(0.2)
-    told, errors = process.communicate()
-    assert process.returncode == 0, errors
-    return time.perf_counter() - began, peak_kb / 1000, told
+    output, log = process.communicate()
+    assert process.returncode == 0, log
+    return time.perf_counter() - started, peak_kb / 1000, output
 
 
 def main() -> None:
@@ -98,32 +98,32 @@ def main() -> None:
     parser.add_argument("--parts", type=int, default=100_000)
     parser.add_argument("--shards", type=int, default=10)
     parser.add_argument("--missing", type=int, default=20)
-    chosen = parser.parse_args()
-    rows_per_shard = chosen.parts // chosen.shards - 1
+    arguments = parser.parse_args()
+    rows_per_shard = arguments.parts // arguments.shards - 1
     with ExitStack() as running, tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         endpoint = running.enter_context(radosgw(folder / "radosgw"))
         os.environ.update(s3_environment(endpoint), HF_HUB_OFFLINE="1")
         make_bucket(endpoint, "resume")
         (folder / "docs").mkdir()
-        for shard in range(chosen.shards):
+        for shard in range(arguments.shards):
             pq.write_table(pa.table({"text": [TEXT] * rows_per_shard}), folder / f"docs/{shard:05d}.parquet")
         job_file = folder / "job.yaml"
         job_file.write_text(
             f"source: {{dataset: {folder / 'docs'}, text: text}}\nmodel: {{name: {model_folder()}, max_tokens: 16}}\n"
             f"output: {{path: '{OUTPUT}', rows_per_part: 1}}\n"
         )
-        gone = set(random.Random(0).sample(range(chosen.parts), chosen.missing))
-        began = time.perf_counter()
-        plan = lay_down(Job.load(str(job_file)), chosen.shards, rows_per_shard, gone)
-        sys.stdout.write(f"{chosen.parts:,} parts laid down in {time.perf_counter() - began:.0f} s\n")
-        one_by_one, parallel = list_twice(plan)
-        seconds, peak_mb, told = go_on(job_file)
+        omitted = set(random.Random(0).sample(range(arguments.parts), arguments.missing))
+        started = time.perf_counter()
+        plan = write_parts(Job.load(str(job_file)), arguments.shards, rows_per_shard, omitted)
+        sys.stdout.write(f"{arguments.parts:,} parts written in {time.perf_counter() - started:.0f} s\n")
+        by_page, parallel = list_twice(plan)
+        seconds, peak_mb, output = resume(job_file)
         content = Storage(OUTPUT).read(manifest.MANIFEST_NAME) or b""
     sys.stdout.write(
-        f"{told}\n| parts | shards | missing | listing one by one, in parallel | the whole command | driver's peak | "
-        f"manifest |\n| --- | --- | --- | --- | --- | --- | --- |\n| {chosen.parts:,} | {chosen.shards:,} | "
-        f"{chosen.missing} | {one_by_one:.1f} s, {parallel:.1f} s | {seconds:.0f} s | {peak_mb:,.0f} MB | "
+        f"{output}\n| parts | shards | missing | listing by page, in parallel | whole command | driver's peak | "
+        f"manifest |\n| --- | --- | --- | --- | --- | --- | --- |\n| {arguments.parts:,} | {arguments.shards:,} | "
+        f"{arguments.missing} | {by_page:.1f} s, {parallel:.1f} s | {seconds:.0f} s | {peak_mb:,.0f} MB | "
         f"{len(content) / 1e6:.1f} MB |\n"
     )
 

@@ -1,10 +1,10 @@
-"""What each part costs a run beside its encoding, measured with an encoder that does nothing.
+"""Cost of a part without its encoding, measured with an encoder that does nothing.
 
 python -m tests.bench.scale --parts 100 1000 10000 100000 [--alone]
 
-Every part holds one row, so reading, the engine and the store's metadata are all that is left. Small parts travel
-through Ray together; with --alone each is a block of its own, as a part of many rows is. Prints a table; the figures of
-parts alone are what tests/bench/simulate.py starts from.
+Every part has one row, so that reading, the engine and the metadata of the store dominate. Ray puts several small parts
+into one block; with --alone each part is one block, as a part of many rows is. Prints a table; tests/bench/simulate.py
+needs the figures of --alone.
 """
 
 import argparse
@@ -21,11 +21,12 @@ from threading import Event, Thread
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+import varve.engine.data_context
 import varve.engine.dataflow
 from varve.cli.command import ENVIRONMENT
 from varve.cli.corpus import model_folder
 from varve.cluster.connection import start_ray
-from varve.cluster.placement import settle
+from varve.cluster.placement import place_on_cluster
 from varve.config.job import Job
 from varve.engine.dataflow import run_dataflow
 from varve.monitoring.run_counters import Block
@@ -41,26 +42,26 @@ _SHARDS = 10
 class Idle:
     """A replica whose features are all null."""
 
-    def __init__(self, work, tell) -> None:
-        self._schema, self._tell = work.schema, tell
-        tell.join({})
+    def __init__(self, spec, reporter) -> None:
+        self._schema, self._reporter = spec.schema, reporter
+        reporter.join({})
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         part = unpack_message(batch)
         rows = part.rows
-        self._tell.begin("encode", rows)
+        self._reporter.begin("encode", rows)
         known = {
             "shard": pa.array([rows.shard] * rows.num_rows, pa.int32()),
             "row": pa.array(range(rows.start, rows.stop), pa.int64()),
         }
         columns = [known.get(field.name, pa.nulls(rows.num_rows, field.type)) for field in self._schema]
-        self._tell.count(Block(rows.num_rows, rows.num_rows, 0), rows, wait=False)
-        self._tell.end("encode", rows)
+        self._reporter.count(Block(rows.num_rows, rows.num_rows, 0), rows, wait=False)
+        self._reporter.end("encode", rows)
         return pack_message(PartMessage(rows, pa.table(columns, schema=self._schema)))
 
 
 def measure(parts: int, folder: Path) -> dict[str, float]:
-    """Seconds and bytes of a run of so many parts."""
+    """Run a job of about `parts` parts; returns its seconds and bytes."""
     (folder / "docs").mkdir(parents=True)
     rows = max(1, parts // _SHARDS - 1)
     for shard in range(_SHARDS):
@@ -71,31 +72,31 @@ def measure(parts: int, folder: Path) -> dict[str, float]:
         "output": {"path": str(folder / "out"), "rows_per_part": 1},
     }
     job = Job.parse(content)
-    _, layout = settle(job.compute)
+    _, placement = place_on_cluster(job.compute)
     storage = Storage(str(folder / "out"))
     plan = prepare(job, storage, device="cpu")
     save_plan(plan, storage)
-    lacking = manifest.missing({}, plan.resolved.num_shards, 1, storage.uri)
-    before_mb, began, cpu = _memory_mb(), time.perf_counter(), time.process_time()
+    missing = manifest.missing({}, plan.resolved.num_shards, 1, storage.uri)
+    before_mb, started, cpu = _memory_mb(), time.perf_counter(), time.process_time()
     with _memory_over_time() as over_time_mb:
-        ran = run_dataflow(plan, storage, lacking, 0, layout)
-    graph_s, driver_cpu_s = time.perf_counter() - began, time.process_time() - cpu
+        result = run_dataflow(plan, storage, missing, 0, placement, progress=None)
+    graph_s, driver_cpu_s = time.perf_counter() - started, time.process_time() - cpu
     graph_mb = _memory_mb() - before_mb
-    began = time.perf_counter()
-    found = manifest.committed(storage)
-    list_s = time.perf_counter() - began
-    began = time.perf_counter()
-    records = manifest.read_parts(storage, found, ())
-    footers_s = time.perf_counter() - began
-    made = len(ran.parts)
-    assert made == len(records) == _SHARDS * (rows + 1)
+    started = time.perf_counter()
+    committed = manifest.committed(storage)
+    list_s = time.perf_counter() - started
+    started = time.perf_counter()
+    records = manifest.read_parts(storage, committed, ())
+    footers_s = time.perf_counter() - started
+    num_parts = len(result.parts)
+    assert num_parts == len(records) == _SHARDS * (rows + 1)
     return {
-        "parts": made,
+        "parts": num_parts,
         "graph_s": graph_s,
-        "driver_ms_per_part": 1000 * driver_cpu_s / made,
-        "wall_ms_per_part": 1000 * graph_s / made,
-        "list_us_per_part": 1e6 * list_s / made,
-        "footer_us_per_part": 1e6 * footers_s / made,
+        "driver_ms_per_part": 1000 * driver_cpu_s / num_parts,
+        "wall_ms_per_part": 1000 * graph_s / num_parts,
+        "list_us_per_part": 1e6 * list_s / num_parts,
+        "footer_us_per_part": 1e6 * footers_s / num_parts,
         "before_mb": before_mb,
         "mb_at_a_tenth": over_time_mb[len(over_time_mb) // 10],
         "mb_at_half": over_time_mb[len(over_time_mb) // 2],
@@ -107,17 +108,17 @@ def measure(parts: int, folder: Path) -> dict[str, float]:
 
 @contextmanager
 def _memory_over_time() -> Iterator[list[float]]:
-    """The driver's memory, looked at every second."""
-    seen, over = [_memory_mb()], Event()
+    """The driver's memory in MB, measured every second."""
+    sizes_mb, stopped = [_memory_mb()], Event()
 
-    def look() -> None:
-        while not over.wait(1.0):
-            seen.append(_memory_mb())
+    def measure_until_stopped() -> None:
+        while not stopped.wait(1.0):
+            sizes_mb.append(_memory_mb())
 
-    thread = Thread(target=look)
+    thread = Thread(target=measure_until_stopped)
     thread.start()
-    yield seen
-    over.set()
+    yield sizes_mb
+    stopped.set()
     thread.join()
 
 
@@ -129,18 +130,18 @@ def _memory_mb() -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--parts", type=int, nargs="+", default=[100, 1_000, 10_000])
-    parser.add_argument("--alone", action="store_true", help="a block for each part")
-    chosen = parser.parse_args()
+    parser.add_argument("--alone", action="store_true", help="one block per part")
+    arguments = parser.parse_args()
     os.environ.update({**ENVIRONMENT, "HF_HUB_OFFLINE": "1"})
     silence_transformers()
     silence_datasets()
     start_ray(Job.model_fields["compute"].default)
-    # A class of this file is sent to the workers as it is.
+    # Ray sends classes of the main module to the workers by value.
     varve.engine.dataflow.Replica = Idle  # type: ignore[misc]
-    if chosen.alone:
-        varve.engine.dataflow.TOGETHER_BYTES = 1
+    if arguments.alone:
+        varve.engine.data_context.TOGETHER_BYTES = 1
     names: list[str] = []
-    for parts in chosen.parts:
+    for parts in arguments.parts:
         with tempfile.TemporaryDirectory() as folder:
             figures = measure(parts, Path(folder))
         if not names:

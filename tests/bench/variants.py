@@ -1,8 +1,8 @@
-"""The variants that are compared, by name, in the order in which they are dropped last to first when time is short.
+"""The compared variants by name; if time is short, the last ones are dropped first.
 
-sentence-transformers' ONNX and OpenVINO backends need optimum, which can't be installed beside the locked transformers
-(optimum-onnx 0.1 wants < 4.58, optimum-intel 2.2 < 5.6). Here the engines stand in the place of the torch model inside
-sentence-transformers, which is what those backends do.
+The ONNX and OpenVINO backends of sentence-transformers need optimum, which conflicts with the locked transformers
+(optimum-onnx 0.1 needs < 4.58, optimum-intel 2.2 < 5.6). Here the engines replace the torch model inside
+sentence-transformers, as those backends do it.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,8 +16,8 @@ from tests.bench.floor import Floor
 from tests.bench.ours import Varve, VarveSorted
 from tests.bench.peers import Reference, SentenceTransformers, Setup, Transformers
 
-# glibc gives large buffers back to the kernel after each operation unless it is told not to: 32 MB is the most that the
-# threshold takes. The strongest set-up of sentence-transformers that was found on a CPU.
+# By default glibc returns large buffers to the kernel after each operation; 32 MB is the highest threshold that it
+# accepts. These settings were the fastest ones for sentence-transformers on a CPU.
 TUNED_MALLOC = {
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_THRESHOLD_": "33554432",
@@ -33,7 +33,7 @@ CUDA = ("cuda",)
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """How a variant is made, and where it runs."""
+    """How a variant is constructed, and on which devices it runs."""
 
     make: Callable[[Setup], Any]
     devices: tuple[str, ...] = BOTH
@@ -44,8 +44,8 @@ VARIANTS = {
     OURS: Variant(Varve),
     NAIVE: Variant(partial(Transformers, order="file", rows=32)),
     "sentence-transformers, 32 rows": Variant(partial(SentenceTransformers, rows=32)),
-    "varve, all layers": Variant(partial(Varve, wanted="all")),
-    "varve, CLS": Variant(partial(Varve, wanted="cls")),
+    "varve, all layers": Variant(partial(Varve, output="all")),
+    "varve, CLS": Variant(partial(Varve, output="cls")),
     "varve, texts sorted": Variant(VarveSorted, CUDA),
     "varve, compiled": Variant(partial(Varve, compiled=True), CUDA),
     "sentence-transformers, 8 rows, malloc tuned": Variant(partial(SentenceTransformers, rows=8), CPU, TUNED_MALLOC),
@@ -54,8 +54,8 @@ VARIANTS = {
     "onnxruntime": Variant(partial(OnnxRuntime, tokens=1024), CPU),
     "onnxruntime, a batch per core": Variant(partial(OnnxRuntime, tokens=1024, lanes=64), CPU),
     "ctranslate2": Variant(partial(CTranslate2, tokens=1024, lanes=64), CPU),
-    "varve, layers <= half": Variant(partial(Varve, wanted="half")),
-    "varve, layers <= 1": Variant(partial(Varve, wanted="first")),
+    "varve, layers <= half": Variant(partial(Varve, output="half")),
+    "varve, layers <= 1": Variant(partial(Varve, output="first")),
     "transformers, sorted": Variant(partial(Transformers, rows=32)),
     "sentence-transformers, 8 rows": Variant(partial(SentenceTransformers, rows=8), CPU),
     "sentence-transformers, 256 rows": Variant(partial(SentenceTransformers, rows=256), CUDA),
@@ -63,22 +63,22 @@ VARIANTS = {
     "sentence-transformers, openvino": Variant(partial(SentenceTransformers, rows=8, engine=OpenVino), CPU),
     "fastembed": Variant(partial(FastEmbed, rows=8), CPU),
 }
-# Not compared, but run beside the others.
+# Not compared, but measured in the same rounds.
 FLOOR = "floor"
 REFERENCE = "reference"
-_APART = {FLOOR: Floor, REFERENCE: Reference}
+_NOT_COMPARED = {FLOOR: Floor, REFERENCE: Reference}
 
 
 def make(name: str, setup: Setup) -> Any:
-    """A variant, loaded; a name with a colon is module:class."""
+    """Load a variant; a name with a colon is module:class."""
     if ":" in name:
-        module, _, found = name.partition(":")
-        return getattr(import_module(module), found)(setup)
-    return _APART[name](setup) if name in _APART else VARIANTS[name].make(setup)
+        module, _, variant = name.partition(":")
+        return getattr(import_module(module), variant)(setup)
+    return _NOT_COMPARED[name](setup) if name in _NOT_COMPARED else VARIANTS[name].make(setup)
 
 
 def chosen(peers: list[str] | None, device: str) -> list[str]:
-    """The names of those that run on a device: all, or ours and the peers that begin with one of these words."""
+    """Names of the variants for a device: all, or Varve's and the peers whose names start with one of `peers`."""
     names = [name for name, variant in VARIANTS.items() if device in variant.devices]
     if peers is not None:
         names = [name for name in names if name.startswith((OURS, *peers))] + [name for name in peers if ":" in name]
