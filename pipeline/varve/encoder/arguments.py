@@ -9,11 +9,6 @@ from varve.errors import JobError
 def check_texts(texts: Sequence[str], pairs: Sequence[str] | None, *, windows: bool) -> None:
     """Check that the arguments are lists of strings; a single string is a sequence too, of its characters.
 
-    Args:
-        texts: first texts.
-        pairs: second texts of sentence pairs; None without pairs.
-        windows: long texts are cut into windows.
-
     Raises:
         JobError: an argument is not a list of strings, the lists differ in length, or pairs are combined with windows.
     """

@@ -18,19 +18,18 @@ def find_distinct(tokens: Tokens) -> tuple[Index, Index]:
         tokens: W windows, none of them empty.
 
     Returns:
-        (U,) indices of the first window of each distinct value, ascending, and the (W,) inverse: for each window the
-        place of its value among these. On a hash collision every window counts as distinct.
+        (U,) indices of the distinct windows, ascending, and the (W,) inverse: for each window the place of its equal
+        among these. If hashes collide, every window counts as distinct.
     """
     every = np.arange(len(tokens.lengths))
     if len(every) < 2:
         return every, every
     _, firsts, groups = np.unique(_hashes(tokens), return_index=True, return_inverse=True)
-    order = np.argsort(firsts, kind="stable")
-    rank = np.empty_like(order)
-    rank[order] = np.arange(len(order))
-    distinct, inverse = firsts[order], rank[groups]
-    repeats = np.flatnonzero(distinct[inverse] != every)
-    return (distinct, inverse) if _are_equal(tokens, repeats, distinct[inverse[repeats]]) else (every, every)
+    originals = firsts[groups]  # for each window the first one with its hash
+    repeats = np.flatnonzero(originals != every)
+    if not _are_equal(tokens, repeats, originals[repeats]):
+        return every, every
+    return np.unique(originals, return_inverse=True)
 
 
 def _hashes(tokens: Tokens) -> NDArray[np.uint64]:

@@ -11,6 +11,7 @@ from varve.encoder.kernels.gpu_support import find_triton_kernels
 def describe(encoder: Encoder) -> dict[str, Any]:
     """The device, precision, layout and kernels of an encoder. The keys are part of the manifest's format."""
     on_cpu = encoder.device.type == "cpu"
+    kernels = "triton" if not on_cpu and find_triton_kernels() else "torch"
     return {
         "device": "cpu" if on_cpu else torch.cuda.get_device_name(encoder.device),
         "dtype": encoder.dtype,
@@ -20,10 +21,6 @@ def describe(encoder: Encoder) -> dict[str, Any]:
         "linear": encoder.linear,
         "top_layer": encoder.top_layer,
         "tokens_per_pack": encoder.tokens_per_pack,
-        **({"threads": encoder.threads} if on_cpu else _describe_gpu(encoder)),
+        **({"threads": encoder.threads} if on_cpu else {"most_tokens": encoder.max_pack_tokens, "kernels": kernels}),
         "compiled": encoder.compiled,
     }
-
-
-def _describe_gpu(encoder: Encoder) -> dict[str, Any]:
-    return {"most_tokens": encoder.max_pack_tokens, "kernels": "triton" if find_triton_kernels() else "torch"}

@@ -28,7 +28,7 @@ from varve.encoder.checkpoint.defaults import (
 from varve.encoder.checkpoint.inspection import Checkpoint, inspect_checkpoint
 from varve.encoder.checkpoint.loading import load_model
 from varve.encoder.deduplication import find_distinct
-from varve.encoder.head_outputs import HeadOutputs
+from varve.encoder.head_outputs import add_head_outputs
 from varve.encoder.kernels.cpu_library import CpuLibrary, find_cpu_library
 from varve.encoder.memory_budget import measure_max_pack_tokens
 from varve.encoder.model.attention import attention_backend
@@ -41,7 +41,7 @@ from varve.encoder.pack_executor import PackExecutor, available_cores
 from varve.encoder.packing import Pack, pack_windows
 from varve.encoder.pending_call import PendingCall
 from varve.encoder.ragged import Columns
-from varve.encoder.results import Results
+from varve.encoder.results import HostVectors, Results
 from varve.errors import JobError, RunError
 from varve.preprocessing.tokenizer import Tokens
 
@@ -109,9 +109,6 @@ class Encoder:
             self.layout, self.layout_reason = "dense", "attentions were asked for: windows of equal length, no padding"
         forward = self._make_forward(self._model, self._classifier, hooks, self.dtype)
         shape = self.checkpoint.shape
-        self._heads = HeadOutputs(
-            self.feature_plan, self._model, self._classifier, has_pooler=shape.has_pooler, dtype=self.dtype
-        )
         self.linear = linear_backend(self._model)
         head_dim = shape.hidden_size // shape.num_heads
         self.attention = attention_backend(self._model, head_dim) if self.layout == "packed" else "torch"
@@ -206,13 +203,17 @@ class Encoder:
             msg = f"text {text}: {reason}. Remove it"
             raise JobError(msg)
         distinct, inverse = find_distinct(tokens)
-        lengths, shape = tokens.lengths[distinct], self.checkpoint.shape
+        lengths = tokens.lengths[distinct]
         pooled = pooled_vectors(self.feature_plan, self._model)
-        results = Results(self.feature_plan, pooled, lengths, shape.hidden_size, shape.num_heads)
+        results = Results(self.feature_plan, pooled, lengths, self.checkpoint.shape)
         equal = bool(self.feature_plan.attention_layers)
         packs = list(pack_windows(lengths, self.tokens_per_pack, padded=self.layout == "dense", equal=equal))
         results.count(repeats=len(inverse) - len(distinct), packs=len(packs), packed_tokens=int(lengths.sum()))
         # Packs with the longest windows run first: short ones at the end keep all lanes busy until the queue is empty.
         queue = [Pack.of(tokens, distinct[windows], windows) for windows in reversed(packs)]
         self._executor.submit(queue, results)
-        return PendingCall(self.feature_plan, self._heads, tokens, inverse, results)
+        return PendingCall(self.feature_plan, self._add_head_outputs, tokens, inverse, results)
+
+    def _add_head_outputs(self, vectors: HostVectors) -> None:
+        has_pooler = self.checkpoint.shape.has_pooler
+        add_head_outputs(vectors, self.feature_plan, self._model, self._classifier, has_pooler=has_pooler)

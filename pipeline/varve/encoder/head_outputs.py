@@ -11,46 +11,38 @@ from varve.encoder.model.heads import run_head, run_pooler, takes_mean
 from varve.encoder.results import HostVectors
 
 
-class HeadOutputs:
-    """The pooler and the classification head of a model, as far as a feature plan needs them."""
+@torch.inference_mode()
+def add_head_outputs(
+    vectors: HostVectors,
+    feature_plan: FeaturePlan,
+    model: PreTrainedModel,
+    classifier: PreTrainedModel | None,
+    *,
+    has_pooler: bool,
+) -> None:
+    """Add ("pooler", last layer) and ("logits", last layer) to the pooled vectors, if features need them.
 
-    def __init__(
-        self,
-        feature_plan: FeaturePlan,
-        model: PreTrainedModel,
-        classifier: PreTrainedModel | None,
-        *,
-        has_pooler: bool,
-        dtype: str,
-    ) -> None:
-        """Collect the heads.
+    Args:
+        vectors: of the call.
+        feature_plan: decides which heads run.
+        model: the encoder.
+        classifier: the classification model around it, if logits are needed.
+        has_pooler: the checkpoint has pooler weights.
+    """
+    last, wants_pooler = feature_plan.num_layers, feature_plan.wants("pooler")
+    if not (wants_pooler or classifier is not None):
+        return
 
-        Args:
-            feature_plan: decides which heads run.
-            model: the encoder.
-            classifier: the classification model around it, if logits are needed.
-            has_pooler: the checkpoint has pooler weights.
-            dtype: of the model.
-        """
-        self._last_layer, self._wants_pooler = feature_plan.num_layers, feature_plan.wants("pooler")
-        self._model, self._classifier = model, classifier
-        # Some architectures have a pooler under a head only (Nomic, GTE); without a head its weights may be missing.
-        self._has_pooler = (has_pooler or classifier is not None) and getattr(model, "pooler", None) is not None
-        self._dtype = getattr(torch, dtype)
+    def on_device(pool: str) -> torch.Tensor:
+        return torch.from_numpy(vectors.pooled[pool, last]).to(model.device, model.dtype)
 
-    @torch.inference_mode()
-    def add_to(self, vectors: HostVectors) -> None:
-        """Add ("pooler", last layer) and ("logits", last layer) to the pooled vectors, where features need them."""
-        if not (self._wants_pooler or self._classifier is not None):
-            return
-        cls_WH = self._on_device(vectors, "cls")
-        pooled = run_pooler(self._model, cls_WH) if self._has_pooler else None
-        if self._wants_pooler and pooled is not None:
-            vectors.pooled["pooler", self._last_layer] = pooled.numpy(force=True)
-        if self._classifier is not None:
-            inputs = self._on_device(vectors, "mean") if takes_mean(self._classifier) else cls_WH
-            logits = run_head(self._classifier, inputs, None if pooled is None else pooled.to(inputs.dtype))
-            vectors.pooled["logits", self._last_layer] = logits.numpy(force=True)
-
-    def _on_device(self, vectors: HostVectors, pool: str) -> torch.Tensor:
-        return torch.from_numpy(vectors.pooled[pool, self._last_layer]).to(self._model.device, self._dtype)
+    cls_WH = on_device("cls")
+    # Some architectures have a pooler under a head only (Nomic, GTE); without a head its weights may be missing.
+    runs_pooler = (has_pooler or classifier is not None) and getattr(model, "pooler", None) is not None
+    pooled = run_pooler(model, cls_WH) if runs_pooler else None
+    if wants_pooler and pooled is not None:
+        vectors.pooled["pooler", last] = pooled.numpy(force=True)
+    if classifier is not None:
+        inputs = on_device("mean") if takes_mean(classifier) else cls_WH
+        logits = run_head(classifier, inputs, None if pooled is None else pooled.to(inputs.dtype))
+        vectors.pooled["logits", last] = logits.numpy(force=True)

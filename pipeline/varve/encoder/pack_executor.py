@@ -12,7 +12,6 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from threading import Barrier, Lock, Semaphore
 from typing import Any, Self
 
@@ -28,24 +27,14 @@ from varve.encoder.results import Results
 _MIN_SPLIT_TOKENS = 128  # of a half: the time of smaller packs is dominated by reading the model's weights
 
 RunPack = Callable[[Pack], Vectors]
-# Copies vectors to the host: (host vectors, function to call before they are read).
-ToHost = Callable[[Vectors], tuple[Vectors, Callable[[], None]]]
+Wait = Callable[[], None]
+# Copies vectors to the host: (host vectors, function that waits until they can be read).
+ToHost = Callable[[Vectors], tuple[Vectors, Wait]]
 
 
 def available_cores() -> int:
     """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-@dataclass(frozen=True, slots=True)
-class _Launched:
-    """A pack whose vectors are being copied to the host."""
-
-    pack: Pack
-    vectors: Vectors
-    wait: Callable[[], None]
-    results: Results
-    started: float
 
 
 class PackExecutor:
@@ -91,7 +80,7 @@ class PackExecutor:
         keep_freed_memory()
         if device.type == "cuda":
             return cls(forward, num_lanes=1, num_ahead=2, to_host=_copy_to_host, **options)
-        return cls(forward, num_lanes=threads, num_ahead=0, to_host=_already_on_host, **options)
+        return cls(forward, num_lanes=threads, num_ahead=0, to_host=lambda vectors: (vectors, lambda: None), **options)
 
     def submit(self, packs: Sequence[Pack], results: Results) -> None:
         """Queue packs; their vectors go to `results`."""
@@ -158,7 +147,7 @@ class PackExecutor:
         self._unread.acquire()
         started, launched = time.perf_counter(), None
         try:
-            launched = _Launched(pack, *self._to_host(self._forward(pack)), results, started)
+            launched = self._to_host(self._forward(pack))
         except torch.OutOfMemoryError:
             pass
         finally:
@@ -168,9 +157,9 @@ class PackExecutor:
             # Outside of the handler, whose traceback keeps the failed pass's tensors alive.
             self._free_memory()
         elif self._reader is None:
-            self._read(launched)
+            self._read(pack, *launched, results, started)
         else:
-            self._reader.submit(self._read, launched)
+            self._reader.submit(self._read, pack, *launched, results, started)
         return launched is not None
 
     def _free_memory(self) -> None:
@@ -179,28 +168,24 @@ class PackExecutor:
         gc.collect()
         torch.cuda.empty_cache()
 
-    def _read(self, launched: _Launched) -> None:
+    def _read(self, pack: Pack, vectors: Vectors, wait: Wait, results: Results, started: float) -> None:
         """Wait for a pack's vectors and store them."""
         try:
-            self._store(launched)
+            wait()
+            results.store(pack, vectors)
+            if self._make_fallback is not None and len(places := _find_overflows(pack, vectors)):
+                results.count(overflows=len(places))
+                overflown = pack.select(places)
+                results.store(overflown, self._get_fallback()(overflown))
+            # With a reader, packs overlap: a pack's device time starts where that of the pack before it ended.
+            started = max(started, self._last_read) if self._reader else started
+            self._last_read = finished = time.perf_counter()  # used with a reader only, which is a single thread
+            results.count(busy_s=finished - started)
+            results.mark_done(len(pack.windows))
         except BaseException as e:  # noqa: BLE001 (raised in the thread that waits for the results)
-            launched.results.abort(e)
+            results.abort(e)
         finally:
             self._unread.release()
-
-    def _store(self, launched: _Launched) -> None:
-        pack, results = launched.pack, launched.results
-        launched.wait()
-        results.store(pack, launched.vectors)
-        if self._make_fallback is not None and len(places := _find_overflows(pack, launched.vectors)):
-            results.count(overflows=len(places))
-            overflown = pack.select(places)
-            results.store(overflown, self._get_fallback()(overflown))
-        # With a reader, packs overlap: a pack's device time starts where that of the pack before it ended.
-        started = max(launched.started, self._last_read) if self._reader else launched.started
-        self._last_read = finished = time.perf_counter()  # used with a reader only, which is a single thread
-        results.count(busy_s=finished - started)
-        results.mark_done(len(pack.windows))
 
     def _get_fallback(self) -> RunPack:
         """The fallback pass, made when it is first needed."""
@@ -210,11 +195,7 @@ class PackExecutor:
         return self._fallback
 
 
-def _already_on_host(vectors: Vectors) -> tuple[Vectors, Callable[[], None]]:
-    return vectors, lambda: None
-
-
-def _copy_to_host(vectors: Vectors) -> tuple[Vectors, Callable[[], None]]:
+def _copy_to_host(vectors: Vectors) -> tuple[Vectors, Wait]:
     """Start copies from a GPU into pinned memory."""
 
     def copy(tensors: dict[Any, torch.Tensor]) -> dict[Any, torch.Tensor]:

@@ -28,13 +28,7 @@ class Pack:
 
     @classmethod
     def of(cls, tokens: Tokens, sources: Index, windows: Index) -> Self:
-        """Pack windows of a call.
-
-        Args:
-            tokens: of the call.
-            sources: (w,) the windows' indices in `tokens`, shortest first.
-            windows: (w,) their indices in the call's results.
-        """
+        """Pack the windows `sources` of `tokens`, shortest first; `windows` are their indices in the call's results."""
         index = token_index(tokens.cu_seqlens, sources)
         types = None if tokens.token_type_ids is None else tokens.token_type_ids[index]
         return cls(windows, tokens.lengths[sources], tokens.input_ids[index], types)

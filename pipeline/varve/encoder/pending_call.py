@@ -3,15 +3,15 @@
 Knows nothing of packs and lanes, which fill the results. Invariant: every text has its features or a reason why not.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from varve.encoder.feature_plan import FeaturePlan
-from varve.encoder.head_outputs import HeadOutputs
 from varve.encoder.packing import Index
 from varve.encoder.ragged import Columns
-from varve.encoder.results import Counts, Results, make_columns
+from varve.encoder.results import Counts, HostVectors, Results, make_columns
 from varve.preprocessing.tokenizer import Tokens
 
 
@@ -28,17 +28,22 @@ class PendingCall:
     """A call to `Encoder.start` whose result can be waited for."""
 
     def __init__(
-        self, feature_plan: FeaturePlan, heads: HeadOutputs, tokens: Tokens, inverse: Index, results: Results
+        self,
+        feature_plan: FeaturePlan,
+        add_head_outputs: Callable[[HostVectors], None],
+        tokens: Tokens,
+        inverse: Index,
+        results: Results,
     ) -> None:
         """Made by `Encoder.start`, which finds the `inverse`: for each window its distinct one in `results`."""
-        self._feature_plan, self._heads = feature_plan, heads
+        self._feature_plan, self._add_head_outputs = feature_plan, add_head_outputs
         self._tokens, self._inverse, self._results = tokens, inverse, results
 
     def result(self) -> Encoded:
         """Wait for the packs and make all feature columns of the texts, in their order."""
         self._results.wait()
         vectors = self._results.vectors
-        self._heads.add_to(vectors)
+        self._add_head_outputs(vectors)
         self._results.fail_non_finite()
         columns = make_columns(self._feature_plan, self._tokens, vectors.gather(self._inverse))
         return Encoded(columns, self._results.counts, self._reasons())

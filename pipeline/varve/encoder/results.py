@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from varve.encoder.feature_plan import Column, FeaturePlan
+from varve.encoder.feature_plan import Column, FeaturePlan, ModelShape
 from varve.encoder.model import pooling
 from varve.encoder.model.forward import Vectors
 from varve.encoder.packing import Index, Pack, token_index
@@ -68,12 +68,7 @@ class Results:
     """Receives the vectors of one call's packs, from any thread."""
 
     def __init__(
-        self,
-        feature_plan: FeaturePlan,
-        pooled: frozenset[tuple[str, int]],
-        lengths: Index,
-        hidden_size: int,
-        num_heads: int,
+        self, feature_plan: FeaturePlan, pooled: frozenset[tuple[str, int]], lengths: Index, shape: ModelShape
     ) -> None:
         """Allocate the arrays.
 
@@ -81,17 +76,16 @@ class Results:
             feature_plan: decides which token vectors and attentions are kept.
             pooled: every (pool, layer) that a pass computes.
             lengths: (W,) tokens of each window that is encoded.
-            hidden_size: of the model.
-            num_heads: of the model.
+            shape: of the model.
         """
         token_layers, attention_layers = feature_plan.token_layers, feature_plan.attention_layers
         cu_seqlens = starts_of(lengths)
-        cu_attentions = starts_of(num_heads * lengths**2 if attention_layers else 0 * lengths)
+        cu_attentions = starts_of(shape.num_heads * lengths**2 if attention_layers else 0 * lengths)
         self.vectors = HostVectors(
             cu_seqlens,
             cu_attentions,
-            {key: np.empty((len(lengths), hidden_size), np.float32) for key in pooled},
-            {layer: np.empty((int(cu_seqlens[-1]), hidden_size), np.float32) for layer in token_layers},
+            {key: np.empty((len(lengths), shape.hidden_size), np.float32) for key in pooled},
+            {layer: np.empty((int(cu_seqlens[-1]), shape.hidden_size), np.float32) for layer in token_layers},
             {layer: np.empty(cu_attentions[-1], np.float32) for layer in attention_layers},
         )
         self.counts = Counts()

@@ -42,12 +42,7 @@ class ComputedColumn:
 
     @classmethod
     def of(cls, name: str, feature: Computed, folder: str) -> "ComputedColumn":
-        """Find the function of a feature, without running its module.
-
-        Args:
-            name: of the column.
-            feature: its definition.
-            folder: of the job file.
+        """Find the function of a feature next to the job file in `folder`, without running its module.
 
         Raises:
             JobError: the function's module does not exist.
@@ -125,7 +120,7 @@ class ComputedColumn:
     def _to_array(self, result: Any, num_rows: int) -> pa.Array:
         match result:
             case pa.ChunkedArray():
-                return pa.concat_arrays(result.chunks) if result.num_chunks else pa.array([], result.type)
+                return result.combine_chunks()
             case pa.Array():
                 return result
             case np.ndarray():

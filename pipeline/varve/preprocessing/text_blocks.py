@@ -124,11 +124,13 @@ def _to_strings(column: pa.ChunkedArray) -> tuple[list[str | None], dict[int, st
     texts: list[str | None] = []
     invalid: dict[int, str] = {}
     for row, content in enumerate(column.cast(pa.large_binary()).to_pylist()):
-        try:
-            texts.append(None if content is None else content.decode())
-        except UnicodeDecodeError as e:
-            texts.append(None)
-            invalid[row] = f"text is not UTF-8: byte 0x{content[e.start]:02x} at {e.start}"
+        text = None
+        if content is not None:
+            try:
+                text = content.decode()
+            except UnicodeDecodeError as e:
+                invalid[row] = f"text is not UTF-8: byte 0x{content[e.start]:02x} at {e.start}"
+        texts.append(text)
     return texts, invalid
 
 

@@ -1,4 +1,4 @@
-"""A text's vectors, whatever other texts stand beside it."""
+"""A text's vectors do not depend on the other texts of a call."""
 
 import numpy as np
 import pytest
@@ -9,9 +9,9 @@ from varve.config.model import Model
 from varve.encoder.encoder import Encoder
 from varve.encoder.kernels.cpu_library import find_cpu_library
 
-# A row's neighbours may change its last bits where torch multiplies: the BLAS library chooses its kernels, and with
-# them the order of sums, by the number of rows in a matrix. In one job a row always has the same neighbours.
-NEIGHBOURS = 2e-6
+# Other rows of a pack may change a row's last bits if torch multiplies: the BLAS library chooses its kernels by the
+# number of rows of a matrix, and kernels differ in the order of sums. In one job a row is always in the same pack.
+LAST_BITS = 2e-6
 
 
 @pytest.mark.parametrize("architecture", ["bert", "modernbert", "mpnet", "deberta-v2"])
@@ -26,12 +26,12 @@ def test_a_text_alone_and_in_any_pack_differs_in_the_last_bits_at_most(architect
         for row in range(len(texts)):
             for name, values in alone[row].items():
                 got, want = np.asarray(together[name][row]), np.asarray(values[0])
-                assert np.abs(got.astype(np.float64) - want).max(initial=0) <= NEIGHBOURS, (name, row)
+                assert np.abs(got.astype(np.float64) - want).max(initial=0) <= LAST_BITS, (name, row)
 
 
 @pytest.mark.skipif(find_cpu_library() is None, reason="nothing was compiled for this machine")
 @pytest.mark.parametrize("architecture", ["bert", "roberta", "modernbert", "mpnet"])
-def test_a_text_alone_and_in_any_pack_has_the_same_bits_where_all_of_a_layer_is_compiled(architecture, tiny):
+def test_a_text_alone_and_in_any_pack_has_the_same_bits_if_whole_layers_are_compiled(architecture, tiny):
     folder = tiny(architecture, hidden_size=64)  # heads of 16
     texts = [*RAGGED, *(f"{text} more" for text in RAGGED)]
     spec, features = Model(name=folder, max_tokens=128), {"e": "mean@0,1,2,3", "c": "cls@3", "t": "tokens@2"}
@@ -55,7 +55,7 @@ def test_the_same_texts_have_the_same_bits_in_any_number_of_threads(architecture
             assert np.array_equal(values[row], three[name][row]), (name, row)
 
 
-def test_identical_texts_are_encoded_once_and_stand_in_every_row(tiny):
+def test_identical_texts_are_encoded_once_and_appear_in_every_row(tiny):
     folder = tiny("bert")
     texts = ["one text", "another", "one text", "", "one text", "another"]
     encoder = Encoder(Model(name=folder, max_tokens=128), EVERYTHING, device="cpu")
@@ -69,10 +69,10 @@ def test_identical_texts_are_encoded_once_and_stand_in_every_row(tiny):
             want = encoded.columns[name][texts.index(text)]
             assert np.array_equal(values[row], want), (name, row)
             alone = encoder([text])[name][0]
-            assert np.abs(want.astype(np.float64) - alone).max() <= NEIGHBOURS, (name, row)
+            assert np.abs(want.astype(np.float64) - alone).max() <= LAST_BITS, (name, row)
 
 
-def test_identical_pairs_with_other_borders_are_kept_apart(tiny):
+def test_equal_texts_split_differently_into_pairs_are_distinct(tiny):
     folder = tiny("bert")
     encoder = Encoder(Model(name=folder, max_tokens=128), {"e": Feature(pool="mean")}, device="cpu")
     got = encoder(["a b", "a"], ["c", "b c"])["e"]

@@ -1,4 +1,4 @@
-"""Every pooling of every layer, against plain transformers."""
+"""Every pooling of every layer, compared with plain transformers."""
 
 import shutil
 
@@ -51,7 +51,7 @@ def test_every_pooling_of_the_real_minilm_equals_plain_transformers(compiled, mi
     assert encoder.layout == "packed"
 
 
-def test_model_that_pads_for_itself_equals_plain_transformers(tiny, plain):
+def test_model_that_pads_by_itself_equals_plain_transformers(tiny, plain):
     folder = tiny("longformer")
     columns = Encoder(Model(name=folder, max_tokens=128), EVERYTHING, device="cpu")(RAGGED)
     worst = worst_difference(columns, [plain(folder)(text) for text in RAGGED])
@@ -59,7 +59,7 @@ def test_model_that_pads_for_itself_equals_plain_transformers(tiny, plain):
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_attentions_beside_other_features_equal_plain_transformers(architecture, tiny, plain):
+def test_attentions_with_other_features_equal_plain_transformers(architecture, tiny, plain):
     folder = tiny(architecture)
     features = {"attn": Feature(pool="attentions", layers="all"), "mean": Feature(pool="mean")}
     encoder = Encoder(Model(name=folder, max_tokens=128), features, device="cpu")
@@ -104,7 +104,7 @@ def test_sentence_pairs_equal_plain_transformers(architecture, tiny, plain):
     assert columns["truncated"].tolist() == [False, False, True]
 
 
-def test_layers_above_the_highest_asked_for_are_neither_run_nor_kept(tiny, plain):
+def test_layers_above_the_highest_needed_are_neither_run_nor_kept(tiny, plain):
     folder = tiny("bert", num_hidden_layers=12)
     called = []
 
@@ -145,7 +145,7 @@ def test_lower_layer_of_albert_with_groups_of_layers_equals_plain_transformers(t
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_text_that_speaks_of_the_pad_token_equals_plain_transformers(architecture, tiny, plain):
+def test_text_with_a_pad_token_equals_plain_transformers(architecture, tiny, plain):
     model = plain(folder := tiny(architecture)).model
     encoder = Encoder(folder, {"t": Feature(pool="tokens", special_tokens=True)}, device="cpu")
     tokens = encoder.tokenizer(["one two three four", "five six", "seven eight nine"])
@@ -161,7 +161,7 @@ def test_text_that_speaks_of_the_pad_token_equals_plain_transformers(architectur
 def test_encoder_in_a_process_with_another_default_dtype_equals_plain_transformers(tiny, plain):
     folder = tiny("bert")
     want = np.stack([plain(folder)(text).hidden_states[-1][0].mean(0).numpy() for text in RAGGED])
-    torch.set_default_dtype(torch.float64)  # twice as large, so that what compiled code leaves out shows
+    torch.set_default_dtype(torch.float64)  # twice as large, so that wrong buffer sizes show
     try:
         got = Encoder(Model(name=folder, max_tokens=128), {"m": Feature(pool="mean")}, device="cpu")(RAGGED)["m"]
     finally:
@@ -210,7 +210,7 @@ def test_mean_and_normalize_agree_with_sentence_transformers_on_1000_docstrings(
 
 @pytest.fixture(scope="module")
 def without_special_tokens(tiny, tmp_path_factory):
-    """A checkpoint whose tokenizer brings no special tokens, and knows a token more than its model."""
+    """A checkpoint whose tokenizer has no special tokens, and one token more than its model."""
     raw = Tokenizer(WordLevel({"[UNK]": 0, "abc": 1}, unk_token="[UNK]"))
     raw.pre_tokenizer = WhitespaceSplit()
     raw.add_tokens(["<beyond>"])
@@ -220,20 +220,18 @@ def without_special_tokens(tiny, tmp_path_factory):
 
 
 @pytest.mark.parametrize("pool", ["cls", "mean"])
-@pytest.mark.parametrize(("texts", "told"), [
+@pytest.mark.parametrize(("texts", "message"), [
     (["", "abc"], "text 0: the text has no tokens"),
     (["abc", ""], "text 1: the text has no tokens"),
     (["abc", "", "abc <beyond>"], "text 1: the text has no tokens"),
     (["abc", "abc abc", "abc <beyond>"], "text 2: the model has no embedding for its token '<beyond>'"),
 ])  # fmt: skip
-def test_text_without_a_token_that_the_model_knows_is_refused_with_its_number(
-    pool, texts, told, without_special_tokens
-):
+def test_text_that_the_model_cannot_encode_is_refused_with_its_number(pool, texts, message, without_special_tokens):
     encode = Encoder(without_special_tokens, {"e": pool}, device="cpu")
-    with pytest.raises(JobError, match=told):
+    with pytest.raises(JobError, match=message):
         encode(texts)
     block = tokenize_block(encode.tokenizer, pa.table({"text": texts}), ["text"])
-    assert told.partition(": ")[2] in block.reasons
+    assert message.partition(": ")[2] in block.reasons
     assert len(encode.encode(block.tokens)["e"]) == block.good.sum()
 
 

@@ -1,4 +1,4 @@
-"""The pack executor with passes of the tests' own, whose vectors say which window they are of."""
+"""The pack executor with test passes whose vectors identify their window."""
 
 import ctypes
 import threading
@@ -15,18 +15,17 @@ from varve.encoder.pack_executor import PackExecutor
 from varve.encoder.packing import Pack
 from varve.encoder.results import Results
 
-PLAN = plan_features(
-    {"mean": Feature(pool="mean"), "tokens": Feature(pool="tokens")}, ModelShape(1, 2, 1, 0, False), dtype="float32"
-)
+SHAPE = ModelShape(num_layers=1, hidden_size=2, num_heads=1, num_labels=0, has_pooler=False)
+PLAN = plan_features({"mean": Feature(pool="mean"), "tokens": Feature(pool="tokens")}, SHAPE, dtype="float32")
 
 
 def first_ids(pack: Pack) -> Vectors:
-    """A pass that gives each window its first token id, and each token its own."""
+    """A pass whose pooled vectors are the first token id of each window, and whose token vectors are the token's id."""
     ids = torch.from_numpy(pack.input_ids).float()
     return Vectors({("mean", 1): ids[pack.cu_seqlens[:-1]][:, None].repeat(1, 2)}, {1: ids[:, None].repeat(1, 2)})
 
 
-def at_once(vectors: Vectors):
+def without_copy(vectors: Vectors):
     return vectors, lambda: None
 
 
@@ -35,9 +34,9 @@ def windows(*lengths: int) -> Pack:
 
 
 def run(pack: Pack, forward, *, packs: int = 1, **options) -> Results:
-    """The results of a pack, cut into single windows when `packs` says so."""
-    executor = PackExecutor(forward, **{"num_lanes": 1, "num_ahead": 0, "to_host": at_once, **options})
-    results = Results(PLAN, PLAN.pooled, pack.lengths, 2, 1)
+    """The results of a pack, split into `packs` packs."""
+    executor = PackExecutor(forward, **{"num_lanes": 1, "num_ahead": 0, "to_host": without_copy, **options})
+    results = Results(PLAN, PLAN.pooled, pack.lengths, SHAPE)
     cuts = np.array_split(np.arange(len(pack.windows)), packs)
     executor.submit([pack.select(some) for some in cuts], results)
     results.wait()
@@ -50,19 +49,19 @@ def assert_every_window_has_its_own(results: Results, pack: Pack) -> None:
 
 
 @pytest.mark.parametrize(("num_lanes", "num_ahead"), [(1, 0), (3, 0), (1, 1), (1, 4)])
-def test_packs_in_any_number_of_lanes_bring_each_window_its_own_vectors(num_lanes, num_ahead):
+def test_each_window_has_its_own_vectors_with_any_number_of_lanes(num_lanes, num_ahead):
     pack = windows(1, 1, 2, 3, 5, 8, 13)
     results = run(pack, first_ids, packs=7, num_lanes=num_lanes, num_ahead=num_ahead)
     assert_every_window_has_its_own(results, pack)
 
 
-def test_the_last_packs_of_a_queue_are_shared_so_that_no_lane_idles_long():
+def test_the_last_packs_of_a_queue_are_split_among_the_lanes():
     ran = []
-    begun = threading.Barrier(2)
+    both_started = threading.Barrier(2)
 
     def forward(pack):
         if not ran:
-            begun.wait(10)  # the other lane has the other half
+            both_started.wait(10)  # the other lane has the other half
         ran.append(pack.num_tokens)
         return first_ids(pack)
 
@@ -74,13 +73,13 @@ def test_the_last_packs_of_a_queue_are_shared_so_that_no_lane_idles_long():
     assert min(ran) >= 128
 
 
-def test_packs_behind_one_that_is_awaited_are_launched_as_far_as_there_is_room():
-    launched, room_used = [], threading.Event()
+def test_packs_are_launched_ahead_of_an_unread_one_up_to_the_limit():
+    launched, limit_reached = [], threading.Event()
 
     def forward(pack):
         launched.append(int(pack.windows[0]))
         if len(launched) == 3:
-            room_used.set()
+            limit_reached.set()
         return first_ids(pack)
 
     seen = {}
@@ -89,17 +88,17 @@ def test_packs_behind_one_that_is_awaited_are_launched_as_far_as_there_is_room()
         window = int(vectors.pooled["mean", 1][0, 0])
 
         def wait():
-            assert room_used.wait(10)
+            assert limit_reached.wait(10)
             seen[window] = list(launched)
 
         return vectors, wait
 
     pack = windows(*[1] * 6)
     executor = PackExecutor(forward, num_lanes=1, num_ahead=2, to_host=to_host)
-    results = Results(PLAN, PLAN.pooled, pack.lengths, 2, 1)
+    results = Results(PLAN, PLAN.pooled, pack.lengths, SHAPE)
     executor.submit([pack.select(np.array([window])) for window in range(6)], results)
     results.wait()
-    assert seen[0] == [0, 1, 2]  # the rest waits until it is read
+    assert seen[0] == [0, 1, 2]  # the other packs wait until it is read
     assert list(seen) == [0, 1, 2, 3, 4, 5]
     assert_every_window_has_its_own(results, pack)
 
@@ -121,7 +120,7 @@ def test_a_pack_that_exhausts_memory_is_split_until_it_fits(num_ahead):
     assert not results.reasons
 
 
-def test_after_memory_ran_out_packs_are_cut_before_they_fail_again():
+def test_after_memory_ran_out_packs_are_split_before_they_fail_again():
     failures = []
 
     def small_device(pack):
@@ -136,7 +135,7 @@ def test_after_memory_ran_out_packs_are_cut_before_they_fail_again():
     assert failures == [16]
 
 
-def test_a_window_that_does_not_fit_alone_is_told_and_costs_no_other():
+def test_a_window_that_does_not_fit_alone_fails_without_affecting_others():
     def tiny_device(pack):
         if pack.num_tokens > 5:
             raise torch.OutOfMemoryError
@@ -187,7 +186,7 @@ def test_an_error_in_a_lane_reaches_the_caller(num_ahead):
 
 
 @pytest.mark.parametrize("num_ahead", [0, 1])
-def test_an_error_while_results_are_read_reaches_the_caller_and_the_next_call_is_served(num_ahead):
+def test_an_error_while_results_are_read_reaches_the_caller_and_the_next_call_succeeds(num_ahead):
     broken = [True]
 
     def to_host(vectors):
@@ -201,8 +200,8 @@ def test_an_error_while_results_are_read_reaches_the_caller_and_the_next_call_is
 
     pack = windows(1, 2, 3)
     executor = PackExecutor(first_ids, num_lanes=1, num_ahead=num_ahead, to_host=to_host)
-    for _ in range(4):  # more than there is room for
-        results = Results(PLAN, PLAN.pooled, pack.lengths, 2, 1)
+    for _ in range(4):  # more than the limit
+        results = Results(PLAN, PLAN.pooled, pack.lengths, SHAPE)
         failed = bool(broken)
         executor.submit([pack], results)
         if failed:
@@ -217,7 +216,7 @@ def mkl_threads() -> int:
     return ctypes.CDLL(str(Path(torch.__file__).parent / "lib/libtorch_cpu.so")).MKL_Get_Max_Threads()
 
 
-def test_matrix_products_of_a_lane_stay_on_its_core_and_others_keep_theirs():
+def test_matrix_products_of_a_lane_use_one_core_and_other_threads_are_unchanged():
     before = mkl_threads()
     seen = []
 
@@ -230,7 +229,7 @@ def test_matrix_products_of_a_lane_stay_on_its_core_and_others_keep_theirs():
     assert mkl_threads() == before
 
 
-def test_torch_keeps_its_threads_outside_of_the_lanes():
+def test_torch_threads_outside_of_the_lanes_are_unchanged():
     before = torch.get_num_threads()
     run(windows(1, 2), first_ids, num_lanes=2)
     assert torch.get_num_threads() == before

@@ -1,4 +1,4 @@
-"""Half precision and compiled layers stay near plain float32."""
+"""Half precision and compiled layers are close to float32."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ from varve.encoder.model.mpnet import adapt_mpnet
 from varve.encoder.packing import Pack
 
 
-def test_half_precision_stays_near_float32(minilm):
+def test_half_precision_is_close_to_float32(minilm):
     features = {"e": Feature(pool="mean", normalize=True)}
     exact = Encoder(Model(name=minilm), features, device="cpu")(RAGGED)["e"]
     half = Encoder(Model(name=minilm, dtype="bfloat16"), features, device="cpu")(RAGGED)["e"]
@@ -24,8 +24,8 @@ def test_half_precision_stays_near_float32(minilm):
     assert np.linalg.norm(half - exact, axis=1).max() < 3e-2
 
 
-def test_half_precision_that_overflows_is_redone_in_bfloat16(tiny):
-    folder = tiny("bert", intermediate_size=40)  # of its own: its weights are changed here
+def test_windows_that_overflow_in_float16_are_encoded_in_bfloat16(tiny):
+    folder = tiny("bert", intermediate_size=40)  # not shared with other tests: its weights are changed
     spec = Model(name=folder, max_tokens=128)
     # Weights as large as those of checkpoints that were trained in bfloat16: 1e4 * 48 terms exceed 65,504.
     model = AutoModel.from_pretrained(folder)
@@ -64,7 +64,7 @@ def test_compiled_layers_give_the_numbers_of_plain_ones(tiny):
 
 @pytest.mark.parametrize("architecture", ["bert", "mpnet", "modernbert"])
 def test_layers_over_packed_rows_are_compiled_once_for_windows_of_any_lengths(architecture, tiny):
-    """On a GPU; here with heads of 8, which are torch's on a CPU as well."""
+    """As on a GPU; here with heads of 8, which torch computes on a CPU too."""
     model = AutoModel.from_pretrained(tiny(architecture)).eval()
     if not adapt_mpnet(model):
         model.set_attn_implementation(PACKED)

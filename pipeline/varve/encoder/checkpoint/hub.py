@@ -22,10 +22,6 @@ _FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.py"]
 def fetch(name: str, revision: str | None) -> tuple[str, str | None]:
     """The local folder of a checkpoint and its commit (None for a local folder).
 
-    Args:
-        name: Hub id or local folder.
-        revision: branch, tag or commit of a Hub id; None for the main branch.
-
     Raises:
         JobError: neither a local folder nor the Hub has the model, or the Hub cannot be reached.
     """

@@ -48,11 +48,6 @@ class Checkpoint:
 def inspect_checkpoint(name: str, revision: str | None = None, *, trust_remote_code: bool = False) -> Checkpoint:
     """Download a checkpoint if necessary, and inspect it.
 
-    Args:
-        name: Hub id or local folder.
-        revision: branch, tag or commit of a Hub id.
-        trust_remote_code: allow Python code of the checkpoint.
-
     Raises:
         JobError: the checkpoint does not exist, is not an encoder, or has no complete safetensors weights.
     """

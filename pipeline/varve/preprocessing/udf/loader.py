@@ -21,11 +21,7 @@ _MAX_SIGNATURE = 100  # characters in a message
 
 
 def load(code: Code, key: str) -> Callable[[Any], Any]:
-    """Import a function; its module is run once in a process.
-
-    Args:
-        code: the function.
-        key: of the job, for messages.
+    """Import a function; its module is run once in a process. `key` of the job is for messages.
 
     Raises:
         JobError: the import fails, or the module has no such function with one argument.

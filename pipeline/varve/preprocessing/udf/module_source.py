@@ -72,11 +72,6 @@ def find_module_file(root: Path, name: str) -> Path | None:
 def read_with_imports(root: Path, name: str, key: str) -> Iterator[Module]:
     """Read a module, its packages, and all modules of the same folder that they import, also inside functions.
 
-    Args:
-        root: the folder.
-        name: of the module.
-        key: of the job, for messages.
-
     Raises:
         JobError: a file cannot be read, or is not Python.
     """
