@@ -141,6 +141,12 @@ def test_flags_are_these_and_no_more():
     }  # fmt: skip
 
 
+def test_documented_make_targets_exist():
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    asked = {name for block in all_blocks("bash") for name in re.findall(r"^make ([a-z-]+)", block.text, re.MULTILINE)}
+    assert {"demo", "test"} <= asked <= targets
+
+
 def job_arguments() -> set[str]:
     return flags_of("embed") & flags_of("plan") & flags_of("submit")
 
