@@ -1,4 +1,4 @@
-"""The same texts give the same vectors, whatever file they lie in."""
+"""The same texts give the same vectors in every file format."""
 
 import csv
 import gzip
@@ -100,8 +100,8 @@ def same_as_in_other_formats(vectors, seen) -> bool:
 
 
 @pytest.mark.parametrize("kind", WRITERS)
-def test_texts_and_kept_columns_of_a_format_reach_the_output_unchanged(kind, job, tmp_path, encoder, seen):
-    """Read by a Ray worker, as in a run; encoded here, since only what is read depends on the format."""
+def test_texts_and_kept_columns_are_unchanged_in_the_output(kind, job, tmp_path, encoder, seen):
+    """Read by a Ray worker, as in a run, and encoded here, because only reading depends on the format."""
     from varve.cluster.connection import start_ray
 
     write, below, keep = WRITERS[kind]
@@ -157,7 +157,7 @@ def test_builder_over_globs_reads_the_files_that_match(job, tmp_path):
 
 
 @pytest.mark.parametrize("first", [0, 1, 99, 100, 101, 250, 999, 1000])
-def test_shard_is_read_from_any_row_on_without_its_row_groups_before(job, tmp_path, first, monkeypatch):
+def test_shard_is_read_from_any_row_on(job, tmp_path, first):
     (tmp_path / "docs").mkdir()
     pq.write_table(
         pa.table({"text": [str(row) for row in range(1000)]}), tmp_path / "docs/0.parquet", row_group_size=100
@@ -173,7 +173,7 @@ def test_rows_before_the_first_missing_one_are_not_fetched(job, tmp_path):
     pq.write_table(pa.table({"text": [str(row) for row in range(1000)]}), path, row_group_size=100)
     dataset = open_dataset(job(tmp_path / "docs").source)
     content, status = bytearray(path.read_bytes()), path.stat()
-    content[4:500] = bytes(496)  # whoever reads the first row group now fails
+    content[4:500] = bytes(496)  # reading the first row group now fails
     path.write_bytes(content)
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
     with pytest.raises(RunError):
@@ -182,7 +182,7 @@ def test_rows_before_the_first_missing_one_are_not_fetched(job, tmp_path):
     assert [(start, table["text"].to_pylist()) for start, table in parts] == [(600, [str(r) for r in range(600, 750)])]
 
 
-def test_file_replaced_while_it_is_read_gives_nothing_more(job, tmp_path):
+def test_replaced_file_yields_no_more_rows(job, tmp_path):
     (tmp_path / "docs").mkdir()
     pq.write_table(pa.table({"text": ["x"] * 1000}), tmp_path / "docs/0.parquet", row_group_size=100)
     parts = open_dataset(job(tmp_path / "docs").source).read_parts(0, 100, missing((), 100))
@@ -193,7 +193,7 @@ def test_file_replaced_while_it_is_read_gives_nothing_more(job, tmp_path):
         next(parts)
 
 
-def test_large_row_groups_are_shards_of_their_own(job, tmp_path):
+def test_large_row_groups_are_shards(job, tmp_path):
     (tmp_path / "big").mkdir()
     table = pa.table({"text": ["x"] * (2 * MIN_SHARD_ROWS + 5)})
     pq.write_table(table, tmp_path / "big/one.parquet", row_group_size=MIN_SHARD_ROWS)

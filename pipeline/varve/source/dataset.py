@@ -56,10 +56,6 @@ class Dataset:
         shared = posixpath.commonprefix(parents)
         return ["/".join(uri.split("/")[len(shared) :]) for uri in self.files]
 
-    def file_of(self, shard: int) -> str:
-        """The file of a shard, for messages; the first of several if only `datasets` knows which."""
-        return f"{self.files[0]}, ..." if self.shards.files is None else self.files[self.shards.files[shard]]
-
     @property
     def identity(self) -> str:
         """A hash of the commit, or of the names and versions of the files."""
@@ -68,8 +64,8 @@ class Dataset:
             content += map(list, zip(self.names, self.versions, strict=True))
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
-    def name(self, shard: int) -> str:
-        """The URI of a shard's file, for messages."""
+    def file_of(self, shard: int) -> str:
+        """The file of a shard, for messages; the first of several if only `datasets` knows which."""
         return f"{self.files[0]}, ..." if self.shards.files is None else self.files[self.shards.files[shard]]
 
     def check(self, shard: int) -> None:
