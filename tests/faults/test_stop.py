@@ -116,7 +116,7 @@ def test_second_signal_ends_the_run_immediately(interrupted):
 def test_run_resumed_after_kills_and_signals_has_the_rows_of_an_undisturbed_run(interrupted, folder):
     assert interrupted["killed"].code == -signal.SIGKILL
     assert interrupted["one signal"].rows < interrupted["killed"].rows < ROWS
-    assert run_command(["embed", *argv_to(folder / "out")[3:]]) == 0
+    assert run_command(argv_to(folder / "out")[3:]) == 0
     stored = pa.concat_tables(tables(folder / "out").values()).sort_by([("shard", "ascending"), ("row", "ascending")])
     assert stored.num_rows == ROWS
     written = json.loads((folder / "out/_varve/manifest.json").read_text())
