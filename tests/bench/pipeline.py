@@ -1,4 +1,4 @@
-"""Compares whole jobs with their peers: text files → Parquet with vectors, by the real MiniLM, one process per run.
+"""Compares whole jobs with their peers: Parquet with texts → Parquet with vectors of MiniLM, one process per run.
 
 python -m tests.bench.pipeline [--rows 20000] [--rounds 3] [--peers ...] [--python daft=PATH] [--out DIR]
 

@@ -22,11 +22,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tests.faults.kill import write_source
+from tests.faults.kill import command, compare, write_source
 from tests.servers.processes import descendants
 from tests.servers.proxy import Control, proxy
 from tests.servers.stores import make_bucket, radosgw, s3_environment
-from varve.cli.corpus import model_folder
 from varve.output.manifest import read_manifest
 from varve.storage.object_store import Storage
 
@@ -35,6 +34,7 @@ FAULTS = {"slow_down": 0.1, "reset": 0.06, "lost": 0.05}
 # Mean time between two kills of one job.
 PAUSE_S = 4.0
 MAX_STARTS = 60
+REPLICAS = "compute.replicas=2"
 JOB_S = 900
 # Idle workers, and agents: a node dies with its agents, and the head must live.
 _NOT_WORKING = (b"ray::IDLE", b"ray::DashboardAgent", b"ray::RuntimeEnvAgent")
@@ -123,29 +123,17 @@ def tables(storage: Storage) -> dict[str, pa.Table]:
     return {name: pq.read_table(pa.BufferReader(storage.read(name) or b"")) for name in names}
 
 
-def compare(expected: dict[str, pa.Table], storage: Storage, rows: int) -> None:
-    """Compare the parts of an output with those of an undisturbed run.
+def verify(expected: dict[str, pa.Table], storage: Storage, rows: int) -> None:
+    """Compare an output with that of an undisturbed run, and check its manifest.
 
     Raises:
         AssertionError: a row is missing, repeated or different, or the output is not verified.
     """
-    stored = tables(storage)
-    assert stored.keys() == expected.keys(), sorted(stored.keys() ^ expected.keys())
-    for name, table in expected.items():
-        assert stored[name].equals(table), f"{name} differs from the undisturbed run"
-    keys = [key for t in stored.values() for key in zip(t["shard"].to_pylist(), t["row"].to_pylist(), strict=True)]
-    assert len(keys) == len(set(keys)) == rows
+    compare(expected, tables(storage), rows)
     manifest = read_manifest(storage)
     assert manifest is not None
     assert manifest.num_rows == rows
     assert manifest.canary["passed"]
-
-
-def command(source: Path, output: str, rows_per_part: int) -> list[str]:
-    job = ["--dataset", str(source), "--text", "text", "--model", str(model_folder()), "--output", output]
-    more = ["--max-tokens", "128", "--feature", "e=mean", "--feature", "c=cls@all"]
-    settings = [f"output.rows_per_part={rows_per_part}", "compute.replicas=2"]
-    return [sys.executable, "-m", "varve", "embed", *job, *more, *(part for s in settings for part in ("--set", s))]
 
 
 def main() -> None:
@@ -170,16 +158,16 @@ def main() -> None:
 
 
 def run(chaos: Chaos, arguments: argparse.Namespace, folder: Path) -> str:
-    argv = command(folder / "docs", "s3://chaos/undisturbed", arguments.rows_per_part)
+    argv = command(folder / "docs", "s3://chaos/undisturbed", arguments.rows_per_part, REPLICAS)
     subprocess.run(argv, check=True, env={**os.environ, "RAY_ADDRESS": chaos.nodes.address}, timeout=JOB_S)
     expected = tables(Storage("s3://chaos/undisturbed"))
     started, jobs = time.monotonic(), 0
     while time.monotonic() - started < arguments.minutes * 60:
         chaos.control.faults(**FAULTS, seed=chaos.draw.randrange(1 << 30))
         output = f"s3://chaos/job-{jobs:03d}"
-        chaos.run(command(folder / "docs", output, arguments.rows_per_part))
+        chaos.run(command(folder / "docs", output, arguments.rows_per_part, REPLICAS))
         jobs += 1
-        compare(expected, Storage(output), arguments.rows)
+        verify(expected, Storage(output), arguments.rows)
         kills = ", ".join(f"{count} {kind}" for kind, count in sorted(chaos.kills.items()))
         sys.stdout.write(f"{jobs} job(s), {chaos.starts} starts, {chaos.failed} exits 1, kills: {kills}\n")
         sys.stdout.flush()

@@ -29,10 +29,11 @@ def write_source(folder: Path, rows: int) -> None:
         pq.write_table(pa.table({"text": texts[shard::SHARDS]}), folder / f"{shard}.parquet")
 
 
-def command(source: Path, output: Path, rows_per_part: int) -> list[str]:
+def command(source: Path, output: Path | str, rows_per_part: int, *settings: str) -> list[str]:
     job = ["--dataset", str(source), "--text", "text", "--model", str(model_folder()), "--output", str(output)]
-    more = ["--max-tokens", "128", "--feature", "e=mean", "--feature", "c=cls@all", "--set"]
-    return [sys.executable, "-m", "varve", "embed", *job, *more, f"output.rows_per_part={rows_per_part}"]
+    job += ["--max-tokens", "128", "--feature", "e=mean", "--feature", "c=cls@all"]
+    job += [f"--set={setting}" for setting in (f"output.rows_per_part={rows_per_part}", *settings)]
+    return [sys.executable, "-m", "varve", "embed", *job]
 
 
 def run_to_completion(argv: list[str]) -> float:
@@ -63,15 +64,11 @@ def compare(expected: dict[str, pa.Table], disturbed: dict[str, pa.Table], rows:
     Raises:
         AssertionError: a row is missing, repeated or different.
     """
-    assert expected.keys() == disturbed.keys()
-    assert all(disturbed[name].equals(table) for name, table in expected.items()), (
-        "a value differs from the undisturbed run"
-    )
-    keys = [
-        pair
-        for table in disturbed.values()
-        for pair in zip(*table.select(["shard", "row"]).to_pydict().values(), strict=True)
-    ]
+    assert disturbed.keys() == expected.keys(), sorted(disturbed.keys() ^ expected.keys())
+    for name, part in expected.items():
+        assert disturbed[name].equals(part), f"{name} differs from the undisturbed run"
+    parts = disturbed.values()
+    keys = [key for part in parts for key in zip(part["shard"].to_pylist(), part["row"].to_pylist(), strict=True)]
     assert len(keys) == len(set(keys)) == rows
 
 
