@@ -99,7 +99,7 @@ class Probe:
             "label": self.label,
             "classes": list(self.classes),
             "features": [describe(column) for column in self.features],
-            "handcrafted": [column.to_json() for column in self.handcrafted],
+            "handcrafted": [asdict(column) for column in self.handcrafted],
             "inputs": [*(column.name for column in self.features), *self.handcrafted_names],
             "shape": asdict(self.head.shape),
             "run": self.run,
@@ -127,7 +127,10 @@ class Probe:
             shape = Shape(**{**content["shape"], "hidden": tuple(content["shape"]["hidden"])})
             head = Head.from_state(shape, load_file(path / TENSORS_NAME))
             features = tuple(Column(**{**column, "layers": tuple(column["layers"])}) for column in content["features"])
-            columns = tuple(HandCrafted.from_json(column) for column in content["handcrafted"])
+            columns = tuple(
+                HandCrafted(**{**column, "categories": tuple(column["categories"])})
+                for column in content["handcrafted"]
+            )
         except OSError as e:
             msg = f"{folder} holds no probe: expected the folder with {JSON_NAME} and {TENSORS_NAME}"
             raise JobError(msg) from e

@@ -78,7 +78,10 @@ WRONG = [
     ({"label": "length", "class_weights": "balanced"}, "--class-weights balanced: the label holds numbers"),
     ({"label": "empty"}, "600 with no empty"),
     ({"label": "own", "task": "classification"}, "600 classes of own have too few rows each"),
-    ({"label": "label", "features": ()}, "--features is empty: expected some of cls_00"),
+    (
+        {"label": "label", "features": ()},
+        "--features: no feature with one vector per row is chosen: the run has cls_00",
+    ),
     ({"label": "label", "chosen_text": "length"}, "--text length: it holds double"),
 ]
 

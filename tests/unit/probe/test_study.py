@@ -11,7 +11,7 @@ def test_best_layer_is_found_and_the_same_command_gives_the_same_metrics(output)
     assert metrics == {result.name: result.test.metrics for result in second.results}
     assert metrics["cls_01"]["accuracy"].low > metrics["cls_00"]["accuracy"].high
     mix = next(result for result in first.results if result.kind == "mix")
-    assert mix.layer_weights[1] > 0.6
+    assert mix.head.layer_weights[1] > 0.6
 
 
 def test_shuffled_labels_are_at_chance(output):

@@ -51,7 +51,6 @@ class LabelledRows:
     columns: tuple[HandCrafted, ...]
     handcrafted: NDArray[np.float32]  # (N, K)
     class_weights: NDArray[np.float32] | None  # (classes,)
-    grouped: bool
     left_out: dict[str, int] = field(default_factory=dict)  # reason → rows
     notes: tuple[str, ...] = ()
 
@@ -68,6 +67,13 @@ class LabelledRows:
     def sizes(self) -> dict[str, int]:
         """Rows of each split."""
         return dict(zip(split.NAMES, np.bincount(self.split, minlength=3).tolist(), strict=True))
+
+
+def sample_rows(numbers: NDArray[np.int64], limit: int, seed: Sequence[int]) -> NDArray[np.int64]:
+    """At most `limit` random ones of these row numbers, sorted."""
+    if len(numbers) <= limit:
+        return numbers
+    return np.sort(np.random.default_rng(seed).choice(numbers, limit, replace=False))
 
 
 def load_rows(output: Output, question: Question) -> LabelledRows:
@@ -111,7 +117,6 @@ def load_rows(output: Output, question: Question) -> LabelledRows:
         columns=columns,
         handcrafted=handcrafted.encode(columns, table),
         class_weights=_class_weights(question.class_weights, target[splits == split.TRAIN], classes, notes),
-        grouped=question.groups is not None,
         left_out={reason: count for reason, count in left_out.items() if count},
         notes=tuple(notes),
     )
@@ -193,8 +198,7 @@ def _encode_groups(table: pa.Table, name: str | None) -> tuple[NDArray[np.int64]
     """((R,) code of each row's group, name of each group); without groups each row is one, without names."""
     if name is None:
         return np.arange(table.num_rows), pa.nulls(0)
-    values = table[name].combine_chunks()
-    encoded = values if pa.types.is_dictionary(values.type) else values.dictionary_encode()
+    encoded = table[name].combine_chunks().dictionary_encode()
     return encoded.indices.to_numpy().astype(np.int64), encoded.dictionary
 
 

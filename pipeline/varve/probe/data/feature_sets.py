@@ -54,11 +54,8 @@ def choose_feature_sets(
         for name, columns in _resolve(output, request, notes).items():
             kind = "single" if len(columns) == 1 else "concat"
             chosen[name] = FeatureSet(name=name, kind=kind, columns=columns, with_handcrafted=with_handcrafted)
-    if not requested:
-        msg = f"--features is empty: expected some of {_list_features(output)}"
-        raise JobError(msg)
     if not chosen:
-        msg = f"--features: {output.storage.uri} has no feature with one vector per row, only {_list_features(output)}"
+        msg = f"--features: no feature with one vector per row is chosen: the run has {_list_features(output)}"
         raise JobError(msg)
     singles = list(chosen.values())
     alone: list[FeatureSet] = []
@@ -77,26 +74,19 @@ def _resolve(output: Output, request: str, notes: list[str]) -> dict[str, tuple[
         if others:
             notes.append(f"left out, because they hold more than one vector per row: {', '.join(others)}")
         return {name: (column,) for name, column in features.items() if column.form == "vector"}
-    names = request.split("+")
-    if len(names) == 1 and request not in features:
-        layers = {name: (column,) for name, column in features.items() if column.feature == request}
-        if layers:
-            _check_forms([column for (column,) in layers.values()])
-            return layers
-    for name in names:
-        if name not in features:
-            msg = f"--features {request}: the run has no feature {name!r}: it has {_list_features(output)}"
-            raise JobError(msg)
-    columns = tuple(features[name] for name in names)
-    _check_forms(columns)
-    return {request: columns}
-
-
-def _check_forms(columns: Sequence[Column]) -> None:
-    for column in columns:
+    chosen = {name: (column,) for name, column in features.items() if column.feature == request}
+    if request in features or not chosen:
+        names = request.split("+")
+        for name in names:
+            if name not in features:
+                msg = f"--features {request}: the run has no feature {name!r}: it has {_list_features(output)}"
+                raise JobError(msg)
+        chosen = {request: tuple(features[name] for name in names)}
+    for column in (column for columns in chosen.values() for column in columns):
         if column.form != "vector":
             msg = f"--features {column.name}: it holds {column.form}: expected one vector per row"
             raise JobError(msg)
+    return chosen
 
 
 def _list_features(output: Output) -> str:

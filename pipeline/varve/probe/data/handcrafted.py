@@ -6,8 +6,8 @@ training rows have missing values, a further 0/1 column marks them. Knows nothin
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Self
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -56,15 +56,6 @@ class HandCrafted:
                 numbers = (numbers - self.mean) / self.scale
             encoded = numbers.astype(np.float32)[:, None]
         return np.hstack([encoded, missing[:, None].astype(np.float32)]) if self.says_missing else encoded
-
-    def to_json(self) -> dict[str, Any]:
-        """For model.json."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> Self:
-        """From model.json."""
-        return cls(**{**content, "categories": tuple(content["categories"])})
 
 
 def fit_column(name: str, values: pa.ChunkedArray) -> tuple[HandCrafted | None, str]:
@@ -126,7 +117,8 @@ def encode(columns: Sequence[HandCrafted], table: pa.Table | Mapping[str, Any]) 
             raise JobError(msg)
     if not columns:
         return np.empty((len(table[names[0]]) if names else 0, 0), np.float32)
-    return np.hstack([column.encode(_to_chunked(table[column.name])) for column in columns])
+    values = pa.table({column.name: table[column.name] for column in columns})
+    return np.hstack([column.encode(values[column.name]) for column in columns])
 
 
 def decode_dictionary(values: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -146,11 +138,4 @@ def to_float64(name: str, values: pa.ChunkedArray) -> NDArray[np.float64]:
     if not any(is_kind(kind) for is_kind in numeric):
         msg = f"column {name!r} holds {kind}: expected numbers, booleans or strings"
         raise JobError(msg)
-    values = values.cast(pa.int8()) if pa.types.is_boolean(kind) else values
     return values.cast(pa.float64(), safe=False).to_numpy().astype(np.float64)
-
-
-def _to_chunked(values: Any) -> pa.ChunkedArray:
-    if isinstance(values, pa.ChunkedArray):
-        return values
-    return pa.chunked_array([values if isinstance(values, pa.Array) else pa.array(values)])

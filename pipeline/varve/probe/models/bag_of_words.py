@@ -4,7 +4,7 @@ Knows nothing of vectors. Texts are read one part at a time from a kept column o
 again; only a sample of the training texts is kept in memory.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 
 from varve.errors import JobError, RunError, VarveError
 from varve.preprocessing.computed_columns import is_text
-from varve.probe.data.dataset import LabelledRows
+from varve.probe.data.dataset import LabelledRows, sample_rows
 from varve.probe.data.run_output import Output
 from varve.probe.data.split import TEST, TRAIN, VALIDATION
 from varve.probe.models.linear import log_loss
@@ -76,23 +76,22 @@ class Texts:
             for table in dataset.read(shard):
                 yield table.select(list(self.columns))
 
-    def read(self, mask: NDArray[np.bool_]) -> Iterator[tuple[int, list[tuple[str, ...]]]]:
-        """(number of rows before these, texts of each row) for the rows of the run in a mask, one table at a time.
+    def read(self, rows: NDArray[np.integer]) -> Iterator[NDArray[np.object_]]:
+        """(R, text columns) texts of the rows of the run with these numbers, in ascending order, one table at a time.
 
         Raises:
             RunError: the number of rows of the source has changed.
         """
-        first = count = 0
+        first, num_rows = 0, self.output.manifest.num_rows
         for table in self.tables():
-            chosen = np.flatnonzero(mask[first : first + table.num_rows])
+            start, stop = np.searchsorted(rows, [first, first + table.num_rows])
+            if start < stop:
+                chosen = pa.array(rows[start:stop] - first)
+                cells = [_decode(table[name].take(chosen)) for name in self.columns]
+                yield np.array(list(zip(*cells, strict=True)), dtype=object)
             first += table.num_rows
-            if not len(chosen):
-                continue
-            cells = [_decode(table[name].take(pa.array(chosen))) for name in self.columns]
-            yield count, list(zip(*cells, strict=True))
-            count += len(chosen)
-        if first != len(mask):
-            msg = f"the source has {first:,} rows now, the run had {len(mask):,}"
+        if first != num_rows:
+            msg = f"the source has {first:,} rows now, the run had {num_rows:,}"
             raise RunError(msg)
 
 
@@ -114,60 +113,33 @@ def score_bag_of_words(
     """
     tokens = texts.output.manifest.num_tokens / texts.output.manifest.num_rows
     limit = int(np.clip(memory_bytes / (4 * _BYTES_PER_TOKEN * 2 * max(tokens, 1)), 1000, _MAX_TRAIN))
-    sampled = {
-        TRAIN: _sample(rows, TRAIN, limit, seed),
-        VALIDATION: _sample(rows, VALIDATION, min(limit, _MAX_VALIDATION), seed),
-    }
-    samples = _read_samples(texts, rows, sampled)
+    run_rows = np.flatnonzero(rows.used)
+    train = sample_rows(np.flatnonzero(rows.in_split(TRAIN)), limit, [seed, 2, TRAIN])
+    limit = min(limit, _MAX_VALIDATION)
+    validation = sample_rows(np.flatnonzero(rows.in_split(VALIDATION)), limit, [seed, 2, VALIDATION])
+    sampled = np.sort(np.concatenate([train, validation]))  # one pass over the texts reads both
+    sample = np.concatenate(list(texts.read(run_rows[sampled])))
+    in_train = rows.split[sampled] == TRAIN
     notes = []
-    if sampled[TRAIN].sum() < rows.sizes["train"]:
-        notes.append(f"bag of words: trained on a sample of {int(sampled[TRAIN].sum()):,} training rows")
+    if len(train) < rows.sizes["train"]:
+        notes.append(f"bag of words: trained on a sample of {len(train):,} training rows")
     tfidf = _tfidf(len(texts.columns))
-    model, chosen = _fit(tfidf, samples, rows, sampled)
-    train_texts = {hash(text) for text in samples[TRAIN]}
-    scores, num_shared = [], 0
-    for _, batch in texts.read(_in_run(rows, rows.in_split(TEST))):
-        num_shared += sum(hash(text) in train_texts for text in batch)
-        scores.append(_scores(model, tfidf.transform(_as_array(batch)), rows))
-    if num_shared:
+    model, chosen = _fit(tfidf, sample[in_train], sample[~in_train], rows, train, validation)
+    known = {hash(tuple(text)) for text in sample[in_train]}
+    scores, num_known = [], 0
+    for batch in texts.read(run_rows[rows.in_split(TEST)]):
+        num_known += sum(hash(tuple(text)) in known for text in batch)
+        scores.append(_scores(model, tfidf.transform(batch), rows))
+    if num_known:
         notes.append(
-            f"{num_shared:,} of {rows.sizes['test']:,} test rows have a text that also occurs in the training split "
+            f"{num_known:,} of {rows.sizes['test']:,} test rows have a text that also occurs in the training split "
             "(leakage): --groups with a column that these rows share keeps them in one split"
         )
     return np.concatenate(scores), chosen, notes
 
 
-def _sample(rows: LabelledRows, which: int, limit: int, seed: int) -> NDArray[np.bool_]:
-    """(N,) at most `limit` random rows of one split."""
-    numbers = np.flatnonzero(rows.in_split(which))
-    if len(numbers) > limit:
-        numbers = np.sort(np.random.default_rng([seed, 2, which]).choice(numbers, limit, replace=False))
-    chosen = np.zeros(len(rows.split), np.bool_)
-    chosen[numbers] = True
-    return chosen
-
-
-def _in_run(rows: LabelledRows, chosen: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """(N,) mask of the used rows → mask of the rows of the run."""
-    mask = np.zeros(len(rows.used), np.bool_)
-    mask[np.flatnonzero(rows.used)[chosen]] = True
-    return mask
-
-
-def _read_samples(
-    texts: Texts, rows: LabelledRows, sampled: dict[int, NDArray[np.bool_]]
-) -> dict[int, list[tuple[str, ...]]]:
-    either = sampled[TRAIN] | sampled[VALIDATION]
-    splits = rows.split[either]
-    samples: dict[int, list[tuple[str, ...]]] = {TRAIN: [], VALIDATION: []}
-    for first, batch in texts.read(_in_run(rows, either)):
-        for which, text in zip(splits[first : first + len(batch)].tolist(), batch, strict=True):
-            samples[which].append(text)
-    return samples
-
-
 def _tfidf(num_columns: int) -> Any:
-    """TF-IDF of each text column, side by side."""
+    """TF-IDF of the columns of an array of texts (R, num_columns), side by side."""
     each = [
         (str(column), TfidfVectorizer(max_features=_MAX_WORDS, sublinear_tf=True), column)
         for column in range(num_columns)
@@ -175,27 +147,28 @@ def _tfidf(num_columns: int) -> Any:
     return ColumnTransformer(each, sparse_threshold=1.0)  # sparse whatever the density
 
 
-def _as_array(texts: Sequence[tuple[str, ...]]) -> NDArray[np.object_]:
-    return np.array(texts, dtype=object)  # (R, text columns)
-
-
 def _fit(
-    tfidf: Any, samples: dict[int, list[tuple[str, ...]]], rows: LabelledRows, sampled: dict[int, NDArray[np.bool_]]
+    tfidf: Any,
+    train_texts: NDArray[np.object_],
+    validation_texts: NDArray[np.object_],
+    rows: LabelledRows,
+    train: NDArray[np.integer],
+    validation: NDArray[np.integer],
 ) -> tuple[Any, dict[str, float]]:
     try:
-        train = tfidf.fit_transform(_as_array(samples[TRAIN]))
+        inputs = tfidf.fit_transform(train_texts)
     except ValueError as e:  # an empty vocabulary
         msg = f"the texts hold no words: {e}"
         raise JobError(msg) from e
-    validation = tfidf.transform(_as_array(samples[VALIDATION]))
-    target, validation_target = rows.target[sampled[TRAIN]], rows.target[sampled[VALIDATION]]
+    validation_inputs = tfidf.transform(validation_texts)
+    target, validation_target = rows.target[train], rows.target[validation]
     weights = None if rows.class_weights is None else rows.class_weights[target]
     fits: list[tuple[float, Any, dict[str, float]]] = []
     for strength in _STRENGTHS:
         classify = rows.is_classification
         model = LogisticRegression(C=strength, max_iter=300) if classify else Ridge(alpha=strength)
-        model.fit(train, target, sample_weight=weights)
-        scores = _scores(model, validation, rows)
+        model.fit(inputs, target, sample_weight=weights)
+        scores = _scores(model, validation_inputs, rows)
         if classify:
             loss = log_loss(scores, validation_target, rows.class_weights)
         else:
@@ -222,10 +195,9 @@ def read_texts(texts: Texts, rows: LabelledRows, numbers: NDArray[np.integer]) -
         numbers: of the test rows, in any order.
     """
     numbers = np.unique(numbers)
-    chosen = np.zeros(len(rows.split), np.bool_)
-    chosen[np.flatnonzero(rows.in_split(TEST))[numbers]] = True
+    run_rows = np.flatnonzero(rows.used)[rows.in_split(TEST)][numbers]
     try:
-        ordered = ["\n".join(text) for _, batch in texts.read(_in_run(rows, chosen)) for text in batch]
+        ordered = ["\n".join(text) for batch in texts.read(run_rows) for text in batch]
     except VarveError as e:
         return {}, str(e)
     return dict(zip(numbers.tolist(), ordered, strict=True)), ""

@@ -4,7 +4,7 @@ Knows nothing of rows or files. Linear models and networks are both of this clas
 one implementation.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,13 +49,6 @@ class Head(nn.Module):
         self.body = nn.Sequential(*layers, nn.Linear(sizes[-1], shape.outputs))
 
     @property
-    def last(self) -> nn.Linear:
-        """The output layer."""
-        layer = self.body[-1]
-        assert isinstance(layer, nn.Linear)
-        return layer
-
-    @property
     def layer_weights(self) -> list[float]:
         """Weight of each layer in the mix; they add to 1. Empty without a mix."""
         return torch.softmax(self.mix, 0).tolist() if self.shape.mixed_layers else []
@@ -89,20 +82,7 @@ class Head(nn.Module):
     def scores_of(self, matrix: Matrix) -> NDArray[np.float32]:
         """The scores of all rows of a matrix, computed in batches."""
         self.eval()
-        return np.concatenate(list(self._batch_scores(matrix)))
-
-    def _batch_scores(self, matrix: Matrix) -> Iterator[NDArray[np.float32]]:
-        for _, chunk in matrix.chunks():
-            for start in range(0, len(chunk), _BATCH_ROWS):
-                yield self.scores(chunk[start : start + _BATCH_ROWS])
-
-
-def linear_head(
-    shape: Shape,
-    mean: NDArray[np.float32],
-    scale: NDArray[np.float32],
-    weights: NDArray[np.floating],
-    bias: NDArray[np.floating],
-) -> Head:
-    """A head with the weights (outputs, inputs) and bias (outputs,) of a linear model on standardised inputs."""
-    return Head.from_state(shape, {"mean": mean, "scale": scale, "body.0.weight": weights, "body.0.bias": bias})
+        chunks = (chunk for _, chunk in matrix.chunks())
+        return np.concatenate(
+            [self.scores(chunk[at : at + _BATCH_ROWS]) for chunk in chunks for at in range(0, len(chunk), _BATCH_ROWS)]
+        )

@@ -17,7 +17,7 @@ from scipy.special import log_softmax
 from sklearn.linear_model import LogisticRegression
 
 from varve.probe.data.feature_matrix import Matrix, moments
-from varve.probe.models.head import Head, Shape, linear_head
+from varve.probe.models.head import Head, Shape
 
 # scikit-learn's C is the inverse of the strength of the penalty. From strong to weak; each fit starts from the last.
 CS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
@@ -71,44 +71,42 @@ def fit_logistic(data: TrainingData, shape: Shape, sample_rows: int = _SAMPLE_RO
     inputs[:, : shape.vector_width] /= scale
     row_weights = None if data.class_weights is None else data.class_weights[data.target]
     model = LogisticRegression(max_iter=_MAX_ITERATIONS, tol=_TOLERANCE, warm_start=True)
-    best: FittedHead | None = None
-    num_worse = 0
+    fits: list[FittedHead] = []
     for c in CS:
         model.set_params(C=c).fit(inputs, data.target, sample_weight=row_weights)
-        head = _logistic_head(shape, mean, scale, np.asarray(model.coef_), np.asarray(model.intercept_))
+        head = _linear_head(shape, mean, scale, np.asarray(model.coef_), np.asarray(model.intercept_))
         loss = log_loss(head.scores_of(data.validation), data.validation_target, data.class_weights)
-        if best is None or loss < best.validation_loss:
-            best, num_worse = FittedHead(head, {"C": c}, loss), 0
-        else:
-            num_worse += 1
-        if num_worse == _PATIENCE:
+        fits.append(FittedHead(head, {"C": c}, loss))
+        if len(fits) - np.argmin([fit.validation_loss for fit in fits]) > _PATIENCE:
             break
-    assert best is not None
-    return best
+    return min(fits, key=lambda fit: fit.validation_loss)
 
 
-def _logistic_head(shape: Shape, mean: NDArray, scale: NDArray, weights: NDArray, bias: NDArray) -> Head:
-    """A head from scikit-learn's coefficients: one row of them separates two classes, and the first has the logit 0."""
+def _linear_head(shape: Shape, mean: NDArray, scale: NDArray, weights: NDArray, bias: NDArray) -> Head:
+    """A head with weights (outputs, inputs) and bias (outputs,) on standardised inputs.
+
+    Of two classes only the weights of the second are given: the logit of the first is 0.
+    """
     if shape.outputs == 2:
         weights, bias = np.vstack([0 * weights, weights]), np.concatenate([[0.0], bias])
-    return linear_head(shape, mean, scale, weights, bias)
+    return Head.from_state(shape, {"mean": mean, "scale": scale, "body.0.weight": weights, "body.0.bias": bias})
 
 
 def _sample(data: TrainingData, num_rows: int) -> TrainingData:
     """The same with some of the training rows, in memory: the first of a shuffled epoch."""
-    numbers, rows, count = [], [], 0
-    for batch_numbers, batch in data.train.batches((0, 0), min(num_rows, _BATCH_ROWS)):
-        numbers.append(batch_numbers)
-        rows.append(batch)
-        count += len(batch)
+    batches, count = [], 0
+    for numbers, rows in data.train.batches((0, 0), min(num_rows, _BATCH_ROWS)):
+        batches.append((numbers, rows))
+        count += len(rows)
         if count >= num_rows:
             break
+    numbers, rows = map(np.concatenate, zip(*batches, strict=True))
     # A rare class may have no row among them: add one of each such class.
     classes, first = np.unique(data.target, return_index=True)
-    missing = first[~np.isin(classes, data.target[np.concatenate(numbers)])]
-    rows += [data.train.rows(row, row + 1) for row in missing.tolist()]
-    target = data.target[np.concatenate([*numbers, missing])]
-    return replace(data, train=Matrix(len(target), data.train.width, np.concatenate(rows)), target=target)
+    missing = first[~np.isin(classes, data.target[numbers])]
+    numbers = np.concatenate([numbers, missing])
+    rows = np.concatenate([rows, *(data.train.rows(row, row + 1) for row in missing.tolist())])
+    return replace(data, train=Matrix(len(rows), data.train.width, rows), target=data.target[numbers])
 
 
 def _refine(data: TrainingData, start: FittedHead) -> FittedHead:
@@ -147,7 +145,7 @@ def _refine(data: TrainingData, start: FittedHead) -> FittedHead:
     options: Any = {"maxiter": _MAX_ITERATIONS, "gtol": _TOLERANCE}
     found = minimize(objective, initial.ravel(), jac=True, method="L-BFGS-B", options=options)
     table = found.x.reshape(outputs, width + 1)
-    head = _logistic_head(shape, mean, scale, table[:, :width], table[:, width])
+    head = _linear_head(shape, mean, scale, table[:, :width], table[:, width])
     scores = head.scores_of(data.validation)
     return FittedHead(head, start.chosen, log_loss(scores, data.validation_target, data.class_weights))
 
@@ -181,7 +179,7 @@ def fit_ridge(data: TrainingData, shape: Shape) -> FittedHead:
 
     def fit(alpha: float) -> FittedHead:
         weights = solve(squares + alpha * np.eye(width), products, assume_a="pos")
-        head = linear_head(shape, mean, scale, weights[None], np.array([target_mean - weights @ centre]))
+        head = _linear_head(shape, mean, scale, weights[None], np.array([target_mean - weights @ centre]))
         loss = float(np.mean((head.scores_of(data.validation)[:, 0] - data.validation_target) ** 2))
         return FittedHead(head, {"alpha": alpha}, loss)
 

@@ -6,7 +6,6 @@ computed on every draw. The draws depend only on the seed, so all models are com
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -54,20 +53,16 @@ class ClassificationMetrics:
 
     def __init__(self, scores: NDArray[np.float32], target: NDArray[np.integer]) -> None:
         """Take the probabilities (N, C) and classes (N,) of the test rows."""
-        self._scores, self._target = scores, target
+        self._target = target
         self._num_classes = scores.shape[1]
         self._predicted = scores.argmax(axis=1)
         own = scores[np.arange(len(target)), target]
         self._losses = -np.log(np.maximum(own.astype(np.float64), _MIN_PROBABILITY))
-
-    @cached_property
-    def _orders(self) -> list[tuple[NDArray, NDArray]]:
-        """(rows by score, starts of equal scores) for each class; of two classes, whose AUCs are equal, the second."""
-        orders = []
-        for scores in self._scores.T[-1:] if self._num_classes == 2 else self._scores.T:
-            order = np.argsort(scores, kind="stable")
-            orders.append((order, np.flatnonzero(np.diff(scores[order], prepend=-np.inf))))
-        return orders
+        # For each class: rows by score, starts of equal scores. The AUCs of two classes are equal: one is enough.
+        self._orders: list[tuple[NDArray, NDArray]] = []
+        for column in scores.T[-1:] if self._num_classes == 2 else scores.T:
+            order = np.argsort(column, kind="stable")
+            self._orders.append((order, np.flatnonzero(np.diff(column[order], prepend=-np.inf))))
 
     def __call__(self, weights: NDArray[np.float64] | None = None) -> dict[str, float]:
         """The metrics with weighted rows; each row counts once by default."""

@@ -5,8 +5,6 @@ same seed on the same machine gives the same network.
 """
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -25,30 +23,24 @@ _MIX_RATE = 5e-3  # of the layers' weights, which are few numbers
 _MAX_EPOCHS = 100
 _PATIENCE = 6
 _SMALL_BATCH, _LARGE_BATCH, _MANY_ROWS = 128, 2048, 100_000
-# Multiplications per batch below which threads wait for each other longer than they compute.
+# Multiplications per batch below which threads wait for each other longer than they compute: on a busy machine several
+# threads take ten times as long as one.
 _ONE_THREAD = 4_000_000
 
 
 def fit_network(data: TrainingData, shape: Shape, seed: int) -> FittedHead:
     """The network with the weight decay and epoch that have the lowest loss on the validation rows."""
     batch_rows = _LARGE_BATCH if data.train.num_rows > _MANY_ROWS else _SMALL_BATCH
+    decays = _DECAYS if shape.hidden else _LINEAR_DECAYS
     units = max(shape.hidden, default=shape.outputs)
-    with _threads_for(batch_rows * data.train.width * units):
-        decays = _DECAYS if shape.hidden else _LINEAR_DECAYS
-        fits = [_train(data, shape, seed, decay, batch_rows) for decay in decays]
-    return min(fits, key=lambda fitted: fitted.validation_loss)
-
-
-@contextmanager
-def _threads_for(multiplications: int) -> Iterator[None]:
-    """One thread for small batches: on a busy machine several take ten times as long."""
     threads = torch.get_num_threads()
-    if multiplications < _ONE_THREAD:
+    if batch_rows * data.train.width * units < _ONE_THREAD:
         torch.set_num_threads(1)
     try:
-        yield
+        fits = [_train(data, shape, seed, decay, batch_rows) for decay in decays]
     finally:
         torch.set_num_threads(threads)
+    return min(fits, key=lambda fitted: fitted.validation_loss)
 
 
 def _train(data: TrainingData, shape: Shape, seed: int, decay: float, batch_rows: int) -> FittedHead:
@@ -78,9 +70,11 @@ def _train(data: TrainingData, shape: Shape, seed: int, decay: float, batch_rows
                 break
     head.load_state_dict(best_state)
     mean, scale = unit
-    with torch.no_grad():  # back to the label's own unit
-        head.last.weight.mul_(scale)
-        head.last.bias.mul_(scale).add_(mean)
+    last = head.body[-1]
+    assert isinstance(last, nn.Linear)
+    with torch.no_grad():  # back to the unit of the label
+        last.weight.mul_(scale)
+        last.bias.mul_(scale).add_(mean)
     return FittedHead(head.cpu().eval(), {"weight_decay": decay, "epochs": best_epoch + 1}, best)
 
 

@@ -5,7 +5,6 @@ has the same splits and seeds.
 """
 
 import math
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from varve.errors import JobError, VarveError
-from varve.probe.data.dataset import LabelledRows, Question, load_rows
+from varve.probe.data.dataset import LabelledRows, Question, load_rows, sample_rows
 from varve.probe.data.feature_sets import choose_feature_sets
 from varve.probe.data.run_output import Output
 from varve.probe.data.split import TEST, TRAIN
@@ -96,7 +95,7 @@ def study(
         model=_resolve_model(model, rows, question),
         seed=question.seed,
         memory_bytes=memory_bytes // max(1, workers),
-        map_rows=_choose_map_rows(rows, question.seed),
+        map_rows=sample_rows(np.arange(rows.sizes["test"]), _MAP_ROWS, [question.seed, 3]),
     )
     trained: dict[str, ModelResult] = {}
     for result in spread(partial(train_model, settings), feature_sets):
@@ -126,13 +125,6 @@ def _resolve_model(model: str, rows: LabelledRows, question: Question) -> str:
     return model
 
 
-def _choose_map_rows(rows: LabelledRows, seed: int) -> NDArray[np.int64]:
-    count = rows.sizes["test"]
-    if count <= _MAP_ROWS:
-        return np.arange(count)
-    return np.sort(np.random.default_rng([seed, 3]).choice(count, _MAP_ROWS, replace=False))
-
-
 def _baselines(
     settings: StudySettings, texts: Texts, absent: dict[str, str], notes: list[str], *, with_bag_of_words: bool
 ) -> list[ModelResult]:
@@ -141,11 +133,10 @@ def _baselines(
     name, constant = "mean of the label", np.asarray(train.mean())[None]
     if rows.is_classification:
         name, constant = "majority class", np.bincount(train, minlength=len(rows.classes)) / len(train)
-    results = [_baseline(settings, name, np.tile(constant.astype(np.float32), (count, 1)), {}, 0.0)]
+    results = [_baseline(settings, name, np.tile(constant.astype(np.float32), (count, 1)), {})]
     if not with_bag_of_words:
         absent["bag of words"] = "--text none"
         return results
-    started = time.monotonic()
     try:
         scores, chosen, text_notes = score_bag_of_words(texts, rows, settings.seed, settings.memory_bytes)
     except VarveError as e:
@@ -153,12 +144,10 @@ def _baselines(
         absent["bag of words"] = f"{where}{e}"
         return results
     notes += text_notes
-    return [*results, _baseline(settings, "bag of words", scores, chosen, time.monotonic() - started)]
+    return [*results, _baseline(settings, "bag of words", scores, chosen)]
 
 
-def _baseline(
-    settings: StudySettings, name: str, scores: NDArray[np.float32], chosen: dict[str, float], seconds: float
-) -> ModelResult:
+def _baseline(settings: StudySettings, name: str, scores: NDArray[np.float32], chosen: dict[str, float]) -> ModelResult:
     rows = settings.rows
     test = evaluate(scores, rows.target[rows.in_split(TEST)], rows.groups[rows.in_split(TEST)], settings.seed)
-    return ModelResult(name, "baseline", "", None, scores.shape[1], test, {}, chosen, seconds, scores)
+    return ModelResult(name, "baseline", "", None, scores.shape[1], test, {}, chosen, scores)

@@ -3,7 +3,6 @@
 Invariants: the validation rows choose regularisation and epochs; the test rows are used once, for the report.
 """
 
-import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,26 +44,15 @@ class ModelResult:
     test: Evaluation
     validation: dict[str, float]  # metrics on the validation rows; empty for baselines
     chosen: dict[str, float]
-    seconds: float
     scores: NDArray[np.float32]  # of the test rows
     inputs: FeatureSet | None = None
-    shape: Shape | None = None
-    state: dict[str, Any] | None = None  # tensors of the head
+    head: Head | None = None
     map: NDArray[np.float32] | None = None  # (map rows, 2)
     variance: tuple[float, float] = (0.0, 0.0)  # share of the vectors' variance on each axis of the map
-    layer_weights: tuple[float, ...] = ()  # of a mix
-
-    @property
-    def head(self) -> Head:
-        """The trained head."""
-        assert self.shape is not None
-        assert self.state is not None
-        return Head.from_state(self.shape, self.state)
 
 
 def train_model(settings: StudySettings, inputs: FeatureSet) -> ModelResult:
     """Train and evaluate one model."""
-    started = time.monotonic()
     rows = settings.rows
     output = Output.open(settings.path)
     shape = _shape(settings, inputs)
@@ -86,14 +74,11 @@ def train_model(settings: StudySettings, inputs: FeatureSet) -> ModelResult:
         test=evaluate(scores, rows.target[test], rows.groups[test], settings.seed),
         validation=measure(validation_scores, rows.target[validation])(),
         chosen=fitted.chosen,
-        seconds=time.monotonic() - started,
         scores=scores,
         inputs=inputs,
-        shape=shape,
-        state=fitted.head.state(),
+        head=fitted.head,
         map=positions,
         variance=variance,
-        layer_weights=tuple(fitted.head.layer_weights),
     )
 
 

@@ -23,7 +23,6 @@ _MAX_ERRORS = 20
 _MAX_SHOWN_CLASSES = 30
 _SNIPPET_CHARACTERS = 400
 _DOT_CHARACTERS = 110
-_MAX_DOTS = 2000
 
 
 def render_page(study: Study, content: dict[str, Any], headline: str) -> str:
@@ -52,7 +51,7 @@ def render_page(study: Study, content: dict[str, Any], headline: str) -> str:
         order=[study.primary, *(name for name in names if name != study.primary)],
         confusion=_confusion(content),
         calibration=svg_plots.calibration_plot(Calibration(**content["calibration"])) if rows.is_classification else "",
-        values="" if rows.is_classification else _values(best.scores[:, 0], target),
+        values="" if rows.is_classification else svg_plots.value_plot(best.scores[:, 0].tolist(), target.tolist()),
         errors=_error_table(study, target, errors, texts),
         no_texts=no_texts,
         map_json=_script_json(_map(study, target, texts)),
@@ -69,11 +68,6 @@ def _script_json(content: dict[str, Any]) -> str:
     """JSON that cannot end the script element that holds it."""
     escaped = json.dumps(content, separators=(",", ":"))
     return escaped.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-
-
-def _values(predicted: NDArray, target: NDArray) -> str:
-    step = max(1, len(predicted) // _MAX_DOTS)
-    return svg_plots.value_plot(predicted[::step].tolist(), target[::step].tolist())
 
 
 def _confusion(content: dict[str, Any]) -> dict[str, Any]:

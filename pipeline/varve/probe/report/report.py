@@ -58,6 +58,7 @@ def best_probe(study: Study) -> Probe:
     """The best model of a study, as it is saved."""
     best, rows = study.best, study.rows
     assert best.inputs is not None
+    assert best.head is not None
     record = {
         "name": best.name,
         "model": study.settings.model,
@@ -65,7 +66,7 @@ def best_probe(study: Study) -> Probe:
         "chosen": best.chosen,
         "rows": rows.sizes,
         "test": {name: _metric(metric) for name, metric in best.test.metrics.items()},
-        "layer_weights": list(best.layer_weights),
+        "layer_weights": best.head.layer_weights,
     }
     return Probe(
         head=best.head,
@@ -90,7 +91,7 @@ def to_json(study: Study) -> dict[str, Any]:
         "seed": study.settings.seed,
         "rows": {**rows.sizes, "left_out": rows.left_out},
         "groups": study.question.groups,
-        "num_groups": int(rows.groups.max()) + 1 if rows.grouped else None,
+        "num_groups": int(rows.groups.max()) + 1 if study.question.groups is not None else None,
         "primary": study.primary,
         "best": best.name,
         # How much better the best model is than each other, on the same bootstrap draws.
@@ -132,7 +133,7 @@ def _result(result: ModelResult) -> dict[str, Any]:
         "test": {name: _metric(metric) for name, metric in result.test.metrics.items()},
         "validation": {name: _finite(value) for name, value in result.validation.items()},
         "chosen": result.chosen,
-        "layer_weights": list(result.layer_weights),
+        "layer_weights": result.head.layer_weights if result.head else [],
     }
 
 

@@ -5,7 +5,7 @@ scheme. Colour is never the only difference: shapes or labels differ too.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -215,17 +215,15 @@ def _legend(families: Mapping[str, int], layered: Sequence[ModelResult]) -> str:
     return "".join(drawn) + ring + f'<text x="{x + 22}" y="20">chosen on the validation rows</text>'
 
 
-_SIDE, _EDGE, _PAD = 380, 56, 14
+_SIDE, _EDGE, _PAD = 380, 56, 14  # of square plots
+_MAX_DOTS = 2000
 
 
-def _square_scales(low: float, high: float) -> tuple[_Scale, _Scale]:
-    """(x, y) of a square plot with both axes from low to high."""
-    return _Scale(low, high, _EDGE, _SIDE - _PAD), _Scale(low, high, _SIDE - _EDGE, _PAD)
-
-
-def _square(title: str, x_title: str, y_title: str, low: float, high: float, content: str) -> str:
-    """A square plot with grid, titles of the axes, diagonal and content."""
-    x, y = _square_scales(low, high)
+def _square(
+    title: str, x_title: str, y_title: str, low: float, high: float, draw: Callable[[_Scale, _Scale], str]
+) -> str:
+    """A square plot, both axes from low to high, with grid, diagonal and what `draw` makes of the scales of x and y."""
+    x, y = _Scale(low, high, _EDGE, _SIDE - _PAD), _Scale(low, high, _SIDE - _EDGE, _PAD)
     grid = "".join(
         f'<line class="grid" x1="{_EDGE}" x2="{_SIDE - _PAD}" y1="{y(mark)}" y2="{y(mark)}"/>'
         f'<text class="soft" x="{_EDGE - 7}" y="{y(mark) + 4}" text-anchor="end">{mark:g}</text>'
@@ -238,32 +236,37 @@ def _square(title: str, x_title: str, y_title: str, low: float, high: float, con
         f'<text transform="translate(14 {middle}) rotate(-90)" text-anchor="middle">{escape(y_title)}</text>'
     )
     diagonal = f'<line class="base" x1="{x(low)}" y1="{y(low)}" x2="{x(high)}" y2="{y(high)}"/>'
-    return _svg(_SIDE, _SIDE, title, grid + titles + diagonal + content)
+    return _svg(_SIDE, _SIDE, title, grid + titles + diagonal + draw(x, y))
 
 
 def calibration_plot(calibration: Calibration) -> str:
     """How often predictions of each confidence are right; larger dots stand for more rows."""
-    x, y = _square_scales(0, 1)
-    most = max(calibration.rows)
     bins = list(zip(calibration.confidence, calibration.right, calibration.rows, strict=True))
-    line = " ".join(f"{x(confidence)},{y(right)}" for confidence, right, _ in bins)
-    drawn = f'<polyline points="{line}" fill="none" stroke="var(--c0)" stroke-width="2"/>' + "".join(
-        f'<circle cx="{x(confidence)}" cy="{y(right)}" r="{3 + 6 * math.sqrt(rows / most):.1f}" fill="var(--c0)">'
-        f"<title>{rows:,} rows: predicted {confidence:.1%}, right {right:.1%}</title></circle>"
-        for confidence, right, rows in bins
-    )
+    most = max(calibration.rows)
+
+    def draw(x: _Scale, y: _Scale) -> str:
+        line = " ".join(f"{x(confidence)},{y(right)}" for confidence, right, _ in bins)
+        return f'<polyline points="{line}" fill="none" stroke="var(--c0)" stroke-width="2"/>' + "".join(
+            f'<circle cx="{x(confidence)}" cy="{y(right)}" r="{3 + 6 * math.sqrt(rows / most):.1f}" fill="var(--c0)">'
+            f"<title>{rows:,} rows: predicted {confidence:.1%}, right {right:.1%}</title></circle>"
+            for confidence, right, rows in bins
+        )
+
     titles = "Probability of the predicted class", "Share of rows that are right"
-    return _square("Calibration on the test rows", *titles, 0, 1, drawn)
+    return _square("Calibration on the test rows", *titles, 0, 1, draw)
 
 
 def value_plot(predicted: Sequence[float], values: Sequence[float]) -> str:
-    """Predictions against the label's values."""
-    ends = [*predicted, *values]
-    margin = 0.04 * (max(ends) - min(ends) or 1)
-    low, high = min(ends) - margin, max(ends) + margin
-    x, y = _square_scales(low, high)
-    dots = "".join(
-        f'<circle cx="{x(value)}" cy="{y(guess)}" r="2.6" fill="var(--c0)" opacity=".55"/>'
-        for guess, value in zip(predicted, values, strict=True)
-    )
-    return _square("Predictions on the test rows", "Label", "Prediction", low, high, dots)
+    """Predictions against the label's values, for about 2,000 rows at most."""
+    step = max(1, len(values) // _MAX_DOTS)
+    predicted, values = predicted[::step], values[::step]
+    low, high = min(*predicted, *values), max(*predicted, *values)
+    margin = 0.04 * (high - low or 1)
+
+    def draw(x: _Scale, y: _Scale) -> str:
+        return "".join(
+            f'<circle cx="{x(value)}" cy="{y(guess)}" r="2.6" fill="var(--c0)" opacity=".55"/>'
+            for guess, value in zip(predicted, values, strict=True)
+        )
+
+    return _square("Predictions on the test rows", "Label", "Prediction", low - margin, high + margin, draw)
