@@ -5,7 +5,8 @@ import sys
 
 import pytest
 
-from tests.probes import ROWS
+from tests.outputs import column, write_output
+from tests.probes import ROWS, WIDTH, problem
 from varve.cli.main import run_command
 
 
@@ -27,11 +28,13 @@ def test_report_and_model_are_written_and_read_as_utf8_in_any_locale(output, tmp
     assert "gr\u00fcn" in (tmp_path / "p/report.html").read_text("utf-8")
 
 
-def test_stopped_probe_does_not_promise_to_resume(output, tmp_path):
-    argv = ["probe", output(), "--label", "label", "--model", "mlp", "--output", str(tmp_path / "probe")]
-    command = [sys.executable, "-m", "varve", *argv, "--text", "none"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr.readline().startswith("1 of 4 models")
+def test_stopped_probe_does_not_promise_to_resume(tmp_path):
+    inputs, target = problem()
+    features = {column(f"cls_{layer:02d}", WIDTH, layer=layer): inputs for layer in range(60)}  # work for minutes
+    path = write_output(tmp_path / "run", features, {"label": target.tolist()})
+    argv = ["probe", path, "--label", "label", "--model", "mlp", "--text", "none", "--output", str(tmp_path / "probe")]
+    with subprocess.Popen([sys.executable, "-m", "varve", *argv], stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr.readline().startswith("1 of 62 models")
         process.send_signal(signal.SIGINT)
         error = process.stderr.read()
     assert process.returncode == 1
