@@ -53,7 +53,7 @@ CLS, MEAN = {"pooling_mode_cls_token": True}, {"pooling_mode_mean_tokens": True}
         (["Pooling", "Normalize"], MEAN, {"a": "mean", "b": "cls+normalize"}, [UNIT]),
         (["Pooling", "Normalize"], CLS, {"a": "mean"}, ["cls pooling (no feature has it)", UNIT]),
         (["Pooling", "Normalize"], MEAN, {"a": "mean+normalize"}, []),
-        (["Pooling", "Dense", "LayerNorm"], MEAN, {"a": "mean"}, ["Dense and LayerNorm applied to vectors (not here)"]),
+        (["Pooling", "Dense", "LayerNorm"], MEAN, {"a": "mean"}, ["Dense and LayerNorm applied to vectors (not by this job)"]),
         (["Pooling", "Dense"], CLS, {"a": "mean@1", "b": "tokens"}, []),  # no feature is comparable
     ],
 )
@@ -64,7 +64,7 @@ def test_differences_in_vectors_are_reported(modules, pooling, features, expecte
 @pytest.mark.parametrize(
     ("prompts", "max_length", "max_tokens", "expected"),
     [
-        ({"query": "query: ", "document": ""}, 128, 128, ["prompts before texts: query (none here)"]),
+        ({"query": "query: ", "document": ""}, 128, 128, ["prompts before texts: query (this job adds none)"]),
         ({"query": "", "document": ""}, None, 128, []),
         (None, 256, 128, ["texts cut at 256 tokens (here 128)"]),
         (None, 256, None, []),

@@ -53,7 +53,7 @@ def _compare_vectors(folder: str, modules: Mapping[str, str], feature_plan: Feat
     if "Normalize" in modules and not any(column.normalize for column in same_pool or comparable):
         yield "vectors of length 1 (no feature is normalized)"
     if others := sorted(modules.keys() - _REPRODUCIBLE):
-        yield f"{' and '.join(others)} applied to vectors (not here)"
+        yield f"{' and '.join(others)} applied to vectors (not by this job)"
 
 
 def _read_pools(file: Path) -> list[str]:
@@ -69,7 +69,7 @@ def _read_pools(file: Path) -> list[str]:
 def _compare_texts(folder: str, max_tokens: int | None) -> Iterator[str]:
     prompts = _read(Path(folder, "config_sentence_transformers.json"), dict).get("prompts")
     if isinstance(prompts, dict) and (names := [name for name, prompt in prompts.items() if prompt]):
-        yield f"prompts before texts: {', '.join(names)} (none here)"
+        yield f"prompts before texts: {', '.join(names)} (this job adds none)"
     max_length = _read(Path(folder, "sentence_bert_config.json"), dict).get("max_seq_length")
     if isinstance(max_length, int) and max_tokens not in (max_length, None):
         yield f"texts cut at {max_length} tokens (here {max_tokens})"

@@ -1,1 +1,1 @@
-"""The user's own code that a job names: found and hashed unrun, sent as text, run from it."""
+"""User functions that a job names: hashed without being run, sent to workers as text, and imported from it."""
