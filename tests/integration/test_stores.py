@@ -187,9 +187,7 @@ def test_wrong_access_exits_with_1_and_the_store_s_message(
     assert "SKTEST" not in printed.out + printed.err
 
 
-def test_read_only_bucket_exits_with_1_before_the_model_is_loaded(
-    container, docs, arguments, read_only, capfd
-):
+def test_read_only_bucket_exits_with_1_before_the_model_is_loaded(container, docs, arguments, read_only, capfd):
     """The model does not exist, which would be exit code 2 if the bucket were not checked first."""
     address = container("radosgw")
     with read_only(address):
@@ -205,7 +203,7 @@ def test_source_file_replaced_in_a_run_is_refused_and_named(arguments, command, 
     pq.write_table(pa.table({"text": texts}), source, row_group_size=1000)
     job = (str(source), str(output), "output.rows_per_part=500")
     process = subprocess.Popen(command(*job), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    wait_until((output / "_varve/job.json").exists, "the run has started", alive=process)
+    wait_until((output / "_varve/job.json").exists, "the run has started", alive=process, timeout_s=RUN_S)
     os.utime(source, (1, 1))
     _, errors = process.communicate(timeout=RUN_S)
     assert process.returncode == 1

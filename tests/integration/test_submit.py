@@ -125,7 +125,7 @@ def test_interrupt_detaches_and_the_run_continues(head, job_file, tmp_path):
     process.send_signal(signal.SIGINT)
     assert process.wait(PATIENCE_S) == 0
     assert "detached" in process.stderr.read()
-    wait_until((tmp_path / "detached-out/_varve/manifest.json").exists, "the run has ended")
+    wait_until((tmp_path / "detached-out/_varve/manifest.json").exists, "the run has ended", timeout_s=RUN_S)
 
 
 def test_unknown_submission_is_reported_with_the_advice_to_submit_again(head):
