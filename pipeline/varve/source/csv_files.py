@@ -20,12 +20,7 @@ _CONVERTING = {"thousands", "true_values", "false_values", "converters"}
 
 
 def read_csv(file: IO[bytes], features: Features, options: dict[str, Any]) -> Iterator[pa.Table]:
-    """The columns of one CSV file that it has. An empty file has no rows.
-
-    Args:
-        file: opened for reading bytes.
-        features: the columns to read, of types that pandas reads (see `readable_features`).
-        options: of `pandas.read_csv` (see `pandas_options`).
+    """The columns of a CSV file, without those that it lacks. An empty file has no rows.
 
     Raises:
         ValueError: the file has none of the columns, or a value does not have its column's type.

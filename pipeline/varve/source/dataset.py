@@ -105,7 +105,7 @@ class Dataset:
         use_options(self.files[0], self.storage_options)
         try:
             with ending_calmly():
-                for table in _rebatch(self.reader.read(shard, first)):
+                for table in _rebatch(self.reader.read(shard, first), READ_ROWS):
                     yield _cast(table, self.schema)
                     row += len(table)
         except Exception as e:  # each file system and format raises its own exceptions
@@ -123,36 +123,33 @@ class Dataset:
         Raises:
             RunError: the shard cannot be read, or its file has changed; no row of the new file is yielded.
         """
-        start = missing.first
-        waiting: list[pa.Table] = []
-        num_waiting = 0
-        for table in self.read(shard, start):
-            waiting.append(table)
-            num_waiting += table.num_rows
-            while num_waiting >= rows_per_part:
-                rows = pa.concat_tables(waiting)
-                if missing.wants(start):
-                    self.check(shard)
-                    yield start, rows.slice(0, rows_per_part)
-                start += rows_per_part
-                waiting, num_waiting = [rows.slice(rows_per_part)], num_waiting - rows_per_part
-                if missing.is_past(start):
-                    return
-        if missing.wants(start):
+        start, is_whole = missing.first, True
+        for table in _rebatch(self.read(shard, start), rows_per_part):
+            if missing.wants(start):
+                self.check(shard)
+                yield start, table
+            start += rows_per_part
+            is_whole = len(table) == rows_per_part
+            if is_whole and missing.is_past(start):
+                return
+        if is_whole and missing.wants(start):
             self.check(shard)
-            yield start, pa.concat_tables(waiting) if waiting else self.schema.empty_table()
+            yield start, self.schema.empty_table()
 
 
-def _rebatch(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    """The same rows in tables of `READ_ROWS` rows; the last is shorter."""
-    waiting = None
+def _rebatch(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
+    """The same rows in tables of a fixed number of rows; the last has fewer."""
+    waiting: list[pa.Table] = []
+    num_waiting = 0
     for table in tables:
-        waiting = pa.concat_tables([waiting, table]) if waiting else table
-        while len(waiting) >= READ_ROWS:
-            yield waiting.slice(0, READ_ROWS)
-            waiting = waiting.slice(READ_ROWS)
-    if waiting:
-        yield waiting
+        waiting.append(table)
+        num_waiting += len(table)
+        while num_waiting >= rows:
+            joined = pa.concat_tables(waiting)
+            yield joined.slice(0, rows)
+            waiting, num_waiting = [joined.slice(rows)], num_waiting - rows
+    if num_waiting:
+        yield pa.concat_tables(waiting)
 
 
 def _cast(table: pa.Table, schema: pa.Schema) -> pa.Table:

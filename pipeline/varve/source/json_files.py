@@ -24,19 +24,13 @@ def read_json(
     features: Features,
     *,
     chunksize: int,
-    field: str | None = None,
-    encoding: str = "utf-8",
-    encoding_errors: str | None = None,
+    field: str | None,
+    encoding: str,
+    encoding_errors: str | None,
 ) -> Iterator[pa.Table]:
-    """The columns of one JSON file. Files with one object per line are read in chunks, others as a whole.
+    """The columns of a JSON file, with the options of the builder of `datasets`.
 
-    Args:
-        file: opened for reading bytes.
-        features: the columns to read; other keys are ignored, a missing key is null.
-        chunksize: bytes per chunk.
-        field: key of the rows, if the file is one object that holds them.
-        encoding: of the file.
-        encoding_errors: how to decode bytes that are invalid in this encoding, as in `open`.
+    Files with one object per line are read in chunks, others as a whole. A missing key is null, other keys are ignored.
 
     Raises:
         ValueError: the file is not JSON, or a row is not an object.
@@ -45,34 +39,29 @@ def read_json(
         file = cast("IO[bytes]", EncodedFile(file, "utf-8", encoding, encoding_errors or "strict"))
     chunk = file.read(chunksize).removeprefix(BOM_UTF8)
     if field is not None or chunk.lstrip().startswith(b"["):
-        content = json.loads(chunk + file.read())
-        yield _parse_rows(content if field is None else content[field], features)
+        yield _parse_whole(chunk + file.read(), features, field)
         return
-    is_first = True
-    while chunk:
-        chunk += file.readline()
-        try:
-            table = _parse_lines(chunk, features)
-        except ValueError:
-            if not is_first:
-                raise
-            yield _parse_rows(list(_objects((chunk + file.read()).decode())), features)
-            return
-        yield table
-        is_first, chunk = False, file.read(chunksize)
+    chunk += file.readline()
+    try:
+        table = _parse_lines(chunk, features)
+    except ValueError:
+        table = _parse_whole(chunk + file.read(), features, field)
+    yield table
+    while chunk := file.read(chunksize):
+        yield _parse_lines(chunk + file.readline(), features)
 
 
-def _objects(text: str) -> Iterator[Any]:
-    """JSON values that follow each other, with any whitespace between them."""
-    decoder, end = json.JSONDecoder(), 0
+def _parse_whole(content: bytes, features: Features, field: str | None) -> pa.Table:
+    """A table of any other layout that `datasets` accepts, such as a list, or objects over several lines."""
+    text, end, rows = content.decode(), 0, []
     while (start := cast("re.Match[str]", _WHITESPACE.match(text, end)).end()) < len(text):
-        value, end = decoder.raw_decode(text, start)
-        yield value
-
-
-def _parse_rows(rows: Any, features: Features) -> pa.Table:
-    """The layouts that `datasets` accepts: a list of objects, a list of texts, or an object of columns."""
-    if isinstance(rows, dict):
+        value, end = json.JSONDecoder().raw_decode(text, start)
+        rows.append(value)
+    if field is not None:
+        rows = rows[0][field]
+    elif isinstance(rows[0], list):
+        rows = rows[0]
+    if isinstance(rows, dict):  # columns
         rows = [dict(zip(rows, values, strict=True)) for values in zip(*rows.values(), strict=True)]
     rows = [{"text": row} if isinstance(row, str) else row for row in rows]
     return _parse_lines("\n".join(map(json.dumps, rows)).encode(), features)

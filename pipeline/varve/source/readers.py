@@ -6,7 +6,7 @@ with nulls, where `datasets` refuses the file. Shards have the order of `dataset
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import IO, Any, Protocol, cast
+from typing import IO, Any, cast
 
 import pyarrow as pa
 import pyarrow.dataset as pads
@@ -18,14 +18,6 @@ from datasets.utils.file_utils import xopen
 READ_ROWS = 1024
 
 
-class Reader(Protocol):
-    """Interface through which a dataset reads its shards. Safe to pickle."""
-
-    def read(self, shard: int, first: int) -> Iterator[pa.Table]:
-        """The rows of a shard from row `first` on, in order, in tables of any size."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class StreamReader:
     """Reads a source as `datasets` streams it; rows before the first are read and dropped."""
@@ -33,7 +25,7 @@ class StreamReader:
     stream: IterableDataset
 
     def read(self, shard: int, first: int) -> Iterator[pa.Table]:
-        """See `Reader`."""
+        """The rows of a shard from row `first` on, in tables of any size."""
         stream = self.stream.shard(self.stream.num_shards, shard).with_format("arrow")
         return _skip_rows(cast("Iterator[pa.Table]", stream.iter(READ_ROWS)), first)
 
@@ -47,7 +39,7 @@ class FileReader:
     parse: Callable[[IO[bytes], Features], Iterator[pa.Table]]
 
     def read(self, shard: int, first: int) -> Iterator[pa.Table]:
-        """See `Reader`."""
+        """The rows of a shard from row `first` on, in tables of any size."""
         return _skip_rows(self._tables(self.files[shard]), first)
 
     def _tables(self, uri: str) -> Iterator[pa.Table]:
@@ -68,7 +60,7 @@ class ParquetReader:
     filters: Any  # as in `pyarrow.parquet.read_table`; None keeps all rows
 
     def read(self, shard: int, first: int) -> Iterator[pa.Table]:
-        """See `Reader`. Row groups that end before row `first` are not fetched."""
+        """The rows of a shard from row `first` on, in tables of any size; row groups before it are not fetched."""
         number = self.file_of_shard[shard]
         with _open(self.files[number]) as file:
             fragment = pads.ParquetFileFormat().make_fragment(file)
@@ -90,6 +82,9 @@ class ParquetReader:
         )
         for batch in batches:
             yield _conform(pa.Table.from_batches([batch]), self.features)
+
+
+Reader = StreamReader | FileReader | ParquetReader
 
 
 def _open(uri: str) -> IO[bytes]:
