@@ -100,12 +100,13 @@ def _sample(data: TrainingData, num_rows: int) -> TrainingData:
         count += len(rows)
         if count >= num_rows:
             break
-    numbers, rows = map(np.concatenate, zip(*batches, strict=True))
+    numbers = np.concatenate([numbers for numbers, _ in batches])
     # A rare class may have no row among them: add one of each such class.
     classes, first = np.unique(data.target, return_index=True)
     missing = first[~np.isin(classes, data.target[numbers])]
     numbers = np.concatenate([numbers, missing])
-    rows = np.concatenate([rows, *(data.train.rows(row, row + 1) for row in missing.tolist())])
+    missing_rows = [data.train.rows(row, row + 1) for row in missing.tolist()]
+    rows = np.concatenate([*(rows for _, rows in batches), *missing_rows])
     return replace(data, train=Matrix(len(rows), data.train.width, rows), target=data.target[numbers])
 
 
