@@ -7,7 +7,7 @@ import torch
 from varve.config.feature import Feature
 from varve.encoder.kernels.cpu_library import find_cpu_library
 
-TOLERANCE = 2e-5  # float32, absolute: the promise of the README
+TOLERANCE = 2e-5  # float32, absolute, as the README promises
 
 BERT = {
     "vocab_size": 30522,
@@ -64,7 +64,7 @@ ARCHITECTURES = {
     "jina_embeddings_v3": BERT | {"pad_token_id": 1, "bos_token_id": 101, "eos_token_id": 102},
 }
 PACKED = set(ARCHITECTURES) - {"deberta-v2"}
-# Not of BERT's kin in one thing that a test is about.
+# Models that differ from BERT in one property, which some test needs.
 RELATED = {
     "longformer": BERT | {"pad_token_id": 1, "attention_window": 16, "max_position_embeddings": 514},
     "big_bird": BERT | {"pad_token_id": 0, "attention_type": "original_full"},
@@ -93,18 +93,18 @@ EVERYTHING = {pool: Feature(pool=pool, layers="all", special_tokens=pool == "tok
 
 
 def worst_difference(columns, outputs) -> dict[str, float]:
-    """Of the columns of `EVERYTHING`, from the outputs of plain transformers for the same texts: of each pooling."""
+    """{pooling: largest difference} between the columns of `EVERYTHING` and plain transformers for the same texts."""
     worst = dict.fromkeys(POOLS, 0.0)
     for row, output in enumerate(outputs):
         for layer, hidden in enumerate(output.hidden_states):
-            for pool, by in POOLS.items():
-                got, want = columns[f"{pool}_{layer:02d}"][row], by(hidden[0]).numpy()
+            for pool, reference in POOLS.items():
+                got, want = columns[f"{pool}_{layer:02d}"][row], reference(hidden[0]).numpy()
                 assert got.shape == want.shape
                 worst[pool] = max(worst[pool], float(np.abs(got - want).max()))
     return worst
 
 
 def leave_all_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a CPU without AVX2: no compiled code runs, wherever it would be called."""
+    """Run no compiled code, as on a CPU without AVX2."""
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "DEFAULT")
     assert find_cpu_library() is None

@@ -1,4 +1,4 @@
-"""What only a GPU can show. Skipped without one; tests/unit/encoder/test_pack_executor.py covers the logic on a CPU."""
+"""Tests that need a GPU; tests/unit/encoder/test_pack_executor.py covers the logic on a CPU."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ def relative(got: dict, want: dict) -> float:
     return max(float(np.linalg.norm(got[name] - want[name]) / np.linalg.norm(want[name])) for name in want)
 
 
-# The oldest transformers that is allowed does not know them all.
+# The oldest supported transformers does not have all of them.
 @pytest.mark.parametrize("architecture", [name for name in ARCHITECTURES if name in CONFIG_MAPPING])
 def test_float32_on_cuda_equals_float32_on_the_cpu(architecture, tiny):
     spec = Model(name=tiny(architecture), max_tokens=128, dtype="float32")
@@ -40,13 +40,13 @@ def test_half_precision_of_a_real_shape_stays_within_its_bound(dtype, bound, tin
     assert relative({"e": half(TEXTS)["e"]}, {"e": want["e"]}) <= bound
 
 
-def test_the_order_of_texts_changes_half_precision_in_its_last_bits_alone(tiny):
+def test_the_order_of_texts_changes_only_the_last_bits_of_half_precision(tiny):
     encoder = Encoder(Model(name=tiny("bert"), max_tokens=128), {"e": Feature(pool="mean")}, device="cuda")
-    forth, back = encoder(TEXTS)["e"], encoder(TEXTS[::-1])["e"][::-1]
-    assert np.abs(forth - back).max() <= 4e-3
+    forward, reverse = encoder(TEXTS)["e"], encoder(TEXTS[::-1])["e"][::-1]
+    assert np.abs(forward - reverse).max() <= 4e-3
 
 
-def test_a_pack_beyond_the_memory_is_split_and_gives_the_same_vectors(tiny):
+def test_a_pack_that_exceeds_the_memory_is_split_and_gives_the_same_vectors(tiny):
     spec = Model(name=tiny("bert"), max_tokens=128)
     want = Encoder(spec, {"e": Feature(pool="mean")}, device="cuda")(TEXTS)["e"]
     encoder = Encoder(spec, {"e": Feature(pool="mean")}, device="cuda", tokens_per_pack=1 << 20)

@@ -1,4 +1,4 @@
-"""Triton's kernels against torch in float64. Skipped without a GPU, where they can't run."""
+"""The Triton kernels against torch in float64; needs a GPU."""
 
 import numpy as np
 import pytest
@@ -11,16 +11,16 @@ from varve.encoder.kernels.gpu_support import find_triton_kernels
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
-# One token, windows that fill no tile, one tile to the last token, and tiles of every size side by side.
+# One token, windows that do not fill a tile, windows that fill it exactly, and tiles of every size.
 LENGTHS = [[1], [1] * 70, [3, 9, 9, 20, 31], [16] * 13 + [32], [64] * 3, [2, 7, 17, 33, 97], [40, 128, 129, 160, 600]]
 HALF = {torch.float16: 2e-3, torch.bfloat16: 2e-2}
 
 
 @pytest.fixture(scope="module")
 def code():
-    found = find_triton_kernels()
-    assert found is not None
-    return found
+    kernels = find_triton_kernels()
+    assert kernels is not None
+    return kernels
 
 
 @pytest.fixture(autouse=True)
@@ -33,8 +33,8 @@ def offsets(lengths):
 
 
 def tiles_of(lengths):
-    table, parts = make_tiles(np.array(lengths))
-    return Tiles(torch.from_numpy(table).cuda(), parts)
+    table, groups = make_tiles(np.array(lengths))
+    return Tiles(torch.from_numpy(table).cuda(), groups)
 
 
 def relative(got, want):
@@ -72,10 +72,10 @@ def test_norms_of_sums_are_those_of_float64(tokens, width, dtype, code):
 def test_attention_within_windows_is_that_of_float64(lengths, head_dim, dtype, reach, code):
     q, k, v = torch.randn(sum(lengths), 3, 2, head_dim, device="cuda").to(dtype).unbind(1)
     window = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths)).cuda()
-    place = torch.arange(len(window), device="cuda")
+    position = torch.arange(len(window), device="cuda")
     seen = window[:, None] == window
     if reach:
-        seen &= (place[:, None] - place).abs() <= reach
+        seen &= (position[:, None] - position).abs() <= reach
     wide = (each.double().transpose(0, 1) for each in (q, k, v))
     want = scaled_dot_product_attention(*wide, attn_mask=seen, scale=0.3).transpose(0, 1)
     assert relative(code.attend_windows(q, k, v, tiles_of(lengths), 0.3, reach), want) <= HALF[dtype]
@@ -83,7 +83,7 @@ def test_attention_within_windows_is_that_of_float64(lengths, head_dim, dtype, r
 
 @pytest.mark.parametrize("bad", [float("inf"), float("-inf"), float("nan")])
 @pytest.mark.parametrize("part", [0, 1, 2], ids=["query", "key", "value"])
-def test_a_window_that_is_not_finite_spoils_itself_alone(bad, part, code):
+def test_nan_and_infinity_stay_in_their_window(bad, part, code):
     tiles = tiles_of([20, 20, 20, 30])
     qkv = torch.randn(90, 3, 2, 32, device="cuda").half()
     want = code.attend_windows(*qkv.unbind(1), tiles, 0.2, 0)
@@ -94,7 +94,7 @@ def test_a_window_that_is_not_finite_spoils_itself_alone(bad, part, code):
     assert not torch.isfinite(got[40:60, 1]).all()
 
 
-def test_a_window_has_the_same_bits_alone_and_beside_others(code):
+def test_a_window_has_the_same_bits_alone_and_with_others(code):
     lengths = [5, 16, 17, 33, 64, 65, 100, 129, 300]
     q, k, v = torch.randn(sum(lengths), 3, 2, 64, device="cuda").half().unbind(1)
     together = code.attend_windows(q, k, v, tiles_of(lengths), 0.2, 0)

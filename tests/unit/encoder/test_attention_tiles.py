@@ -1,4 +1,4 @@
-"""Tiles of queries: every token once, never beyond its window."""
+"""Tiles of queries hold every token once, and never extend beyond its window."""
 
 import numpy as np
 from hypothesis import given
@@ -10,16 +10,16 @@ ANY = st.one_of(st.integers(1, 70), st.integers(1, 600))
 LENGTHS = st.lists(ANY, min_size=1, max_size=60).map(sorted).map(np.array)
 
 
-def queries_of(table, parts):
-    """(N, 2) the first query of each tile and the one after its last."""
-    most = np.concatenate([np.full(part.count, part.queries) for part in parts])
-    return np.stack([table[:, 0], np.minimum(table[:, 0] + most, table[:, 2])], axis=1)
+def queries_of(table, groups):
+    """(N, 2) first query of each tile, and the query after its last."""
+    sizes = np.concatenate([np.full(group.count, group.queries) for group in groups])
+    return np.stack([table[:, 0], np.minimum(table[:, 0] + sizes, table[:, 2])], axis=1)
 
 
 @given(LENGTHS)
-def test_tiles_of_any_windows_hold_each_token_once_beside_those_of_its_window(lengths):
-    table, parts = make_tiles(lengths)
-    queries = queries_of(table, parts)
+def test_each_token_is_in_one_tile_of_its_own_window(lengths):
+    table, groups = make_tiles(lengths)
+    queries = queries_of(table, groups)
     assert queries[0, 0] == 0
     assert queries[-1, 1] == lengths.sum()
     assert (queries[1:, 0] == queries[:-1, 1]).all()
@@ -30,22 +30,22 @@ def test_tiles_of_any_windows_hold_each_token_once_beside_those_of_its_window(le
 
 
 @given(LENGTHS)
-def test_parts_of_any_windows_follow_each_other_and_know_their_longest(lengths):
-    table, parts = make_tiles(lengths)
-    assert [part.first for part in parts] == [sum(other.count for other in parts[:at]) for at in range(len(parts))]
-    assert sum(part.count for part in parts) == len(table)
-    for part in parts:
-        tiles = table[part.first : part.first + part.count]
-        assert (tiles[:, 2] - tiles[:, 1]).max() == part.longest
+def test_groups_are_consecutive_and_hold_the_length_of_their_longest_window(lengths):
+    table, groups = make_tiles(lengths)
+    assert [group.first for group in groups] == [sum(other.count for other in groups[:at]) for at in range(len(groups))]
+    assert sum(group.count for group in groups) == len(table)
+    for group in groups:
+        tiles = table[group.first : group.first + group.count]
+        assert (tiles[:, 2] - tiles[:, 1]).max() == group.longest
 
 
 @given(LENGTHS, st.integers(1, 600))
-def test_a_window_is_cut_alike_alone_and_beside_others(lengths, length):
+def test_a_window_has_the_same_tiles_alone_and_with_others(lengths, length):
     together = np.sort(np.append(lengths, length))
-    table, parts = make_tiles(together)
-    alone_table, alone_parts = make_tiles(np.array([length]))
+    table, groups = make_tiles(together)
+    alone_table, alone_groups = make_tiles(np.array([length]))
     start = together[together < length].sum()
     own = table[:, 1] == start
     assert (table[own] - start == alone_table).all()
-    sizes = np.concatenate([np.full(part.count, part.queries) for part in parts])
-    assert set(sizes[own]) == {alone_parts[0].queries}
+    sizes = np.concatenate([np.full(group.count, group.queries) for group in groups])
+    assert set(sizes[own]) == {alone_groups[0].queries}

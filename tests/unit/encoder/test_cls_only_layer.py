@@ -1,4 +1,4 @@
-"""The highest layer for first tokens alone, against plain transformers and against the whole layer."""
+"""The highest layer computed for CLS tokens only, compared with plain transformers and with the full layer."""
 
 import numpy as np
 import pytest
@@ -12,16 +12,14 @@ from varve.encoder.model.cls_only_layer import ClsOnlyLayer
 from varve.encoder.model.layer_hooks import find_layers
 from varve.encoder.model.parity_check import is_cls_only_exact
 
-# Those whose last layer has a module of its own behind attention, or at its end (MPNet).
+# Architectures whose last layer can be computed for CLS tokens only.
 NARROW = {"bert", "roberta", "xlm-roberta", "electra", "mpnet"}
-NEIGHBOURS = 2e-6  # see test_neighbours.py
+NEIGHBOURS = 2e-6  # see test_batch_invariance.py
 
 
 @pytest.mark.parametrize("compiled", [True, False])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_cls_alone_equals_plain_transformers_whether_the_layer_can_be_cut_or_not(
-    architecture, compiled, tiny, plain, monkeypatch
-):
+def test_cls_vectors_equal_plain_transformers(architecture, compiled, tiny, plain, monkeypatch):
     if not compiled:
         leave_all_to_torch(monkeypatch)
     folder = tiny(architecture)
@@ -44,7 +42,7 @@ def test_cls_alone_equals_plain_transformers_whether_the_layer_can_be_cut_or_not
         ({"e": "cls@2", "a": "attentions@1"}, False),
     ],
 )
-def test_only_cls_alone_cuts_the_highest_layer_and_lower_layers_stay_whole(features, narrow, tiny, plain):
+def test_the_highest_layer_is_reduced_only_if_all_its_features_are_cls(features, narrow, tiny, plain):
     folder = tiny("bert")
     encoder = Encoder(Model(name=folder, max_tokens=128), features, device="cpu")
     assert encoder.top_layer == ("first tokens" if narrow else "all tokens")
@@ -57,7 +55,7 @@ def test_only_cls_alone_cuts_the_highest_layer_and_lower_layers_stay_whole(featu
                 assert np.abs(got - POOLS[column.pool](hidden).numpy()).max(initial=0) <= TOLERANCE, column.name
 
 
-def test_the_pooler_of_a_layer_cut_to_first_tokens_equals_plain_transformers(tiny, plain):
+def test_the_pooler_of_a_reduced_layer_equals_plain_transformers(tiny, plain):
     folder = tiny("bert")
     encoder = Encoder(Model(name=folder, max_tokens=128), {"p": "pooler"}, device="cpu")
     assert encoder.top_layer == "first tokens"
@@ -66,7 +64,7 @@ def test_the_pooler_of_a_layer_cut_to_first_tokens_equals_plain_transformers(tin
 
 
 @pytest.mark.parametrize("compiled", [True, False])
-def test_a_first_token_alone_and_in_any_pack_and_thread_differs_in_the_last_bits_at_most(compiled, tiny, monkeypatch):
+def test_a_cls_vector_depends_on_pack_and_thread_in_the_last_bits_at_most(compiled, tiny, monkeypatch):
     if not compiled:
         leave_all_to_torch(monkeypatch)
     spec = Model(name=tiny("bert"), max_tokens=128)
@@ -78,7 +76,7 @@ def test_a_first_token_alone_and_in_any_pack_and_thread_differs_in_the_last_bits
     assert np.abs(alone - together).max() <= NEIGHBOURS
 
 
-def test_a_layer_that_is_not_the_last_is_found_out(tiny):
+def test_a_hook_on_another_layer_is_detected(tiny):
     model = AutoModel.from_pretrained(tiny("bert"), attn_implementation="packed").eval()
     below = ClsOnlyLayer(find_layers(model)[0].attention.output)
     assert not is_cls_only_exact(model, below, 128)

@@ -1,4 +1,4 @@
-"""Compiled code, and attention in it: `make install` builds it on an x86-64 machine with a C compiler."""
+"""The compiled library and its attention; `make install` builds it on an x86-64 machine with a C compiler."""
 
 import os
 import platform
@@ -18,11 +18,11 @@ from varve.encoder.encoder import Encoder
 from varve.encoder.kernels.cpu_library import BIAS_PADDING, CpuLibrary, can_attend, find_cpu_library
 
 ROOT = Path(__file__).parents[3]
-TOLERANCE = 3e-6  # of values of about 1, as torch's own kernel
+TOLERANCE = 3e-6  # for values of about 1, as torch's own kernel
 BUILT = [kernel for instructions in ("amx", "avx512", "avx2") if (kernel := CpuLibrary.load(instructions))]
 CAN_BUILD = platform.machine() == "x86_64" and shutil.which("cc") is not None
 
-pytestmark = pytest.mark.skipif(not CAN_BUILD, reason="this machine has no C compiler, or is no x86-64")
+pytestmark = pytest.mark.skipif(not CAN_BUILD, reason="needs x86-64 and a C compiler")
 each_kernel = pytest.mark.parametrize("kernel", BUILT, ids=lambda kernel: kernel.instructions)
 
 
@@ -36,17 +36,17 @@ def attend(kernel, qkv, lengths, scaling=None, reach=None, bias=None):
 
 
 def in_double(qkv, lengths, scaling=None, reach=None, bias=None):
-    whole = []
+    attended = []
     for window in zip(*(x.double().split(lengths) for x in qkv), strict=True):
         at = torch.arange(len(window[0]))
-        behind = at[:, None] - at[None]
-        near = None if reach is None else behind.abs() <= reach
+        difference = at[:, None] - at[None]
+        mask = None if reach is None else difference.abs() <= reach
         if bias is not None:
-            added = bias.double()[:, behind + max(lengths) - 1]
-            near = added if near is None else added.masked_fill(~near, float("-inf"))
+            added = bias.double()[:, difference + max(lengths) - 1]
+            mask = added if mask is None else added.masked_fill(~mask, float("-inf"))
         q, k, v = (x.transpose(0, 1) for x in window)
-        whole.append(F.scaled_dot_product_attention(q, k, v, attn_mask=near, scale=scaling).transpose(0, 1))
-    return torch.cat(whole)
+        attended.append(F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scaling).transpose(0, 1))
+    return torch.cat(attended)
 
 
 def draw(tokens, heads, dim, seed=0):
@@ -69,14 +69,14 @@ def test_windows_of_every_length_equal_attention_in_double(kernel, dim):
 
 @each_kernel
 @pytest.mark.parametrize("scaling", [0.3, 0.02])
-def test_scores_are_scaled_as_the_model_says(kernel, scaling):
+def test_scores_are_scaled(kernel, scaling):
     qkv = draw(40, 3, 32)
     assert float((attend(kernel, qkv, [33, 7], scaling) - in_double(qkv, [33, 7], scaling)).abs().max()) <= TOLERANCE
 
 
 @each_kernel
 @pytest.mark.parametrize("reach", [0, 1, 3, 15, 16, 17, 64, 500])
-def test_tokens_out_of_reach_count_for_nothing(kernel, reach):
+def test_tokens_out_of_reach_have_no_weight(kernel, reach):
     lengths = [1, 2, 7, 16, 17, 33, 64, 129, 300]
     qkv = draw(sum(lengths), 2, 32)
     want = in_double(qkv, lengths, reach=reach)
@@ -95,7 +95,7 @@ def test_a_bias_by_distance_is_added_to_the_scores_of_each_head(kernel, reach):
 
 
 @each_kernel
-def test_a_number_out_of_reach_that_is_not_finite_does_no_harm(kernel):
+def test_nan_out_of_reach_has_no_effect(kernel):
     q, k, v = draw(200, 2, 32)
     want = attend(kernel, (q, k, v), [200], reach=20)
     for x in (k, v):
@@ -106,7 +106,7 @@ def test_a_number_out_of_reach_that_is_not_finite_does_no_harm(kernel):
 
 
 @each_kernel
-def test_queries_keys_and_values_may_lie_in_one_product_or_head_by_head(kernel):
+def test_queries_keys_and_values_may_have_any_strides(kernel):
     fused = torch.randn(50, 3 * 4 * 32).unflatten(1, (3, 4, 32)).unbind(1)  # strides of one product of all three
     by_head = [x.transpose(0, 1).contiguous().transpose(0, 1) for x in fused]
     want = in_double(fused, [17, 33])
@@ -116,8 +116,8 @@ def test_queries_keys_and_values_may_lie_in_one_product_or_head_by_head(kernel):
 
 @each_kernel
 @pytest.mark.parametrize("reach", [None, 64])
-def test_a_long_window_has_the_same_bits_wherever_its_keys_lie(kernel, reach):
-    lengths = [511, 30, 2100]  # the last comes in parts, for its keys are more than a cache holds
+def test_a_long_window_has_the_same_bits_for_any_strides(kernel, reach):
+    lengths = [511, 30, 2100]  # the last is processed in parts
     fused = draw(1, sum(lengths), 3 * 2 * 32)[0][0].unflatten(1, (3, 2, 32)).unbind(1)
     by_head = [x.transpose(0, 1).contiguous().transpose(0, 1) for x in fused]
     bias = torch.randn(2, 2 * max(lengths) + BIAS_PADDING - 1, generator=torch.Generator().manual_seed(1))
@@ -137,7 +137,7 @@ def test_a_window_has_the_same_bits_alone_and_among_others(kernel):
 
 
 @pytest.mark.parametrize("dim", [16, 48, 64])
-def test_cpus_of_every_kind_give_the_same_bits(dim):
+def test_every_instruction_set_gives_the_same_bits(dim):
     lengths = [1, 7, 30, 65]
     qkv = draw(sum(lengths), 2, dim)
     first, *others = [attend(kernel, qkv, lengths) for kernel in BUILT]
@@ -157,7 +157,7 @@ def test_scores_far_apart_neither_overflow_nor_lose_the_largest(kernel):
 @each_kernel
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 @pytest.mark.parametrize("tokens", [20, 2100])
-def test_a_number_that_is_not_finite_stays_in_its_window(kernel, bad, tokens):
+def test_nan_and_infinity_stay_in_their_window(kernel, bad, tokens):
     lengths, stop = [20, tokens, 20], 20 + tokens
     q, k, v = draw(sum(lengths), 2, 32)
     want = attend(kernel, (q, k, v), lengths)
@@ -191,7 +191,7 @@ def test_a_mean_has_the_same_bits_alone_and_among_others_and_nan_stays_in_its_wi
     assert torch.isnan(among).nonzero().tolist() == [[1, 7]]
 
 
-def test_what_the_kernel_can_not_read_is_left_to_torch():
+def test_unsupported_tensors_are_rejected():
     whole = torch.zeros(8, 2, 32)
     assert can_attend(whole, whole, whole)
     for other in (whole.half(), whole.transpose(1, 2), whole[..., :20], whole[:, :1], whole.to("meta")):
@@ -199,7 +199,7 @@ def test_what_the_kernel_can_not_read_is_left_to_torch():
 
 
 @each_kernel
-def test_a_kernel_that_was_not_built_is_none(kernel, tmp_path, monkeypatch):
+def test_a_library_that_was_not_built_is_none(kernel, tmp_path, monkeypatch):
     monkeypatch.setattr("varve.encoder.kernels.cpu_library.__file__", str(tmp_path / "kernel.py"))
     assert CpuLibrary.load(kernel.instructions) is None
     (tmp_path / "compiled").mkdir()
@@ -211,7 +211,7 @@ def test_a_kernel_that_was_not_built_is_none(kernel, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "file", ["attention.c", "layer.c", "linear.c", "product.h", "registers.h", "steps.h", "tiles.h"]
 )
-def test_a_kernel_of_an_older_source_is_not_called(kernel, file, tmp_path, monkeypatch):
+def test_a_library_of_older_sources_is_not_loaded(kernel, file, tmp_path, monkeypatch):
     shutil.copytree(ROOT / "pipeline/varve/encoder/kernels/compiled", tmp_path / "compiled")
     monkeypatch.setattr("varve.encoder.kernels.cpu_library.__file__", str(tmp_path / "kernel.py"))
     assert CpuLibrary.load(kernel.instructions) == kernel
@@ -231,8 +231,8 @@ print(describe(encode)["attention"], describe(encode)["linear"])
 """
 
 
-# What bounds the instructions that are used: torch's setting for its own, and oneDNN's, which knows of tiles.
-BOUNDS = {
+# Settings of torch and oneDNN that limit the instruction set.
+LIMITS = {
     "torch": {"ATEN_CPU_CAPABILITY": "default"},
     "avx2": {"ATEN_CPU_CAPABILITY": "avx2"},
     "avx512": {"ATEN_CPU_CAPABILITY": "avx512", "ONEDNN_MAX_CPU_ISA": "AVX512_CORE_BF16"},
@@ -240,34 +240,34 @@ BOUNDS = {
 }
 
 
-@pytest.mark.parametrize("multiplies", BOUNDS)
-def test_a_model_gives_the_same_vectors_on_every_cpu_and_the_manifest_says_which(multiplies, minilm, tmp_path):
-    if multiplies not in {"torch", *(kernel.instructions for kernel in BUILT)}:
-        pytest.skip(f"this CPU has no {multiplies}")
+@pytest.mark.parametrize("instructions", LIMITS)
+def test_a_model_gives_the_same_vectors_on_every_cpu_and_the_manifest_says_which(instructions, minilm, tmp_path):
+    if instructions not in {"torch", *(kernel.instructions for kernel in BUILT)}:
+        pytest.skip(f"this CPU has no {instructions}")
     command = [sys.executable, "-c", _ENCODE, minilm, str(tmp_path / "got.npy")]
-    told = subprocess.run(
-        command, capture_output=True, text=True, check=True, env={**os.environ, **BOUNDS[multiplies]}, cwd=ROOT
+    result = subprocess.run(
+        command, capture_output=True, text=True, check=True, env={**os.environ, **LIMITS[instructions]}, cwd=ROOT
     )
-    assert told.stdout.split() == ["avx512" if multiplies == "amx" else multiplies, multiplies]
+    assert result.stdout.split() == ["avx512" if instructions == "amx" else instructions, instructions]
     import numpy as np
 
     encode = Encoder(minilm, {"e": "mean@-1"}, device="cpu")
-    here = encode(["a word " * n for n in (1, 3, 3, 40, 90)])["e"]
-    assert np.abs(np.load(tmp_path / "got.npy") - here).max() <= TOLERANCE
+    want = encode(["a word " * n for n in (1, 3, 3, 40, 90)])["e"]
+    assert np.abs(np.load(tmp_path / "got.npy") - want).max() <= TOLERANCE
 
 
 @pytest.mark.parametrize(
-    ("dtype", "num_heads", "taken"), [("float32", 2, True), ("bfloat16", 2, False), ("float32", 4, False)]
+    ("dtype", "num_heads", "supported"), [("float32", 2, True), ("bfloat16", 2, False), ("float32", 4, False)]
 )
-def test_attention_in_half_precision_and_of_narrow_heads_stays_with_torch(dtype, num_heads, taken, tiny):
+def test_torch_computes_attention_in_half_precision_and_of_narrow_heads(dtype, num_heads, supported, tiny):
     model = tiny("bert", hidden_size=32, num_attention_heads=num_heads)
     encoder = Encoder(Model(name=model, max_tokens=64, dtype=dtype), device="cpu")
-    found = find_cpu_library()
-    assert describe(encoder)["attention"] == (found.vector_instructions if taken and found else "torch")
+    library = find_cpu_library()
+    assert describe(encoder)["attention"] == (library.vector_instructions if supported and library else "torch")
 
 
 @pytest.mark.parametrize("compiler", ["cc", "no-such-compiler"])
-def test_a_wheel_is_whole_with_a_compiler_and_without(compiler, tmp_path):
+def test_a_wheel_is_complete_with_and_without_a_compiler(compiler, tmp_path):
     tree = tmp_path / "tree"
     for folder in ("pipeline", "jobs", "infra"):
         shutil.copytree(ROOT / folder, tree / folder, ignore=shutil.ignore_patterns("*.so", "__pycache__"))

@@ -1,4 +1,4 @@
-"""Layers written as BERT's, each one call of compiled code, against the same layers step by step."""
+"""BERT layers as one call of compiled code each, compared with the same layers step by step."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ from varve.encoder.model.mpnet import adapt_mpnet
 from varve.encoder.packing import Pack
 
 BUILT = [kernel for instructions in ("amx", "avx512", "avx2") if (kernel := CpuLibrary.load(instructions))]
-HEADS = {"num_attention_heads": 2}  # of 16, which fill registers
+HEADS = {"num_attention_heads": 2}  # heads of 16, which fill registers
 # The same settings under the names of another config.
 OTHER_NAMES = {
     "distilbert": {
@@ -28,10 +28,10 @@ OTHER_NAMES = {
         "hidden_act": "activation",
     }
 }
-# A window of one token, and windows that fill no tile of rows.
+# A window of one token, and windows that do not fill a tile of rows.
 LENGTHS = (1, 3, 5, 5, 40, 127)
 
-pytestmark = pytest.mark.skipif(find_cpu_library() is None, reason="nothing was compiled for this machine")
+pytestmark = pytest.mark.skipif(find_cpu_library() is None, reason="no compiled library for this machine")
 
 
 def made(tiny, architecture, **settings):
@@ -53,7 +53,7 @@ def packed(model):
     return packed_batch(model, Pack.of_windows([draw.integers(999, 2999, n).astype(np.int32) for n in LENGTHS])).inputs
 
 
-def joined(model):
+def are_fused(model):
     return [isinstance(layer.forward, FusedCpuLayer) for layer in find_layers(model)]
 
 
@@ -69,13 +69,13 @@ def test_a_layer_in_one_call_has_the_bits_of_its_steps(kernel, shape, tiny, monk
     model = load(made(tiny, "bert", **shape), kernel)
     steps = run(model)
     assert fuse_layers(model)
-    assert joined(model) == [True] * 3
+    assert are_fused(model) == [True] * 3
     for got, want in zip(run(model), steps, strict=True):
         assert torch.equal(got, want)
     unfuse_layers(model, last=True)
-    assert joined(model) == [True, True, False]
+    assert are_fused(model) == [True, True, False]
     unfuse_layers(model)
-    assert joined(model) == [False] * 3
+    assert are_fused(model) == [False] * 3
 
 
 @pytest.mark.parametrize("kernel", BUILT, ids=lambda kernel: kernel.instructions)
@@ -90,7 +90,7 @@ def test_a_layer_whose_norms_were_torchs_equals_its_steps_in_one_call(kernel, ar
 
 
 @pytest.mark.parametrize("architecture", ["bert", "roberta", "xlm-roberta", "electra", "distilbert", "mpnet"])
-def test_the_layers_of_berts_family_are_joined_and_equal_plain_transformers(architecture, tiny, plain):
+def test_the_layers_of_berts_family_are_fused_and_equal_plain_transformers(architecture, tiny, plain):
     folder = made(tiny, architecture)
     assert fuse_layers(load(folder))
     encoder = Encoder(Model(name=folder, max_tokens=128), EVERYTHING, device="cpu")
@@ -99,7 +99,7 @@ def test_the_layers_of_berts_family_are_joined_and_equal_plain_transformers(arch
 
 
 @pytest.mark.parametrize("architecture", ["albert", "modernbert", "nomic_bert"])
-def test_layers_written_in_another_way_go_step_by_step(architecture, tiny):
+def test_other_layers_are_not_fused(architecture, tiny):
     model = AutoModel.from_pretrained(made(tiny, architecture)).eval()
     use_library(model, BUILT[0])
     assert not fuse_layers(model)
@@ -110,22 +110,22 @@ def test_layers_written_in_another_way_go_step_by_step(architecture, tiny):
     [{"num_attention_heads": 4}, {"hidden_act": "relu"}, {"is_decoder": True, "add_cross_attention": True}],
     ids=["heads of 8", "relu", "cross-attention"],
 )
-def test_layers_that_the_kernel_can_not_take_whole_go_step_by_step(changed, tiny):
+def test_layers_that_the_library_does_not_support_are_not_fused(changed, tiny):
     assert not fuse_layers(load(made(tiny, "bert", **changed)))
 
 
-def test_layer_that_only_looks_like_berts_goes_step_by_step(tiny, plain, monkeypatch):
-    """As a model with code of its own may be: the same modules, and one step more between them."""
+def test_a_layer_with_berts_modules_but_other_code_is_not_fused(tiny, plain, monkeypatch):
+    """As in a model with remote code: the same modules, and one more step between them."""
     folder = made(tiny, "bert")
-    kind = type(AutoModel.from_pretrained(folder).encoder.layer[0])
-    whole = kind.forward
-    monkeypatch.setattr(kind, "forward", lambda self, *args, **kwargs: whole(self, *args, **kwargs) * 1.5)
+    layer_class = type(AutoModel.from_pretrained(folder).encoder.layer[0])
+    original = layer_class.forward
+    monkeypatch.setattr(layer_class, "forward", lambda self, *args, **kwargs: original(self, *args, **kwargs) * 1.5)
     got = Encoder(Model(name=folder, max_tokens=128), {"e": "mean@-1"}, device="cpu")(RAGGED)["e"]
     want = np.stack([plain(folder)(text).hidden_states[-1][0].mean(0).numpy() for text in RAGGED])
     assert np.abs(got - want).max() <= TOLERANCE
 
 
-def test_joined_layers_give_way_where_attentions_are_asked_for(tiny, plain):
+def test_layers_are_not_fused_if_attentions_are_requested(tiny, plain):
     folder = made(tiny, "bert")
     columns = Encoder(Model(name=folder, max_tokens=128), {"a": "attentions@2", "e": "mean@-1"}, device="cpu")(RAGGED)
     for row, text in enumerate(RAGGED):
@@ -134,7 +134,7 @@ def test_joined_layers_give_way_where_attentions_are_asked_for(tiny, plain):
         assert len(columns["a"][row]) == 2 * len(hidden) ** 2
 
 
-def test_first_tokens_are_cut_out_of_the_last_layer_where_those_below_are_joined(tiny, plain):
+def test_the_last_layer_is_computed_for_cls_only_above_fused_layers(tiny, plain):
     folder = made(tiny, "bert")
     encoder = Encoder(Model(name=folder, max_tokens=128), {"c": "cls@-1", "m": "mean@1"}, device="cpu")
     assert encoder.top_layer == "first tokens"

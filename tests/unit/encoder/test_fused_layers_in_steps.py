@@ -1,4 +1,4 @@
-"""Layers written as BERT's in few calls, as a GPU runs them, against the same layers step by step. On a CPU here."""
+"""BERT layers as a GPU runs them, in few calls, compared with the same layers step by step; on a CPU here."""
 
 import numpy as np
 import pytest
@@ -41,7 +41,7 @@ def run(model, lay_out=packed_batch):
 
 
 @pytest.mark.parametrize("architecture", ["bert", "roberta", "xlm-roberta", "electra", "distilbert"])
-def test_a_layer_in_few_calls_equals_its_steps(architecture, load):
+def test_a_fused_layer_equals_its_steps(architecture, load):
     model = load(architecture)
     steps = run(model)
     assert join(model) == [True] * 3
@@ -50,7 +50,7 @@ def test_a_layer_in_few_calls_equals_its_steps(architecture, load):
     assert torch.equal(run(model), steps)
 
 
-def test_a_layer_in_few_calls_goes_with_a_model_that_is_cast(load):
+def test_a_fused_layer_follows_the_cast_of_its_model(load):
     model = load("bert")
     join(model)
     want = run(model)
@@ -60,7 +60,7 @@ def test_a_layer_in_few_calls_goes_with_a_model_that_is_cast(load):
     assert float((got.float() - want).norm() / want.norm()) <= 3e-2
 
 
-def test_a_padded_batch_goes_by_the_layers_own_steps(load):
+def test_a_padded_batch_runs_the_original_code(load):
     model = load("bert")
     model.set_attn_implementation("eager")
     want = run(model, dense_batch)
@@ -69,12 +69,12 @@ def test_a_padded_batch_goes_by_the_layers_own_steps(load):
 
 
 @pytest.mark.parametrize("architecture", ["albert", "modernbert", "mpnet", "nomic_bert"])
-def test_layers_written_in_another_way_are_not_taken(architecture, tiny):
+def test_other_layers_are_not_fused(architecture, tiny):
     model = AutoModel.from_pretrained(tiny(architecture))
     assert not any(FusedGpuLayer.of(layer) for layer in find_layers(model))
 
 
-def test_layers_in_few_calls_are_not_compiled(load):
+def test_fused_layers_are_not_compiled(load):
     model = load("bert")
     join(model)
     assert not compile_layers(model)

@@ -1,4 +1,4 @@
-"""Pooler output and logits: the vectors on top of a checkpoint."""
+"""Pooler output and logits."""
 
 import shutil
 from concurrent.futures import ThreadPoolExecutor
@@ -85,16 +85,16 @@ def test_logits_of_a_checkpoint_without_head_are_refused(tiny):
 
 
 @pytest.mark.parametrize("architecture", [name for name in ARCHITECTURES if name not in {"xlm-roberta", "distilbert"}])
-def test_no_text_at_all_gives_no_vectors_of_heads(architecture, tiny):
+def test_heads_of_zero_texts(architecture, tiny):
     columns = Encoder(tiny(architecture, labels=3), {"l": Feature(pool="logits")}, device="cpu")([])
     assert columns["l"].shape == (0, 3)
 
 
-def test_no_text_at_all_gives_no_vectors_of_the_pooler(tiny):
+def test_pooler_of_zero_texts(tiny):
     assert Encoder(tiny("bert"), {"p": Feature(pool="pooler")}, device="cpu")([])["p"].shape == (0, 32)
 
 
-def test_logits_in_two_threads_at_once_are_each_of_its_own_vectors(tiny):
+def test_two_threads_get_the_logits_of_their_own_vectors(tiny):
     classifier = AutoModelForSequenceClassification.from_pretrained(tiny("roberta", labels=3)).eval()
     vectors = torch.randn(2, 5, 32, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
@@ -102,7 +102,7 @@ def test_logits_in_two_threads_at_once_are_each_of_its_own_vectors(tiny):
     both, first_done = Barrier(2), Event()
 
     def meet(*_):
-        if both.wait(timeout=60):  # both calls have prepared what they do, and one runs to its end before the other
+        if both.wait(timeout=60):  # both calls are prepared; then one ends before the other starts
             assert first_done.wait(timeout=60)
 
     classifier.register_forward_pre_hook(meet)
