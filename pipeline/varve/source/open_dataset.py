@@ -6,10 +6,10 @@ Invariant: the rule that makes shards depends on the source alone, so every run 
 from functools import partial
 from typing import Any
 
-import datasets
 from datasets import DatasetBuilder, Features
 
 from varve.config.source import Source
+from varve.process_state import silence_datasets
 from varve.source import hf_builder, schema_inference
 from varve.source.csv_files import pandas_options, read_csv, readable_features
 from varve.source.dataset import Dataset, Shards
@@ -39,8 +39,7 @@ def open_dataset(spec: Source, commit: str | None = None, known: Shards | None =
     Raises:
         JobError: the dataset, its files, split or columns do not exist or cannot be read.
     """
-    datasets.disable_progress_bars()
-    datasets.utils.logging.set_verbosity(datasets.logging.CRITICAL)
+    silence_datasets()
     for uri in spec.locations:
         use_options(uri, spec.storage_options)
     with as_job_errors(f"source: {spec.data_files or spec.dataset} cannot be opened"):
@@ -73,31 +72,31 @@ def _make_reader(
     """(reader, number of shards, what is known about the shards)."""
     config: Any = builder.config
     one_per_file = tuple(range(len(files)))
+    shards, num_shards = Shards(one_per_file, None), len(files)
     if builder.name == "parquet":
-        filters = config.filters or None
-        shards = known or _parquet_shards(files, has_filters=filters is not None)
+        if not config.filters:  # filters change the number of rows
+            shards = known or _parquet_shards(files)
         file_of_shard = shards.files or one_per_file
-        return ParquetReader(files, file_of_shard, features, filters), len(file_of_shard), shards
-    if builder.name == "csv":
+        num_shards = len(file_of_shard)
+        reader = ParquetReader(files, file_of_shard, features, config.filters or None)
+    elif builder.name == "csv":
         parse = partial(read_csv, options=pandas_options(config, spec))
         reader = FileReader(files, readable_features(features, spec), parse)
     elif builder.name == "json":
         options = {name: getattr(config, name) for name in ("chunksize", "field", "encoding", "encoding_errors")}
         reader = FileReader(files, features, partial(read_json, **options))
     else:
-        stream = hf_builder.stream(builder, spec).select_columns(spec.columns)
-        known_files = one_per_file if stream.num_shards == len(files) else None
-        return StreamReader(stream), stream.num_shards, Shards(known_files, None)
-    return reader, len(files), Shards(one_per_file, None)
+        reader = StreamReader(hf_builder.stream(builder, spec).select_columns(spec.columns))
+        num_shards = reader.stream.num_shards
+        if num_shards != len(files):
+            shards = Shards(None, None)
+    return reader, num_shards, shards
 
 
-def _parquet_shards(files: tuple[str, ...], *, has_filters: bool) -> Shards:
+def _parquet_shards(files: tuple[str, ...]) -> Shards:
     """One shard per row group if files are few and row groups large, else one per file."""
-    one_per_file = tuple(range(len(files)))
-    if has_filters:
-        return Shards(one_per_file, None)
     groups = row_group_sizes(files)
     sizes = tuple(size for group in groups for size in group)
     if len(files) < MANY_FILES and len(sizes) > len(files) and min(sizes[:-1]) >= MIN_SHARD_ROWS:
         return Shards(tuple(file for file, group in enumerate(groups) for _ in group), sizes)
-    return Shards(one_per_file, tuple(map(sum, groups)))
+    return Shards(tuple(range(len(files))), tuple(map(sum, groups)))
