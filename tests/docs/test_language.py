@@ -15,7 +15,7 @@ from varve.cli.main import COMMANDS
 TURNS = {
     r"\b(is|are|was|were|be|been) told\b|\btold\b": "reports, is given, message",
     r"\bhears?\b|\bheard\b": "receives",
-    r"\b(stands?|stood|standing) (in|on|at|as|for|by|back|above|below|between|within)\b": "is in",
+    r"\b(stands?|stood|standing) (in|on|at|as|by|back|above|below|between|within)\b": "is in",
     r"\b(stands?|stood|standing) beside\b|\bbeside\b": "next to, with, in addition to",
     r"\b(lay|lays|laid|laying) (down|out|over|upon|beside)\b": "writes, sets, arranges",
     r"\b(gives?|gave|given|giving) (it |them )?up\b": "fails, stops",
@@ -37,7 +37,7 @@ TURNS = {
     r"\ba look\b|\bwithout looking\b": "reading, inspecting",
     r"\bby hand of\b": "by",
     r"\bin words\b": "as text",
-    r"\bonce more\b|\banew\b": "again",
+    r"\bonce more\b": "again",
     r"\bkin\b": "family",
     r"\bfor the goodbye\b|\bpart(s|ing)? from Ray\b": "shut down",
     r"\bsomebody('s)?\b": "a user",
