@@ -20,7 +20,7 @@ _CONVERTING = {"thousands", "true_values", "false_values", "converters"}
 
 
 def read_csv(file: IO[bytes], features: Features, options: dict[str, Any]) -> Iterator[pa.Table]:
-    """The columns of a CSV file, without those that it lacks. An empty file has no rows.
+    """The columns of a CSV file; a missing column is left out. An empty file has no rows.
 
     Raises:
         ValueError: the file has none of the columns, or a value does not have its column's type.
