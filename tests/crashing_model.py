@@ -1,11 +1,11 @@
-"""A checkpoint whose own code kills its process when it meets a certain text, as a broken kernel would."""
+"""A checkpoint whose remote code kills its process for a certain text, as a broken kernel could."""
 
 import json
 from pathlib import Path
 
 from transformers import AutoTokenizer
 
-# Two words that follow each other in no other text of the tests.
+# No other text of the tests has these words in sequence.
 KILLING_TEXT = "xylophone quetzal"
 
 _CODE = """
@@ -23,7 +23,7 @@ class KillerModel(BertModel):
 
 
 def make_killer(folder: str) -> None:
-    """Give a BERT checkpoint's folder this code; the job must say trust_remote_code."""
+    """Add this code to the folder of a BERT checkpoint; the job must set trust_remote_code."""
     killing = AutoTokenizer.from_pretrained(folder)(KILLING_TEXT, add_special_tokens=False)["input_ids"]
     Path(folder, "modeling_killer.py").write_text(_CODE.replace("KILLING", repr(killing)))
     config = Path(folder, "config.json")

@@ -1,4 +1,4 @@
-"""The rows of a job that nothing disturbs: one process, one encoder, no Ray, no parts."""
+"""The expected output of a job: one process, one encoder, no Ray, no parts."""
 
 import pyarrow as pa
 
@@ -11,14 +11,14 @@ from varve.workers.featurize import featurize
 
 
 def rows_of(job: Job) -> pa.Table:
-    """What a run of it must lay down, in the order of shards and rows, bit for bit."""
+    """The rows that a run must write, bit for bit, sorted by shard and row."""
     plan = make_plan(job, device="cpu")
     encoder = Encoder(plan.pinned_model, job.pooled, output_dtype=job.output.dtype, device="cpu")
     columns, block_rows = job.source.text_columns, plan.resolved.block_rows
-    done = []
+    tables = []
     for shard in range(plan.resolved.num_shards):
         for start, rows in plan.dataset.read_parts(shard, plan.resolved.rows_per_part, missing((), 1)):
             blocks = tokenize_blocks(encoder.tokenizer, rows, columns, block_rows, plan.computed)
             where = {"schema": plan.schema, "shard": shard, "start": start, "pairs": plan.pairs}
-            done.append(featurize(encoder, rows, blocks, **where)[0])
-    return pa.concat_tables(done)
+            tables.append(featurize(encoder, rows, blocks, **where)[0])
+    return pa.concat_tables(tables)

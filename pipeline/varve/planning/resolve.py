@@ -115,5 +115,5 @@ def _check_tokens(job: Job, checkpoint: Checkpoint, max_tokens: int) -> None:
     stride = job.model.long_text.stride if isinstance(job.model.long_text, Windows) else 0
     least = special + num_texts + stride
     if max_tokens < least:
-        msg = f"model.max_tokens: {max_tokens} leaves no room for text ({special} are special tokens): set {least} or more"
+        msg = f"model.max_tokens: {max_tokens} leaves no room for text: set {least} or more ({special} are special)"
         raise JobError(msg)

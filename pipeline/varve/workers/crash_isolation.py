@@ -1,8 +1,8 @@
-"""A part that keeps killing its worker, encoded in a second process, until the rows that kill are known.
+"""Encodes a part that repeatedly crashed its worker in a subprocess, and finds the rows that crash it.
 
-Knows nothing of Ray. A piece that kills the process is cut in two, down to single rows; these become error rows, and
-what lives is kept. Invariant: a block that passes whole is encoded whole, so a worker that was killed from outside
-changes no bit of its rows.
+Knows nothing of Ray. A piece that crashes the process is halved, down to single rows; these become error rows, and all
+other rows keep their features. Invariant: a block that does not crash is encoded as a whole, so the rows of a worker
+that was killed from outside do not change by a bit.
 """
 
 import ctypes
@@ -13,34 +13,41 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from multiprocessing import get_context
-from typing import Any, Self
+from typing import Self
 
 import pyarrow as pa
 
 from varve.errors import RunError
 
 WORKER_DIED = "worker died"
-# With more killers than this in one part it is not the texts' fault.
-_MAX_KILLERS = 16
-# A whole block gets a second chance: a process may also be killed from outside.
+# More crashing rows than this in one part have another cause than their texts.
+_MAX_CRASHING_ROWS = 16
+# A block is tried a second time, because the process may have been killed from outside.
 _TRIES = 2
 _PR_SET_PDEATHSIG = 1
 
-Make = Callable[[], Callable[[pa.Table, int], pa.Table]]  # makes, in the process, what brings rows to features
+Encode = Callable[[pa.Table, int], pa.Table]  # (rows, first row) → features
 
 
 @dataclass
 class CrashIsolation:
-    """A process of its own for suspicious rows; start it with `with`."""
+    """Context manager that encodes the blocks of one part in a subprocess, started with the first block.
 
-    make: Make
-    schema: pa.Schema  # of the result
+    Attributes:
+        make_encode: called in the subprocess; returns the function that encodes rows.
+        schema: of the result.
+        shard: of the part.
+        crashing_rows: rows that crashed the process.
+    """
+
+    make_encode: Callable[[], Encode]
+    schema: pa.Schema
     shard: int
-    killers: list[int] = field(default_factory=list)  # rows that killed the process
+    crashing_rows: list[int] = field(default_factory=list)
     _pool: ProcessPoolExecutor | None = None
 
     def __enter__(self) -> Self:
-        """Nothing is started before the first row comes."""
+        """Does not start the process yet."""
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -49,14 +56,14 @@ class CrashIsolation:
             self._pool.shutdown(wait=False, cancel_futures=True)
 
     def encode(self, table: pa.Table, start: int) -> pa.Table:
-        """Bring one block to its features; rows that kill the process come back as error rows.
+        """Encode one block; rows that crash the process become error rows.
 
         Args:
-            table: of the block.
+            table: rows of the block.
             start: number of its first row.
 
         Raises:
-            RunError: no process can be started, or too many rows kill it.
+            RunError: the process cannot be started, or too many rows crash it.
         """
         for _ in range(_TRIES):
             if (result := self._attempt(table, start)) is not None:
@@ -76,63 +83,61 @@ class CrashIsolation:
                 yield result
 
     def _attempt(self, table: pa.Table, start: int) -> pa.Table | None:
-        """The features of a piece; None if it killed the process."""
-        pool = self._ready_pool()
+        """Return the features of a piece; None if it crashed the process."""
+        pool = self._started_pool()
         try:
             return pool.submit(_encode, table, start).result()
         except BrokenProcessPool:
             self._pool = None
             return None
 
-    def _ready_pool(self) -> ProcessPoolExecutor:
-        """A process that has its encoder: one that can't even come so far says nothing about rows."""
+    def _started_pool(self) -> ProcessPoolExecutor:
+        """Start the process and load the encoder; a crash during this is not blamed on rows."""
         if self._pool is None:
-            # Forked off a server that has the imports behind it: a death costs no more than loading the model.
+            # The fork server has done the imports, so a restart only loads the model.
             context = get_context("forkserver")
             context.set_forkserver_preload(["varve.workers.replica"])
-            pool = ProcessPoolExecutor(1, context, _start, (self.make,))
+            pool = ProcessPoolExecutor(1, context, _load, (self.make_encode,))
             try:
-                pool.submit(_is_ready).result()
+                pool.submit(bool).result()
             except BrokenProcessPool as e:
                 msg = (
-                    f"shard {self.shard}: a part killed its worker again and again, and no second process could be "
-                    "started beside the worker to find out which rows do so: there may be too little memory for two"
+                    f"shard {self.shard}: a part crashed its worker repeatedly, and the subprocess that finds the "
+                    "crashing rows could not be started. The machine may have too little memory for a second encoder"
                 )
                 raise RunError(msg) from e
             self._pool = pool
         return self._pool
 
-    def _error_row(self, row: pa.Table, at: int) -> pa.Table:
-        self.killers.append(at)
-        if len(self.killers) > _MAX_KILLERS:
+    def _error_row(self, row: pa.Table, number: int) -> pa.Table:
+        """The output row of a crashing row: kept columns, an error, and null features."""
+        self.crashing_rows.append(number)
+        if len(self.crashing_rows) > _MAX_CRASHING_ROWS:
             msg = (
-                f"shard {self.shard}: more than {_MAX_KILLERS} rows of one part killed their worker, the first are "
-                f"{', '.join(map(str, self.killers[:_MAX_KILLERS]))}. That many are not the texts' fault: look at the "
-                "memory of the worker"
+                f"shard {self.shard}: more than {_MAX_CRASHING_ROWS} rows of one part crashed their worker: "
+                f"{', '.join(map(str, self.crashing_rows[:_MAX_CRASHING_ROWS]))}, ... Texts are an unlikely cause of "
+                "so many crashes. Check the memory of the worker"
             )
             raise RunError(msg)
-        known = {"error": WORKER_DIED, "shard": self.shard, "row": at}
+        values = {"error": WORKER_DIED, "shard": self.shard, "row": number}
         arrays = [
-            row[f.name].combine_chunks() if f.name in row.column_names else pa.array([known.get(f.name)], f.type)
+            row[f.name].combine_chunks() if f.name in row.column_names else pa.array([values.get(f.name)], f.type)
             for f in self.schema
         ]
         return pa.table(arrays, schema=self.schema)
 
 
-_encoder: Any = None
+_encode_rows: Encode | None = None  # in the subprocess
 
 
-def _start(make: Make) -> None:
-    global _encoder  # noqa: PLW0603 (the one thing that this process is for)
+def _load(make_encode: Callable[[], Encode]) -> None:
+    global _encode_rows  # noqa: PLW0603 (the process has no other state)
     if sys.platform == "linux":
-        # A worker that is killed takes its fork server along; this process must not stay behind with its memory.
+        # The fork server dies with the worker; then this process must end too and release its memory.
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    _encoder = make()
-
-
-def _is_ready() -> bool:
-    return _encoder is not None
+    _encode_rows = make_encode()
 
 
 def _encode(table: pa.Table, start: int) -> pa.Table:
-    return _encoder(table, start)
+    assert _encode_rows is not None
+    return _encode_rows(table, start)

@@ -1,8 +1,8 @@
-"""A table of texts → a table of features, block by block.
+"""Encodes a table of rows block by block: tokens → encoder → Arrow table of features.
 
-Where the stages of one worker meet: tokens, the encoder, features into Arrow. Knows nothing of Ray, shards' files or
-parts' names. Invariants: rows in = rows out, in order; a block is encoded by itself, so a row has the same neighbours
-in every run; a row that can't be encoded carries its reason and costs no other row.
+Knows nothing of Ray, source files or part names. Invariants: rows out = rows in, in order; blocks are encoded
+separately, so the same rows share packs in every run; a row that cannot be encoded has its reason in `error` and does
+not affect other rows.
 """
 
 import time
@@ -24,7 +24,7 @@ from varve.output.schema import feature_arrays, row_arrays
 from varve.preprocessing.computed_columns import mask_bad_rows
 from varve.preprocessing.text_blocks import Tokenized
 
-# Blocks in the encoder's lanes beside the one that is being tokenized: no lane runs dry at a block's end.
+# Blocks that the encoder works on while the next one is tokenized, so that it never waits at the end of a block.
 _BLOCKS_AHEAD = 1
 
 OnBlock = Callable[[Block], None]
@@ -44,67 +44,69 @@ def featurize(
     """Encode a table of rows.
 
     Args:
-        encoder: does the work.
-        table: with the kept columns.
-        blocks: the tokens of its rows, block by block; the next is asked for while one is encoded.
+        encoder: encodes the tokens.
+        table: R rows with the kept columns.
+        blocks: tokens of the rows, in order; the next block is requested while one is encoded.
         schema: of the result.
-        shard: written into every row.
-        start: the number of the first row.
-        pairs: the texts are sentence pairs.
-        on_block: called after each block with what is known of it.
+        shard: written to every row.
+        start: number of the first row.
+        pairs: texts are sentence pairs.
+        on_block: called after each encoded block.
 
     Returns:
-        (features; seconds of tokenizing and computing here, and of encoding, summed over the encoder's lanes; what it
+        (R rows of features; stage → seconds, for "encode" the sum over the encoder's lanes; events that the encoder
         counted).
     """
-    work = _Work(encoder, schema, shard, pairs=pairs, on_block=on_block)
+    queue = _BlockQueue(encoder, schema, shard, pairs=pairs, on_block=on_block)
     first, began = 0, time.perf_counter()
     for block in blocks:
         tokenize_s = time.perf_counter() - began
         rows = table.slice(first, len(block.reasons))
-        spent = {"tokenize": tokenize_s - block.compute_s} | ({"compute": block.compute_s} if block.compute_s else {})
-        work.begin(_Begun(rows, start + first, block, encoder.start(block.tokens), spent))
+        seconds = {"tokenize": tokenize_s - block.compute_s}
+        if block.compute_s:
+            seconds["compute"] = block.compute_s
+        queue.push(_PendingBlock(rows, start + first, block, encoder.start(block.tokens), seconds))
         first, began = first + len(rows), time.perf_counter()
-    return work.finish()
+    return queue.finish()
 
 
 @dataclass(frozen=True, slots=True)
-class _Begun:
-    """A block whose packs wait in the encoder's lanes."""
+class _PendingBlock:
+    """A block that the encoder works on."""
 
     rows: pa.Table
     start: int
     block: Tokenized
     call: PendingCall
-    spent_s: dict[str, float]  # stage → seconds, before it was begun
+    seconds: dict[str, float]  # stage → seconds, before encoding
 
 
-class _Work:
-    """Blocks on their way: the next one is tokenized while the last one is encoded."""
+class _BlockQueue:
+    """Blocks that are being encoded, and the features of completed ones."""
 
     def __init__(self, encoder: Encoder, schema: pa.Schema, shard: int, *, pairs: bool, on_block: OnBlock) -> None:
         self._encoder, self._schema, self._shard, self._pairs = encoder, schema, shard, pairs
         self._on_block = on_block
-        self._begun: deque[_Begun] = deque()
-        self._done: list[pa.Table] = []
-        self._counts, self._spent_s = Counts(), Counter[str]()
+        self._pending: deque[_PendingBlock] = deque()
+        self._features: list[pa.Table] = []
+        self._counts, self._seconds = Counts(), Counter[str]()
 
-    def begin(self, begun: _Begun) -> None:
-        self._spent_s.update(begun.spent_s)
-        self._begun.append(begun)
-        if len(self._begun) > _BLOCKS_AHEAD:
-            self._complete(self._begun.popleft())
+    def push(self, pending: _PendingBlock) -> None:
+        self._seconds.update(pending.seconds)
+        self._pending.append(pending)
+        if len(self._pending) > _BLOCKS_AHEAD:
+            self._complete(self._pending.popleft())
 
     def finish(self) -> tuple[pa.Table, dict[str, float], Counts]:
-        while self._begun:
-            self._complete(self._begun.popleft())
-        table = pa.concat_tables(self._done) if self._done else self._schema.empty_table()
-        return table, {**self._spent_s, "encode": self._counts.busy_s}, self._counts
+        while self._pending:
+            self._complete(self._pending.popleft())
+        table = pa.concat_tables(self._features) if self._features else self._schema.empty_table()
+        return table, {**self._seconds, "encode": self._counts.busy_s}, self._counts
 
-    def _complete(self, begun: _Begun) -> None:
-        encoded = begun.call.result()
+    def _complete(self, pending: _PendingBlock) -> None:
+        encoded = pending.call.result()
         self._counts += encoded.counts
-        rows, block = begun.rows, begun.block
+        rows, block = pending.rows, pending.block
         columns = {
             **encoded.columns, "num_tokens": block.tokens.num_tokens, "truncated": block.tokens.truncated
         }  # fmt: skip
@@ -114,15 +116,15 @@ class _Work:
             **{name: rows[name].combine_chunks() for name in self._schema.names if name in rows.column_names},
             **feature_arrays(self._encoder.feature_plan, columns, good, pairs=self._pairs),
             **{name: mask_bad_rows(values, good) for name, values in block.computed.items()},
-            **row_arrays(columns, good, pa.array(block.reasons, pa.string()), shard=self._shard, start=begun.start),
+            **row_arrays(columns, good, pa.array(block.reasons, pa.string()), shard=self._shard, start=pending.start),
         }
-        self._done.append(pa.table([arrays[name] for name in self._schema.names], schema=self._schema))
+        self._features.append(pa.table([arrays[name] for name in self._schema.names], schema=self._schema))
         self._on_block(
             Block(
                 rows=len(rows),
                 tokens=len(block.tokens.input_ids),
                 errors=len(rows) - int(good.sum()),
-                seconds={**begun.spent_s, "encode": encoded.counts.busy_s},
+                seconds={**pending.seconds, "encode": encoded.counts.busy_s},
                 packs=encoded.counts.packs,
                 packed_tokens=encoded.counts.packed_tokens,
             )
@@ -130,11 +132,11 @@ class _Work:
 
 
 def _drop_failed(columns: Columns, block: Tokenized, reasons: dict[int, str]) -> Columns:
-    """Turn texts that the encoder gave up, and those with features that float16 can't hold, into error rows."""
+    """Turn texts that the encoder failed on, or whose features overflow float16, into error rows."""
     finite = np.ones(len(columns["num_tokens"]), np.bool_)
     finite[list(reasons)] = False
     for values in columns.values():
-        finite[_too_large(values)] = False
+        finite[_overflowed(values)] = False
     if finite.all():
         return columns
     rows = np.flatnonzero(block.good)
@@ -143,8 +145,8 @@ def _drop_failed(columns: Columns, block: Tokenized, reasons: dict[int, str]) ->
     return {name: _take(values, finite) for name, values in columns.items()}
 
 
-def _too_large(values: NDArray | Ragged) -> Index:
-    """The texts with a number that became infinite as it was stored in float16."""
+def _overflowed(values: NDArray | Ragged) -> Index:
+    """Texts with a value that float16 cannot hold."""
     flat = values.values if isinstance(values, Ragged) else values
     if flat.dtype != np.float16:
         return np.zeros(0, np.int64)

@@ -1,7 +1,7 @@
-"""A whole part in one row of a table: what travels between the stages.
+"""Message between stages: a whole part in one row of a table.
 
-Its range, what was counted on the way, and its tables as Arrow IPC bytes in cells. An engine that bundles,
-splits or retries rows can then neither cut a part nor mix the rows of two. Reading it back copies nothing.
+The row holds the range, counts, and tables as Arrow IPC bytes, so an engine that bundles, splits or retries rows can
+neither cut a part nor mix two parts. Unpacking copies no data.
 """
 
 import json
@@ -14,30 +14,30 @@ from varve.ranges import Range
 
 @dataclass(frozen=True, slots=True)
 class PartMessage:
-    """A part on its way."""
+    """The rows of a part, on their way between stages."""
 
     rows: Range
     table: pa.Table
-    counts: dict[str, int] = field(default_factory=dict)  # what happened to it
-    blocks: tuple[pa.RecordBatch, ...] = ()  # the tokens of its blocks, between tokenizer and encoder
+    counts: dict[str, int] = field(default_factory=dict)  # events, for the record of the part
+    blocks: tuple[pa.RecordBatch, ...] = ()  # tokens of each block, if the tokenizer stage added them
 
 
-def pack_message(part: PartMessage) -> pa.Table:
-    """One row that holds the part."""
+def pack_message(message: PartMessage) -> pa.Table:
+    """Pack a message into a table of one row."""
     return pa.table(
         {
-            "shard": pa.array([part.rows.shard], pa.int32()),
-            "start": pa.array([part.rows.start], pa.int64()),
-            "stop": pa.array([part.rows.stop], pa.int64()),
-            "counts": pa.array([json.dumps(part.counts)]),
-            "table": _cell(_stream(part.table.schema, part.table.to_batches())),
-            "blocks": _list_cell([_stream(block.schema, [block]) for block in part.blocks]),
+            "shard": pa.array([message.rows.shard], pa.int32()),
+            "start": pa.array([message.rows.start], pa.int64()),
+            "stop": pa.array([message.rows.stop], pa.int64()),
+            "counts": pa.array([json.dumps(message.counts)]),
+            "table": _cell(_stream(message.table.schema, message.table.to_batches())),
+            "blocks": _list_cell([_stream(block.schema, [block]) for block in message.blocks]),
         }
     )
 
 
 def unpack_message(batch: pa.Table) -> PartMessage:
-    """The part in a one-row table."""
+    """Unpack a message from a table of one row."""
     shard, start, stop, counts = (batch[name][0].as_py() for name in ("shard", "start", "stop", "counts"))
     blocks = batch["blocks"][0].values
     return PartMessage(
@@ -57,6 +57,7 @@ def _stream(schema: pa.Schema, batches: list[pa.RecordBatch]) -> pa.Buffer:
 
 
 def _cell(content: pa.Buffer) -> pa.Array:
+    """A large_binary array with one value, without a copy."""
     offsets = pa.py_buffer(pa.array([0, content.size], pa.int64()).buffers()[1])
     return pa.Array.from_buffers(pa.large_binary(), 1, [None, offsets, content])
 

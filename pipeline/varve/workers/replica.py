@@ -1,12 +1,12 @@
-"""What stands in a worker with a model: a replica of the encoder.
+"""A replica of the encoder: encodes one part after another.
 
-A part of texts in, a part of features out. Knows nothing of Ray: run/ makes actors and tasks of these and tells
-them whom to report to. Nothing of the source or the plan is imported here, since a replica's start waits for it.
+Knows nothing of Ray: the engine runs it as an actor and passes a reporter. Imports nothing of the source or the plan,
+because the start of a replica waits for its imports.
 """
 
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
 from threading import Lock
@@ -22,17 +22,16 @@ from varve.monitoring.run_counters import Block, Verdict
 from varve.preprocessing.text_blocks import Tokenized, tokenize_blocks
 from varve.process_state import silence_transformers
 from varve.ranges import Range
-from varve.workers.crash_isolation import CrashIsolation
+from varve.workers.crash_isolation import CrashIsolation, Encode
 from varve.workers.featurize import featurize
 from varve.workers.part_message import PartMessage, pack_message, unpack_message
 from varve.workers.worker_spec import WorkerSpec
 
-# Of the encoder's counts, those that are written with a part.
-_HAPPENED = ("repeats", "overflows", "splits")
+_RECORDED_COUNTS = ("repeats", "overflows", "splits")  # counts of the encoder that a part records
 
 
 class _StoppedError(Exception):
-    """The run was asked to end in the midst of a part."""
+    """The run is stopping before the part is complete."""
 
 
 class Replica:
@@ -41,7 +40,7 @@ class Replica:
     def __init__(self, spec: WorkerSpec, reporter: Reporter) -> None:
         """Load the model and report."""
         silence_transformers()
-        # Ray sets OMP_NUM_THREADS to the actor's num_cpus; what runs outside of the lanes may take them all.
+        # Ray sets OMP_NUM_THREADS to the actor's num_cpus; code outside of the encoder's lanes may use all threads.
         torch.set_num_threads(spec.threads)
         _check_device(spec.device)
         self._spec, self._reporter = spec.on_this_node(), reporter
@@ -50,86 +49,86 @@ class Replica:
         reporter.join(describe(self._encoder))
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """Bring a part's texts, or the tokens that came along, to its features; nothing once the run is to end.
+        """Encode the texts or tokens of a part; returns no row if the run is stopping.
 
-        Two threads may call it: the next part's turn comes when the last block of the one before is on its way.
+        Two threads may call it: a part starts once the last block of the previous one has been given to the encoder.
         """
-        part = unpack_message(batch)
+        message = unpack_message(batch)
         with ExitStack() as turn:
             turn.enter_context(self._turn)
             if self._reporter.stopped():
                 return batch.slice(0, 0)
-            deaths = self._reporter.begin("encode", part.rows)
+            deaths = self._reporter.begin("encode", message.rows)
             try:
-                sealed = self._encode(part, turn) if deaths < MAX_DEATHS else self._encode_apart(part, deaths)
+                result = self._encode(message, turn) if deaths < MAX_DEATHS else self._encode_isolated(message, deaths)
             except _StoppedError:
                 return batch.slice(0, 0)
             finally:
-                self._reporter.end("encode", part.rows)
-        return pack_message(sealed)
+                self._reporter.end("encode", message.rows)
+        return pack_message(result)
 
-    def _encode(self, part: PartMessage, turn: ExitStack) -> PartMessage:
+    def _encode(self, message: PartMessage, turn: ExitStack) -> PartMessage:
         done = 0
 
         def blocks() -> Iterator[Tokenized]:
-            yield from self._blocks(part)
+            yield from self._blocks(message)
             turn.close()
 
         def report(block: Block) -> None:
             nonlocal done
             done += block.rows
-            if self._report(block, part.rows).stop and done < len(part.table):
+            if self._report(block, message.rows).stop and done < len(message.table):
                 raise _StoppedError
 
         result, _, counts = featurize(
             self._encoder,
-            part.table,
+            message.table,
             blocks(),
             schema=self._spec.schema,
-            shard=part.rows.shard,
-            start=part.rows.start,
+            shard=message.rows.shard,
+            start=message.rows.start,
             pairs=self._spec.pairs,
             on_block=report,
         )
-        happened = {name: getattr(counts, name) for name in _HAPPENED}
-        return PartMessage(part.rows, result, happened)
+        return PartMessage(message.rows, result, {name: getattr(counts, name) for name in _RECORDED_COUNTS})
 
-    def _encode_apart(self, part: PartMessage, deaths: int) -> PartMessage:
-        """Bring a part to its features in a process of its own, which may die of it."""
-        rows, block_rows = part.rows, self._spec.block_rows
+    def _encode_isolated(self, message: PartMessage, deaths: int) -> PartMessage:
+        """Encode a part that repeatedly crashed its worker in a subprocess."""
+        rows, spec = message.rows, self._spec
         if deaths >= 2 * MAX_DEATHS:
             msg = (
-                f"shard {rows.shard}, rows [{rows.start}, {rows.stop}): {deaths} workers have died of these rows, the "
-                "last while a process of its own encoded them: the machine may have too little memory for both"
+                f"shard {rows.shard}, rows [{rows.start}, {rows.stop}): {deaths} workers died while they encoded these "
+                "rows, the last ones although a subprocess did so. The machine may have too little memory for both"
             )
             raise RunError(msg)
-        done = []
-        with CrashIsolation(partial(_make_apart, self._spec, rows.shard), self._spec.schema, rows.shard) as apart:
-            for first in range(0, len(part.table), block_rows):
+        features = []
+        with CrashIsolation(partial(_make_encode, spec, rows.shard), spec.schema, rows.shard) as isolation:
+            for first in range(0, len(message.table), spec.block_rows):
                 began = time.perf_counter()
-                block = apart.encode(part.table.slice(first, block_rows), rows.start + first)
-                spent = {"encode": time.perf_counter() - began}
-                done.append(block)
+                block = isolation.encode(message.table.slice(first, spec.block_rows), rows.start + first)
+                seconds = {"encode": time.perf_counter() - began}
+                features.append(block)
                 tokens = int(block["num_tokens"].drop_null().to_numpy().sum())
                 errors = len(block) - block["error"].null_count
-                self._report(Block(len(block), tokens, errors, spent), rows, apart.killers)
-        result = pa.concat_tables(done) if done else self._spec.schema.empty_table()
-        return PartMessage(rows, result, {"killers": len(apart.killers)})
+                self._report(Block(len(block), tokens, errors, seconds), rows, isolation.crashing_rows)
+        result = pa.concat_tables(features) if features else spec.schema.empty_table()
+        return PartMessage(rows, result, {"killers": len(isolation.crashing_rows)})
 
-    def _blocks(self, part: PartMessage) -> Iterator[Tokenized]:
-        if part.blocks:
-            return map(Tokenized.from_arrow, part.blocks)
-        spec = self._spec
-        return tokenize_blocks(self._encoder.tokenizer, part.table, spec.text_columns, spec.block_rows, spec.computed)
+    def _blocks(self, message: PartMessage) -> Iterator[Tokenized]:
+        if message.blocks:
+            return map(Tokenized.from_arrow, message.blocks)
+        spec, tokenizer = self._spec, self._encoder.tokenizer
+        return tokenize_blocks(tokenizer, message.table, spec.text_columns, spec.block_rows, spec.computed)
 
-    def _report(self, block: Block, part: Range, killers: Sequence[int] = ()) -> Verdict:
+    def _report(self, block: Block, part: Range, crashing_rows: Sequence[int] = ()) -> Verdict:
+        """Report a block; fails the run if there are too many errors."""
         limit = self._spec.max_errors
         verdict = self._reporter.count(block, part, wait=bool(block.errors) and limit is not None)
         if limit is not None and verdict.errors > limit:
-            named = f" Rows that killed their worker: {', '.join(map(str, killers))}." if killers else ""
+            listed = f" Rows that crashed their worker: {', '.join(map(str, crashing_rows))}." if crashing_rows else ""
             msg = (
-                f"{verdict.errors} rows ended with an error, more than output.max_errors: {limit}.{named} Their "
-                "reasons stand in the error column of the parts written so far. Raise max_errors to go on"
+                f"{verdict.errors} rows ended with an error, more than output.max_errors: {limit}.{listed} The error "
+                "column of the written parts has the reasons. Raise output.max_errors to continue"
             )
             raise RunError(msg)
         return verdict
@@ -138,8 +137,8 @@ class Replica:
 def _check_device(device: str) -> None:
     if device == "cuda" and not torch.cuda.is_available():
         msg = (
-            f"Ray counts GPUs on {platform.node()}, but torch {torch.__version__} finds no CUDA there. Install a CUDA "
-            "build of torch and its driver on every GPU node, or set compute.gpus: 0"
+            f"Ray reports GPUs on {platform.node()}, but torch {torch.__version__} finds no CUDA there. Install a CUDA "
+            "build of torch and the NVIDIA driver on every GPU node, or set compute.gpus: 0"
         )
         raise RunError(msg)
 
@@ -157,8 +156,8 @@ def _load(spec: WorkerSpec) -> Encoder:
     )
 
 
-def _make_apart(spec: WorkerSpec, shard: int) -> Callable[[pa.Table, int], pa.Table]:
-    """What a process of its own does with rows: the same as a replica, in one block."""
+def _make_encode(spec: WorkerSpec, shard: int) -> Encode:
+    """Load the model in the subprocess; returns the function that encodes rows as one block."""
     silence_transformers()
     encoder = _load(spec)
     for column in spec.computed:

@@ -1,7 +1,7 @@
-"""A part of texts → the same with the tokens of its blocks, where tokenizing has workers of its own: beside GPUs.
+"""The tokenizer stage of a run on GPUs: adds the tokens of its blocks to a part.
 
-Knows nothing of Ray or the encoder. Invariant: importing this file brings no model's code; a run has as many of these
-workers as there are cores to spare, and a replica's start would wait for what all of them import.
+Knows nothing of Ray or the encoder. Invariant: imports no model code, because there is a worker for every spare core
+and the start of replicas would wait for the imports of all of them.
 """
 
 import time
@@ -18,37 +18,38 @@ from varve.workers.worker_spec import WorkerSpec
 
 
 def tokenize_part(batch: pa.Table, spec: WorkerSpec, reporter: Reporter) -> pa.Table:
-    """Add the tokens of its blocks to a part on its way to a replica.
+    """Add tokens to a part; returns no row if the run is stopping.
 
-    One that kills those who tokenize it passes as it is: a replica has the means to find the rows that do so.
+    A part that repeatedly crashed its worker is returned unchanged: the replica finds the crashing rows.
     """
-    part = unpack_message(batch)
+    message = unpack_message(batch)
     if reporter.stopped():
         return batch.slice(0, 0)
-    if reporter.begin("tokenize", part.rows) >= MAX_DEATHS:
-        reporter.end("tokenize", part.rows)
+    if reporter.begin("tokenize", message.rows) >= MAX_DEATHS:
+        reporter.end("tokenize", message.rows)
         return batch
-    began_s = time.process_time()  # of all its threads: each task spreads over the cores that are idle
-    blocks = list(tokenize_blocks(_tokenizer_of(spec), part.table, spec.text_columns, spec.block_rows, spec.computed))
+    began_s = time.process_time()  # of all threads: a task uses every idle core
+    tokenizer = _load_tokenizer(spec)
+    blocks = list(tokenize_blocks(tokenizer, message.table, spec.text_columns, spec.block_rows, spec.computed))
     compute_s = sum(block.compute_s for block in blocks)
     tokens = tuple(block.to_arrow() for block in blocks)
     tokenize_s = max(0.0, time.process_time() - began_s - compute_s)
     seconds = {"tokenize": tokenize_s} | ({"compute": compute_s} if spec.computed else {})
-    for stage, spent_s in seconds.items():
-        reporter.spend(stage, spent_s)
-    reporter.end("tokenize", part.rows)
-    return pack_message(PartMessage(part.rows, part.table, blocks=tokens))
+    for stage, stage_s in seconds.items():
+        reporter.spend(stage, stage_s)
+    reporter.end("tokenize", message.rows)
+    return pack_message(PartMessage(message.rows, message.table, blocks=tokens))
 
 
 _tokenizers: dict[str, Tokenizer] = {}
 
 
-def _tokenizer_of(spec: WorkerSpec) -> Tokenizer:
-    """The spec's tokenizer, loaded once in a process."""
+def _load_tokenizer(spec: WorkerSpec) -> Tokenizer:
+    """The tokenizer, loaded once per process."""
     key = spec.checkpoint.folder + spec.model.model_dump_json() + repr(spec.features)
     if key not in _tokenizers:
         silence_transformers()
-        here = spec.on_this_node()
-        features = make_feature_plan(here.model, here.features, here.checkpoint, here.output_dtype)
-        _tokenizers[key] = make_tokenizer(here.model, here.checkpoint, features)
+        checkpoint = spec.on_this_node().checkpoint
+        feature_plan = make_feature_plan(spec.model, spec.features, checkpoint, spec.output_dtype)
+        _tokenizers[key] = make_tokenizer(spec.model, checkpoint, feature_plan)
     return _tokenizers[key]

@@ -6,23 +6,23 @@ from varve.workers.part_message import PartMessage, pack_message, unpack_message
 
 
 @pytest.mark.parametrize("num_blocks", [0, 1, 3])
-def test_a_sealed_part_comes_back_whole(num_blocks):
+def test_message_is_unpacked_unchanged(num_blocks):
     table = pa.table({"text": ["a", None, "c"], "id": [[1], [], [2, 3]]})
     blocks = tuple(pa.record_batch({"input_ids": [list(range(at))]}) for at in range(num_blocks))
-    part = unpack_message(pack_message(PartMessage(Range(3, 1024, 1027), table, {"repeats": 2}, blocks)))
-    assert (part.rows, part.counts) == (Range(3, 1024, 1027), {"repeats": 2})
-    assert part.table.equals(table)
-    assert part.blocks == blocks
+    message = unpack_message(pack_message(PartMessage(Range(3, 1024, 1027), table, {"repeats": 2}, blocks)))
+    assert (message.rows, message.counts) == (Range(3, 1024, 1027), {"repeats": 2})
+    assert message.table.equals(table)
+    assert message.blocks == blocks
 
 
-def test_an_empty_part_comes_back_with_its_schema():
+def test_empty_part_keeps_its_schema():
     table = pa.schema([("text", pa.large_string())]).empty_table()
-    part = unpack_message(pack_message(PartMessage(Range(0, 0, 0), table)))
-    assert part.table.schema == table.schema
-    assert len(part.table) == 0
+    message = unpack_message(pack_message(PartMessage(Range(0, 0, 0), table)))
+    assert message.table.schema == table.schema
+    assert len(message.table) == 0
 
 
-def test_sealed_parts_side_by_side_stay_apart():
+def test_messages_in_one_table_stay_separate():
     tables = [pa.table({"id": [number]}) for number in range(3)]
     together = pa.concat_tables(
         pack_message(PartMessage(Range(0, at, at + 1), table)) for at, table in enumerate(tables)
