@@ -26,36 +26,21 @@ from varve.encoder.model.mpnet import PackedBias
 # Attributes of a layer after `use_library`: queries, keys, values, output and norm of attention, the feed-forward block
 # and its norm, the head dimension. BERT's family, DistilBERT, MPNet.
 _CPU_ATTRIBUTES = (
-    (
-        *(f"attention.self.{name}" for name in ("query", "key", "value")),
-        *("attention.output.dense", "attention.output.LayerNorm", "output", "output.norm"),
-        "attention.self.attention_head_size",
-    ),
-    (
-        *(f"attention.{name}_lin" for name in ("q", "k", "v", "out")),
-        *("sa_layer_norm", "ffn.lin1", "output_layer_norm"),
-        "attention.attention_head_size",
-    ),
-    (
-        *(f"attention.attn.{name}" for name in ("q", "k", "v", "o")),
-        *("attention.LayerNorm", "output", "output.norm"),
-        "attention.attn.attention_head_size",
-    ),
+    """attention.self.query attention.self.key attention.self.value attention.output.dense attention.output.LayerNorm
+    output output.norm attention.self.attention_head_size""",
+    """attention.q_lin attention.k_lin attention.v_lin attention.out_lin sa_layer_norm
+    ffn.lin1 output_layer_norm attention.attention_head_size""",
+    """attention.attn.q attention.attn.k attention.attn.v attention.attn.o attention.LayerNorm
+    output output.norm attention.attn.attention_head_size""",
 )
 # The same for torch's modules, where the feed-forward block is a layer, its activation and a layer. BERT's family,
 # DistilBERT.
 _GPU_ATTRIBUTES = (
-    (
-        *(f"attention.self.{name}" for name in ("query", "key", "value")),
-        *("attention.output.dense", "attention.output.LayerNorm"),
-        *("intermediate.dense", "intermediate.intermediate_act_fn", "output.dense", "output.LayerNorm"),
-        "attention.self.attention_head_size",
-    ),
-    (
-        *(f"attention.{name}_lin" for name in ("q", "k", "v", "out")),
-        *("sa_layer_norm", "ffn.lin1", "ffn.activation", "ffn.lin2", "output_layer_norm"),
-        "attention.attention_head_size",
-    ),
+    """attention.self.query attention.self.key attention.self.value attention.output.dense attention.output.LayerNorm
+    intermediate.dense intermediate.intermediate_act_fn output.dense output.LayerNorm
+    attention.self.attention_head_size""",
+    """attention.q_lin attention.k_lin attention.v_lin attention.out_lin sa_layer_norm
+    ffn.lin1 ffn.activation ffn.lin2 output_layer_norm attention.attention_head_size""",
 )
 
 
@@ -92,7 +77,7 @@ class FusedCpuLayer:
     @classmethod
     def of(cls, layer: nn.Module) -> Self | None:
         """For a layer written like BERT's whose modules the library supports; None for any other."""
-        candidates = filter(None, (_find_parts(layer, names) for names in _CPU_ATTRIBUTES))
+        candidates = filter(None, (_find_parts(layer, each) for each in _CPU_ATTRIBUTES))
         return next((cls(layer, *parts) for parts in candidates if _library_supports(*parts)), None)
 
     def __call__(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -120,7 +105,7 @@ class FusedGpuLayer:
     @classmethod
     def of(cls, layer: nn.Module) -> Self | None:
         """For a layer written like BERT's with modules of torch; None for any other."""
-        candidates = filter(None, (_find_parts(layer, names) for names in _GPU_ATTRIBUTES))
+        candidates = filter(None, (_find_parts(layer, each) for each in _GPU_ATTRIBUTES))
         return next((cls(layer, *parts) for parts in candidates if _are_torch_modules(*parts)), None)
 
     def __call__(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -154,8 +139,9 @@ def _norm_of_sum(hidden_TH: Tensor, residual_TH: Tensor, norm: nn.LayerNorm) -> 
     return norm(hidden_TH + residual_TH)
 
 
-def _find_parts(layer: nn.Module, names: tuple[str, ...]) -> tuple[Any, ...] | None:
-    """The attributes with these names; None if one is missing, or if the layer has other modules that compute."""
+def _find_parts(layer: nn.Module, attributes: str) -> tuple[Any, ...] | None:
+    """The attributes of a layer; None if one is missing, or if the layer has other modules that compute."""
+    names = tuple(attributes.split())
     for name, module in layer.named_modules():
         inactive = list(module.children()) or isinstance(module, nn.Dropout | nn.Identity)
         if not (inactive or name.startswith(names)):
