@@ -1,4 +1,4 @@
-"""Outputs of runs as a run would write them, from arrays that are at hand: no model, no Ray."""
+"""Writes outputs like those of finished runs from given arrays, without a model or Ray."""
 
 import json
 from pathlib import Path
@@ -37,69 +37,69 @@ def write_output(path: Path | str, features: dict, kept: dict, *, rows_per_part=
 
     Args:
         path: folder or address.
-        features: column definition → (R, width) float32, or what a column of its dtype stores.
+        features: column definition → (R, width) float32, which are converted to the dtype of the column.
         kept: name → values of R rows.
         rows_per_part: rows of each part.
         errors: rows without features.
-        provenance: what the run says of its model, laid over `PROVENANCE`.
+        provenance: replaces values of `PROVENANCE`, the metadata of the model.
     """
-    told = {**PROVENANCE, **provenance}
+    metadata = {**PROVENANCE, **provenance}
     storage = Storage(str(path))
-    beside = pa.table(kept)
-    rows = beside.num_rows
+    kept_table = pa.table(kept)
+    rows = kept_table.num_rows
     columns = tuple(features)
     plan = FeaturePlan(columns, 12, 12, special_tokens=False)
-    schema = output_schema(plan, beside.schema, pairs=False, metadata=told)
+    schema = output_schema(plan, kept_table.schema, pairs=False, metadata=metadata)
     good = np.ones(rows, np.bool_)
     good[list(errors)] = False
     parts = []
     for start in range(0, rows, rows_per_part):
         stop = min(start + rows_per_part, rows)
-        fine = good[start:stop]
-        arrays = feature_arrays(plan, _stored(features, start, stop, fine), fine, pairs=False)
-        reasons = pa.array([None if ok else "the text is null" for ok in fine], pa.string())
+        encoded = good[start:stop]
+        arrays = feature_arrays(plan, _stored(features, start, stop, encoded), encoded, pairs=False)
+        reasons = pa.array([None if ok else "the text is null" for ok in encoded], pa.string())
         table = pa.table(
             {
-                **{name: beside[name].slice(start, stop - start) for name in beside.column_names},
+                **{name: kept_table[name].slice(start, stop - start) for name in kept_table.column_names},
                 **arrays,
-                "num_tokens": pa.array(np.where(fine, 10, 0), pa.int32(), mask=~fine),
-                "truncated": pa.array(np.zeros(stop - start, bool), mask=~fine),
+                "num_tokens": pa.array(np.where(encoded, 10, 0), pa.int32(), mask=~encoded),
+                "truncated": pa.array(np.zeros(stop - start, bool), mask=~encoded),
                 "error": reasons,
                 "shard": pa.array(np.zeros(stop - start, np.int32)),
                 "row": pa.array(np.arange(start, stop)),
             },
             schema=schema,
         )
-        parts.append(write_part(storage, Range(0, start, stop), table, told["fingerprint"]))
-    storage.create("_varve/job.json", json.dumps({"fingerprint": told["fingerprint"]}).encode())
-    publish(storage, _manifest(storage, told, rows, len(errors), parts))
+        parts.append(write_part(storage, Range(0, start, stop), table, metadata["fingerprint"]))
+    storage.create("_varve/job.json", json.dumps({"fingerprint": metadata["fingerprint"]}).encode())
+    publish(storage, _manifest(storage, metadata, rows, len(errors), parts))
     return str(path)
 
 
-def _stored(features: dict, start: int, stop: int, fine: np.ndarray) -> dict:
-    found = {}
+def _stored(features: dict, start: int, stop: int, encoded: np.ndarray) -> dict:
+    stored = {}
     for definition, values in features.items():
-        if definition.form == "windows":  # one to a row
-            offsets = np.arange(int(fine.sum()) + 1)
-            found[definition.name] = Ragged(values[start:stop][fine], offsets)
-            found["windows"] = Ragged(np.zeros((len(offsets) - 1, 2), np.int32), offsets)
+        if definition.form == "windows":  # one per row
+            offsets = np.arange(int(encoded.sum()) + 1)
+            stored[definition.name] = Ragged(values[start:stop][encoded], offsets)
+            stored["windows"] = Ragged(np.zeros((len(offsets) - 1, 2), np.int32), offsets)
             continue
-        vectors = np.asarray(values)[start:stop][fine]
+        vectors = np.asarray(values)[start:stop][encoded]
         if definition.dtype == "int8":
             scales = np.abs(vectors).max(axis=1) / 127
-            found[definition.scale_name] = scales.astype(np.float32)
+            stored[definition.scale_name] = scales.astype(np.float32)
             vectors = np.round(vectors / scales[:, None]).astype(np.int8)
         elif definition.dtype == "binary":
             vectors = np.packbits(vectors > 0, axis=1)
         kinds = {"float16": np.float16, "float32": np.float32}
-        found[definition.name] = vectors.astype(kinds.get(definition.dtype, vectors.dtype))
-    return found
+        stored[definition.name] = vectors.astype(kinds.get(definition.dtype, vectors.dtype))
+    return stored
 
 
-def _manifest(storage: Storage, told: dict, rows: int, errors: int, parts: list) -> Manifest:
-    job = {"source": {"text": "text"}, "model": {"name": told["model"], "long_text": "truncate"}}
+def _manifest(storage: Storage, metadata: dict, rows: int, errors: int, parts: list) -> Manifest:
+    job = {"source": {"text": "text"}, "model": {"name": metadata["model"], "long_text": "truncate"}}
     return Manifest(
-        path=storage.uri, fingerprint=told["fingerprint"], started_at="2026-01-01T00:00:00+00:00",
+        path=storage.uri, fingerprint=metadata["fingerprint"], started_at="2026-01-01T00:00:00+00:00",
         finished_at="2026-01-01T00:01:00+00:00", num_rows=rows, num_tokens=10 * (rows - errors), num_errors=errors,
         num_truncated=0, file_bytes=sum(part.file_bytes for part in parts), counts={},
         storage={"create_if_absent": True, "retries": 0}, seconds={}, stages={}, encoder={}, canary={}, versions={},

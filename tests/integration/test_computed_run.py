@@ -1,4 +1,4 @@
-"""Columns of a job's own Python functions, in whole runs."""
+"""Columns of the user's Python functions, in whole runs."""
 
 import json
 
@@ -43,7 +43,7 @@ def pairs(tmp_path):
 
 @pytest.fixture
 def load(job, pairs, tmp_path):
-    """A job of sentence pairs, from a file that lies beside its functions."""
+    """A job of sentence pairs, loaded from a file next to its functions."""
     (tmp_path / "code").mkdir()
     (tmp_path / "code/my_features.py").write_text(CODE)
     (tmp_path / "code/my_words.py").write_text("def words(text): return set(text.split())")
@@ -71,7 +71,7 @@ def test_computed_columns_are_written_checked_and_bound_to_their_code(load, run,
     assert table.column_names == ["label", "e", "overlap", "num_tokens", "truncated", "error", "shard", "row"]
     assert table["overlap"].type == pa.float32()
     assert table["overlap"][0].as_py() == pytest.approx(3 / 7)
-    errors = {row: told for row, told in enumerate(table["error"].to_pylist()) if told}
+    errors = {row: reason for row, reason in enumerate(table["error"].to_pylist()) if reason}
     assert errors == {
         3: "premise is null",
         120: "overlap: ValueError: nothing to compare: no overlap (my_features.py, line 10)",
@@ -89,19 +89,17 @@ def test_computed_columns_are_written_checked_and_bound_to_their_code(load, run,
     (tmp_path / "code/my_words.py").write_text("def words(text): return set(text.lower().split())")
     with pytest.raises(JobError, match=r"Changed:\n  features\.overlap\.code: \"[0-9a-f]{64}\" → \"[0-9a-f]{64}\"\n"):
         run(load({"overlap": "float32"}))
-    told = {check.name: check.failures for check in verify(str(tmp_path / "out"))}
-    assert "features.overlap.code" in told["canary"][0]
+    failures = {check.name: check.failures for check in verify(str(tmp_path / "out"))}
+    assert "features.overlap.code" in failures["canary"][0]
 
 
-def test_function_that_looks_at_its_neighbours_keeps_the_run_from_publishing(load, run, tmp_path):
-    with pytest.raises(
-        RunError, match=r"rank of shard 0, row \d+ is \d+; when my_features:rank is given this row alone"
-    ):
+def test_function_that_depends_on_other_rows_prevents_publishing(load, run, tmp_path):
+    with pytest.raises(RunError, match=r"rank of shard 0, row \d+ is \d+; when my_features:rank"):
         run(load({"rank": "int32"}))
     assert not (tmp_path / "out/_varve/manifest.json").exists()
 
 
-def test_mistake_that_shows_late_ends_the_run_with_the_feature_named(load, run, pairs, tmp_path):
+def test_late_failure_of_a_function_names_the_feature(load, run, pairs, tmp_path):
     code = tmp_path / "code/my_features.py"
     job = load({"rank": "int32"})
     code.write_text("def rank(rows): return [0] * (len(rows) if rows['label'][0].as_py() == 0 else 1)")
@@ -110,7 +108,7 @@ def test_mistake_that_shows_late_ends_the_run_with_the_feature_named(load, run, 
     assert not (tmp_path / "out/_varve/manifest.json").exists()
 
 
-def test_job_whose_function_fails_everywhere_is_refused_before_anything_is_written(load, run, tmp_path):
+def test_function_that_fails_on_all_rows_is_rejected_before_writing(load, run, tmp_path):
     job = load({"overlap": "float32"})
     (tmp_path / "code/my_features.py").write_text("def overlap(rows): return rows['premis']")
     with pytest.raises(JobError, match=r"my_features:overlap fails on each of the first 64 rows\. overlap: KeyError"):
@@ -118,14 +116,14 @@ def test_job_whose_function_fails_everywhere_is_refused_before_anything_is_writt
     assert not (tmp_path / "out").exists()
 
 
-def test_what_tokenizes_beside_replicas_stands_back_behind_them(load, run, tmp_path):
-    told = {}
+def test_tokenizer_tasks_have_a_lower_priority_than_replicas(load, run, tmp_path):
+    niceness = {}
     for tokenizers in (0, 1):
         seen = tmp_path / f"seen-{tokenizers}"
         job = load({"same": "int32"}, f"compute.tokenizers={tokenizers}", f"output.path={tmp_path}/out-{tokenizers}")
-        code = f"import os\ndef same(rows):\n    told = open({str(seen)!r}, 'a')\n"
-        code += "    print(os.getpriority(os.PRIO_PROCESS, 0), file=told)\n    return [0] * len(rows)"
+        code = f"import os\ndef same(rows):\n    log = open({str(seen)!r}, 'a')\n"
+        code += "    print(os.getpriority(os.PRIO_PROCESS, 0), file=log)\n    return [0] * len(rows)"
         (tmp_path / "code/my_features.py").write_text(code)
         run(job)
-        told[tokenizers] = max(map(int, seen.read_text().split()))
-    assert told[1] > told[0]
+        niceness[tokenizers] = max(map(int, seen.read_text().split()))
+    assert niceness[1] > niceness[0]

@@ -1,4 +1,4 @@
-"""Whole runs over texts, rows and shards of every kind: rows in = rows out."""
+"""Whole runs over unusual texts, rows and shards: rows out = rows in."""
 
 import json
 import shutil
@@ -36,7 +36,7 @@ KINDS = {
 
 @pytest.fixture(scope="module")
 def docs(write_shards, tmp_path_factory):
-    """Awkward texts, and another beside each, which is empty beside the empty one and once more."""
+    """Unusual texts as pairs: each with another text, the empty one also with an empty text."""
     tables = []
     for shard in range(4):
         table = awkward(shard)
@@ -47,7 +47,7 @@ def docs(write_shards, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def made(docs, job_to, run):
-    """(kind, tokenizers) → its finished output and manifest, one run each."""
+    """(kind, tokenizers) → finished output and manifest, one run each."""
     done = {}
 
     def make(kind: str, tokenizers: int = 0):
@@ -59,7 +59,7 @@ def made(docs, job_to, run):
     return make
 
 
-def test_awkward_rows_end_as_rows(made, read):
+def test_unusual_rows_become_rows_of_the_output(made, read):
     path, manifest = made("text")
     output = read(path)
     assert (len(output), manifest.num_rows, manifest.num_errors) == (1000, 1000, 8)
@@ -68,14 +68,14 @@ def test_awkward_rows_end_as_rows(made, read):
     ]
     first = output.slice(0, 250)
     assert first["id"].to_pylist() == list(range(250))
-    errors = {row: told for row, told in enumerate(first["error"].to_pylist()) if told}
+    errors = {row: reason for row, reason in enumerate(first["error"].to_pylist()) if reason}
     assert errors == {3: "text is null", 11: "text is not UTF-8: byte 0xff at 11"}
     assert [row for row, cut in enumerate(first["truncated"].to_pylist()) if cut] == [13]
     assert first["num_tokens"][5].as_py() == 2
     assert all(check.passed for check in verify(str(path)))
 
 
-def test_sentence_pairs_and_kept_text_go_through(made, read):
+def test_sentence_pairs_and_kept_texts(made, read):
     path, manifest = made("pairs")
     output = read(path)
     assert manifest.canary["passed"]
@@ -84,7 +84,7 @@ def test_sentence_pairs_and_kept_text_go_through(made, read):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_tokenizers_of_their_own_give_the_rows_of_replicas_that_tokenize(kind, made, read):
+def test_tokenizer_tasks_give_the_same_rows_as_tokenizing_replicas(kind, made, read):
     outputs = {}
     for tokenizers in (0, 1):
         path, manifest = made(kind, tokenizers)
@@ -96,7 +96,7 @@ def test_tokenizers_of_their_own_give_the_rows_of_replicas_that_tokenize(kind, m
 
 @pytest.fixture(scope="module")
 def uneven(write_shards, job_to, run, tmp_path_factory):
-    """The job, the manifest and the output of shards that end on the grid, are empty, and hold one row."""
+    """Job, manifest and output of three kinds of shards: a multiple of the part size, empty, and one row."""
     folder = tmp_path_factory.mktemp("uneven")
     shards = (["one", "two", "one", "one"] * 50, [], ["x"])
     write_shards(folder / "docs", [pa.table({"text": pa.array(texts, pa.string())}) for texts in shards])
@@ -104,7 +104,7 @@ def uneven(write_shards, job_to, run, tmp_path_factory):
     return job, run(job), folder / "out"
 
 
-def test_shards_that_end_on_the_grid_are_closed_by_an_empty_part(uneven):
+def test_shards_of_whole_parts_end_with_an_empty_part(uneven):
     _, manifest, output = uneven
     assert [(part.shard, part.start, part.stop) for part in manifest.parts] == [
         (0, 0, 100),
@@ -133,7 +133,7 @@ def test_too_many_error_rows_stop_the_run(job, run, write_shards, tmp_path):
     assert not (tmp_path / "out/_varve/manifest.json").exists()
 
 
-def test_source_that_breaks_while_it_is_read_stops_the_run_with_its_name(job, run, tmp_path):
+def test_source_that_fails_during_the_run_is_named_in_the_error(job, run, tmp_path):
     (tmp_path / "docs").mkdir()
     good = "".join(json.dumps({"text": f"text {row}"}) + "\n" for row in range(50))
     for shard in range(10):  # of which eight are looked at before the run
@@ -156,7 +156,7 @@ def test_windows_of_long_documents_pass_the_canary(job, run, write_shards, tmp_p
 
 
 @pytest.mark.parametrize("long_text", ["truncate", {"window": 16, "stride": 4}])
-def test_checkpoint_that_cuts_texts_on_their_left_passes_the_canary(
+def test_checkpoint_that_truncates_on_the_left_passes_the_canary(
     long_text, job, run, write_shards, tmp_path, tiny, minilm
 ):
     model = shutil.copytree(tiny("bert"), tmp_path / "left")
@@ -169,7 +169,7 @@ def test_checkpoint_that_cuts_texts_on_their_left_passes_the_canary(
     assert bool(manifest.num_truncated) == (long_text == "truncate")
 
 
-def test_canary_of_long_documents_reads_no_more_of_them_than_it_must(job, run, write_shards, tmp_path):
+def test_canary_of_long_documents_stays_within_its_token_limit(job, run, write_shards, tmp_path):
     texts = [f"sentence {row} " + "word " * 8000 for row in range(30)]
     folder = write_shards(tmp_path / "docs", [pa.table({"text": texts})])
     manifest = run(job(folder, model={"long_text": {"window": 64, "stride": 0}, "max_tokens": "auto"}))

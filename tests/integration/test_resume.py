@@ -1,4 +1,4 @@
-"""One run, and what the same command or another finds and does in copies of its output, whole, torn or forged."""
+"""Runs over an existing output: complete, with missing parts, of another job, or with wrong content."""
 
 import json
 import shutil
@@ -32,7 +32,7 @@ def docs(write_shards, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def made(docs, job_to, run):
-    """(dtype) → the finished output of it, one job each, and its manifest."""
+    """(dtype) → finished output and manifest, one job each."""
     done = {}
 
     def make(dtype: str):
@@ -46,7 +46,7 @@ def made(docs, job_to, run):
 
 @pytest.fixture
 def job(job, docs):
-    """The job of the finished output, changed where a test says so."""
+    """The job of the finished output, with changes of a test."""
 
     def make(**changes):
         return job(docs, **({"features": FEATURES} | changes))
@@ -56,14 +56,14 @@ def job(job, docs):
 
 @pytest.fixture
 def finished(made, tmp_path):
-    """A copy of the float32 output, where this test's job writes."""
+    """A copy of the float32 output at the path of this test's job."""
     output, _ = made("float32")
     shutil.copytree(output, tmp_path / "out")
     return tmp_path / "out"
 
 
 def unpublish(output, *parts: str) -> None:
-    """As if the run had been killed before it wrote these parts and the manifest."""
+    """Simulate a run that was killed before it wrote these parts and the manifest."""
     (output / "_varve/manifest.json").unlink()
     for part in parts:
         (output / "data" / part).unlink()
@@ -103,7 +103,7 @@ def test_finished_job_does_nothing_the_second_time(job, run, made, finished):
     assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == before
 
 
-def test_lost_parts_are_made_again_bit_for_bit(job, run, finished):
+def test_missing_parts_are_written_again_bit_for_bit(job, run, finished):
     before = {path.name: pq.read_table(path) for path in (finished / "data").iterdir()}
     unpublish(finished, *sorted(before)[::2])
     assert read_status(Storage(str(finished)))["state"] == "partial"
@@ -112,14 +112,14 @@ def test_lost_parts_are_made_again_bit_for_bit(job, run, finished):
     assert {path.name: pq.read_table(path) for path in (finished / "data").iterdir()} == before
 
 
-def test_changed_job_is_refused_with_what_differs(job, run, finished):
+def test_changed_job_is_rejected_with_the_changed_field(job, run, finished):
     with pytest.raises(JobError) as error:
         run(job(model={"max_tokens": 32}, features=FEATURES | {"e": {"pool": "cls"}}))
     assert "model.max_tokens: 64 → 32" in str(error.value)
     assert 'features.e.pool: "mean" → "cls"' in str(error.value)
 
 
-def test_changed_source_is_refused(job, run, docs, finished, tmp_path):
+def test_changed_source_is_rejected(job, run, docs, finished, tmp_path):
     kept = (docs / "1.parquet").rename(tmp_path / "kept")
     pq.write_table(pa.table({"text": ["another text"] * 7}), docs / "1.parquet")
     try:
@@ -129,7 +129,7 @@ def test_changed_source_is_refused(job, run, docs, finished, tmp_path):
         kept.rename(docs / "1.parquet")
 
 
-def test_changed_config_of_the_model_is_refused(job, run, tiny, finished):
+def test_changed_config_of_the_model_is_rejected(job, run, tiny, finished):
     config = Path(tiny("bert"), "config.json")
     kept = config.read_text()
     config.write_text(json.dumps(json.loads(kept) | {"layer_norm_eps": 1e-6}))
@@ -140,7 +140,7 @@ def test_changed_config_of_the_model_is_refused(job, run, tiny, finished):
         config.write_text(kept)
 
 
-def test_output_that_is_older_than_the_hash_of_the_config_is_still_its_jobs(job, run, finished):
+def test_older_output_without_a_config_hash_can_be_resumed(job, run, finished):
     path = finished / "_varve/job.json"
     stored = json.loads(path.read_text())
     del stored["resolved"]["config_sha256"]
@@ -148,14 +148,14 @@ def test_output_that_is_older_than_the_hash_of_the_config_is_still_its_jobs(job,
     assert run(job()).num_rows == 300
 
 
-def test_parts_without_their_job_are_not_taken_for_this_jobs(job, run, finished):
+def test_parts_without_job_json_are_rejected(job, run, finished):
     unpublish(finished)
     (finished / "_varve/job.json").unlink()
     with pytest.raises(JobError, match="holds parts, but not the job that wrote them"):
         run(job(features={"e": {"pool": "cls"}}))
 
 
-def test_part_of_another_job_among_the_parts_keeps_the_run_from_publishing(job, run, made, finished):
+def test_part_of_another_job_prevents_publishing(job, run, made, finished):
     other, _ = made("float16")
     name = "data/part-00000-000000000000-000000000100.parquet"
     (finished / name).write_bytes((other / name).read_bytes())
@@ -164,8 +164,8 @@ def test_part_of_another_job_among_the_parts_keeps_the_run_from_publishing(job, 
         run(job())
 
 
-def test_stored_vector_that_is_wrong_keeps_the_run_from_publishing(job, run, finished):
-    """The canary reads what was stored: a part with other vectors than the model's is found before the manifest."""
+def test_wrong_stored_vector_prevents_publishing(job, run, finished):
+    """The canary reads stored vectors, so it finds a part with wrong ones before the manifest is written."""
     from varve.output.part_file import part_name, write_part
     from varve.planning.saved_plan import prepare
     from varve.ranges import Range
@@ -175,16 +175,16 @@ def test_stored_vector_that_is_wrong_keeps_the_run_from_publishing(job, run, fin
     shifted = pa.FixedSizeListArray.from_arrays(
         pa.array(np.stack(table["e"].to_numpy()).ravel() + np.float32(0.01)), type=table["e"].type
     )
-    forged = table.set_column(table.column_names.index("e"), table.schema.field("e"), shifted)
+    wrong = table.set_column(table.column_names.index("e"), table.schema.field("e"), shifted)
     unpublish(finished, part_name(rows).removeprefix("data/"))
     storage = Storage(str(finished))
-    write_part(storage, rows, forged, prepare(job(), storage, device="cpu").fingerprint)
+    write_part(storage, rows, wrong, prepare(job(), storage, device="cpu").fingerprint)
     with pytest.raises(RunError, match=r"not published(.|\n)*e of shard 0"):
         run(job())
     assert not (finished / "_varve/manifest.json").exists()
 
 
-def test_two_replicas_write_the_rows_of_one(job, run, made, read, tmp_path):
+def test_two_replicas_write_the_same_rows_as_one(job, run, made, read, tmp_path):
     output, _ = made("float32")
     manifest = run(job(compute={"replicas": 2}))
     assert manifest.num_rows == 300
@@ -192,12 +192,12 @@ def test_two_replicas_write_the_rows_of_one(job, run, made, read, tmp_path):
     assert read(tmp_path / "out").select(["shard", "row"]).equals(read(output).select(["shard", "row"]))
 
 
-def test_run_leaves_the_options_of_a_ray_program_as_they_were(made):
+def test_run_restores_the_options_of_a_ray_program(made):
     made("float32")
     assert DataContext.get_current().target_max_block_size == DataContext().target_max_block_size
 
 
-def test_finished_run_leaves_no_process_of_its_own_in_a_program_that_goes_on(made):
+def test_finished_run_leaves_no_processes_behind(made):
     made("float32")
     ours = (b"ray::RunCounters", b"ray::MapWorker")
     wait_until(lambda: not [t for t in descendants().values() if t.startswith(ours)], "its processes have ended")

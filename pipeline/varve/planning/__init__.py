@@ -1,1 +1,1 @@
-"""Everything that is settled before the first row is read."""
+"""Plans of jobs: resolved values, part sizes, the dry run of functions, and estimates of speed and cost."""
