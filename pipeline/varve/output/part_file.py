@@ -101,11 +101,7 @@ def parse_name(name: str) -> Range | None:
 
 
 def write_part(
-    storage: Storage,
-    rows: Range,
-    table: pa.Table,
-    fingerprint: str,
-    counts: dict[str, int] | None = None,
+    storage: Storage, rows: Range, table: pa.Table, fingerprint: str, counts: dict[str, int] | None = None
 ) -> Part:
     """Commit a part, unless it is committed already.
 
@@ -126,10 +122,7 @@ def write_part(
 
 
 def encode_part(
-    rows: Range,
-    table: pa.Table,
-    fingerprint: str,
-    counts: dict[str, int] | None = None,
+    rows: Range, table: pa.Table, fingerprint: str, counts: dict[str, int] | None = None
 ) -> tuple[Part, bytes]:
     """Encode a table as Parquet; returns (the part's record, content of the file).
 
