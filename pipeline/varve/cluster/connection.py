@@ -51,7 +51,7 @@ def start_ray(compute: Compute) -> None:
                 ray.init(address="auto", **options)
             else:
                 _start_local(_size(compute) | options)
-            # Called before Ray's own handler, which waits half a second for output of workers that nobody shows.
+            # Called before Ray's own handler, which waits half a second for the workers' output; Varve shows none of it.
             atexit.register(leave_ray)
         except Exception as e:  # Ray raises no narrower type for a node that does not start in time
             address = os.environ.get("RAY_ADDRESS", "this machine")
@@ -73,7 +73,7 @@ def leave_ray() -> None:
 
 
 def _start_local(options: dict[str, Any]) -> None:
-    # address="local": never joins a cluster that somebody else started on this machine.
+    # address="local": never joins a cluster that is already running on this machine.
     Retrying(stop=stop_after_attempt(_MAX_STARTS), reraise=True)(
         ray.init, address="local", include_dashboard=False, **options
     )

@@ -1,1 +1,1 @@
-"""The Ray engine: the dataflow of a run, tasks beside it, and features inside a user's own Ray program."""
+"""The Ray engine: the dataflow of a run, single tasks, and features inside a user's own Ray program."""

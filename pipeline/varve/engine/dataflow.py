@@ -177,7 +177,7 @@ def _commit(batch: pa.Table, storage: Storage, fingerprint: str, reporter: RayRe
 def _committed_parts(dataset: "ray.data.Dataset") -> Iterator[Part]:
     """Run the dataflow; yields each part when it is committed.
 
-    Blocks are taken one by one: Ray keeps the lineage of a result for as long as somebody holds it.
+    Blocks are taken one by one: Ray keeps the lineage of a result for as long as the driver refers to it.
     """
     for bundle in dataset.iter_internal_ref_bundles():
         for entry in bundle.blocks:

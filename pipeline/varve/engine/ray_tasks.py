@@ -1,4 +1,4 @@
-"""Ray tasks beside the dataflow, and how Ray's exceptions become Varve's errors. Knows nothing of parts."""
+"""Ray tasks outside the dataflow, and how Ray's exceptions become Varve's errors. Knows nothing of parts."""
 
 import re
 from collections.abc import Callable, Iterator, Sequence

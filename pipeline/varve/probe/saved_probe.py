@@ -142,7 +142,7 @@ class Probe:
         return cls(head, features, columns, tuple(content["classes"]), content["label"], content["run"], record)
 
     def check_run(self, output: Output) -> None:
-        """Check that the vectors of an output have the same meaning as those that the probe was trained on.
+        """Check that the vectors of an output have the same meaning as the vectors that the probe was trained on.
 
         Raises:
             JobError: with all differences.
@@ -165,7 +165,7 @@ class Probe:
             ]
         if differences:
             listed = "".join(f"\n  {difference}" for difference in differences)
-            msg = f"{output.storage.uri} has other features than those that the probe was trained on:{listed}"
+            msg = f"{output.storage.uri} does not have the features that the probe was trained on:{listed}"
             raise JobError(msg)
 
     def to_onnx(self) -> bytes | None:

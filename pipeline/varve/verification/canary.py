@@ -2,7 +2,7 @@
 
 Shares no code with the encoder, so that an error there cannot hide: texts are read from the source again and encoded by
 `reference_model.py`; vectors are read from the committed parts. The canary therefore covers the whole way from a text
-to its stored bytes. The values of computed columns are compared with those that the function returns for the row alone.
+to its stored bytes. Values of computed columns are compared with what the function returns for the row alone.
 """
 
 import random

@@ -108,7 +108,7 @@ def needs_only_cls_of_top_layer(feature_plan: FeaturePlan, model: PreTrainedMode
 
 
 def pooled_vectors(feature_plan: FeaturePlan, model: PreTrainedModel) -> frozenset[tuple[str, int]]:
-    """Every (pool, layer) that a pass computes: those of the features, and those that the heads read."""
+    """Every (pool, layer) that a pass computes: the features need them, or the heads read them."""
     last, needs_logits = feature_plan.num_layers, feature_plan.wants("logits")
     inputs = {("cls", last)} if feature_plan.wants("pooler") or needs_logits else set()
     if needs_logits and takes_mean(model):

@@ -1,4 +1,4 @@
-"""The layers of a model: finding them, reading their outputs during a pass, and removing those that are not needed.
+"""The layers of a model: finding them, reading their outputs during a pass, and removing layers that are not needed.
 
 Knows nothing of poolings or batches. Layer 0 is the input of the first layer (the embedding output); layer i is the
 output of the i-th layer call. For the last index n, callers use the model's own last_hidden_state, because some models
