@@ -31,7 +31,8 @@ T = TypeVar("T")
 _CLIENT = {"connect_timeout": "4s", "timeout": "300s"}
 _PAGE = 1000
 _MAX_PARALLEL_LISTINGS = 16
-_CHECK_NAME, _CHECK_CONTENT = "_varve/check", b"create-if-absent: this object is written twice, once in vain\n"
+_CHECK_NAME = "_varve/check"
+_CHECK_CONTENT = b"Written twice: the second conditional PUT must fail, so the store supports create-if-absent.\n"
 
 
 class ListedObject(NamedTuple):

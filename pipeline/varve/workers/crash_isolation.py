@@ -6,6 +6,7 @@ that was killed from outside do not change by a bit.
 """
 
 import ctypes
+import logging
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -18,6 +19,8 @@ from typing import Self
 import pyarrow as pa
 
 from varve.errors import RunError
+
+logger = logging.getLogger(__name__)
 
 WORKER_DIED = "worker died"
 # More crashing rows than this in one part have another cause than their texts.
@@ -112,6 +115,7 @@ class CrashIsolation:
     def _error_row(self, row: pa.Table, number: int) -> pa.Table:
         """The output row of a crashing row: kept columns, an error, and null features."""
         self.crashing_rows.append(number)
+        logger.warning("shard %d, row %d crashed its worker and becomes an error row", self.shard, number)
         if len(self.crashing_rows) > _MAX_CRASHING_ROWS:
             msg = (
                 f"shard {self.shard}: more than {_MAX_CRASHING_ROWS} rows of one part crashed their worker: "

@@ -4,6 +4,7 @@ Knows nothing of Ray: the engine runs it as an actor and passes a reporter. Impo
 because the start of a replica waits for its imports.
 """
 
+import logging
 import platform
 import time
 from collections.abc import Iterator, Sequence
@@ -27,6 +28,8 @@ from varve.workers.featurize import featurize
 from varve.workers.part_message import PartMessage, pack_message, unpack_message
 from varve.workers.worker_spec import WorkerSpec
 
+logger = logging.getLogger(__name__)
+
 _RECORDED_COUNTS = ("repeats", "overflows", "splits")  # counts of the encoder that a part records
 
 
@@ -46,7 +49,9 @@ class Replica:
         self._spec, self._reporter = spec.on_this_node(), reporter
         self._encoder = _load(self._spec)
         self._turn = Lock()
-        reporter.join(describe(self._encoder))
+        description = describe(self._encoder)
+        logger.info("replica ready: %s", description)
+        reporter.join(description)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Encode the texts or tokens of a part; returns no row if the run is stopping.
@@ -101,6 +106,7 @@ class Replica:
                 "rows, the last ones although a subprocess did so. The machine may have too little memory for both"
             )
             raise RunError(msg)
+        logger.warning("shard %d: %d workers died with a part; encoding it in a subprocess", rows.shard, deaths)
         features = []
         with CrashIsolation(partial(_make_encode, spec, rows.shard), spec.schema, rows.shard) as isolation:
             for first in range(0, len(message.table), spec.block_rows):
