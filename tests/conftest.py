@@ -37,14 +37,19 @@ from varve.cli.corpus import model_folder
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
 
-# Tests outside tests/unit run whole jobs or servers; on a busy machine one of them takes minutes.
-SLOW_TIMEOUT_S = 600
+# Files with a test or a fixture that runs whole jobs, servers or several commands: minutes on a busy machine.
+LONG_FILES = {
+    "test_commands", "test_computed_run", "test_contract", "test_demo", "test_embed", "test_examples", "test_failures",
+    "test_faults", "test_hosts", "test_manners", "test_monitoring", "test_probe_pairs", "test_probe_run", "test_resume",
+    "test_slurm", "test_stop", "test_stores", "test_submit", "test_wheel",
+}  # fmt: skip
+LONG_TIMEOUT_S = 600
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if "unit" not in item.path.parts and item.get_closest_marker("timeout") is None:
-            item.add_marker(pytest.mark.timeout(SLOW_TIMEOUT_S))
+        if item.path.stem in LONG_FILES and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(LONG_TIMEOUT_S))
 
 
 @pytest.fixture(scope="session")

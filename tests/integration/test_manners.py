@@ -33,7 +33,8 @@ def state():
 
 def difference(before, after):
     if isinstance(before, dict):
-        return {key: [before.get(key), after.get(key)] for key in {*before, *after} if before.get(key) != after.get(key)}
+        keys = {*before, *after}
+        return {key: [before.get(key), after.get(key)] for key in keys if before.get(key) != after.get(key)}
     return [before, after]
 
 
@@ -52,17 +53,27 @@ logging.getLogger("ray").setLevel(logging.WARNING)
 logging.getLogger("ray.data").setLevel(logging.INFO)
 signal.signal(signal.SIGTERM, lambda *_: None)
 gc.freeze()
+
+# Sends SIGINT 2 s after the run's first message, when its replicas start or encode.
+class InterruptAfterStart(logging.Handler):
+    def emit(self, record):
+        if record.name == "varve.driver.job_run" and self.is_armed:
+            self.is_armed = False
+            self.timer = threading.Timer(2.0, os.kill, (os.getpid(), signal.SIGINT))
+            self.timer.start()
+
+
+interrupt = InterruptAfterStart()
+interrupt.is_armed = False
+logging.getLogger("varve").addHandler(interrupt)
+logging.getLogger("varve").setLevel(logging.INFO)
 results = {}
 for name, content in (("finished", finished), ("failed", failed), ("interrupted", slow)):
-    timer = threading.Timer(6.0, os.kill, (os.getpid(), signal.SIGINT))
-    timer.daemon = True
     before, frozen = state(), gc.get_freeze_count()
-    if name == "interrupted":
-        timer.start()
+    interrupt.is_armed = name == "interrupted"
     outcome = run(content)
-    timer.cancel()
     if name == "interrupted":
-        timer.join()
+        interrupt.timer.join()
     after = state()
     grown = gc.get_freeze_count() > frozen
     changed = {"frozen": True} if grown else {}
@@ -88,7 +99,7 @@ def ended(tmp_path_factory, write_shards, minilm):
             }
         )
 
-    jobs = [job("finished", few), job("failed", few, max_errors=0), job("interrupted", many)]
+    jobs = [job("finished", few), job("failed", few, max_errors=0), job("interrupted", many, rows_per_part=64)]
     done = subprocess.run([sys.executable, "-c", PROGRAM, *jobs], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])

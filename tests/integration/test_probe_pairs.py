@@ -19,7 +19,7 @@ from varve.cli.main import run_command
 RECIPES = Path(__file__).parents[2] / "jobs/recipes"
 PACKAGES = ("moto", "networkx", "pandas", "sympy")
 TUNING_TEXTS, TEXTS, BLOCK = 250, 100, 5  # per package: to fine-tune on, to probe, in one group
-TUNING_PAIRS, PAIRS_PER_BLOCK = 2400, 60
+TUNING_PAIRS, PAIRS_PER_BLOCK = 1600, 60
 MAX_TOKENS, BATCH = 40, 32
 
 

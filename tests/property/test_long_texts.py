@@ -50,6 +50,7 @@ def tokenizers(minilm):
     return {"wordpiece": AutoTokenizer.from_pretrained(minilm), "bytes": byte_level(), "unigram": unigram()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["wordpiece", "bytes", "unigram"])
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=150)
 @given(text=TEXTS, max_tokens=st.integers(4, 12))

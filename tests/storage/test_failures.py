@@ -101,7 +101,7 @@ def test_all_faults_at_once_are_retried_and_counted(container, faulty):
     storage = Storage(f"{container('radosgw', control.endpoint)}/faults")
     control.faults(slow_down=0.3, reset=0.2, lost=0.15, truncate=0.1, seed=1)
     before = retries()
-    with ThreadPoolExecutor(4) as threads:
+    with ThreadPoolExecutor(16) as threads:  # retries wait, so threads overlap
         names = [f"data/{number}" for number in range(40)]
         assert all(threads.map(lambda name: storage.create(name, name.encode() * 1000), names))
         assert list(threads.map(storage.read, names)) == [name.encode() * 1000 for name in names]

@@ -51,7 +51,7 @@ def start_ray(compute: Compute) -> None:
                 ray.init(address="auto", **options)
             else:
                 _start_local(_size(compute) | options)
-            # Called before Ray's own handler, which waits half a second for the workers' output; Varve shows none of it.
+            # Called before Ray's own handler, which waits half a second for output of workers that Varve does not show.
             atexit.register(leave_ray)
         except Exception as e:  # Ray raises no narrower type for a node that does not start in time
             address = os.environ.get("RAY_ADDRESS", "this machine")

@@ -14,6 +14,7 @@ from varve.encoder.kernels.cpu_library import find_cpu_library
 LAST_BITS = 2e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["bert", "modernbert", "mpnet", "deberta-v2"])
 def test_a_text_alone_and_in_any_pack_differs_in_the_last_bits_at_most(architecture, tiny):
     folder = tiny(architecture)
@@ -29,6 +30,7 @@ def test_a_text_alone_and_in_any_pack_differs_in_the_last_bits_at_most(architect
                 assert np.abs(got.astype(np.float64) - want).max(initial=0) <= LAST_BITS, (name, row)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(find_cpu_library() is None, reason="nothing was compiled for this machine")
 @pytest.mark.parametrize("architecture", ["bert", "roberta", "modernbert", "mpnet"])
 def test_a_text_alone_and_in_any_pack_has_the_same_bits_if_whole_layers_are_compiled(architecture, tiny):

@@ -17,6 +17,7 @@ NARROW = {"bert", "roberta", "xlm-roberta", "electra", "mpnet"}
 NEIGHBOURS = 2e-6  # see test_batch_invariance.py
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compiled", [True, False])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_cls_vectors_equal_plain_transformers(architecture, compiled, tiny, plain, monkeypatch):
@@ -30,6 +31,7 @@ def test_cls_vectors_equal_plain_transformers(architecture, compiled, tiny, plai
     assert np.abs(got - np.stack(want)).max() <= TOLERANCE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("features", "narrow"),
     [

@@ -57,6 +57,7 @@ def test_the_kernel_was_built_where_it_can_be():
     assert find_cpu_library() in BUILT
 
 
+@pytest.mark.slow
 @each_kernel
 @pytest.mark.parametrize("dim", [16, 32, 48, 64, 80, 128])
 def test_windows_of_every_length_equal_attention_in_double(kernel, dim):
@@ -114,6 +115,7 @@ def test_queries_keys_and_values_may_have_any_strides(kernel):
         assert float((attend(kernel, qkv, [17, 33]) - want).abs().max()) <= TOLERANCE
 
 
+@pytest.mark.slow
 @each_kernel
 @pytest.mark.parametrize("reach", [None, 64])
 def test_a_long_window_has_the_same_bits_for_any_strides(kernel, reach):
@@ -240,6 +242,7 @@ LIMITS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("instructions", LIMITS)
 def test_a_model_gives_the_same_vectors_on_every_cpu_and_the_manifest_says_which(instructions, minilm, tmp_path):
     if instructions not in {"torch", *(kernel.instructions for kernel in BUILT)}:
@@ -266,6 +269,7 @@ def test_torch_computes_attention_in_half_precision_and_of_narrow_heads(dtype, n
     assert describe(encoder)["attention"] == (library.vector_instructions if supported and library else "torch")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compiler", ["cc", "no-such-compiler"])
 def test_a_wheel_is_complete_with_and_without_a_compiler(compiler, tmp_path):
     tree = tmp_path / "tree"

@@ -89,6 +89,7 @@ def test_a_layer_whose_norms_were_torchs_equals_its_steps_in_one_call(kernel, ar
         assert float((got - want).abs().max()) <= TOLERANCE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["bert", "roberta", "xlm-roberta", "electra", "distilbert", "mpnet"])
 def test_the_layers_of_berts_family_are_fused_and_equal_plain_transformers(architecture, tiny, plain):
     folder = made(tiny, architecture)

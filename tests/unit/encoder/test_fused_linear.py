@@ -347,6 +347,7 @@ print(anonymous_bytes() - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
 def test_dropped_layers_free_their_memory(minilm):
     def held_bytes(layer: int) -> int:

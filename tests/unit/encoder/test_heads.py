@@ -18,6 +18,7 @@ from varve.encoder.model.heads import run_head
 from varve.errors import JobError
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["bert", "roberta", "albert", "mpnet", "big_bird"])
 def test_pooler_equals_plain_transformers(architecture, tiny, plain):
     folder = tiny(architecture)
@@ -26,6 +27,7 @@ def test_pooler_equals_plain_transformers(architecture, tiny, plain):
     assert np.abs(got - want).max() <= TOLERANCE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", [*(name for name in ARCHITECTURES if name != "xlm-roberta"), "big_bird"])
 def test_fine_tuned_checkpoint_gives_base_features_and_logits_in_one_pass(architecture, tiny, plain):
     folder = tiny(architecture, labels=3)
@@ -84,6 +86,7 @@ def test_logits_of_a_checkpoint_without_head_are_refused(tiny):
         Encoder(tiny("bert"), {"l": Feature(pool="logits")}, device="cpu")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", [name for name in ARCHITECTURES if name not in {"xlm-roberta", "distilbert"}])
 def test_heads_of_zero_texts(architecture, tiny):
     columns = Encoder(tiny(architecture, labels=3), {"l": Feature(pool="logits")}, device="cpu")([])

@@ -76,6 +76,7 @@ def test_hub_id_that_is_not_in_the_cache_is_refused_if_the_hub_is_offline(name, 
         inspect_checkpoint(name, revision)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("key", "endpoint", "reason"),
     [

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import pytest
 import torch
 
 from varve.encoder.kernels.cpu_library import BIAS_PADDING
@@ -10,6 +11,7 @@ from varve.encoder.model.attention import Runs
 from varve.encoder.model.mpnet import PackedBias
 
 
+@pytest.mark.slow
 def test_the_module_of_mpnet_is_imported_for_mpnet_only():
     code = "import sys, varve.encoder.encoder; sys.exit('transformers.models.mpnet.modeling_mpnet' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -31,6 +31,7 @@ def load(tiny, heads, max_tokens):
     return folder, Encoder(Model(name=folder, max_tokens=max_tokens), MEAN, device="cpu")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("factor", "above"), [(1.5, 0), (1.5, 256), (math.nan, 0), (math.nan, 256)])
 @pytest.mark.parametrize(
     ("heads", "owner", "name"),

@@ -16,6 +16,7 @@ from varve.encoder.model.mpnet import adapt_mpnet
 from varve.encoder.packing import Pack
 
 
+@pytest.mark.slow
 def test_half_precision_is_close_to_float32(minilm):
     features = {"e": Feature(pool="mean", normalize=True)}
     exact = Encoder(Model(name=minilm), features, device="cpu")(RAGGED)["e"]
@@ -52,6 +53,7 @@ def test_half_precision_of_the_real_minilm_stays_within_its_bound_of_float32(dty
     assert np.linalg.norm(got - want) <= bound * np.linalg.norm(want)
 
 
+@pytest.mark.slow
 def test_compiled_layers_give_the_numbers_of_plain_ones(tiny):
     model = AutoModel.from_pretrained(tiny("bert"), attn_implementation="eager").eval()
     windows = [torch.randint(1000, 2000, (2, length)) for length in (7, 30, 12)]
@@ -62,6 +64,7 @@ def test_compiled_layers_give_the_numbers_of_plain_ones(tiny):
             assert (model(input_ids=ids).last_hidden_state - expected).abs().max() <= TOLERANCE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["bert", "mpnet", "modernbert"])
 def test_layers_over_packed_rows_are_compiled_once_for_windows_of_any_lengths(architecture, tiny):
     """As on a GPU; here with heads of 8, which torch computes on a CPU too."""

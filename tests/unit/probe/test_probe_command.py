@@ -18,6 +18,7 @@ def test_seed_outside_32_bits_exits_with_2(seed, output, tmp_path, capsys):
     assert "0 to 4294967295" in error
 
 
+@pytest.mark.slow
 def test_report_and_model_are_written_and_read_as_utf8_in_any_locale(output, tmp_path):
     path = output(word=["gr\u00fcn", "rot"] * (ROWS // 2))
     argv = ["--label", "word", "--features", "cls_00", "--text", "none", "--output", str(tmp_path / "p")]
@@ -28,6 +29,7 @@ def test_report_and_model_are_written_and_read_as_utf8_in_any_locale(output, tmp
     assert "gr\u00fcn" in (tmp_path / "p/report.html").read_text("utf-8")
 
 
+@pytest.mark.slow
 def test_stopped_probe_does_not_promise_to_resume(tmp_path):
     inputs, target = problem()
     features = {column(f"cls_{layer:02d}", WIDTH, layer=layer): inputs for layer in range(60)}  # work for minutes

@@ -1,8 +1,10 @@
 import numpy as np
+import pytest
 
 from tests.probes import ROWS, problem, train
 
 
+@pytest.mark.slow
 def test_best_layer_is_found_and_the_same_command_gives_the_same_metrics(output):
     path = output()
     first, second = train(path), train(path)

@@ -59,6 +59,7 @@ def test_package_runs_from_its_folder_alone():
     assert "usage: varve embed" in done.stdout
 
 
+@pytest.mark.slow
 def test_package_contains_the_compiled_library():
     local = describe_kernel(ROOT)
     with package_folder(job(), with_code=True) as folder:

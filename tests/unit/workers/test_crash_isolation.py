@@ -51,6 +51,7 @@ def make_killed_once(mark: str):
     return encode
 
 
+@pytest.mark.slow
 @settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.sampled_from([CRASHES, 1, 2, 3, 4, 5, 6]), min_size=1, max_size=8))
 def test_exactly_the_crashing_rows_become_error_rows(values):
@@ -78,6 +79,7 @@ def test_process_that_cannot_start_is_not_blamed_on_rows():
         isolation.encode(pa.table({"value": [1]}), 0)
 
 
+@pytest.mark.slow
 def test_part_in_which_all_rows_crash_fails_the_run_and_lists_rows():
     with CrashIsolation(make_doubler, SCHEMA, 4) as isolation, pytest.raises(RunError, match="100, 101, 102"):
         isolation.encode(pa.table({"value": [CRASHES] * 17}), 100)

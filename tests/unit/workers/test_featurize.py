@@ -186,6 +186,7 @@ def test_pairs_that_travel_through_arrow_keep_their_token_types(tiny):
     assert there["error"].to_pylist() == [None, "b is null"]
 
 
+@pytest.mark.slow
 def test_a_text_that_does_not_fit_into_memory_is_an_error_row(tiny, monkeypatch):
     encoder = Encoder(tiny("bert"), {"e": Feature(pool="mean")}, device="cpu")
     forward = Forward.__call__

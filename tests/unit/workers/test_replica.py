@@ -80,6 +80,7 @@ def kill(rows):
 """
 
 
+@pytest.mark.slow
 def test_row_on_which_a_function_crashes_does_not_affect_others(part, tiny, tmp_path):
     (tmp_path / "my_features.py").write_text(KILL)
     texts = ["xylophone" if row == 5 else f"text {row}" for row in range(8)]
