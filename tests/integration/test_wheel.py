@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 # Files of the user's folder that must not be imported by Varve, Ray or the standard library.
-CLASHING = ("jobs/__init__.py", "tokenize.py", "code.py", "config.py", "source.py", "tests/__init__.py")
+CLASHING = ("jobs/__init__.py", "pandas.py", "tokenize.py", "code.py", "config.py", "source.py", "tests/__init__.py")
 FUNCTION = """
 import pyarrow.compute as pc
 
