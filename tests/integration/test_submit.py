@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from tests.clashing import write_clashing
 from tests.reference_run import rows_of
 from tests.servers.cluster import ray_head
 from tests.servers.processes import free_port
@@ -32,6 +33,7 @@ def head():
 @pytest.fixture
 def job_file(tmp_path, job):
     """(settings) → a job file over 120 texts in two shards."""
+    write_clashing(tmp_path)  # the folder in which the command runs
     (tmp_path / "docs").mkdir()
     for shard in range(2):
         texts = [f"text {row} of shard {shard}" for row in range(60)]
@@ -50,13 +52,15 @@ def job_file(tmp_path, job):
 
 
 def command(job_file, address, *options) -> list[str]:
-    return [sys.executable, "-m", "varve", "submit", str(job_file), "--to", address, *options]
+    return [str(Path(sys.executable).with_name("varve")), "submit", str(job_file), "--to", address, *options]
 
 
 def submit(job_file, head, *options, **environment) -> subprocess.CompletedProcess:
     argv = command(job_file, head.address, *options)
     known = {name: value for name, value in (head.environment | environment).items() if value}
-    return subprocess.run(argv, env=known, capture_output=True, text=True, timeout=RUN_S, check=False)
+    return subprocess.run(
+        argv, env=known, cwd=job_file.parent, capture_output=True, text=True, timeout=RUN_S, check=False
+    )
 
 
 def rows(path) -> pa.Table:

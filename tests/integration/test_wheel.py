@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tests.clashing import write_clashing
+
 ROOT = Path(__file__).parents[2]
-# Files of the user's folder that must not be imported by Varve, Ray or the standard library.
-CLASHING = ("jobs/__init__.py", "pandas.py", "tokenize.py", "code.py", "config.py", "source.py", "tests/__init__.py")
 FUNCTION = """
 import pyarrow.compute as pc
 
@@ -54,9 +54,7 @@ def ready(environment):
 def folder(tmp_path_factory, minilm):
     """A user's folder: clashing names, a function in pipeline.py, a dataset and a job file."""
     folder = tmp_path_factory.mktemp("user")
-    for name in CLASHING:
-        (folder / name).parent.mkdir(exist_ok=True)
-        (folder / name).write_text("raise RuntimeError('a file of the current folder was imported')\n")
+    write_clashing(folder)
     (folder / "pipeline.py").write_text(FUNCTION)
     (folder / "docs").mkdir()
     pq.write_table(pa.table({"text": ["one text", "another one"]}), folder / "docs/0.parquet")
@@ -95,7 +93,7 @@ def test_jobs_run_from_a_folder_of_clashing_names(ready, folder):
 
 def test_package_is_imported_beside_a_pipeline_of_the_user(ready, folder):
     shutil.copytree(folder, folder.parent / "program")
-    for name in ("tokenize.py", "code.py"):  # these two end any import of torch, with or without Varve
+    for name in ("tokenize.py", "code.py", "pandas.py"):  # Python and torch import them before any file of Varve
         (folder.parent / "program" / name).unlink()
     program = "from varve import Encoder; import pipeline; print(Encoder.__module__, pipeline.num_letters.__module__)"
     assert run(ready, folder.parent / "program", "python", "-c", program).split() == [
