@@ -101,8 +101,8 @@ def test_planning_a_known_model_does_not_wait_for_the_code_of_models(minilm):
     code = (
         f"import sys, varve.planning.saved_plan; {look}; load_tokenizer(inspect_checkpoint({minilm!r})); print({heavy})"
     )
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert told.stdout.strip() == "[]"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
 
 
 @pytest.mark.parametrize("module", ["varve.engine.dataflow", "varve.source.open_dataset", "varve.driver.embed"])

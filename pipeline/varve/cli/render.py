@@ -79,7 +79,7 @@ def _options(arguments: argparse.Namespace) -> kuberay.Options | slurm.Options:
             msg = f"--{foreign[0]} goes with {target}, not with {arguments.target}"
             raise JobError(msg)
     if arguments.target == "kuberay" and not arguments.image:
-        msg = "--image is missing: the image of the pods, for example --image registry.example.com/varve:0.1.0-cuda"
+        msg = "--image is missing: the image of the pods, for example --image registry.example.com/varve:0.2.0-cuda"
         raise JobError(msg)
     return _OPTIONS[arguments.target](**{name: getattr(arguments, name) for name in names[arguments.target]})
 

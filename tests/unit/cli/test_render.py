@@ -12,7 +12,7 @@ import yaml
 from varve.cli.main import run_command
 from varve.config.job import Job
 
-IMAGE = "registry.example.com:5000/ml/varve:0.1.0-cuda"
+IMAGE = "registry.example.com:5000/ml/varve:0.2.0-cuda"
 COMPUTED = {"embedding": {"pool": "mean"}, "number": {"python": "kit_of_mine.deep.far:f", "type": "int32"}}
 # Texts that shells and YAML often change: the end mark, no newline at the end, white space; and non-ASCII names.
 MODULES = {
