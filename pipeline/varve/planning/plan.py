@@ -87,7 +87,7 @@ class Plan:
         """Remarks for the user: where the job differs from how sentence-transformers uses the model."""
         max_tokens = None if isinstance(self.job.model.long_text, Windows) else self.resolved.max_tokens
         found = differences(self.checkpoint.folder, self.feature_plan, max_tokens)
-        return [f"sentence-transformers would use {self.job.model.name} otherwise: {'; '.join(found)}"] if found else []
+        return [f"sentence-transformers uses {self.job.model.name} differently: {'; '.join(found)}"] if found else []
 
     @property
     def pinned_model(self) -> Model:
