@@ -56,4 +56,9 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         msg = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(msg)
-    return getattr(import_module(_HOMES[name]), name)
+    try:
+        module = import_module(_HOMES[name])
+    except AttributeError as e:  # Python would report "cannot import name", and hide the cause
+        msg = f"varve.{name}: {e}. Does a file next to your program have the name of a module?"
+        raise ImportError(msg) from e
+    return getattr(module, name)

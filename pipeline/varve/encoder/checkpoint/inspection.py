@@ -166,9 +166,9 @@ def _known_code(config: PreTrainedConfig) -> _Code | None:
 def _import_code(config: PreTrainedConfig, *, trust_remote_code: bool) -> _Code:
     """The properties of any architecture, from a model without weights."""
     import torch  # noqa: PLC0415 (imported for unknown architectures only, as the module docstring promises)
-    from transformers import AutoModel  # noqa: PLC0415
+    from transformers import AutoModel  # noqa: PLC0415 (as above)
 
-    from varve.encoder.checkpoint.positions import first_position  # noqa: PLC0415
+    from varve.encoder.checkpoint.positions import first_position  # noqa: PLC0415 (as above)
 
     with torch.device("meta"):
         empty = AutoModel.from_config(config, trust_remote_code=trust_remote_code)
