@@ -45,8 +45,8 @@ class ShardDatasource(Datasource):
     def get_read_tasks(
         self,
         parallelism: int,  # noqa: ARG002 (see below)
-        per_task_row_limit: int | None = None,  # noqa: ARG002
-        data_context: "DataContext | None" = None,  # noqa: ARG002
+        per_task_row_limit: int | None = None,  # noqa: ARG002 (as above)
+        data_context: "DataContext | None" = None,  # noqa: ARG002 (as above)
     ) -> list[ReadTask]:
         """One task for each shard, whatever parallelism Ray asks for."""
         unknown = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)

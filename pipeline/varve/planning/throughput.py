@@ -121,7 +121,7 @@ def estimate(plan: Plan, device: str, threads: int) -> Estimate:
 def _sample_figures(burst: _Burst) -> dict[str, Any]:
     """The fields of `Estimate` that describe the encoded sample."""
     rows = len(burst.features)
-    truncated = burst.features["truncated"].fill_null(False).to_numpy()  # noqa: FBT003
+    truncated = burst.features["truncated"].fill_null(False).to_numpy()  # noqa: FBT003 (Arrow takes the value so)
     return {
         "sampled_rows": rows,
         "length_histogram": histogram(burst.lengths),

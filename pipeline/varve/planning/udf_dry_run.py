@@ -44,7 +44,7 @@ def dry_run_functions(
     command = [sys.executable, "-P", "-c", _PROGRAM]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     request = pickle.dumps((tuple(columns), readable_rows(sample, text_columns)))
-    done = subprocess.run(command, input=request, capture_output=True, check=False, env=environment)  # noqa: S603
+    done = subprocess.run(command, input=request, capture_output=True, check=False, env=environment)  # noqa: S603 (our Python)
     reply: dict[str, object] = {}
     for line in done.stdout.splitlines():
         reply |= json.loads(line)

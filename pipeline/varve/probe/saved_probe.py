@@ -194,7 +194,7 @@ def describe_run(output: Output) -> dict[str, Any]:
 
 def _graph(head: Head, features: Sequence[Column], handcrafted_names: Sequence[str]) -> bytes:
     import onnx  # noqa: PLC0415 (an extra)
-    from onnx import TensorProto, helper, numpy_helper  # noqa: PLC0415
+    from onnx import TensorProto, helper, numpy_helper  # noqa: PLC0415 (an extra)
 
     shape = head.shape
     tensors = {name.replace(".", "_"): values for name, values in head.state().items()}

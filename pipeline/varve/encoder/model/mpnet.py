@@ -48,7 +48,7 @@ def adapt_mpnet(model: PreTrainedModel) -> bool:
     if not is_mpnet(model):
         return False
     # Private module of transformers: imported for MPNet only, so that a rename cannot affect other models.
-    from transformers.models.mpnet.modeling_mpnet import MPNetSelfAttention  # noqa: PLC0415
+    from transformers.models.mpnet.modeling_mpnet import MPNetSelfAttention  # noqa: PLC0415 (MPNet only)
 
     current = threading.local()
 
