@@ -22,12 +22,26 @@ def test_default_is_a_share_of_the_limit_of_the_control_group(group, file, tmp_p
     assert default_bytes(tmp_path) > int(0.4 * (1 << 30))
 
 
-@pytest.mark.parametrize(("text", "expected"), [("4GB", 4e9), ("500m", 5e8), ("2e9", 2e9), ("1.5 TB", 1.5e12)])
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("4GB", 4e9),
+        ("500m", 5e8),
+        ("2e9", 2e9),
+        ("1.5 TB", 1.5e12),
+        ("4GiB", 4 * 2**30),
+        ("4Gi", 4 * 2**30),
+        ("512 MiB", 2**29),
+        ("0.5tib", 2**39),
+    ],
+)
 def test_sizes_are_parsed(text, expected):
     assert parse_bytes(text) == expected
 
 
-@pytest.mark.parametrize("text", ["lots", "", "1.2.3GB", "63MB", "1e999"])
+@pytest.mark.parametrize(
+    "text", ["lots", "", "1.2.3GB", "63MB", "1e999", "4PB", "4GW", "4000000000iB", "4Gbit", "-4GB"]
+)
 def test_other_texts_and_small_sizes_are_rejected(text):
     with pytest.raises(JobError, match=f"--memory: '{text}'"):
         parse_bytes(text)

@@ -11,23 +11,32 @@ from pathlib import Path, PurePosixPath
 
 from varve.errors import JobError
 
-_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+_PREFIXES = ("", "K", "M", "G", "T")
 _SHARE = 0.4
 _MIN_BYTES = 64 * 10**6
 
 
 def parse_bytes(text: str) -> int:
-    """4GB, 500M or 2e9 → bytes.
+    """4GB (10^9), 4GiB (2^30), 500M or 2e9 → bytes.
 
     Raises:
-        JobError: the text is no such size, or the size is below 64 MB.
+        JobError: the text is not such a size, or the size is below 64 MB.
     """
-    match = re.fullmatch(r"((?:\d+\.?\d*|\.\d+)(?:e\d{1,2})?)\s*([KMGT]?)i?B?", text.strip(), re.IGNORECASE)
-    num_bytes = int(float(match[1]) * _UNITS[match[2].upper()]) if match else 0
+    number, unit = r"(?:\d+\.?\d*|\.\d+)(?:e\d{1,2})?", r"(?:([KMGT])(i?))?B?"
+    match = re.fullmatch(rf"({number})\s*{unit}", text.strip(), re.IGNORECASE | re.ASCII)
+    num_bytes = int(float(match[1]) * _factor(match[2] or "", binary=bool(match[3]))) if match else 0
     if num_bytes < _MIN_BYTES:
-        msg = f"--memory: {text!r} is not allowed: expected a size such as 4GB, at least {_MIN_BYTES // 10**6} MB"
+        msg = (
+            f"--memory: {text!r} is not allowed: expected bytes, or a size such as 4GB or 4GiB, at least "
+            f"{_MIN_BYTES // 10**6} MB"
+        )
         raise JobError(msg)
     return num_bytes
+
+
+def _factor(prefix: str, *, binary: bool) -> int:
+    """Bytes of a unit: 10^9 for G, 2^30 for Gi."""
+    return (1024 if binary else 1000) ** _PREFIXES.index(prefix.upper())
 
 
 def default_bytes(root: Path = Path("/")) -> int:
