@@ -131,7 +131,7 @@ class Results:
     def count(self, **increments: float) -> None:
         """Add to the counters, by the field names of `Counts`."""
         with self._lock:
-            self.counts += Counts(**increments)  # pyright: ignore[reportArgumentType]
+            self.counts += Counts(**increments)  # pyright: ignore[reportArgumentType] (some fields are int)
 
     def mark_done(self, num_windows: int) -> None:
         """Count windows as done; the last one ends `wait`."""

@@ -36,8 +36,8 @@ class _PrecomputedEncoder(nn.Module):
     def __init__(self, vectors_WH: Tensor, pooled_WH: Tensor | None) -> None:
         super().__init__()
         self._output = BaseModelOutputWithPooling(
-            last_hidden_state=vectors_WH[:, None],  # pyright: ignore[reportArgumentType]
-            pooler_output=pooled_WH,  # pyright: ignore[reportArgumentType]
+            last_hidden_state=vectors_WH[:, None],  # pyright: ignore[reportArgumentType] (declared as FloatTensor)
+            pooler_output=pooled_WH,  # pyright: ignore[reportArgumentType] (as above)
         )
 
     def forward(self, *_args: object, **_kwargs: object) -> BaseModelOutputWithPooling:
