@@ -8,7 +8,7 @@ yields is exactly one cell of the grid, read from the file version that the job 
 import hashlib
 import json
 import posixpath
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,10 +59,7 @@ class Dataset:
     @property
     def identity(self) -> str:
         """A hash of the commit, or of the names and versions of the files."""
-        content: list[Any] = [self.commit, self.num_shards]
-        if self.versions is not None:
-            content += map(list, zip(self.names, self.versions, strict=True))
-        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+        return source_identity(self.commit, self.num_shards, self.names, self.versions)
 
     def file_of(self, shard: int) -> str:
         """The file of a shard, for messages; the first of several if only `datasets` knows which."""
@@ -150,6 +147,14 @@ def _rebatch(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
             waiting, num_waiting = [joined.slice(rows)], num_waiting - rows
     if num_waiting:
         yield pa.concat_tables(waiting)
+
+
+def source_identity(commit: str | None, num_shards: int, names: Sequence[str], versions: Sequence[str] | None) -> str:
+    """A hash of a source's commit, or of the names and versions of its files."""
+    content: list[Any] = [commit, num_shards]
+    if versions is not None:
+        content += map(list, zip(names, versions, strict=True))
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 def _cast(table: pa.Table, schema: pa.Schema) -> pa.Table:
