@@ -57,7 +57,7 @@ def write_output(path: Path | str, features: dict, kept: dict, *, rows_per_part=
         stop = min(start + rows_per_part, rows)
         encoded = good[start:stop]
         arrays = feature_arrays(plan, _stored(features, start, stop, encoded), encoded, pairs=False)
-        reasons = pa.array([None if ok else "the text is null" for ok in encoded], pa.string())
+        reasons = pa.array([None if ok else "worker died" for ok in encoded], pa.string())
         table = pa.table(
             {
                 **{name: kept_table[name].slice(start, stop - start) for name in kept_table.column_names},

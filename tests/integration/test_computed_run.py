@@ -73,7 +73,7 @@ def test_computed_columns_are_written_checked_and_bound_to_their_code(load, run,
     assert table["overlap"][0].as_py() == pytest.approx(3 / 7)
     errors = {row: reason for row, reason in enumerate(table["error"].to_pylist()) if reason}
     assert errors == {
-        3: "premise is null",
+        3: "null text in premise",
         120: "overlap: ValueError: nothing to compare: no overlap (my_features.py, line 10)",
     }
     assert [row for row, value in enumerate(table["overlap"].to_pylist()) if value is None] == [3, 120]

@@ -62,14 +62,14 @@ def made(docs, job_to, run):
 def test_unusual_rows_become_rows_of_the_output(made, read):
     path, manifest = made("text")
     output = read(path)
-    assert (len(output), manifest.num_rows, manifest.num_errors) == (1000, 1000, 8)
+    assert (len(output), manifest.num_rows, manifest.num_errors, manifest.num_null_texts) == (1000, 1000, 4, 4)
     assert list(zip(output["shard"].to_pylist(), output["row"].to_pylist(), strict=True)) == [
         (shard, row) for shard in range(4) for row in range(250)
     ]
     first = output.slice(0, 250)
     assert first["id"].to_pylist() == list(range(250))
     errors = {row: reason for row, reason in enumerate(first["error"].to_pylist()) if reason}
-    assert errors == {3: "text is null", 11: "text is not UTF-8: byte 0xff at 11"}
+    assert errors == {3: "null text in text", 11: "text is not UTF-8: byte 0xff at 11"}
     assert [row for row, cut in enumerate(first["truncated"].to_pylist()) if cut] == [13]
     assert first["num_tokens"][5].as_py() == 2
     assert all(check.passed for check in verify(str(path)))
@@ -113,7 +113,8 @@ def test_shards_of_whole_parts_end_with_an_empty_part(uneven):
         (1, 0, 0),
         (2, 0, 1),
     ]
-    assert read_status(Storage(str(output)))["missing"] == []
+    status = read_status(Storage(str(output)))
+    assert (status["missing"], status["failed"], status["null_texts"]) == ([], 0, 0)
 
 
 def test_identical_texts_are_counted_and_a_resumed_run_keeps_the_count(uneven, run):
@@ -126,11 +127,26 @@ def test_identical_texts_are_counted_and_a_resumed_run_keeps_the_count(uneven, r
     assert "bottleneck" in again.stages
 
 
-def test_too_many_error_rows_stop_the_run(job, run, write_shards, tmp_path):
-    folder = write_shards(tmp_path / "docs", [pa.table({"text": pa.array([None] * 50, pa.string())})])
-    with pytest.raises(RunError, match=r"50 rows ended with an error, more than output\.max_errors: 10"):
-        run(job(folder, output={"max_errors": 10}))
+def test_failed_rows_above_the_limit_fail_the_run_until_the_limit_is_raised(job, run, write_shards, tmp_path):
+    texts = [b"\xff" if row % 5 == 0 else None if row % 5 == 1 else b"good" for row in range(100)]
+    folder = write_shards(tmp_path / "docs", [pa.table({"text": pa.array(texts).view(pa.string())})])
+    with pytest.raises(RunError, match=r"20 rows failed, more than output\.max_errors: 1% .*20 x text is not UTF-8"):
+        run(job(folder))
     assert not (tmp_path / "out/_varve/manifest.json").exists()
+    manifest = run(job(folder, output={"max_errors": "20%"}))
+    assert (manifest.num_errors, manifest.num_null_texts) == (20, 20)
+    assert manifest.error_reasons == {"text is not UTF-8: byte … at …": 20}
+    status = read_status(Storage(manifest.path))
+    assert (status["state"], status["failed"], status["null_texts"]) == ("complete", 20, 20)
+
+
+def test_run_without_a_good_row_fails_each_time_and_is_not_published(job, run, write_shards, tmp_path):
+    folder = write_shards(tmp_path / "docs", [pa.table({"text": pa.nulls(50)})])
+    for _ in range(2):  # the second time all parts are committed
+        with pytest.raises(RunError, match="none of 50 rows has features: 50 have a null text"):
+            run(job(folder, output={"max_errors": None}))
+    status = read_status(Storage(str(tmp_path / "out")))
+    assert (status["state"], status["null_texts"], status["published"]) == ("partial", 50, False)
 
 
 def test_source_that_fails_during_the_run_is_named_in_the_error(job, run, tmp_path):

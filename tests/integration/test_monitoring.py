@@ -111,7 +111,8 @@ def test_counters_agree_with_the_manifest(observed):
     assert observed.value("sum(ray_varve_store_retries_total)") == pytest.approx(0)
     assert observed.value("sum(ray_varve_rows_total)") == ROWS
     assert observed.value("sum(ray_varve_tokens_total)") == manifest["num_tokens"]
-    assert observed.value("sum(ray_varve_error_rows_total)") == manifest["num_errors"] == NULLS
+    assert observed.value("sum(ray_varve_null_rows_total)") == manifest["num_null_texts"] == NULLS
+    assert observed.value("sum(ray_varve_error_rows_total)") == manifest["num_errors"] == 0
     # Replicas count all their work, including parts that are encoded again after a death.
     again = observed.value("sum(ray_varve_replica_tokens_total)") - manifest["num_tokens"]
     assert again >= 0

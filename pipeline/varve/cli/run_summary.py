@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from varve.monitoring.progress_line import clock_time, data_size
+from varve.monitoring.row_errors import list_reasons
 from varve.output.manifest import Manifest
 
 _EVENTS = {
@@ -31,10 +32,12 @@ def summary(manifest: Manifest) -> str:
 
 
 def _rows(manifest: Manifest) -> str:
-    numbers = {"with an error": manifest.num_errors, "truncated": manifest.num_truncated}
+    numbers = {"null texts": manifest.num_null_texts, "failed": manifest.num_errors}
+    numbers["truncated"] = manifest.num_truncated
     numbers |= {event: manifest.counts.get(name, 0) for name, event in _EVENTS.items()}
     details = ", ".join(f"{count:,} {what}" for what, count in numbers.items() if count)
-    return f"{manifest.num_rows:,}{f' ({details})' if details else ''}"
+    reasons = f"; failed: {list_reasons(manifest.error_reasons)}" if manifest.num_errors else ""
+    return f"{manifest.num_rows:,}{f' ({details}{reasons})' if details else ''}"
 
 
 def _output(manifest: Manifest) -> str:

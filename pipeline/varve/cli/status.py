@@ -6,11 +6,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from varve.cli.command import print_json, run
+from varve.monitoring.row_errors import list_reasons
 from varve.output import manifest
+from varve.output.manifest import Manifest
 from varve.ranges import Missing, Range
 from varve.storage.object_store import Storage
 
 _MAX_SHOWN = 20
+# Footers that are read for the counts of an unfinished output.
+_MAX_FOOTERS = 1000
 _DESCRIPTION = """Show how much of a job is done: committed rows and parts, and the rows that are missing. It reads only
 the output, so it works from any machine while the job runs. Exit code 0 if the output is complete, else 1."""
 
@@ -40,27 +44,42 @@ def read_status(storage: Storage) -> dict[str, Any]:
     stored = read_job(storage)
     if stored is None:
         return {"state": "absent", "path": storage.uri}
-    published = manifest.read_manifest(storage) is not None
+    finished = manifest.read_manifest(storage)
     resolved = stored["resolved"]
     num_shards, rows_per_part = resolved["num_shards"], resolved["rows_per_part"]
     splits = manifest.splits(num_shards, rows_per_part, stored["source"]["shards"]["rows"])
     committed = manifest.committed(storage, splits)
     missing = manifest.missing(committed, num_shards, rows_per_part, storage.uri)
     return {
-        "state": "complete" if published and not missing else "partial",
+        "state": "complete" if finished and not missing else "partial",
         "path": storage.uri,
         "fingerprint": stored["fingerprint"],
         "rows": sum(part.num_rows for parts in committed.values() for part in parts),
+        **_count_errors(storage, committed, finished),
         "parts": sum(len(parts) for parts in committed.values()),
         "file_bytes": sum(size for parts in committed.values() for size in parts.values()),
         "shards": num_shards,
         "shards_done": num_shards - len(missing),
-        "published": published,
+        "published": finished is not None,
         "missing": [
             {"shard": shard, "rows": gap}
             for shard, lacks in missing.items()
             for gap in _gaps(lacks, committed.get(shard, {}), rows_per_part)
         ],
+    }
+
+
+def _count_errors(
+    storage: Storage, committed: dict[int, dict[Range, int]], finished: Manifest | None
+) -> dict[str, Any]:
+    """Rows without features: from the manifest, or from the footers of the parts if these are not too many."""
+    if finished is None and sum(map(len, committed.values())) > _MAX_FOOTERS:
+        return {"null_texts": None, "failed": None, "reasons": {}}
+    counted = finished or manifest.read_parts(storage, committed)
+    return {
+        "null_texts": counted.num_null_texts,
+        "failed": counted.num_errors,
+        "reasons": counted.error_reasons,
     }
 
 
@@ -77,12 +96,19 @@ def _gaps(lacks: Missing, committed: dict[Range, int], rows_per_part: int) -> li
     return gaps
 
 
+def _errors(status: dict[str, Any]) -> str:
+    counts = {"null texts": status["null_texts"], "failed": status["failed"]}
+    counted = ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
+    reasons = f": {list_reasons(status['reasons'])}" if status["reasons"] else ""
+    return f", {counted}{reasons}" if counted else ""
+
+
 def _text(status: dict[str, Any]) -> str:
     if status["state"] == "absent":
         return f"Absent: {status['path']} holds no output of Varve.\n"
     lines = [
         f"{status['state'].capitalize()}: {status['path']}",
-        f"  rows     {status['rows']:,} in {status['parts']:,} part(s)",
+        f"  rows     {status['rows']:,} in {status['parts']:,} part(s){_errors(status)}",
         f"  shards   {status['shards_done']} of {status['shards']} done",
     ]
     for gap in status["missing"][:_MAX_SHOWN]:

@@ -1,12 +1,16 @@
 """The section `output`: where features are written, and in which form."""
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, WithJsonSchema, field_validator
 
 from varve.config.base import PositiveInt, Section
 from varve.config.credentials import Location
 
+# Of a share, so that a few odd rows do not fail a small run.
+_SMALLEST_LIMIT = 10
+_SHARE = re.compile(r"[0-9]+(\.[0-9]+)?%", re.ASCII)
 _STORES = ("s3", "s3a", "gs", "az", "azure", "adl", "abfs", "abfss", "https", "file")
 
 
@@ -20,9 +24,29 @@ class Output(Section):
     rows_per_part: Literal["auto"] | PositiveInt = Field(
         default="auto", description="rows of a part file; auto: parts of about 64 MB, larger in runs of over 6 TB"
     )
-    max_errors: Annotated[int, Field(ge=0)] | None = Field(
-        default=None, description="number of rows with an error above which the run stops; null: no limit"
+    max_errors: (
+        Annotated[int, Field(ge=0)]
+        | Annotated[str, WithJsonSchema({"type": "string", "pattern": f"^{_SHARE.pattern}$"})]
+        | None
+    ) = Field(
+        default="1%",
+        description="rows that may fail: a number, or a share such as 1%, which allows at least 10; null: no limit. "
+        "Null texts are no failures",
     )
+
+    @field_validator("max_errors")
+    @classmethod
+    def _check_share(cls, value: int | str | None) -> int | str | None:
+        if isinstance(value, str) and not (_SHARE.fullmatch(value) and float(value[:-1]) <= 100):
+            msg = f"{value!r} is not allowed: expected a number of rows, a share such as 1%, or null"
+            raise ValueError(msg)
+        return value
+
+    def error_limit(self, num_rows: int) -> int | None:
+        """The number of `num_rows` rows that may fail; None: no limit."""
+        if isinstance(self.max_errors, str):
+            return max(_SMALLEST_LIMIT, int(num_rows * float(self.max_errors[:-1]) / 100))
+        return self.max_errors
 
     @field_validator("path")
     @classmethod

@@ -13,10 +13,12 @@ from typing import TextIO
 
 from varve.cluster.placement import Placement
 from varve.config.job import Job
+from varve.config.output import Output
 from varve.driver.lap_timer import LapTimer
 from varve.driver.run_manifest import make_manifest
 from varve.engine.dataflow import DataflowResult, run_dataflow
 from varve.errors import JobError, RunError
+from varve.monitoring.row_errors import list_reasons, too_many_errors
 from varve.output import manifest
 from varve.output.manifest import Manifest
 from varve.output.part_file import Part
@@ -76,7 +78,7 @@ def run_job(
         timer.lap("graph")
         parts = _read_committed(plan, storage, result)
         _check_fingerprints(parts, plan, storage)
-        _check_errors(parts.num_errors, job.output.max_errors, storage)
+        _check_rows(parts, job.output, storage)
         checked = canary.result().compare(plan, storage, parts)
     if not checked["passed"]:
         raise RunError(f"{storage.uri}: not published:\n  " + "\n  ".join(checked["failed"]))
@@ -163,14 +165,18 @@ def _check_fingerprints(parts: Iterable[Part], plan: Plan, storage: Storage) -> 
         raise RunError(msg)
 
 
-def _check_errors(num_errors: int, max_errors: int | None, storage: Storage) -> None:
-    """Check the bound over all runs of the job; replicas check it during their own run."""
-    if max_errors is not None and num_errors > max_errors:
-        msg = (
-            f"{storage.uri}: not published: {num_errors} rows have an error, more than output.max_errors: "
-            f"{max_errors}. The column `error` has the reasons. Raise output.max_errors to publish"
-        )
-        raise RunError(msg)
+def _check_rows(parts: PartTable, output: Output, storage: Storage) -> None:
+    """Check that there are good rows and few failures, over all runs of the job; replicas check their own run."""
+    limit, num_bad = output.error_limit(parts.num_rows), parts.num_errors + parts.num_null_texts
+    if limit is not None and parts.num_errors > limit:
+        message = too_many_errors(parts.num_errors, output.max_errors, limit, parts.error_reasons)
+    elif parts.num_rows and num_bad == parts.num_rows:
+        failures = f", {parts.num_errors:,} failed: {list_reasons(parts.error_reasons)}" if parts.num_errors else ""
+        message = f"none of {num_bad:,} rows has features: {parts.num_null_texts:,} have a null text{failures}"
+    else:
+        return
+    msg = f"{storage.uri}: not published: {message}. The column `error` of the parts has the reason of each row"
+    raise RunError(msg)
 
 
 def _publish(storage: Storage, finished: Manifest) -> Manifest:

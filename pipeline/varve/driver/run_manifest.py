@@ -43,6 +43,8 @@ def make_manifest(
         num_rows=parts.num_rows,
         num_tokens=parts.num_tokens,
         num_errors=parts.num_errors,
+        num_null_texts=parts.num_null_texts,
+        error_reasons=parts.error_reasons,
         num_truncated=parts.num_truncated,
         counts=parts.counts | {"lost": counters.lost if counters else 0},
         storage={

@@ -86,8 +86,7 @@ def run_dataflow(
     Raises:
         RunError: it failed. After a signal or a stall it returns, with `stop_reason`.
     """
-    shard_rows = plan.dataset.shard_rows
-    total_rows = sum(shard_rows) if shard_rows else None
+    total_rows = plan.total_rows
     counters = _start_counters(plan.fingerprint, None if total_rows is None else total_rows - committed_rows)
 
     def snapshot() -> Snapshot:

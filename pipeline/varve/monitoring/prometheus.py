@@ -25,7 +25,8 @@ _SMALLEST = sys.float_info.min
 _COUNTERS = {
     "varve_rows_total": ("rows", "Rows encoded; a row that is encoded again after a worker's death counts once."),
     "varve_tokens_total": ("tokens", "Tokens of the rows encoded."),
-    "varve_error_rows_total": ("errors", "Rows that could not be encoded."),
+    "varve_error_rows_total": ("errors", "Rows that failed; null texts are counted separately."),
+    "varve_null_rows_total": ("null_texts", "Rows whose text is null."),
     "varve_committed_rows_total": ("committed_rows", "Rows of the parts committed."),
     "varve_committed_parts_total": ("parts", "Parts committed."),
     "varve_written_bytes_total": ("written_bytes", "Bytes of the parts committed."),

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
+from varve.monitoring.row_errors import merge_reasons
 from varve.ranges import Range
 
 
@@ -20,10 +21,12 @@ class Block:
 
     rows: int
     tokens: int
-    errors: int
+    errors: int = 0  # rows that failed
     seconds: Mapping[str, float] = field(default_factory=dict)  # stage → seconds of work
     packs: int = 0
     packed_tokens: int = 0  # in those packs; fewer than `tokens` if texts repeat
+    null_texts: int = 0  # rows whose text is null
+    reasons: Mapping[str, int] = field(default_factory=dict)  # reason → failed rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +43,9 @@ class Snapshot:
 
     rows: int = 0
     tokens: int = 0
-    errors: int = 0
+    errors: int = 0  # rows that failed
+    null_texts: int = 0  # rows whose text is null
+    error_reasons: dict[str, int] = field(default_factory=dict)  # reason → failed rows, the most frequent ones
     replicas: int = 0  # that have been ready; a restarted one counts once
     restarts: int = 0  # of replicas
     lost: int = 0  # times that a part was started again because its worker died
@@ -63,17 +68,20 @@ class Snapshot:
     by_replica: dict[int, ReplicaCount] = field(default_factory=dict)
 
 
+_ZERO = (0, 0, 0, 0)
+
+
 @dataclass(slots=True)
 class _PartCount:
-    """What a part has added to the counters: (rows, tokens, errors)."""
+    """What a part has added to the counters: (rows, tokens, errors, null texts)."""
 
-    attempt: tuple[int, ...] = (0, 0, 0)  # by the present worker
-    most: tuple[int, ...] = (0, 0, 0)  # the maximum over all workers that had it
+    attempt: tuple[int, ...] = _ZERO  # by the present worker
+    most: tuple[int, ...] = _ZERO  # the maximum over all workers that had it
 
     def add(self, block: Block) -> tuple[int, ...]:
         """Add a block of this attempt; returns what is new compared with all earlier attempts."""
-        before = self.most
-        self.attempt = tuple(map(sum, zip(self.attempt, (block.rows, block.tokens, block.errors), strict=True)))
+        before, added = self.most, (block.rows, block.tokens, block.errors, block.null_texts)
+        self.attempt = tuple(map(sum, zip(self.attempt, added, strict=True)))
         self.most = tuple(map(max, before, self.attempt))
         return tuple(now - then for now, then in zip(self.most, before, strict=True))
 
@@ -81,7 +89,9 @@ class _PartCount:
 class Verdict(NamedTuple):
     """The answer to the report of a block."""
 
-    errors: int  # of the whole run so far
+    rows: int  # encoded in this run so far
+    errors: int  # of them, rows that failed
+    error_reasons: dict[str, int]  # reason → failed rows, the most frequent ones
     stop: bool  # the run is stopping
 
 
@@ -130,7 +140,7 @@ class RunCounters:
         self._starts[stage, rows] += 1
         self._since.setdefault((stage, rows), time.time())
         if rows in self._part_counts:  # its blocks will be reported again
-            self._part_counts[rows].attempt = (0, 0, 0)
+            self._part_counts[rows].attempt = _ZERO
         self._now = replace(self._now, lost=self._now.lost + bool(lost), under_way=self._under_way())
         return lost
 
@@ -146,12 +156,14 @@ class RunCounters:
     def add(self, block: Block, part: Range, replica: int | None = None) -> Verdict:
         """Count a block of a part, for the replica with this number. Rows that a dead worker reported count once."""
         now, clock_s = self._now, self._clock()
-        rows, tokens, errors = self._new(block, part)
+        rows, tokens, errors, null_texts = self._new(block, part)
         self._now = replace(
             now,
             rows=now.rows + rows,
             tokens=now.tokens + tokens,
             errors=now.errors + errors,
+            null_texts=now.null_texts + null_texts,
+            error_reasons=merge_reasons((now.error_reasons, block.reasons)) if errors else now.error_reasons,
             packs=now.packs + block.packs,
             packed_tokens=now.packed_tokens + block.packed_tokens,
             first_s=now.first_s or clock_s,
@@ -163,11 +175,11 @@ class RunCounters:
         if replica in self._by_replica:
             count = self._by_replica[replica]
             self._by_replica[replica] = replace(count, tokens=count.tokens + block.tokens)
-        return Verdict(self._now.errors, self._stop)
+        return Verdict(self._now.rows, self._now.errors, self._now.error_reasons, self._stop)
 
     def _new(self, block: Block, part: Range) -> tuple[int, ...]:
         """What no earlier worker reported of a part; zero for a committed part."""
-        return (0, 0, 0) if part in self._committed else self._part_counts.setdefault(part, _PartCount()).add(block)
+        return _ZERO if part in self._committed else self._part_counts.setdefault(part, _PartCount()).add(block)
 
     def spend(self, stage: str, seconds: float) -> None:
         """Add seconds of work of a stage."""

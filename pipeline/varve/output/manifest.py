@@ -9,7 +9,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Self
 
@@ -42,10 +42,12 @@ class Manifest:
     finished_at: str
     num_rows: int
     num_tokens: int
-    num_errors: int
+    num_errors: int  # rows that failed
+    num_null_texts: int = 0  # rows whose text is null
     num_truncated: int
     file_bytes: int
     counts: dict[str, int]  # events, see `encoder.results.Counts`
+    error_reasons: dict[str, int] = field(default_factory=dict)  # reason → rows, the most frequent ones
     storage: dict[str, Any]  # whether the store supports create-if-absent, and the number of retries
     seconds: dict[str, float]  # phase of the run that published → duration
     stages: dict[str, Any]  # stage → work and utilization in the run that published; the bottleneck

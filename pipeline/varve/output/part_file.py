@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from varve.errors import RunError, one_line
+from varve.monitoring.row_errors import count_errors
 from varve.output.schema import METADATA_KEY
 from varve.ranges import Range
 from varve.storage.object_store import Storage
@@ -41,7 +42,8 @@ class Part:
     stop: int
     fingerprint: str
     num_tokens: int
-    num_errors: int
+    num_errors: int  # rows that failed
+    num_null_texts: int = 0  # rows whose text is null
     num_truncated: int
     shortest: tuple[int, int] | None  # (row, tokens) of the text with fewest tokens; None if all rows have errors
     longest: tuple[int, int] | None
@@ -50,6 +52,7 @@ class Part:
     file_bytes: int = 0  # size of the whole file
     footer_sha256: str | None = None  # not in the footer itself; None in manifests of older versions
     counts: dict[str, int] = field(default_factory=dict)  # events, see `encoder.results.Counts`
+    error_reasons: dict[str, int] = field(default_factory=dict)  # reason → rows, the most frequent ones
 
     @property
     def range(self) -> Range:
@@ -211,13 +214,15 @@ def _row_counts(table: pa.Table) -> dict[str, Any]:
     """The fields of `Part` that are computed from its rows."""
     tokens = table["num_tokens"].combine_chunks()
     counts = tokens.fill_null(0).to_numpy(zero_copy_only=False)
-    rows = table["row"].to_numpy()
+    rows, errors = table["row"].to_numpy(), count_errors(table["error"])
     encoded = np.flatnonzero(tokens.is_valid().to_numpy(zero_copy_only=False))
     extremes = [int(encoded[pick(counts[encoded])]) for pick in (np.argmin, np.argmax)] if len(encoded) else []
     shortest, longest = [(int(rows[at]), int(counts[at])) for at in extremes] or (None, None)
     return {
         "num_tokens": int(counts.sum(dtype=np.int64)),
-        "num_errors": len(table) - table["error"].null_count,
+        "num_errors": errors.failures,
+        "num_null_texts": errors.null_texts,
+        "error_reasons": errors.reasons,
         "num_truncated": int(table["truncated"].fill_null(False).to_numpy(zero_copy_only=False).sum()),  # noqa: FBT003
         "shortest": shortest,
         "longest": longest,

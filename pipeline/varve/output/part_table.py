@@ -13,6 +13,7 @@ from typing import Self, overload
 
 import pyarrow as pa
 
+from varve.monitoring.row_errors import merge_reasons
 from varve.output.part_file import Part
 
 _BATCH_PARTS = 4096  # large enough that the ~100 bytes of overhead per column and batch do not matter
@@ -27,6 +28,7 @@ _SCHEMA = pa.schema(
         "fingerprint": _REPEATED_TEXT,
         "num_tokens": pa.int64(),
         "num_errors": pa.int64(),
+        "num_null_texts": pa.int64(),
         "num_truncated": pa.int64(),
         "shortest": _PAIR,
         "longest": _PAIR,
@@ -35,8 +37,10 @@ _SCHEMA = pa.schema(
         "file_bytes": pa.int64(),
         "footer_sha256": pa.binary(32),
         "counts": _REPEATED_TEXT,  # as JSON
+        "error_reasons": _REPEATED_TEXT,  # as JSON
     }
 )
+_JSON = ("counts", "error_reasons")
 _DIGESTS = ("data_sha256", "footer_sha256")
 # Strings are converted to Python objects much faster than dictionary values.
 _DECODED = pa.schema([field.with_type(pa.string()) if field.type == _REPEATED_TEXT else field for field in _SCHEMA])
@@ -105,8 +109,13 @@ class PartTable(Sequence[Part]):  # noqa: PLW1641 (not hashable: a hash would ne
 
     @property
     def num_errors(self) -> int:
-        """Rows that ended with an error."""
+        """Rows that failed."""
         return self._sum("num_errors")
+
+    @property
+    def num_null_texts(self) -> int:
+        """Rows whose text is null."""
+        return self._sum("num_null_texts")
 
     @property
     def num_truncated(self) -> int:
@@ -122,9 +131,19 @@ class PartTable(Sequence[Part]):  # noqa: PLW1641 (not hashable: a hash would ne
     def counts(self) -> dict[str, int]:
         """Events of all parts: name → sum."""
         sums: Counter[str] = Counter()
-        for distinct in self.columns["counts"].value_counts().to_pylist():
-            sums.update({name: distinct["counts"] * count for name, count in json.loads(distinct["values"]).items()})
+        for counts in self._sums_of("counts"):
+            sums.update(counts)
         return dict(sums)
+
+    @property
+    def error_reasons(self) -> dict[str, int]:
+        """Reason → rows that failed for it, the most frequent reasons."""
+        return merge_reasons(self._sums_of("error_reasons"))
+
+    def _sums_of(self, name: str) -> Iterator[dict[str, int]]:
+        """The counts of a column of JSON, once for each distinct value."""
+        for distinct in self.columns[name].value_counts().to_pylist():
+            yield {key: distinct["counts"] * count for key, count in json.loads(distinct["values"]).items()}
 
     def _sum(self, name: str) -> int:
         return int(self.columns[name].to_numpy().sum())
@@ -134,7 +153,8 @@ def _encode(parts: Sequence[Part]) -> pa.RecordBatch:
     columns = {name: [getattr(part, name) for part in parts] for name in _SCHEMA.names}
     for name in _DIGESTS:
         columns[name] = [None if digest is None else bytes.fromhex(digest) for digest in columns[name]]
-    columns["counts"] = [json.dumps(counts) for counts in columns["counts"]]
+    for name in _JSON:
+        columns[name] = [json.dumps(counts) for counts in columns[name]]
     return pa.RecordBatch.from_pydict(columns, _SCHEMA)
 
 
@@ -144,6 +164,7 @@ def _decode(batch: pa.RecordBatch) -> Iterator[Part]:
         columns[name] = [pair and tuple(pair) for pair in columns[name]]
     for name in _DIGESTS:
         columns[name] = [None if digest is None else digest.hex() for digest in columns[name]]
-    columns["counts"] = map(json.loads, columns["counts"])
+    for name in _JSON:
+        columns[name] = map(json.loads, columns[name])
     for values in zip(*columns.values(), strict=True):
         yield Part(**dict(zip(columns, values, strict=True)))

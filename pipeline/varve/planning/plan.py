@@ -5,7 +5,7 @@ Knows nothing of Ray or of existing outputs.
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib.metadata import version
@@ -69,11 +69,7 @@ class Plan:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of everything that affects the bytes of the output."""
-        resolved = asdict(self.resolved)
-        if resolved["config_sha256"] is None:
-            del resolved["config_sha256"]
-        content = {"job": {**self.job.identity(), **code_identity(self.computed)}, "resolved": resolved}
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        return make_fingerprint(self.job, code_identity(self.computed), self.resolved)
 
     @cached_property
     def schema(self) -> pa.Schema:
@@ -81,6 +77,11 @@ class Plan:
         kept = pa.schema([self.dataset.schema.field(name) for name in self.job.source.keep])
         metadata = self._provenance()
         return output_schema(self.feature_plan, kept, pairs=self.pairs, computed=self.computed, metadata=metadata)
+
+    @property
+    def total_rows(self) -> int | None:
+        """Rows of the source; None if they are not known before they are read."""
+        return None if self.dataset.shard_rows is None else sum(self.dataset.shard_rows)
 
     @property
     def notes(self) -> list[str]:
@@ -109,7 +110,6 @@ class Plan:
             model=self.pinned_model,
             checkpoint=self.checkpoint,
             features=self.job.pooled,
-            output_dtype=self.job.output.dtype,
             text_columns=self.job.source.text_columns,
             computed=self.computed,
             schema=self.schema,
@@ -118,7 +118,8 @@ class Plan:
             device=device,
             threads=threads,
             compiled=self.job.compute.compile,
-            max_errors=self.job.output.max_errors,
+            output=self.job.output,
+            total_rows=self.total_rows,
             files=files,
         )
 
@@ -153,6 +154,15 @@ class Plan:
     def _code(self) -> dict[str, Any]:
         """The folder and the identity of the functions' code."""
         return {"folder": str(Path(self.job.folder).resolve()), "identity": code_identity(self.computed)}
+
+
+def make_fingerprint(job: Job, code: Mapping[str, str], resolved: Resolved) -> str:
+    """SHA-256 of a job, the hashes of its code (see `code_identity`) and its resolved values."""
+    values = asdict(resolved)
+    if values["config_sha256"] is None:
+        del values["config_sha256"]
+    content = {"job": {**job.identity(), **code}, "resolved": values}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def versions() -> dict[str, str]:

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from varve.monitoring.row_errors import null_text
 from varve.preprocessing.computed_columns import ComputedColumn, compute_columns
 from varve.preprocessing.tokenizer import Tokenizer, Tokens
 
@@ -111,7 +112,7 @@ def _read_texts(block: pa.Table, text_columns: Sequence[str]) -> _Texts:
     for (texts, invalid), name in zip(columns, text_columns, strict=True):
         for row, text in enumerate(texts):
             if text is None and reasons[row] is None:
-                reasons[row] = invalid.get(row, f"{name} is null")
+                reasons[row] = invalid.get(row, null_text(name))
     return _Texts([texts for texts, _ in columns], reasons)
 
 

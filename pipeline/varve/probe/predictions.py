@@ -90,7 +90,7 @@ def predict(
     return Predicted(
         path=f"{output.storage.uri}/{_PREFIX}/{name}",
         num_rows=manifest.num_rows,
-        num_errors=manifest.num_errors,
+        num_errors=manifest.num_errors + manifest.num_null_texts,
         num_parts=len(manifest.parts),
         made_before=made_before,
         counts=dict(zip(probe.classes, counts.tolist(), strict=True)),

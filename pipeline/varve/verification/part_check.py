@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from varve.encoder.feature_plan import Column
 from varve.errors import one_line
+from varve.monitoring.row_errors import count_errors
 from varve.output.part_file import Part
 from varve.output.schema import feature_columns, read_metadata
 from varve.output.vectors import flatten, read_vectors
@@ -69,11 +70,12 @@ def _row_failures(table: pa.Table, part: Part) -> list[str]:
         failures.append(f"its rows are not {part.start} to {part.stop - 1} in order")
     if (table["shard"].to_numpy() != part.shard).any():
         failures.append(f"it holds rows of a shard other than {part.shard}")
-    errors = len(table) - table["error"].null_count
+    errors = count_errors(table["error"])
     tokens = int(table["num_tokens"].drop_null().to_numpy().sum(dtype=np.int64))
-    if (errors, tokens) != (part.num_errors, part.num_tokens):
-        recorded = f"{part.num_errors} and {part.num_tokens} are recorded"
-        failures.append(f"it holds {errors} error rows and {tokens} tokens, but {recorded}")
+    held = (errors.failures, errors.null_texts, tokens)
+    if held != (recorded := (part.num_errors, part.num_null_texts, part.num_tokens)):
+        counts = "{} failed rows, {} null texts and {} tokens".format
+        failures.append(f"it holds {counts(*held)}, but {counts(*recorded)} are recorded")
     return failures
 
 

@@ -19,6 +19,7 @@ from varve.encoder.packing import Index
 from varve.encoder.pending_call import PendingCall
 from varve.encoder.ragged import Columns, Ragged
 from varve.encoder.results import NOT_FINITE, Counts, find_non_finite
+from varve.monitoring.row_errors import count_errors
 from varve.monitoring.run_counters import Block
 from varve.output.schema import feature_arrays, row_arrays
 from varve.preprocessing.computed_columns import mask_bad_rows
@@ -111,19 +112,22 @@ class _BlockQueue:
             **encoded.columns, "num_tokens": block.tokens.num_tokens, "truncated": block.tokens.truncated
         }  # fmt: skip
         columns = _drop_failed(columns, block, encoded.reasons)
-        good = block.good
+        good, reasons = block.good, pa.array(block.reasons, pa.string())
+        errors = count_errors(reasons)
         arrays = {
             **{name: rows[name].combine_chunks() for name in self._schema.names if name in rows.column_names},
             **feature_arrays(self._encoder.feature_plan, columns, good, pairs=self._pairs),
             **{name: mask_bad_rows(values, good) for name, values in block.computed.items()},
-            **row_arrays(columns, good, pa.array(block.reasons, pa.string()), shard=self._shard, start=pending.start),
+            **row_arrays(columns, good, reasons, shard=self._shard, start=pending.start),
         }
         self._features.append(pa.table([arrays[name] for name in self._schema.names], schema=self._schema))
         self._on_block(
             Block(
                 rows=len(rows),
                 tokens=len(block.tokens.input_ids),
-                errors=len(rows) - int(good.sum()),
+                errors=errors.failures,
+                null_texts=errors.null_texts,
+                reasons=errors.reasons,
                 seconds={**pending.seconds, "encode": encoded.counts.busy_s},
                 packs=encoded.counts.packs,
                 packed_tokens=encoded.counts.packed_tokens,

@@ -19,6 +19,7 @@ from varve.encoder.description import describe
 from varve.encoder.encoder import Encoder
 from varve.errors import RunError
 from varve.monitoring.reporter import MAX_DEATHS, Reporter
+from varve.monitoring.row_errors import count_errors, too_many_errors
 from varve.monitoring.run_counters import Block, Verdict
 from varve.preprocessing.text_blocks import Tokenized, tokenize_blocks
 from varve.process_state import silence_transformers
@@ -30,6 +31,8 @@ from varve.workers.worker_spec import WorkerSpec
 
 logger = logging.getLogger(__name__)
 
+# A share of fewer rows does not end a run of which the number of rows is not known.
+_FEWEST_ROWS = 100_000
 _RECORDED_COUNTS = ("repeats", "overflows", "splits")  # counts of the encoder that a part records
 
 
@@ -114,9 +117,7 @@ class Replica:
                 block = isolation.encode(message.table.slice(first, spec.block_rows), rows.start + first)
                 seconds = {"encode": time.perf_counter() - began}
                 features.append(block)
-                tokens = int(block["num_tokens"].drop_null().to_numpy().sum())
-                errors = len(block) - block["error"].null_count
-                self._report(Block(len(block), tokens, errors, seconds), rows, isolation.crashing_rows)
+                self._report(_count(block, seconds), rows, isolation.crashing_rows)
         result = pa.concat_tables(features) if features else spec.schema.empty_table()
         return PartMessage(rows, result, {"killers": len(isolation.crashing_rows)})
 
@@ -127,17 +128,24 @@ class Replica:
         return tokenize_blocks(tokenizer, message.table, spec.text_columns, spec.block_rows, spec.computed)
 
     def _report(self, block: Block, part: Range, crashing_rows: Sequence[int] = ()) -> Verdict:
-        """Report a block; fails the run if there are too many errors."""
-        limit = self._spec.max_errors
-        verdict = self._reporter.count(block, part, wait=bool(block.errors) and limit is not None)
+        """Report a block; fails the run if too many rows failed."""
+        output = self._spec.output
+        verdict = self._reporter.count(block, part, wait=bool(block.errors) and output.max_errors is not None)
+        # Where the number of rows is not known, the share is of the rows so far, of which the first may be the worst.
+        limit = output.error_limit(self._spec.total_rows or max(verdict.rows, _FEWEST_ROWS))
         if limit is not None and verdict.errors > limit:
-            listed = f" Rows that crashed their worker: {', '.join(map(str, crashing_rows))}." if crashing_rows else ""
-            msg = (
-                f"{verdict.errors} rows ended with an error, more than output.max_errors: {limit}.{listed} The error "
-                "column of the written parts has the reasons. Raise output.max_errors to continue"
-            )
-            raise RunError(msg)
+            message = too_many_errors(verdict.errors, output.max_errors, limit, verdict.error_reasons)
+            crashed = f". Rows that crashed their worker: {', '.join(map(str, crashing_rows))}" if crashing_rows else ""
+            raise RunError(message + crashed)
         return verdict
+
+
+def _count(block: pa.Table, seconds: dict[str, float]) -> Block:
+    """The report of a block that was encoded in the subprocess."""
+    errors, tokens = count_errors(block["error"]), int(block["num_tokens"].drop_null().to_numpy().sum())
+    return Block(
+        len(block), tokens, errors.failures, null_texts=errors.null_texts, reasons=errors.reasons, seconds=seconds
+    )
 
 
 def _check_device(device: str) -> None:
@@ -153,7 +161,7 @@ def _load(spec: WorkerSpec) -> Encoder:
     return Encoder(
         spec.model,
         spec.features,
-        output_dtype=spec.output_dtype,
+        output_dtype=spec.output.dtype,
         tokens_per_pack=spec.tokens_per_pack,
         device=spec.device,
         threads=spec.threads,

@@ -50,6 +50,6 @@ def _load_tokenizer(spec: WorkerSpec) -> Tokenizer:
     if key not in _tokenizers:
         silence_transformers()
         checkpoint = spec.on_this_node().checkpoint
-        feature_plan = make_feature_plan(spec.model, spec.features, checkpoint, spec.output_dtype)
+        feature_plan = make_feature_plan(spec.model, spec.features, checkpoint, spec.output.dtype)
         _tokenizers[key] = make_tokenizer(spec.model, checkpoint, feature_plan)
     return _tokenizers[key]

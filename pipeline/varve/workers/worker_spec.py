@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from varve.config.feature import Feature
 from varve.config.model import Model
+from varve.config.output import Output
 from varve.encoder.checkpoint.inspection import Checkpoint
 from varve.preprocessing.computed_columns import ComputedColumn
 
@@ -29,7 +30,6 @@ class WorkerSpec:
     model: Model
     checkpoint: Checkpoint
     features: dict[str, Feature]
-    output_dtype: str
     text_columns: tuple[str, ...]
     computed: tuple[ComputedColumn, ...]
     schema: pa.Schema
@@ -38,7 +38,8 @@ class WorkerSpec:
     device: str  # cpu or cuda
     threads: int
     compiled: bool
-    max_errors: int | None
+    output: Output
+    total_rows: int | None  # of the source; None: not known
     files: CheckpointFiles | None = None  # for nodes without the checkpoint's folder
 
     @property

@@ -60,6 +60,9 @@ def changed(path: str, value) -> dict:
         ("output.path", "memory://here", ["output.path", "memory://here is not a folder or an address of a store"]),
         ("output.path", "http://host/there", ["output.path", "http://host/there is not a folder"]),
         ("output.max_errors", -1, ["output.max_errors", "-1"]),
+        ("output.max_errors", "1", ["output.max_errors", "'1'", "a share such as 1%"]),
+        ("output.max_errors", "200%", ["output.max_errors", "'200%'", "a share such as 1%"]),
+        ("output.max_errors", "-1%", ["output.max_errors", "'-1%'", "a share such as 1%"]),
         ("model.trust_remote_code", "yes", ["model.trust_remote_code", '"yes"', "boolean"]),
     ],
 )
@@ -68,6 +71,26 @@ def test_error_names_key_value_and_what_is_allowed(path, value, fragments):
         Job.parse(changed(path, value), where="job.yaml")
     for fragment in ("job.yaml", *fragments):
         assert fragment in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("max_errors", "num_rows", "limit"),
+    [
+        ("1%", 3000, 30),
+        ("1%", 10, 10),
+        ("0.5%", 10_000, 50),
+        ("100%", 7000, 7000),
+        (3, 1_000_000, 3),
+        (0, 5, 0),
+        (None, 5, None),
+    ],
+)
+def test_limit_of_failed_rows_is_a_number_a_share_or_none(max_errors, num_rows, limit):
+    assert Job.parse(changed("output.max_errors", max_errors)).output.error_limit(num_rows) == limit
+
+
+def test_one_percent_of_the_rows_may_fail_by_default():
+    assert Job.parse(BASE).output.error_limit(3000) == 30
 
 
 def test_windows_of_sentence_pairs_are_refused():

@@ -34,9 +34,9 @@ def test_begins_are_counted_per_stage():
 
 def test_block_returns_the_errors_of_the_run_and_whether_to_stop():
     counters = RunCounters()
-    assert counters.add(Block(10, 100, 2), ROWS) == (2, False)
+    assert counters.add(Block(10, 100, 2, reasons={"odd": 2}), ROWS) == (10, 2, {"odd": 2}, False)
     counters.stop()
-    assert counters.add(Block(10, 100, 1), ROWS) == (3, True)
+    assert counters.add(Block(10, 100, 1, reasons={"odd": 1}), ROWS) == (20, 3, {"odd": 3}, True)
     assert counters.stopped()
 
 
@@ -51,6 +51,15 @@ def test_errors_of_a_part_that_begins_again_count_once():
     assert [counters.add(Block(50, tokens, errors), ROWS).errors for tokens, errors in ((500, 5), (490, 1))] == [6, 7]
     now = counters.snapshot()
     assert (now.rows, now.tokens, now.errors, now.lost) == (150, 1490, 7, 3)
+
+
+def test_null_texts_and_reasons_of_a_part_that_begins_again_count_once():
+    counters = RunCounters()
+    for _ in range(3):
+        counters.begin("encode", ROWS)
+        counters.add(Block(50, 500, 1, null_texts=4, reasons={"odd": 1}), ROWS)
+    now = counters.snapshot()
+    assert (now.null_texts, now.errors, now.error_reasons) == (4, 1, {"odd": 1})
 
 
 def test_committed_part_that_is_encoded_again_is_not_counted_again():

@@ -27,7 +27,7 @@ def table(start: int = 10, rows: int = 4) -> pa.Table:
         "e": pa.FixedSizeListArray.from_arrays(pa.array(vectors), 4, mask=mask),
         "num_tokens": [number + 5 if flag else None for number, flag in enumerate(good)],
         "truncated": [number == 3 if flag else None for number, flag in enumerate(good)],
-        "error": [None if flag else "text is null" for flag in good],
+        "error": [None if flag else "worker died" for flag in good],
         "shard": [3] * rows,
         "row": range(start, start + rows),
     }
@@ -40,6 +40,7 @@ def test_written_part_is_read_back_and_its_footer_records_its_counts(tmp_path):
     content = (tmp_path / "data/part-00003-000000000010-000000000014.parquet").read_bytes()
     assert pq.read_table(io.BytesIO(content)).equals(table())
     assert (part.num_tokens, part.num_errors, part.num_truncated) == (20, 1, 1)
+    assert (part.error_reasons, part.num_null_texts) == ({"worker died": 1}, 0)
     assert (part.shortest, part.longest) == ((10, 5), (13, 8))
     assert part.file_bytes == len(content)
     assert read_part(storage, ROWS) == read_part(storage, ROWS, len(content)) == part

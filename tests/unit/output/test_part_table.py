@@ -30,6 +30,7 @@ records = st.builds(
     fingerprint=texts,
     num_tokens=numbers,
     num_errors=numbers,
+    num_null_texts=numbers,
     num_truncated=numbers,
     shortest=pairs,
     longest=pairs,
@@ -38,6 +39,7 @@ records = st.builds(
     file_bytes=numbers,
     footer_sha256=st.none() | st.binary(min_size=32, max_size=32).map(bytes.hex),
     counts=st.dictionaries(texts, numbers, max_size=4),
+    error_reasons=st.dictionaries(texts, numbers, max_size=4),
 )
 SCHEMA = pa.schema(
     {
@@ -85,7 +87,7 @@ def test_parts_of_any_content_come_back_unchanged(given_parts):
 @given(st.lists(records, max_size=20))
 def test_totals_of_parts_are_sums_over_them(given_parts):
     parts = PartTable.of(given_parts)
-    for name in ("num_tokens", "num_errors", "num_truncated", "file_bytes"):
+    for name in ("num_tokens", "num_errors", "num_null_texts", "num_truncated", "file_bytes"):
         assert getattr(parts, name) == sum(getattr(one, name) for one in given_parts)
     assert parts.num_rows == sum(one.range.num_rows for one in given_parts)
     names = {name for one in given_parts for name in one.counts}

@@ -148,7 +148,7 @@ def test_exactly_the_rows_that_fail_have_a_reason_and_no_value(texts, column):
 )
 def test_values_are_the_same_in_one_block_and_in_many(texts, block_rows, column):
     columns, table = [column("number", "float64")], rows_of(*texts)
-    bad = [None if text else "text is null" for text in texts]
+    bad = [None if text else "null text in text" for text in texts]
 
     def run(rows):
         reasons: list[str | None] = list(bad[rows])
@@ -162,7 +162,7 @@ def test_values_are_the_same_in_one_block_and_in_many(texts, block_rows, column)
 
 
 def test_functions_do_not_receive_rows_that_have_a_reason(column):
-    reasons = ["text is null", None, None, "text is not UTF-8"]
+    reasons = ["null text in text", None, None, "text is not UTF-8"]
     values = compute_columns(
         [column("number", "float32"), column("length", "int32")], rows_of(None, "1", "x", "2"), reasons
     )
@@ -223,7 +223,7 @@ def test_computed_columns_travel_with_the_tokens_and_are_null_in_error_rows(tiny
 
     result = run(serialized=True)
     assert result.equals(run(serialized=False))
-    assert result["error"].to_pylist() == [None, "text is null", "d: SystemExit: gone (my_functions.py, line 23)", None]
+    assert result["error"].to_pylist() == [None, "null text in text", "d: SystemExit: gone (my_functions.py, line 23)", None]
     assert result["d"].to_pylist() == [3, None, None, 3]
     assert result["c"].to_pylist() == [[0, 1], None, None, [0, 1]]
     assert result["e"].null_count == 2

@@ -44,7 +44,7 @@ def broken_text() -> pa.Array:
 def test_rows_that_can_not_be_encoded_carry_their_reason_and_cost_no_other(tiny):
     encoder = Encoder(tiny("bert"), {"e": Feature(pool="mean"), "t": Feature(pool="tokens")}, device="cpu")
     table = run(encoder, rows_of("a text", None, "", "emoji 🙂", None))
-    assert table["error"].to_pylist() == [None, "text is null", None, None, "text is null"]
+    assert table["error"].to_pylist() == [None, "null text in text", None, None, "null text in text"]
     assert table["row"].to_pylist() == list(range(100, 105))
     assert table["id"].to_pylist() == [{"n": [number]} for number in range(5)]
     for name in ("e", "t", "num_tokens", "truncated", "input_ids", "offsets"):
@@ -56,7 +56,7 @@ def test_rows_that_can_not_be_encoded_carry_their_reason_and_cost_no_other(tiny)
 def test_text_that_is_not_utf8_is_an_error_row(tiny):
     encoder = Encoder(tiny("bert"), {"e": Feature(pool="mean")}, device="cpu")
     table = run(encoder, pa.table({"id": [1, 2, 3], "text": broken_text()}))
-    assert table["error"].to_pylist() == [None, "text is not UTF-8: byte 0xe9 at 3", "text is null"]
+    assert table["error"].to_pylist() == [None, "text is not UTF-8: byte 0xe9 at 3", "null text in text"]
 
 
 def test_text_on_which_the_tokenizer_panics_is_an_error_row(minilm):
@@ -68,7 +68,7 @@ def test_text_on_which_the_tokenizer_panics_is_an_error_row(minilm):
     tokenizer = Tokenizer(pretrained, 8, windows=True, stride=3)
     block = tokenize_block(tokenizer, rows_of("one", None, "one two three four", "two"), ["text"])
     assert [reason and reason[:29] for reason in block.reasons] == [
-        None, "text is null", "the tokenizer failed: `stride", None
+        None, "null text in text", "the tokenizer failed: `stride", None
     ]  # fmt: skip
     assert block.tokens.input_ids[block.tokens.cu_seqlens[:-1] + 3].tolist() == [2028, 2048]
 
@@ -165,7 +165,7 @@ def test_pairs_with_one_null_are_error_rows(tiny):
     encoder = Encoder(tiny("bert"), {"e": Feature(pool="mean"), "t": Feature(pool="tokens")}, device="cpu")
     table = pa.table({"id": [1, 2, 3], "a": ["x", None, "y"], "b": ["z", "w", None]})
     result = run(encoder, table, text_columns=("a", "b"))
-    assert result["error"].to_pylist() == [None, "a is null", "b is null"]
+    assert result["error"].to_pylist() == [None, "null text in a", "null text in b"]
     assert result["sequence_ids"][0].as_py() == [0, 1]
 
 
@@ -183,7 +183,7 @@ def test_pairs_that_travel_through_arrow_keep_their_token_types(tiny):
     table = pa.table({"id": [1, 2], "a": ["one", "two three"], "b": ["four five", None]})
     here, there = (run(encoder, table, text_columns=("a", "b"), travels=travels) for travels in (False, True))
     assert there.equals(here)
-    assert there["error"].to_pylist() == [None, "b is null"]
+    assert there["error"].to_pylist() == [None, "null text in b"]
 
 
 @pytest.mark.slow

@@ -34,9 +34,9 @@ class LocalReporter:
 
 @pytest.fixture
 def part(tmp_path):
-    """(texts, sections of a job) → a replica, and a part that has crashed several workers before."""
+    """(texts, sections of a job) → a replica, and a part that has crashed this many workers before."""
 
-    def make(texts, **sections) -> tuple[Replica, PartMessage]:
+    def make(texts, *, deaths=MAX_DEATHS, **sections) -> tuple[Replica, PartMessage]:
         table = pa.table({"text": texts})
         (tmp_path / "docs").mkdir()
         pq.write_table(table, tmp_path / "docs/0.parquet")
@@ -44,7 +44,7 @@ def part(tmp_path):
         content = {"source": source, **sections, "output": output | sections.get("output", {})}
         plan = prepare(Job.parse(content).in_folder(str(tmp_path)), Storage(output["path"]), device="cpu")
         rows, counters = Range(0, 0, len(texts)), RunCounters()
-        for _ in range(MAX_DEATHS):
+        for _ in range(deaths):
             counters.begin("encode", rows)
         return Replica(plan.worker_spec("cpu", 1), LocalReporter(counters)), PartMessage(rows, table)
 
@@ -53,8 +53,21 @@ def part(tmp_path):
 
 def test_crashing_rows_are_listed_if_no_error_is_allowed(part, crashing_model):
     replica, message = part(["good", "good too", KILLING_TEXT], model=crashing_model, output={"max_errors": 0})
-    with pytest.raises(RunError, match=r"max_errors: 0.*worker: 2\."):
+    with pytest.raises(RunError, match=r"max_errors: 0\. Most frequent: 1 x worker died.*worker: 2$"):
         replica(pack_message(message))
+
+
+def test_share_of_failed_rows_above_the_limit_ends_the_run_with_its_reasons(part, tiny):
+    broken = pa.array([b"\xff" if row % 5 == 0 else b"good" for row in range(100)]).view(pa.string())
+    replica, message = part(broken, model={"name": tiny("bert")}, deaths=0)
+    with pytest.raises(RunError, match=r"20 rows failed.*1% \(10 rows\)\. Most frequent: 20 x .*UTF-8"):
+        replica(pack_message(message))
+
+
+def test_null_texts_are_no_failures(part, tiny):
+    texts = pa.array([None if row % 5 == 0 else "good" for row in range(100)])
+    replica, message = part(texts, model={"name": tiny("bert")}, output={"max_errors": 0}, deaths=0)
+    assert unpack_message(replica(pack_message(message))).table["error"].null_count == 80
 
 
 def test_two_threads_encode_the_same_rows_as_one(part, tiny):
