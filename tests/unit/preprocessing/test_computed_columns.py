@@ -223,7 +223,12 @@ def test_computed_columns_travel_with_the_tokens_and_are_null_in_error_rows(tiny
 
     result = run(serialized=True)
     assert result.equals(run(serialized=False))
-    assert result["error"].to_pylist() == [None, "null text in text", "d: SystemExit: gone (my_functions.py, line 23)", None]
+    assert result["error"].to_pylist() == [
+        None,
+        "null text in text",
+        "d: SystemExit: gone (my_functions.py, line 23)",
+        None,
+    ]
     assert result["d"].to_pylist() == [3, None, None, 3]
     assert result["c"].to_pylist() == [[0, 1], None, None, [0, 1]]
     assert result["e"].null_count == 2
