@@ -25,7 +25,7 @@ pytestmark = pytest.mark.skipif(
     not tool("prometheus"), reason="Prometheus is not installed: run `make servers` (a Debian package)"
 )
 
-ROWS, ROWS_PER_PART, NULLS = 960, 48, 5
+ROWS, ROWS_PER_PART, NULLS, NOT_UTF8 = 960, 48, 5, 3
 README = (MONITORING.parent / "README.md").read_text()
 # name → type, as documented.
 METRICS = dict(re.findall(r"^\| `(ray_varve_\w+)[^|]*\| (counter|gauge) \|", README, re.MULTILINE))
@@ -56,9 +56,11 @@ class Observed:
 def run_and_kill(head: RayHead, server: Prometheus, folder: Path, model: str) -> tuple[dict, dict]:
     """Kill one of the two replicas of a run; returns (its manifest, name → metadata of its metrics)."""
     (folder / "docs").mkdir()
-    texts = [None] * NULLS + [text for _, text in islice(docstrings(), ROWS - NULLS)]
+    good = [text.encode() for _, text in islice(docstrings(), ROWS - NULLS - NOT_UTF8)]
+    texts = [None] * NULLS + [b"\xff"] * NOT_UTF8 + good
     for shard in range(2):
-        pq.write_table(pa.table({"text": texts[shard::2]}), folder / f"docs/{shard}.parquet")
+        column = pa.array(texts[shard::2]).view(pa.string())
+        pq.write_table(pa.table({"text": column}), folder / f"docs/{shard}.parquet")
     command = [
         sys.executable, "-m", "varve", "embed", "--dataset", str(folder / "docs"), "--text", "text", "--model", model,
         "--max-tokens", "64", "--output", str(folder / "out"), "--set", f"output.rows_per_part={ROWS_PER_PART}",
@@ -112,7 +114,7 @@ def test_counters_agree_with_the_manifest(observed):
     assert observed.value("sum(ray_varve_rows_total)") == ROWS
     assert observed.value("sum(ray_varve_tokens_total)") == manifest["num_tokens"]
     assert observed.value("sum(ray_varve_null_rows_total)") == manifest["num_null_texts"] == NULLS
-    assert observed.value("sum(ray_varve_error_rows_total)") == manifest["num_errors"] == 0
+    assert observed.value("sum(ray_varve_error_rows_total)") == manifest["num_errors"] == NOT_UTF8
     # Replicas count all their work, including parts that are encoded again after a death.
     again = observed.value("sum(ray_varve_replica_tokens_total)") - manifest["num_tokens"]
     assert again >= 0
