@@ -165,5 +165,6 @@ def _cast_column(column: pa.ChunkedArray, target: pa.DataType) -> pa.ChunkedArra
     """Cast to a type. Texts of numbers may have whitespace around them and a leading plus, as readers of CSV allow."""
     if pa.types.is_string(column.type) and not (pa.types.is_string(target) or pa.types.is_large_string(target)):
         trimmed = pc.utf8_trim_whitespace(column)  # pyright: ignore[reportAttributeAccessIssue] (made at run time)
-        column = pc.replace_substring_regex(trimmed, r"^\+", "")  # pyright: ignore[reportAttributeAccessIssue]
-    return column.cast(target)
+        column = pc.replace_substring_regex(trimmed, r"^\+", "")  # pyright: ignore[reportAttributeAccessIssue] (likewise)
+    # Arrow's cast of a slice of lists of nulls to the same type gives lists of a wrong length.
+    return column if column.type == target else column.cast(target)

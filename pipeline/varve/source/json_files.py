@@ -8,8 +8,10 @@ import io
 import json
 import re
 from codecs import BOM_UTF8, EncodedFile
-from collections.abc import Iterator
-from typing import IO, Any, cast
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from functools import partial
+from typing import IO, Any, TypeVar, cast
 
 import pyarrow as pa
 import pyarrow.json as paj
@@ -17,57 +19,136 @@ from datasets import Features, Json, LargeList, List, Value
 from pandas.io.json import ujson_dumps, ujson_loads
 
 _WHITESPACE = re.compile(r"\s*")
+_SURROGATE = re.compile("[\ud800-\udfff]")
+# A line, or a file that is not lines, is parsed as a whole; Arrow cannot parse more than 2 GiB at once.
+_MAX_BYTES = 1 << 30
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class JsonOptions:
+    """Options of the builder of `datasets`."""
+
+    chunksize: int  # bytes that are parsed at once
+    field: str | None  # the key below which the rows are
+    encoding: str
+    encoding_errors: str | None
+
+
+def json_options(config: Any, **changes: Any) -> JsonOptions:
+    """The options of a builder's configuration, with changes."""
+    return JsonOptions(**{each.name: getattr(config, each.name) for each in fields(JsonOptions)} | changes)
 
 
 def read_json(
-    file: IO[bytes],
-    features: Features,
-    *,
-    chunksize: int,
-    field: str | None,
-    encoding: str,
-    encoding_errors: str | None,
+    file: IO[bytes], features: Features, *, options: JsonOptions, text_columns: Sequence[str]
 ) -> Iterator[pa.Table]:
-    """The columns of a JSON file, with the options of the builder of `datasets`.
+    """The columns of a JSON file. A missing key is null, other keys are ignored.
 
-    Files with one object per line are read in chunks, others as a whole. A missing key is null, other keys are ignored.
+    A text that UTF-8 cannot hold (an escape of half a surrogate pair) stays invalid in a text column, so that its row
+    becomes an error row; elsewhere U+FFFD replaces the half pair.
 
     Raises:
         ValueError: the file is not JSON, or a row is not an object.
     """
-    if encoding != "utf-8" or encoding_errors:
-        file = cast("IO[bytes]", EncodedFile(file, "utf-8", encoding, encoding_errors or "strict"))
-    chunk = file.read(chunksize).removeprefix(BOM_UTF8)
-    if field is not None or chunk.lstrip().startswith(b"["):
-        yield _parse_whole(chunk + file.read(), features, field)
+    yield from _read_blocks(file, options, partial(_parse_lines, features=features, text_columns=text_columns))
+
+
+def read_first_objects(file: IO[bytes], options: JsonOptions) -> list[dict[str, Any]]:
+    """The objects of the first chunk of a JSON file; of the whole file if it is not lines.
+
+    Raises:
+        ValueError: the file is not JSON, or a row is not an object.
+    """
+    return next(_read_blocks(file, options, partial(_load_objects, skip_deep=True)))
+
+
+def _read_blocks(file: IO[bytes], options: JsonOptions, parse: Callable[[bytes], T]) -> Iterator[T]:
+    """The file, parsed block by block. A file with one object per line is cut into chunks, another is one block."""
+    if options.encoding != "utf-8" or options.encoding_errors:
+        file = cast("IO[bytes]", EncodedFile(file, "utf-8", options.encoding, options.encoding_errors or "strict"))
+    blocks = _split_lines(file, options.chunksize)
+    first = next(blocks, b"").removeprefix(BOM_UTF8)
+    if options.field is not None or first.lstrip().startswith(b"["):
+        yield parse(_to_lines(_join([first], blocks), options.field))
         return
-    chunk += file.readline()
     try:
-        table = _parse_lines(chunk, features)
+        parsed = parse(first)
     except ValueError:
-        table = _parse_whole(chunk + file.read(), features, field)
-    yield table
+        yield parse(_to_lines(_join([first], blocks), options.field))
+    else:
+        yield parsed
+        yield from map(parse, blocks)
+
+
+def _split_lines(file: IO[bytes], chunksize: int) -> Iterator[bytes]:
+    """Blocks of whole lines, of about `chunksize` bytes unless a line is longer."""
+    waiting: list[bytes] = []
     while chunk := file.read(chunksize):
-        yield _parse_lines(chunk + file.readline(), features)
+        lines, newline, rest = chunk.rpartition(b"\n")
+        if newline:
+            yield _join(waiting, [lines, newline])
+            waiting = []
+        waiting.append(rest)
+        _check_size(sum(map(len, waiting)))
+    if remaining := b"".join(waiting):
+        yield remaining
 
 
-def _parse_whole(content: bytes, features: Features, field: str | None) -> pa.Table:
-    """A table of any other layout that `datasets` accepts, such as a list, or objects over several lines."""
+def _join(contents: list[bytes], more: Iterable[bytes]) -> bytes:
+    size = sum(map(len, contents))
+    for content in more:
+        size += len(content)
+        _check_size(size)
+        contents.append(content)
+    return b"".join(contents)
+
+
+def _check_size(size: int) -> None:
+    if size > _MAX_BYTES:
+        msg = "more than 1 GiB without the end of a row. Write the rows as lines, one JSON object per line"
+        raise ValueError(msg)
+
+
+def _to_lines(content: bytes, field: str | None) -> bytes:
+    """One object per line, from any other layout that `datasets` accepts: a list, or objects over several lines."""
     text, end, rows = content.decode(), 0, []
     while (start := cast("re.Match[str]", _WHITESPACE.match(text, end)).end()) < len(text):
         value, end = json.JSONDecoder().raw_decode(text, start)
         rows.append(value)
     if field is not None:
         rows = rows[0][field]
-    elif isinstance(rows[0], list):
+    elif rows and isinstance(rows[0], list):
         rows = rows[0]
     if isinstance(rows, dict):  # columns
         rows = [dict(zip(rows, values, strict=True)) for values in zip(*rows.values(), strict=True)]
     rows = [{"text": row} if isinstance(row, str) else row for row in rows]
-    return _parse_lines("\n".join(map(json.dumps, rows)).encode(), features)
+    return "\n".join(map(json.dumps, rows)).encode()
 
 
-def _parse_lines(lines: bytes, features: Features) -> pa.Table:
+def _load_objects(lines: bytes, *, skip_deep: bool = False) -> list[dict[str, Any]]:
+    """The objects of lines. Bytes that are not UTF-8 become surrogates.
+
+    Raises:
+        ValueError: a line is not exactly one object.
+    """
+    rows = []
+    for line in lines.splitlines():
+        try:
+            row = json.loads(line.decode(errors="surrogateescape")) if line.strip() else None
+        except RecursionError:
+            if not skip_deep:
+                raise
+            row = None
+        rows += [row] if row is not None else []
+    if not all(isinstance(row, dict) for row in rows):
+        msg = "a row is not a JSON object"
+        raise ValueError(msg)
+    return rows
+
+
+def _parse_lines(lines: bytes, features: Features, text_columns: Sequence[str]) -> pa.Table:
     """A table of objects, one per line.
 
     Raises:
@@ -76,26 +157,53 @@ def _parse_lines(lines: bytes, features: Features) -> pa.Table:
     explicit = paj.ParseOptions(explicit_schema=features.arrow_schema, unexpected_field_behavior="ignore")
     one_block = paj.ReadOptions(use_threads=False, block_size=len(lines) + 1)
     try:
-        return paj.read_json(io.BytesIO(lines), read_options=one_block, parse_options=explicit)
+        table = paj.read_json(io.BytesIO(lines), read_options=one_block, parse_options=explicit)
+        table.validate()  # lists of nulls only have a wrong length
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        pass  # a value has another type than its column, or a column is of type `Json`
-    rows = [json.loads(line) for line in lines.splitlines() if line.strip()]
-    if not all(isinstance(row, dict) for row in rows):
-        msg = "a row is not a JSON object"
-        raise ValueError(msg)
-    return pa.table({name: _column([row.get(name) for row in rows], feature) for name, feature in features.items()})
+        pass  # a value has another type than its column, a column is of type `Json`, or a text is not UTF-8
+    else:
+        return table
+    rows = _load_objects(lines)
 
+    def column(name: str, feature: Any) -> pa.Array:
+        values = [row.get(name) for row in rows]
+        if isinstance(feature, Value) and feature.dtype in {"string", "large_string"}:
+            texts = map(_as_text, values)
+            is_text = name in text_columns
+            return _as_invalid_utf8(texts) if is_text else pa.array(map(replace_surrogates, texts), feature())
+        return pa.array([_encode(replace_surrogates(value), feature) for value in values])
 
-def _column(values: list[Any], feature: Any) -> pa.Array:
-    if isinstance(feature, Value) and feature.dtype in {"string", "large_string"}:
-        return pa.array([_as_text(value) for value in values], feature())
-    return pa.array([_encode(value, feature) for value in values])
+    return pa.table({name: column(name, feature) for name, feature in features.items()})
 
 
 def _as_text(value: Any) -> str | None:
     if value is None or isinstance(value, str):
         return value
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def _as_invalid_utf8(texts: Iterable[str | None]) -> pa.Array:
+    """Texts whose surrogates stay: as the bytes of the file where they stand for such, else encoded on their own."""
+
+    def encode(text: str) -> bytes:
+        try:
+            return text.encode(errors="surrogateescape")
+        except UnicodeEncodeError:
+            return text.encode(errors="surrogatepass")
+
+    contents = [None if text is None else encode(text) for text in texts]
+    return pa.array(contents, pa.large_binary()).cast(pa.large_string(), safe=False)
+
+
+def replace_surrogates(value: Any) -> Any:
+    """The value with U+FFFD instead of every surrogate, in all texts and keys in it."""
+    if isinstance(value, str):
+        return _SURROGATE.sub("\ufffd", value)
+    if isinstance(value, list):
+        return [replace_surrogates(item) for item in value]
+    if isinstance(value, dict):
+        return {replace_surrogates(name): replace_surrogates(item) for name, item in value.items()}
+    return value
 
 
 def _encode(value: Any, feature: Any) -> Any:

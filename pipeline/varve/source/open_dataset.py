@@ -15,7 +15,7 @@ from varve.source.csv_files import pandas_options, read_csv, readable_features
 from varve.source.dataset import Dataset, Shards
 from varve.source.error_messages import as_job_errors
 from varve.source.file_metadata import file_versions, row_group_sizes
-from varve.source.json_files import read_json
+from varve.source.json_files import json_options, read_json
 from varve.source.readers import FileReader, ParquetReader, Reader, StreamReader
 from varve.source.workarounds import ending_calmly, streams_without_torch
 from varve.storage.fsspec_files import use_options
@@ -83,8 +83,8 @@ def _make_reader(
         parse = partial(read_csv, options=pandas_options(config, spec))
         reader = FileReader(files, readable_features(features, spec), parse)
     elif builder.name == "json":
-        options = {name: getattr(config, name) for name in ("chunksize", "field", "encoding", "encoding_errors")}
-        reader = FileReader(files, features, partial(read_json, **options))
+        parse = partial(read_json, options=json_options(config), text_columns=spec.text_columns)
+        reader = FileReader(files, features, parse)
     else:
         reader = StreamReader(hf_builder.stream(builder, spec).select_columns(spec.columns))
         num_shards = reader.stream.num_shards

@@ -43,11 +43,9 @@ class FileReader:
         return _skip_rows(self._tables(self.files[shard]), first)
 
     def _tables(self, uri: str) -> Iterator[pa.Table]:
-        manager = StreamingDownloadManager()
-        for member in manager.iter_files(manager.extract(uri)):  # the decompressed file, or the members of an archive
-            with _open(member) as file:
-                for table in self.parse(file, self.features):
-                    yield _conform(table, self.features)
+        for file in open_members(uri):
+            for table in self.parse(file, self.features):
+                yield _conform(table, self.features)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +83,14 @@ class ParquetReader:
 
 
 Reader = StreamReader | FileReader | ParquetReader
+
+
+def open_members(uri: str) -> Iterator[IO[bytes]]:
+    """The decompressed file, or the members of an archive; each is closed when the next one is taken."""
+    manager = StreamingDownloadManager()
+    for member in manager.iter_files(manager.extract(uri)):
+        with _open(member) as file:
+            yield file
 
 
 def _open(uri: str) -> IO[bytes]:

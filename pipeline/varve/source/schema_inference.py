@@ -20,6 +20,9 @@ from varve.config.source import Source
 from varve.errors import JobError
 from varve.source.error_messages import as_job_errors
 from varve.source.hf_builder import stream
+from varve.source.json_files import json_options, read_first_objects
+from varve.source.json_types import infer_columns
+from varve.source.readers import open_members
 from varve.storage.fsspec_files import open_file
 
 # Formats in which each file has its own types.
@@ -60,7 +63,16 @@ def infer_features(builder: DatasetBuilder, files: Sequence[str], spec: Source) 
 def _inspect(builder: DatasetBuilder, uri: str, spec: Source) -> Features | None:
     """The columns of one file; None if it is empty."""
     with as_job_errors(f"source: {uri} cannot be read"):
-        return _footer(uri, spec) if builder.name == "parquet" else _first_rows(builder, uri, spec)
+        if builder.name == "parquet":
+            return _footer(uri, spec)
+        return _first_objects(builder, uri, spec) if builder.name == "json" else _first_rows(builder, uri, spec)
+
+
+def _first_objects(builder: DatasetBuilder, uri: str, spec: Source) -> Features | None:
+    options = json_options(builder.config, chunksize=_HEAD_BYTES)
+    heads = (read_first_objects(file, options) for file in open_members(uri))
+    rows = next(filter(None, heads), None)
+    return None if rows is None else infer_columns(rows, spec.columns)
 
 
 def _footer(uri: str, spec: Source) -> Features:
@@ -77,7 +89,7 @@ def _first_rows(builder: DatasetBuilder, uri: str, spec: Source) -> Features | N
     head = deepcopy(builder)
     config: Any = head.config
     files = type(config.data_files)({spec.split: [uri]})  # `datasets` refuses a plain dict
-    head.config = replace(config, data_files=files, chunksize=_HEAD_BYTES if head.name == "json" else _HEAD_ROWS)
+    head.config = replace(config, data_files=files, chunksize=_HEAD_ROWS)
     try:
         return _features(cast("IterableDataset", head.as_streaming_dataset(spec.split)))
     except (StopIteration, pd.errors.EmptyDataError):
