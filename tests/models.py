@@ -64,12 +64,24 @@ ARCHITECTURES = {
     "jina_embeddings_v3": BERT | {"pad_token_id": 1, "bos_token_id": 101, "eos_token_id": 102},
 }
 PACKED = set(ARCHITECTURES) - {"deberta-v2"}
-# Models that differ from BERT in one property, which some test needs.
+DECODER = {
+    "vocab_size": 30522,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 64,
+    "max_position_embeddings": 130,
+}
+# Models that differ from BERT in one property, which some test needs; the last ones are decoders.
 RELATED = {
     "longformer": BERT | {"pad_token_id": 1, "attention_window": 16, "max_position_embeddings": 514},
     "big_bird": BERT | {"pad_token_id": 0, "attention_type": "original_full"},
     "convbert": BERT | {"pad_token_id": 0},
     "bros": BERT | {"pad_token_id": 0},
+    "gpt2": {"vocab_size": 30522, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 130},
+    "llama": DECODER,
+    "qwen2": DECODER,
 }
 
 RAGGED = [

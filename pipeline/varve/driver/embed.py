@@ -16,6 +16,7 @@ from varve.cluster.connection import start_ray
 from varve.cluster.placement import Placement, place_on_cluster
 from varve.config.job import Job
 from varve.driver.lap_timer import LapTimer
+from varve.encoder.checkpoint.local_folder import check_local_folder
 from varve.output.manifest import Manifest, read_manifest
 from varve.process_state import (
     import_without_gc,
@@ -76,6 +77,8 @@ def _run(job: Job, undo: ExitStack, *, progress: TextIO | None) -> Outcome:
     finished = read_manifest(storage)
     if finished is None and not storage.is_local:  # a store that can't be written fails before Ray's start, not after
         storage = replace(storage, conditional=storage.check())
+    if finished is None:
+        check_local_folder(job.model.name)
     placement = None if finished else _start(job, timer)
     job_run = import_without_gc(_JOB_RUN)
     if progress is not None:

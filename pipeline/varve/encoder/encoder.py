@@ -129,9 +129,21 @@ class Encoder:
         )
         hooks, positions = LayerHooks(self._model), self.checkpoint.max_positions
         if self._classifier is not None:
-            check_head(self._classifier, positions)
-        self.layout, self.layout_reason = choose_layout(self._model, hooks, positions, self.max_tokens, library=library)
+            check_head(self._classifier, positions, token_types=self.tokenizer.gives_types)
+        self.layout, self.layout_reason = self._choose_layout(self._model, hooks, library)
         return hooks
+
+    def _choose_layout(
+        self, model: PreTrainedModel, hooks: LayerHooks, library: CpuLibrary | None = None
+    ) -> tuple[str, str]:
+        return choose_layout(
+            model,
+            hooks,
+            self.checkpoint.max_positions,
+            self.max_tokens,
+            token_types=self.tokenizer.gives_types,
+            library=library,
+        )
 
     def _make_forward(
         self, model: PreTrainedModel, classifier: PreTrainedModel | None, hooks: LayerHooks, dtype: str
@@ -141,7 +153,14 @@ class Encoder:
         (classifier or model).to(getattr(torch, dtype))
         self.compiled = self.compiled and compile_layers(model)
         self.top_layer = "all tokens" if cls_only_layer is None else "first tokens"
-        return Forward(model, hooks, self.feature_plan, packed=self.layout == "packed", cls_only_layer=cls_only_layer)
+        return Forward(
+            model,
+            hooks,
+            self.feature_plan,
+            packed=self.layout == "packed",
+            token_types=self.tokenizer.gives_types,
+            cls_only_layer=cls_only_layer,
+        )
 
     def _find_cls_only_layer(self, model: PreTrainedModel) -> ClsOnlyLayer | None:
         """The highest layer computed for CLS tokens only, if no feature needs other tokens and the numbers agree."""
@@ -155,7 +174,7 @@ class Encoder:
         model, _ = load_model(self.checkpoint, head=False, device=self.device)
         hooks = LayerHooks(model)
         if self.layout == "packed":
-            choose_layout(model, hooks, self.checkpoint.max_positions, self.max_tokens)
+            self._choose_layout(model, hooks)
         else:
             model.set_attn_implementation(self._model.config._attn_implementation or "eager")  # noqa: SLF001 (no public name)
         return self._make_forward(model, None, hooks, "bfloat16")

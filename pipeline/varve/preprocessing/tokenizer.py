@@ -83,9 +83,9 @@ class Tokenizer:
         self._raw.no_padding()
         self._splits_special_tokens = pretrained.split_special_tokens
         self._raw.encode_special_tokens = self._splits_special_tokens
-        self._pair_types = "token_type_ids" in pretrained.model_input_names
-        # Models use 0 if no types are given, and few tokenizers give other types to a single text.
-        self._single_types = self._pair_types and any(self._raw.encode("a").type_ids)
+        self.gives_types = "token_type_ids" in pretrained.model_input_names
+        # None stands for types of 0; few tokenizers give other types to a single text.
+        self._single_types = self.gives_types and any(self._raw.encode("a").type_ids)
         # Windows cover the whole text from its start, so the side of truncation does not matter to them.
         side = "right" if windows else pretrained.truncation_side
         self._raw.enable_truncation(max_tokens, stride=stride, direction=side)
@@ -103,7 +103,7 @@ class Tokenizer:
     def __call__(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> Tokens:
         """Tokenize texts or sentence pairs."""
         if pairs is not None:
-            return self._collect(self._encode(list(zip(texts, pairs, strict=True))), types=self._pair_types)
+            return self._collect(self._encode(list(zip(texts, pairs, strict=True))), types=self.gives_types)
         encodings = self._encode_cut(texts) if self._first_cut else self._encode(list(texts))
         return self._collect(encodings, types=self._single_types)
 

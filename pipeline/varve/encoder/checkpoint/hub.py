@@ -14,6 +14,7 @@ from huggingface_hub.errors import (
     LocalEntryNotFoundError,
 )
 
+from varve.encoder.checkpoint.local_folder import find_local_folder
 from varve.errors import JobError, first_line
 
 _FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.py"]
@@ -25,8 +26,8 @@ def fetch(name: str, revision: str | None) -> tuple[str, str | None]:
     Raises:
         JobError: neither a local folder nor the Hub has the model, or the Hub cannot be reached.
     """
-    if Path(name).is_dir():
-        return str(Path(name).resolve()), None
+    if local := find_local_folder(name):
+        return str(local), None
     if name.startswith((".", "/", "~")):
         msg = f"model.name: {name}: no such folder"
         raise JobError(msg)

@@ -5,16 +5,19 @@ Invariant: for a known architecture no model code is imported, which takes secon
 """
 
 import hashlib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
 
+from varve.encoder.checkpoint.config_file import read_config
+from varve.encoder.checkpoint.consistency import check_consistency
 from varve.encoder.checkpoint.hub import fetch
+from varve.encoder.checkpoint.weight_files import Shape, read_weights
 from varve.encoder.feature_plan import ModelShape
-from varve.errors import JobError, first_line
+from varve.errors import JobError, first_line, one_line
 
 # Properties that only the model code of transformers defines, for the most used architectures (a test compares them):
 # model type → (prefix of the encoder's weights, positions start after padding_idx, has a pooler).
@@ -28,6 +31,8 @@ _KNOWN = {
     "roberta": ("roberta", True, True),
     "xlm-roberta": ("roberta", True, True),
 }
+
+_MAX_TOKENIZER_BYTES = 512 * 2**20  # the largest known has 34 MB
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,21 +54,24 @@ def inspect_checkpoint(name: str, revision: str | None = None, *, trust_remote_c
     """Download a checkpoint if necessary, and inspect it.
 
     Raises:
-        JobError: the checkpoint does not exist, is not an encoder, or has no complete safetensors weights.
+        JobError: the checkpoint does not exist, is not an encoder, has no complete safetensors weights, or its
+            configuration does not fit them.
     """
     folder, commit = fetch(name, revision)
+    content = read_config(Path(folder), name)
+    weights = read_weights(Path(folder), name, content)
+    check_consistency(content, weights.shapes, name)
     config = _load_config(folder, name, trust_remote_code=trust_remote_code)
-    weight_files = _find_weight_files(folder, name)
-    weight_names = _read_weight_names(weight_files)
-    code = _known_code(config) or _import_code(config, trust_remote_code=trust_remote_code)
+    check_consistency(config.to_dict(), weights.shapes, name)
+    code = _known_code(config) or _import_code(config, weights.shapes, name, trust_remote_code=trust_remote_code)
     return Checkpoint(
         folder=folder,
         commit=commit,
-        shape=_shape(config, code, weight_names),
+        shape=_shape(config, code, weights.shapes),
         max_positions=_max_positions(config, code),
         vocab_size=getattr(config, "vocab_size", None),
-        weights_sha256=_sha256(weight_files),
-        tokenizer_sha256=_sha256(_find_tokenizer_files(folder)),
+        weights_sha256=_sha256(weights.files),
+        tokenizer_sha256=_sha256(_find_tokenizer_files(folder, name)),
         config_sha256=_sha256([Path(folder, "config.json")]),
         trust_remote_code=trust_remote_code,
     )
@@ -111,39 +119,30 @@ def _check_ids(tokenizer: Any, checkpoint: Checkpoint) -> None:
 
 
 def _load_config(folder: str, name: str, *, trust_remote_code: bool) -> PreTrainedConfig:
+    """Load the configuration; its basic sizes are positive integers."""
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError) as e:
-        msg = f"model.name: {name} has no configuration that transformers can read: {first_line(e)}"
+    except Exception as e:  # configurations check and derive their values with code of their own
+        msg = f"model.name: {name} has no configuration that transformers can read: {_describe(e)}"
         raise JobError(msg) from e
-    if config.is_encoder_decoder or getattr(config, "is_decoder", False) or not hasattr(config, "num_hidden_layers"):
-        msg = f"model.name: {name} is a {config.model_type} model, not an encoder such as BERT or RoBERTa"
-        raise JobError(msg)
+    if config.is_encoder_decoder or getattr(config, "is_decoder", False):
+        raise _not_an_encoder(name, config)
+    for key in ("num_hidden_layers", "hidden_size", "num_attention_heads"):
+        value = getattr(config, key, None)
+        if value is None:
+            raise _not_an_encoder(name, config)
+        if type(value) is not int or value < 1:
+            msg = f"model.name: {name}: {key} in config.json is {value!r:.40}: expected a number above 0"
+            raise JobError(msg)
     return config
 
 
-def _find_weight_files(folder: str, name: str) -> list[Path]:
-    files = sorted(Path(folder).glob("*.safetensors"))
-    if not files:
-        msg = f"model.name: {name} has no safetensors weights, and pickled weights are not loaded. Convert the weights"
-        raise JobError(msg)
-    return files
+def _not_an_encoder(name: str, config: PreTrainedConfig) -> JobError:
+    return JobError(f"model.name: {name} is a {config.model_type} model, not an encoder such as BERT or RoBERTa")
 
 
-def _read_weight_names(files: list[Path]) -> frozenset[str]:
-    """Names of all weights, from the files' headers."""
-    names: set[str] = set()
-    for file in files:
-        try:
-            with safe_open(file, "pt") as weights:
-                names.update(weights.keys())
-        except (SafetensorError, OSError) as e:
-            msg = (
-                f"model.name: {file} ({file.stat().st_size:,} bytes) is not a complete safetensors file: "
-                f"{first_line(e)}. It may be a git-lfs pointer or an interrupted download: download it again"
-            )
-            raise JobError(msg) from e
-    return frozenset(names)
+def _describe(error: Exception) -> str:
+    return f"{type(error).__name__}: {one_line(error)}"
 
 
 class _Code(NamedTuple):
@@ -163,22 +162,41 @@ def _known_code(config: PreTrainedConfig) -> _Code | None:
     return _Code(prefix, 0 if padding is None else padding + 1, has_pooler)
 
 
-def _import_code(config: PreTrainedConfig, *, trust_remote_code: bool) -> _Code:
-    """The properties of any architecture, from a model without weights."""
+def _import_code(config: PreTrainedConfig, shapes: Mapping[str, Shape], name: str, *, trust_remote_code: bool) -> _Code:
+    """The properties of any architecture, from a model without weights, whose shapes must be those of the weights."""
     import torch  # noqa: PLC0415 (imported for unknown architectures only, as the module docstring promises)
     from transformers import AutoModel  # noqa: PLC0415 (as above)
 
     from varve.encoder.checkpoint.positions import first_position  # noqa: PLC0415 (as above)
 
-    with torch.device("meta"):
-        empty = AutoModel.from_config(config, trust_remote_code=trust_remote_code)
+    try:
+        with torch.device("meta"):
+            empty = AutoModel.from_config(config, trust_remote_code=trust_remote_code)
+    except Exception as e:  # models check their configuration with code of their own
+        msg = f"model.name: {name}: transformers cannot make a {config.model_type} model from it: {_describe(e)}"
+        raise JobError(msg) from e
+    _compare_shapes(empty, shapes, name)
     has_pooler = isinstance(getattr(empty, "pooler", None), torch.nn.Module)
     return _Code(empty.base_model_prefix, first_position(empty), has_pooler)
 
 
-def _shape(config: PreTrainedConfig, code: _Code, weight_names: frozenset[str]) -> ModelShape:
+def _compare_shapes(model: Any, shapes: Mapping[str, Shape], name: str) -> None:
+    """Compare the weights that keep their name, which is most; loading compares all."""
+    prefix = f"{model.base_model_prefix}."
+    for weight, tensor in model.state_dict().items():
+        shape = shapes.get(weight, shapes.get(prefix + weight))
+        if shape is not None and shape != tuple(tensor.shape):
+            msg = (
+                f"model.name: {name}: the weight {weight} has the shape {list(shape)}, but config.json implies "
+                f"{list(tensor.shape)}. The configuration does not belong to these weights: download the model again"
+            )
+            raise JobError(msg)
+
+
+def _shape(config: PreTrainedConfig, code: _Code, weight_names: Iterable[str]) -> ModelShape:
     pooler = ("pooler.", f"{code.prefix}.pooler.")
-    has_head = any("ForSequenceClassification" in name for name in config.architectures or ())
+    architectures = config.architectures if isinstance(config.architectures, list) else []
+    has_head = any("ForSequenceClassification" in str(name) for name in architectures)
     return ModelShape(
         num_layers=config.num_hidden_layers,
         hidden_size=config.hidden_size,
@@ -194,16 +212,28 @@ def _max_positions(config: PreTrainedConfig, code: _Code) -> int | None:
 
 
 def _has_vocabulary(folder: str) -> bool:
-    files = [file for pattern in ("tokenizer*.json", "vocab.*", "*.model") for file in Path(folder).glob(pattern)]
+    files = _find_files(folder, "tokenizer*.json", "vocab.*", "*.model")
     return any(file.name != "tokenizer_config.json" for file in files)
 
 
-def _find_tokenizer_files(folder: str) -> list[Path]:
-    patterns = ("tokenizer*.json", "vocab.*", "merges.txt", "*.model", "special_tokens_map.json", "added_tokens.json")
-    return sorted({file for pattern in patterns for file in Path(folder).glob(pattern)})
+def _find_tokenizer_files(folder: str, name: str) -> list[Path]:
+    files = _find_files(
+        folder, "tokenizer*.json", "vocab.*", "merges.txt", "*.model", "special_tokens_map.json", "added_tokens.json"
+    )
+    for file in files:
+        if (size := file.stat().st_size) > _MAX_TOKENIZER_BYTES:
+            limit = _MAX_TOKENIZER_BYTES // 2**20
+            msg = f"model.name: {name}: {file.name} has {size:,} bytes: a tokenizer's file has {limit} MiB at most"
+            raise JobError(msg)
+    return files
 
 
-def _sha256(files: list[Path]) -> str:
+def _find_files(folder: str, *patterns: str) -> list[Path]:
+    """The regular files that match; opening anything else, such as a named pipe, could wait for ever."""
+    return sorted({file for pattern in patterns for file in Path(folder).glob(pattern) if file.is_file()})
+
+
+def _sha256(files: Sequence[Path]) -> str:
     """The SHA-256 of a single file, or of the concatenated hashes of several files in order."""
     hashes = []
     for file in files:

@@ -67,29 +67,54 @@ def packed_batch(model: PreTrainedModel, pack: Pack, start: int | None = None) -
     if model.device.type == "cuda" and model.dtype in HALF and can_attend_packed():
         table, groups = make_tiles(pack.lengths)
         inputs["tiles"] = Tiles(_to(model.device, table), groups)
-    if _takes_token_types(type(model)):
+    if _takes(type(model), "token_type_ids"):
         # Without token types, models use a buffer as long as their positions, which is too short for a packed row.
         types = None if pack.token_type_ids is None else _to(model.device, pack.token_type_ids.astype(np.int64))[None]
         inputs["token_type_ids"] = torch.zeros_like(inputs["input_ids"]) if types is None else types
     return Batch(inputs, cu_seqlens, None)
 
 
-def dense_batch(model: PreTrainedModel, pack: Pack) -> Batch:
-    """A pack as a padded batch with a mask."""
+def dense_batch(model: PreTrainedModel, pack: Pack, *, token_types: bool) -> Batch:
+    """A pack as a padded batch with a mask.
+
+    Args:
+        model: the model that runs it.
+        pack: windows, ascending by length.
+        token_types: the checkpoint's tokenizer gives `token_type_ids`. Most models use 0 without them; GPT-2 adds
+            nothing without them, and the vector of token 0 with them.
+    """
     mask = np.arange(int(pack.lengths[-1])) < pack.lengths[:, None]
     pad = model.config.pad_token_id
     inputs = {
         "input_ids": _to(model.device, _padded(pack.input_ids, mask, 0 if pad is None else pad)),
         "attention_mask": _to(model.device, mask.astype(np.int64)),
     }
-    if pack.token_type_ids is not None and _takes_token_types(type(model)):
-        inputs["token_type_ids"] = _to(model.device, _padded(pack.token_type_ids, mask, 0))
+    if token_types and _takes(type(model), "token_type_ids"):
+        types = np.zeros_like(pack.input_ids) if pack.token_type_ids is None else pack.token_type_ids
+        inputs["token_type_ids"] = _to(model.device, _padded(types, mask, 0))
     return Batch(inputs, _to(model.device, pack.cu_seqlens), _to(model.device, np.flatnonzero(mask)))
 
 
+def tokenizer_inputs(model: PreTrainedModel, window: NDArray[np.int32], *, token_types: bool) -> dict[str, Tensor]:
+    """The inputs of one window as the checkpoint's own tokenizer gives them, if the model takes them.
+
+    Args:
+        model: the model that runs it.
+        window: token ids of a single text.
+        token_types: the tokenizer gives `token_type_ids`, 0 for a single text.
+    """
+    ids = torch.from_numpy(window.astype(np.int64))[None].to(model.device)
+    inputs = {"input_ids": ids}
+    if _takes(type(model), "attention_mask"):
+        inputs["attention_mask"] = torch.ones_like(ids)
+    if token_types and _takes(type(model), "token_type_ids"):
+        inputs["token_type_ids"] = torch.zeros_like(ids)
+    return inputs
+
+
 @cache
-def _takes_token_types(model_class: type[PreTrainedModel]) -> bool:
-    return "token_type_ids" in inspect.signature(model_class.forward).parameters
+def _takes(model_class: type[PreTrainedModel], argument: str) -> bool:
+    return argument in inspect.signature(model_class.forward).parameters
 
 
 def _positions(input_ids: NDArray[np.int32], starts: NDArray[np.int64], start: int) -> NDArray[np.int64]:

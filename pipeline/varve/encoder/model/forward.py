@@ -44,6 +44,7 @@ class Forward:
         feature_plan: FeaturePlan,
         *,
         packed: bool,
+        token_types: bool,
         cls_only_layer: ClsOnlyLayer | None = None,
     ) -> None:
         """Prepare passes.
@@ -53,13 +54,18 @@ class Forward:
             hooks: on the model's layers.
             feature_plan: the features to compute.
             packed: use the packed layout; otherwise the dense one.
+            token_types: the checkpoint's tokenizer gives `token_type_ids`.
             cls_only_layer: on the model's last layer, if the highest layer of the plan is computed for CLS tokens only.
         """
         self.model, self._hooks, self._feature_plan = model, hooks, feature_plan
         self._cls_only_layer = cls_only_layer
         # The current CUDA device is per thread, and Triton launches on it whatever the device of the tensors.
         self._device_context = partial(torch.cuda.device, model.device) if model.device.type == "cuda" else nullcontext
-        self._make_batch = partial(packed_batch, start=first_position(model)) if packed else dense_batch
+        packing, padding = (
+            partial(packed_batch, start=first_position(model)),
+            partial(dense_batch, token_types=token_types),
+        )
+        self._make_batch = packing if packed else padding
         self._pooled = pooled_vectors(feature_plan, model)
         self._wanted_layers = {layer for _, layer in self._pooled} | feature_plan.token_layers
         all_layers = feature_plan.attention_layers or feature_plan.top_layer == feature_plan.num_layers

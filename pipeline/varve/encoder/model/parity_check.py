@@ -1,7 +1,8 @@
 """The comparison with eager transformers that every checkpoint passes before it is used.
 
-Random windows run through the model as it will be used and, one by one, through eager attention, in float32 before any
-cast. The numbers decide, because some models accept any attention function and then compute something else.
+Random windows run through the model as it will be used and, one by one with the inputs that the checkpoint's tokenizer
+gives, through eager attention, in float32 before any cast. The numbers decide, because some models accept any attention
+function and then compute something else. A model whose numbers are not finite is refused.
 """
 
 import math
@@ -17,7 +18,7 @@ from transformers import PreTrainedModel
 from varve.encoder.checkpoint.hub import first_line
 from varve.encoder.kernels.cpu_library import CpuLibrary
 from varve.encoder.model.attention import PACKED, takes_packed_rows
-from varve.encoder.model.batch import Batch, dense_batch, packed_batch
+from varve.encoder.model.batch import Batch, dense_batch, packed_batch, tokenizer_inputs
 from varve.encoder.model.cls_only_layer import ClsOnlyLayer
 from varve.encoder.model.fused_layers import fuse_layers, unfuse_layers
 from varve.encoder.model.fused_linear import use_library
@@ -47,6 +48,7 @@ def choose_layout(
     max_positions: int | None,
     max_tokens: int,
     *,
+    token_types: bool,
     library: CpuLibrary | None = None,
 ) -> tuple[str, str]:
     """Choose the packed or the dense layout, and set the model's attention accordingly.
@@ -56,20 +58,21 @@ def choose_layout(
         hooks: on the model's layers.
         max_positions: tokens that the model can take; None: unlimited.
         max_tokens: tokens of the longest windows that will be encoded.
+        token_types: the checkpoint's tokenizer gives `token_type_ids`.
         library: replaces the model's linear layers before the comparison; None: keep torch's.
 
     Returns:
         ("packed" or "dense", reason).
 
     Raises:
-        JobError: neither layout gives the numbers of eager transformers.
+        JobError: neither layout gives the numbers of eager transformers, or these are not finite.
     """
     model.set_attn_implementation("eager")
-    short = _run_short_windows(model, max_positions)
+    short = _run_short_windows(model, max_positions, token_types=token_types)
     references, reason = [short], "its attention can't be replaced"
     can_pack = is_mpnet(model) or takes_packed_rows(model)
     if can_pack and max_tokens > len(short.windows[-1]):
-        references.append(_run_long_window(model, hooks, min(max_tokens, _LONG)))
+        references.append(_run_long_window(model, hooks, min(max_tokens, _LONG), token_types=token_types))
     if library:
         use_library(model, library)
     if can_pack and (reason := _set_packed_attention(model) or _packed_error(model, hooks, references)) is None:
@@ -77,7 +80,8 @@ def choose_layout(
         if may_fuse and fuse_layers(model) and _packed_error(model, hooks, references):
             unfuse_layers(model)  # has the modules of a BERT layer, but computes something else
         return "packed", "equal to eager attention on every layer"
-    return "dense", f"{reason}; padded batches with {_set_dense_attention(model, hooks, short)} attention equal it"
+    attention = _set_dense_attention(model, hooks, short, token_types=token_types)
+    return "dense", f"{reason}; padded batches with {attention} attention equal it"
 
 
 def _set_packed_attention(model: PreTrainedModel) -> str | None:
@@ -91,12 +95,12 @@ def _set_packed_attention(model: PreTrainedModel) -> str | None:
     return None
 
 
-def _set_dense_attention(model: PreTrainedModel, hooks: LayerHooks, reference: _Reference) -> str:
+def _set_dense_attention(model: PreTrainedModel, hooks: LayerHooks, reference: _Reference, *, token_types: bool) -> str:
     """The first of torch's and eager attention that gives the reference's numbers in padded batches."""
-    difference = math.inf
+    batch, difference = dense_batch(model, Pack.of_windows(reference.windows), token_types=token_types), math.inf
     for attention in ("sdpa", "eager") if getattr(model, "_supports_sdpa", False) else ("eager",):
         model.set_attn_implementation(attention)
-        difference = _difference(model, hooks, dense_batch(model, Pack.of_windows(reference.windows)), reference)
+        difference = _difference(model, hooks, batch, reference)
         if difference < TOLERANCE:
             return attention
     msg = (
@@ -134,8 +138,13 @@ def is_cls_only_exact(model: PreTrainedModel, layer: ClsOnlyLayer, max_positions
 
 
 @torch.inference_mode()
-def check_head(classifier: PreTrainedModel, max_positions: int | None) -> None:
+def check_head(classifier: PreTrainedModel, max_positions: int | None, *, token_types: bool) -> None:
     """Compare the head on precomputed vectors with the whole classification model.
+
+    Args:
+        classifier: in float32.
+        max_positions: tokens that the model can take; None: unlimited.
+        token_types: the checkpoint's tokenizer gives `token_type_ids`.
 
     Raises:
         JobError: they differ, so `logits` cannot be computed from the vectors of the encoder.
@@ -143,16 +152,16 @@ def check_head(classifier: PreTrainedModel, max_positions: int | None) -> None:
     encoder: Any = classifier.base_model
     encoder.set_attn_implementation("eager")
     for window in _draw_windows(encoder, max_positions):
-        ids = torch.from_numpy(window.astype(np.int64))[None].to(encoder.device)
-        want = classifier(input_ids=ids).logits.float()
-        last = encoder(input_ids=ids).last_hidden_state
+        inputs = tokenizer_inputs(encoder, window, token_types=token_types)
+        want = classifier(**inputs).logits.float()
+        last = encoder(**inputs).last_hidden_state
         vector = last.mean(1) if takes_mean(classifier) else last[:, 0]
         pooled = run_pooler(encoder, last[:, 0]) if getattr(encoder, "pooler", None) is not None else None
         try:
             difference = _relative(run_head(classifier, vector, pooled), want)
         except (ValueError, TypeError, IndexError, KeyError, AttributeError):  # the head needs more of the encoder
             difference = math.inf
-        if difference > TOLERANCE:
+        if not difference <= TOLERANCE:
             name = type(classifier).__name__
             msg = f"model: the head of {name} reads more than one vector per text, so `logits` are not available"
             raise JobError(msg)
@@ -178,27 +187,41 @@ def _draw(generator: np.random.Generator, model: PreTrainedModel, length: int) -
 
 
 @torch.inference_mode()
-def _run_short_windows(model: PreTrainedModel, max_positions: int | None) -> _Reference:
+def _run_short_windows(model: PreTrainedModel, max_positions: int | None, *, token_types: bool) -> _Reference:
     windows = _draw_windows(model, max_positions)
-    states = [_run_alone(model, window, output_hidden_states=True).hidden_states for window in windows]
-    return _Reference(windows, [torch.cat([hidden[0] for hidden in layer]) for layer in zip(*states, strict=True)])
+    options = {"token_types": token_types, "output_hidden_states": True}
+    states = [_run_alone(model, window, **options).hidden_states for window in windows]
+    hidden = [torch.cat([hidden[0] for hidden in layer]) for layer in zip(*states, strict=True)]
+    _check_finite(model, hidden)
+    return _Reference(windows, hidden)
+
+
+def _check_finite(model: PreTrainedModel, hidden: list[Tensor]) -> None:
+    for layer, vectors in enumerate(hidden):
+        if not bool(vectors.isfinite().all()):
+            place = f"layer {layer}" if layer else "the embeddings"
+            msg = (
+                f"model: {type(model).__name__} gives NaN or infinity from {place} on, in float32 for tokens of its "
+                "vocabulary. Its weights or its config.json are broken: download the model again, or use another one"
+            )
+            raise JobError(msg)
 
 
 @torch.inference_mode()
-def _run_long_window(model: PreTrainedModel, hooks: LayerHooks, length: int) -> _Reference:
+def _run_long_window(model: PreTrainedModel, hooks: LayerHooks, length: int, *, token_types: bool) -> _Reference:
     """Run the lowest layers only, up to one of each type of attention: layers of one type share their code."""
     types = (getattr(model.config, "layer_types", None) or [None])[: model.config.num_hidden_layers]
     stop_at = max(types.index(each) for each in set(types)) + 1
     window, hidden = _draw(np.random.default_rng(1), model, length), []
     with hooks.open(range(stop_at + 1), lambda _, output: hidden.append(output[0]), stop_at=stop_at):
-        _run_alone(model, window)
+        _run_alone(model, window, token_types=token_types)
+    _check_finite(model, hidden)
     return _Reference([window], hidden, stop_at)
 
 
-def _run_alone(model: PreTrainedModel, window: NDArray[np.int32], **options: Any) -> Any:
-    ids = torch.from_numpy(window.astype(np.int64))[None].to(model.device)
+def _run_alone(model: PreTrainedModel, window: NDArray[np.int32], *, token_types: bool, **options: Any) -> Any:
     try:
-        return model(input_ids=ids, **options)
+        return model(**tokenizer_inputs(model, window, token_types=token_types), **options)
     except (ValueError, TypeError, IndexError, KeyError, AttributeError) as e:
         name, error = type(model).__name__, f"{type(e).__name__}: {first_line(e)}"
         msg = f"model: {name} cannot be run on the {len(window)} token ids of a single text: {error}"
