@@ -85,10 +85,11 @@ class Plan:
 
     @property
     def notes(self) -> list[str]:
-        """Remarks for the user: where the job differs from how sentence-transformers uses the model."""
+        """Remarks for the user: on the source, and where sentence-transformers uses the model in another way."""
         max_tokens = None if isinstance(self.job.model.long_text, Windows) else self.resolved.max_tokens
         found = differences(self.checkpoint.folder, self.feature_plan, max_tokens)
-        return [f"sentence-transformers uses {self.job.model.name} differently: {'; '.join(found)}"] if found else []
+        model = [f"sentence-transformers uses {self.job.model.name} differently: {'; '.join(found)}"] if found else []
+        return [*self.dataset.notes, *model]
 
     @property
     def pinned_model(self) -> Model:

@@ -3,36 +3,78 @@
 Columns that pandas cannot read with empty cells, such as int64, come as text; the reader of the dataset casts them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import IO, Any
 
 import pandas as pd
 import pyarrow as pa
-from datasets import Features, Value
+from datasets import ClassLabel, Features, Value
 
 from varve.config.source import Source
+from varve.source.file_columns import check_present, check_unique
 
 # The texts that pandas reads as a missing value. In a text column they are texts.
 _NA_VALUES = ["", "#N/A", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null", "-nan", "-NaN", "<NA>"]
 # Options that convert values; Arrow's casts do not know them.
 _CONVERTING = {"thousands", "true_values", "false_values", "converters"}
+# Options that decide where a line and a cell end.
+_TOKENIZING = {"sep", "dialect", "skipinitialspace", "skiprows", "skip_blank_lines", "comment", "lineterminator"} | {
+    "quotechar",
+    "quoting",
+    "doublequote",
+    "escapechar",
+    "encoding",
+    "encoding_errors",
+}
+_HEAD_ROWS = 1024  # from which types are inferred
 
 
-def read_csv(file: IO[bytes], features: Features, options: dict[str, Any]) -> Iterator[pa.Table]:
-    """The columns of a CSV file; a missing column is left out. An empty file has no rows.
+def read_csv(
+    file: IO[bytes], features: Features, *, options: dict[str, Any], text_columns: Sequence[str]
+) -> Iterator[pa.Table]:
+    """The columns of a CSV file; a missing column is left out, unless it is a text column. An empty file has no rows.
 
     Raises:
-        ValueError: the file has none of the columns, or a value does not have its column's type.
+        ValueError: a text column is missing, a column exists twice, or a value does not have its column's type.
     """
-    types = {field.name: field.type.to_pandas_dtype() for field in features.arrow_schema}
+    texts = {name for name, feature in features.items() if isinstance(feature, ClassLabel)}  # names or numbers
+    types = {
+        field.name: str if field.name in texts else field.type.to_pandas_dtype() for field in features.arrow_schema
+    }
     with suppress(pd.errors.EmptyDataError):
+        header = read_header(file, options)
+        check_unique(header, list(features))
         for frame in pd.read_csv(file, dtype=types, **options):
             table = pa.Table.from_pandas(frame)
-            if features.keys().isdisjoint(table.column_names):
-                msg = f"the file has none of the columns {', '.join(features)}"
-                raise ValueError(msg)
+            if any(name not in table.column_names for name in text_columns):
+                check_present(header or table.column_names, text_columns)
             yield table
+
+
+def infer_csv_columns(file: IO[bytes], config: Any, spec: Source) -> Features | None:
+    """All columns of a CSV file with the types of its first rows; None if the file is empty.
+
+    Raises:
+        ValueError: a needed column exists twice, or the file cannot be parsed.
+    """
+    options = {**config.pd_read_csv_kwargs, "chunksize": _HEAD_ROWS}
+    try:
+        check_unique(read_header(file, options), spec.columns)
+        frame = next(iter(pd.read_csv(file, **options)), None)
+    except pd.errors.EmptyDataError:
+        return None
+    return None if frame is None else Features.from_arrow_schema(pa.Table.from_pandas(frame).schema)
+
+
+def read_header(file: IO[bytes], options: Mapping[str, Any]) -> list[str]:
+    """The names in the first line as the file has them, where pandas numbers repeated ones; empty if it has none."""
+    if options.get("names") or options.get("header") not in {"infer", 0}:
+        return []
+    tokenizing = {name: value for name, value in options.items() if name in _TOKENIZING}
+    first = pd.read_csv(file, header=None, nrows=1, dtype=str, keep_default_na=False, **tokenizing)
+    file.seek(0)
+    return [str(name) for name in first.iloc[0]]
 
 
 def pandas_options(config: Any, spec: Source) -> dict[str, Any]:
@@ -48,11 +90,12 @@ def pandas_options(config: Any, spec: Source) -> dict[str, Any]:
 
 
 def readable_features(features: Features, spec: Source) -> Features:
-    """Text instead of each type that pandas cannot read with empty cells: all but text and floats."""
+    """Text instead of each type that pandas cannot read with empty cells: all but text, labels and floats."""
     converts = bool(_CONVERTING & spec.options.keys())
 
     def readable(name: str) -> Any:
         is_float = pa.types.is_floating(features.arrow_schema.field(name).type)
-        return features[name] if name not in spec.text_columns and (is_float or converts) else Value("string")
+        stays = is_float or converts or isinstance(features[name], ClassLabel)
+        return features[name] if name not in spec.text_columns and stays else Value("string")
 
     return Features({name: readable(name) for name in features})

@@ -43,6 +43,7 @@ class Dataset:
     shards: Shards
     versions: tuple[str, ...] | None  # of the files when the job was planned; None if a commit pins them
     storage_options: dict[str, Any]  # of the files' file system
+    notes: tuple[str, ...]  # remarks on the source for the user
 
     @property
     def shard_rows(self) -> tuple[int, ...] | None:

@@ -22,6 +22,10 @@ _SELF_EXPLAINING = (
 )
 
 
+class UnreadableFileError(ValueError):
+    """A file does not have what the job needs. The message is written for the user."""
+
+
 @contextmanager
 def as_job_errors(problem: str) -> Iterator[None]:
     """Convert exceptions raised inside to JobErrors. Varve's own errors pass unchanged.
@@ -46,6 +50,8 @@ def as_job_errors(problem: str) -> Iterator[None]:
 def describe_error(error: BaseException) -> str:
     """An exception's class and its message; fsspec raises some without a message."""
     message = one_line(error).rstrip(". ")
+    if isinstance(error, UnreadableFileError):
+        return message
     return type(error).__name__ if message in {"", "None"} else f"{type(error).__name__}: {message}"
 
 

@@ -1,7 +1,9 @@
 """Row group sizes and versions of a source's files, for many files in parallel."""
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from varve.source.error_messages import as_job_errors
@@ -10,16 +12,26 @@ from varve.storage.fsspec_files import file_version, open_file
 _NUM_THREADS = 32
 
 
-def row_group_sizes(files: tuple[str, ...]) -> list[list[int]]:
+def row_group_sizes(files: tuple[str, ...], check: Callable[[pa.Schema], None]) -> list[list[int]]:
     """Rows of each row group of each Parquet file, from the footers.
 
+    Args:
+        files: their URIs.
+        check: called once with each distinct schema; raises an exception for one that cannot be read.
+
     Raises:
-        JobError: a file cannot be read.
+        JobError: a file cannot be read, or its schema is refused.
     """
+    checked: set[pa.Schema] = set()
 
     def sizes(uri: str) -> list[int]:
-        with as_job_errors(f"source: {uri} cannot be read as Parquet"), open_file(uri) as file:
-            footer = pq.read_metadata(file)
+        with as_job_errors(f"source: {uri} cannot be read as Parquet"):
+            with open_file(uri) as file:
+                footer = pq.read_metadata(file)
+            schema = footer.schema.to_arrow_schema()
+            if schema not in checked:
+                check(schema)
+                checked.add(schema)
         return [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
 
     with ThreadPoolExecutor(max_workers=_NUM_THREADS) as threads:

@@ -18,6 +18,8 @@ import pyarrow.json as paj
 from datasets import Features, Json, LargeList, List, Value
 from pandas.io.json import ujson_dumps, ujson_loads
 
+from varve.source.error_messages import UnreadableFileError
+
 _WHITESPACE = re.compile(r"\s*")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 # A line, or a file that is not lines, is parsed as a whole; Arrow cannot parse more than 2 GiB at once.
@@ -107,8 +109,8 @@ def _join(contents: list[bytes], more: Iterable[bytes]) -> bytes:
 
 def _check_size(size: int) -> None:
     if size > _MAX_BYTES:
-        msg = "more than 1 GiB without the end of a row. Write the rows as lines, one JSON object per line"
-        raise ValueError(msg)
+        msg = "more than 1 GiB without the end of a row. Write one JSON object per line"
+        raise UnreadableFileError(msg)
 
 
 def _to_lines(content: bytes, field: str | None) -> bytes:

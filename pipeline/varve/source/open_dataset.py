@@ -16,7 +16,7 @@ from varve.source.dataset import Dataset, Shards
 from varve.source.error_messages import as_job_errors
 from varve.source.file_metadata import file_versions, row_group_sizes
 from varve.source.json_files import json_options, read_json
-from varve.source.readers import FileReader, ParquetReader, Reader, StreamReader
+from varve.source.readers import FileReader, ParquetReader, Reader, StreamReader, check_schema
 from varve.source.workarounds import ending_calmly, streams_without_torch
 from varve.storage.fsspec_files import use_options
 
@@ -51,7 +51,6 @@ def _open(spec: Source, commit: str | None, known: Shards | None) -> Dataset:
     builder = hf_builder.build(spec, commit)
     files = hf_builder.files(builder, spec)
     features = schema_inference.infer_features(builder, files, spec)
-    schema_inference.check_columns(features, spec)
     needed = Features({name: features[name] for name in spec.columns})
     reader, num_shards, shards = _make_reader(builder, files, needed, known, spec)
     return Dataset(
@@ -63,6 +62,7 @@ def _open(spec: Source, commit: str | None, known: Shards | None) -> Dataset:
         shards=shards,
         versions=None if commit else file_versions(files),
         storage_options=spec.storage_options,
+        notes=schema_inference.describe_nulls(features, spec),
     )
 
 
@@ -75,12 +75,12 @@ def _make_reader(
     shards, num_shards = Shards(one_per_file, None), len(files)
     if builder.name == "parquet":
         if not config.filters:  # filters change the number of rows
-            shards = known or _parquet_shards(files)
+            shards = known or _parquet_shards(files, features, spec)
         file_of_shard = shards.files or one_per_file
         num_shards = len(file_of_shard)
-        reader = ParquetReader(files, file_of_shard, features, config.filters or None)
+        reader = ParquetReader(files, file_of_shard, features, spec.text_columns, config.filters or None)
     elif builder.name == "csv":
-        parse = partial(read_csv, options=pandas_options(config, spec))
+        parse = partial(read_csv, options=pandas_options(config, spec), text_columns=spec.text_columns)
         reader = FileReader(files, readable_features(features, spec), parse)
     elif builder.name == "json":
         parse = partial(read_json, options=json_options(config), text_columns=spec.text_columns)
@@ -93,9 +93,13 @@ def _make_reader(
     return reader, num_shards, shards
 
 
-def _parquet_shards(files: tuple[str, ...]) -> Shards:
-    """One shard per row group if files are few and row groups large, else one per file."""
-    groups = row_group_sizes(files)
+def _parquet_shards(files: tuple[str, ...], features: Features, spec: Source) -> Shards:
+    """One shard per row group if files are few and row groups large, else one per file.
+
+    Raises:
+        JobError: a file cannot be read, or its columns are not those of the job.
+    """
+    groups = row_group_sizes(files, partial(check_schema, features=features, text_columns=spec.text_columns))
     sizes = tuple(size for group in groups for size in group)
     if len(files) < MANY_FILES and len(sizes) > len(files) and min(sizes[:-1]) >= MIN_SHARD_ROWS:
         return Shards(tuple(file for file, group in enumerate(groups) for _ in group), sizes)

@@ -4,7 +4,7 @@ Files of one source may differ. The readers of files take only the needed column
 with nulls, where `datasets` refuses the file. Shards have the order of `datasets`. Knows nothing of the grid of parts.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO, Any, cast
 
@@ -14,6 +14,8 @@ import pyarrow.parquet as pq
 from datasets import Features, IterableDataset, StreamingDownloadManager
 from datasets.table import table_cast
 from datasets.utils.file_utils import xopen
+
+from varve.source.file_columns import check_present, check_unique
 
 READ_ROWS = 1024
 
@@ -26,7 +28,8 @@ class StreamReader:
 
     def read(self, shard: int, first: int) -> Iterator[pa.Table]:
         """The rows of a shard from row `first` on, in tables of any size."""
-        stream = self.stream.shard(self.stream.num_shards, shard).with_format("arrow")
+        with streams_without_torch():
+            stream = self.stream.shard(self.stream.num_shards, shard).with_format("arrow")
         return _skip_rows(cast("Iterator[pa.Table]", stream.iter(READ_ROWS)), first)
 
 
@@ -55,6 +58,7 @@ class ParquetReader:
     files: tuple[str, ...]
     file_of_shard: tuple[int, ...]
     features: Features  # the columns to read
+    text_columns: tuple[str, ...]  # those of them that each file must have
     filters: Any  # as in `pyarrow.parquet.read_table`; None keeps all rows
 
     def read(self, shard: int, first: int) -> Iterator[pa.Table]:
@@ -62,6 +66,7 @@ class ParquetReader:
         number = self.file_of_shard[shard]
         with _open(self.files[number]) as file:
             fragment = pads.ParquetFileFormat().make_fragment(file)
+            check_schema(fragment.physical_schema, self.features, self.text_columns)
             groups = fragment.row_groups
             if self.file_of_shard != tuple(range(len(self.files))):
                 groups = [groups[shard - self.file_of_shard.index(number)]]
@@ -83,6 +88,18 @@ class ParquetReader:
 
 
 Reader = StreamReader | FileReader | ParquetReader
+
+
+def check_schema(schema: pa.Schema, features: Features, text_columns: Sequence[str]) -> None:
+    """Check that a Parquet file has the text columns, each column once, and of types that can be cast.
+
+    Raises:
+        ValueError, TypeError: it has not.
+    """
+    check_unique(schema.names, list(features))
+    check_present(schema.names, text_columns)
+    names = [name for name in features if name in schema.names]
+    _conform(pa.schema([schema.field(name) for name in names]).empty_table(), features)
 
 
 def open_members(uri: str) -> Iterator[IO[bytes]]:

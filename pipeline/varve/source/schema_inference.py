@@ -6,19 +6,19 @@ Files may differ, so a few of them are inspected: the first rows of CSV and JSON
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from copy import deepcopy
-from dataclasses import replace
-from typing import Any, cast
+from typing import IO, Any, cast
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import DatasetBuilder, Features, IterableDataset, Json, Value
+from datasets.table import table_cast
 
 from varve.config.source import Source
 from varve.errors import JobError
+from varve.source.csv_files import infer_csv_columns
 from varve.source.error_messages import as_job_errors
+from varve.source.file_columns import check_present, check_unique
 from varve.source.hf_builder import stream
 from varve.source.json_files import json_options, read_first_objects
 from varve.source.json_types import infer_columns
@@ -32,6 +32,7 @@ _MAX_INSPECTED_FILES = 8
 _HEAD_BYTES = 1 << 20
 _HEAD_ROWS = 1024
 _NULL = Value("null")
+_SEPARATE_COLUMN = "Write the text to a column of its own first, in DuckDB for example: SELECT *, {} AS text FROM ..."
 
 
 def infer_features(builder: DatasetBuilder, files: Sequence[str], spec: Source) -> Features:
@@ -55,9 +56,18 @@ def infer_features(builder: DatasetBuilder, files: Sequence[str], spec: Source) 
         msg = f"source: {where} holds no rows, so its columns are unknown"
         raise JobError(msg)
     # Any object may lack a key, so a JSON source has every column that the job gives a type.
-    typed = spec.types if builder.name == "json" else {}
+    is_json = builder.name == "json"
+    typed = spec.types if is_json else {}
     names = dict.fromkeys(name for columns in (*found.values(), typed) for name in columns)
-    return Features({name: _declared(name, spec) or _common(name, found, spec) for name in names})
+    features = Features({name: _declared(name, spec) or _common(name, found, spec, is_json=is_json) for name in names})
+    check_columns(features, spec, is_json=is_json)
+    if not is_json:
+        for uri, columns in found.items():
+            with as_job_errors(f"source: {uri} cannot be read"):
+                check_present(list(columns), spec.text_columns)
+    if builder.name not in {"csv", "json"}:
+        _check_casts(features, found, spec)
+    return features
 
 
 def _inspect(builder: DatasetBuilder, uri: str, spec: Source) -> Features | None:
@@ -65,35 +75,40 @@ def _inspect(builder: DatasetBuilder, uri: str, spec: Source) -> Features | None
     with as_job_errors(f"source: {uri} cannot be read"):
         if builder.name == "parquet":
             return _footer(uri, spec)
-        return _first_objects(builder, uri, spec) if builder.name == "json" else _first_rows(builder, uri, spec)
+        infer = _infer_json if builder.name == "json" else infer_csv_columns
+        members = (infer(file, builder.config, spec) for file in open_members(uri))
+        return next(filter(None, members), None)
 
 
-def _first_objects(builder: DatasetBuilder, uri: str, spec: Source) -> Features | None:
-    options = json_options(builder.config, chunksize=_HEAD_BYTES)
-    heads = (read_first_objects(file, options) for file in open_members(uri))
-    rows = next(filter(None, heads), None)
-    return None if rows is None else infer_columns(rows, spec.columns)
+def _infer_json(file: IO[bytes], config: Any, spec: Source) -> Features | None:
+    rows = read_first_objects(file, json_options(config, chunksize=_HEAD_BYTES))
+    return infer_columns(rows, spec.columns) if rows else None
 
 
 def _footer(uri: str, spec: Source) -> Features:
     """The columns of a Parquet file. Columns that are not needed get the null type, since they may have any type."""
     with open_file(uri) as file:
         schema = pq.read_schema(file)
-    needed = pa.schema([field.with_type(_storage_type(field.type)) for field in schema if field.name in spec.columns])
-    with as_job_errors(f"source.keep: a column of {uri} cannot be kept"):
-        features = Features.from_arrow_schema(needed.with_metadata(schema.metadata))
+    check_unique(schema.names, spec.columns)
+    needed = [field.with_type(_storage_type(field.type)) for field in schema if field.name in spec.columns]
+    for field in needed:
+        _check_kept(field, uri, spec)
+    features = Features.from_arrow_schema(pa.schema(needed, schema.metadata))
     return Features({**dict.fromkeys(schema.names, _NULL), **features})
 
 
-def _first_rows(builder: DatasetBuilder, uri: str, spec: Source) -> Features | None:
-    head = deepcopy(builder)
-    config: Any = head.config
-    files = type(config.data_files)({spec.split: [uri]})  # `datasets` refuses a plain dict
-    head.config = replace(config, data_files=files, chunksize=_HEAD_ROWS)
+def _check_kept(field: pa.Field, uri: str, spec: Source) -> None:
+    """Check that `datasets` knows a column's type: it does not know maps."""
     try:
-        return _features(cast("IterableDataset", head.as_streaming_dataset(spec.split)))
-    except (StopIteration, pd.errors.EmptyDataError):
-        return None
+        Features.from_arrow_schema(pa.schema([field]))
+    except ValueError as e:
+        if field.name in spec.text_columns:
+            raise JobError(_not_text(field.name, field.type, is_json=False)) from e
+        msg = (
+            f"source.keep: column {field.name!r} of {uri} holds {field.type}, which cannot be kept. "
+            "Write it as a list of structs or as JSON text"
+        )
+        raise JobError(msg) from e
 
 
 def _features(stream: IterableDataset) -> Features | None:
@@ -117,7 +132,21 @@ def _declared(name: str, spec: Source) -> Value | None:
         raise JobError(msg) from e
 
 
-def _common(name: str, found: dict[str, Features], spec: Source) -> Any:
+def _check_casts(features: Features, found: dict[str, Features], spec: Source) -> None:
+    """Check that columns can be read as the types that the job gives them."""
+    for uri, columns in found.items():
+        for name in spec.types.keys() & columns.keys():
+            arrow_type = columns.arrow_schema.field(name).type
+            try:
+                table_cast(pa.table({name: pa.array([], arrow_type)}), Features({name: features[name]}).arrow_schema)
+            except (TypeError, pa.ArrowInvalid, pa.ArrowNotImplementedError) as e:
+                if name in spec.text_columns:
+                    raise JobError(_not_text(name, arrow_type, is_json=False)) from e
+                msg = f"source.types.{name}: in {uri} it holds {arrow_type}, which cannot be read as {spec.types[name]}"
+                raise JobError(msg) from e
+
+
+def _common(name: str, found: dict[str, Features], spec: Source, *, is_json: bool) -> Any:
     """A type that holds the values of a column in every file."""
     types = {uri: features[name] for uri, features in found.items() if features.get(name, _NULL) != _NULL}
     first = next(iter(types.values()), _NULL)
@@ -131,7 +160,9 @@ def _common(name: str, found: dict[str, Features], spec: Source) -> Any:
         return Features.from_arrow_schema(pa.unify_schemas(schemas, promote_options="permissive"))[name]
     except pa.ArrowTypeError as e:
         found_types = ", ".join(f"{_describe_type(feature)} in {uri}" for uri, feature in types.items())
-        msg = f"source.keep: column {name!r} holds {found_types}. Set its type: source.types: {{{name}: string}}"
+        is_castable = is_json or all(isinstance(feature, Value) for feature in types.values())
+        advice = f"Set its type: source.types: {{{name}: string}}" if is_castable else "Write one type to all files"
+        msg = f"source.keep: column {name!r} holds {found_types}. {advice}"
         raise JobError(msg) from e
 
 
@@ -145,7 +176,7 @@ def _describe_type(feature: Any) -> str:
     return "text" if _is_text(feature) else feature.dtype if isinstance(feature, Value) else "nested values"
 
 
-def check_columns(features: Features, spec: Source) -> None:
+def check_columns(features: Features, spec: Source, *, is_json: bool) -> None:
     """Check that the job's columns exist and that its text columns hold text.
 
     Raises:
@@ -160,11 +191,33 @@ def check_columns(features: Features, spec: Source) -> None:
         column_type = features.arrow_schema.field(column).type
         allowed = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null)
         if not any(is_allowed(column_type) for is_allowed in allowed):
-            msg = (
-                f"source.text: column {column!r} holds {column_type}, not text. "
-                f"To read it as text: source.types: {{{column}: string}}"
-            )
-            raise JobError(msg)
+            raise JobError(_not_text(column, column_type, is_json=is_json))
+
+
+def _not_text(column: str, arrow_type: pa.DataType, *, is_json: bool) -> str:
+    """The message on a text column of another type, with a way to read it."""
+    if is_json or not (pa.types.is_nested(arrow_type) or pa.types.is_dictionary(arrow_type)):
+        advice = (
+            f"To read it as {'JSON ' if pa.types.is_nested(arrow_type) else ''}text: source.types: {{{column}: string}}"
+        )
+    elif pa.types.is_struct(arrow_type):
+        texts = [field.name for field in arrow_type if pa.types.is_string(field.type)] or ["FIELD"]
+        advice = _SEPARATE_COLUMN.format(f'"{column}"."{texts[0]}"')
+    elif pa.types.is_list(arrow_type) or pa.types.is_large_list(arrow_type):
+        advice = _SEPARATE_COLUMN.format(f"array_to_string(\"{column}\", ' ')")
+    else:
+        advice = _SEPARATE_COLUMN.format(f'"{column}"::VARCHAR')
+    return f"source.text: column {column!r} holds {arrow_type}, not text. {advice}"
+
+
+def describe_nulls(features: Features, spec: Source) -> tuple[str, ...]:
+    """A note on each text column that is null in all of the rows that were inspected."""
+    nulls = [name for name in spec.text_columns if features[name] == _NULL]
+    return tuple(
+        f"source.text: column {name!r} is null in every inspected row. If later rows hold text: "
+        f"source.types: {{{name}: string}}"
+        for name in nulls
+    )
 
 
 def arrow_schema(features: Features, spec: Source) -> pa.Schema:

@@ -3,15 +3,29 @@
 import json
 from datetime import date
 
+import pyarrow as pa
 import pytest
 
 from varve.config.job import Job
 from varve.config.source import Source
 from varve.errors import JobError, RunError
+from varve.source import schema_inference
 from varve.source.open_dataset import open_dataset
 
 # More rows than one chunk of CSV and than the inspected head of a JSON file.
 MANY = 12_000
+OTHER_CSV = {"sep": ";", "quotechar": "'", "comment": "#"}
+CARD = """---
+dataset_info:
+  features:
+  - {name: text, dtype: string}
+  - name: kept
+    dtype: {class_label: {names: {"0": neg, "1": pos}}}
+configs:
+- config_name: default
+  data_files: [{split: train, path: train.csv}]
+---
+"""
 
 
 @pytest.fixture
@@ -23,7 +37,8 @@ def read(tmp_path):
             content = rows if isinstance(rows, str) else "".join(json.dumps(row) + "\n" for row in rows)
             (tmp_path / f"{number}.part").write_text(content)
         kind = "csv" if isinstance(files[-1], str) else "json"
-        spec = Source(dataset=kind, data_files=str(tmp_path / "*.part"), text="text", keep=keep, **source)
+        source = {"text": "text", "keep": keep, **source}
+        spec = Source(dataset=kind, data_files=str(tmp_path / "*.part"), **source)
         dataset = open_dataset(spec)
         tables = [table for shard in range(dataset.num_shards) for table in dataset.read(shard)]
         assert all(table.schema == dataset.schema and "extension" not in str(table.schema) for table in tables)
@@ -126,8 +141,52 @@ def test_message_on_a_late_fraction_has_the_row_and_the_fix(read):
 
 def test_csv_column_that_a_file_lacks_is_null_there(read):
     assert read("text\na\n", csv(1, ""), "kept,text\n3,b\n")["kept"] == [None, 1, None, 3]
-    with pytest.raises(RunError, match=r"1\.part\) .* none of the columns text, kept"):
-        read(csv(1), "text;kept\na;1\n")
+
+
+def test_csv_file_without_the_text_column_is_refused_with_its_columns(read, monkeypatch):
+    message = r"1\.part.* it has no text column 'text'; its columns: body, kept\. Rename its column"
+    with pytest.raises(JobError, match=message):
+        read(csv(1), "body,kept\na,1\n")
+    monkeypatch.setattr(schema_inference, "_MAX_INSPECTED_FILES", 1)
+    with pytest.raises(RunError, match=message):
+        read(csv(1), "body,kept\na,1\n")
+
+
+@pytest.mark.parametrize("header", ["text,kept,text", 'text,"kept",kept'])
+@pytest.mark.parametrize("files_before", [0, 1])
+def test_csv_column_that_exists_twice_is_refused(read, monkeypatch, header, files_before):
+    monkeypatch.setattr(schema_inference, "_MAX_INSPECTED_FILES", 1)
+    with pytest.raises((JobError, RunError), match=r"part.*2 of its columns are named '(text|kept)'\. Rename all but"):
+        read(*[csv(1)] * files_before, f"{header}\na,1,2\n")
+
+
+def test_csv_columns_that_only_resemble_repeated_ones_are_read(read):
+    assert read("text,kept,x,x,Text,kept.1\na,1,2,3,4,5\n")["kept"] == [1]
+    assert read("# a title\n\n'text';kept\n'a;b';1\n", options=OTHER_CSV) == {"text": ["a;b"], "kept": [1]}
+    assert read("a title\ntext,kept\na,1\n", options={"header": 1})["kept"] == [1]
+    assert read("a,1\n", options={"names": ["text", "kept"], "header": None})["kept"] == [1]
+
+
+@pytest.mark.parametrize(("names", "values"), [(("neg", "pos", ""), [0, 1, None]), ((1, 0, 1), [1, 0, 1])])
+def test_labels_of_the_dataset_card_are_kept_as_numbers(tmp_path, names, values):
+    (tmp_path / "README.md").write_text(CARD)
+    (tmp_path / "train.csv").write_text("text,kept\n" + "".join(f"a,{name}\n" for name in names))
+    dataset = open_dataset(Source(dataset=str(tmp_path), text="text", keep=("kept",)))
+    assert pa.concat_tables(dataset.read(0))["kept"].to_pylist() == values
+
+
+def test_text_column_that_is_null_in_all_inspected_rows_is_noted(tmp_path):
+    (tmp_path / "0.json").write_text('{"text": null, "kept": null}\n' * 3)
+    source = {"dataset": "json", "data_files": str(tmp_path / "0.json"), "text": "text", "keep": ("kept",)}
+    [note] = open_dataset(Source(**source)).notes
+    assert "'text' is null in every inspected row" in note
+    assert open_dataset(Source(**source, types={"text": "string"})).notes == ()
+
+
+def test_nested_json_is_read_as_json_text_if_named_text(read):
+    with pytest.raises(JobError, match=r"holds struct<a: int64>, not text.* as JSON text: source\.types: {kept: s"):
+        read(rows({"a": 1}), keep=(), text="kept")
+    assert read(rows({"a": 1}), types={"kept": "string"})["kept"] == ['{"a":1}']
 
 
 def test_csv_file_that_is_empty_has_no_rows(read):
