@@ -124,6 +124,15 @@ def test_reading_a_shard_does_not_wait_for_torch(tmp_path):
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.split() == ["2", "False"]
 
 
+def test_opening_and_reading_a_stream_of_datasets_needs_no_torch(tmp_path):
+    (tmp_path / "a.txt").write_text("one\ntwo\n")
+    source = f"Source(dataset='text', data_files={str(tmp_path / 'a.txt')!r}, text='text')"
+    code = "import sys; from varve.config.source import Source; from varve.source.open_dataset import open_dataset; "
+    code += f"print(sum(map(len, open_dataset({source}).read(0))), 'torch' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.split() == ["2", "False"]
+
+
 def test_what_tokenizes_beside_gpus_does_not_wait_for_the_code_of_models():
     models = "{'varve.encoder.encoder', 'transformers.modeling_utils'}"
     code = f"import varve.workers.tokenize_stage, sys; print(*{models} & {{*sys.modules}})"

@@ -16,6 +16,7 @@ from datasets.table import table_cast
 from datasets.utils.file_utils import xopen
 
 from varve.source.file_columns import check_present, check_unique
+from varve.source.workarounds import streams_without_torch
 
 READ_ROWS = 1024
 

@@ -15,9 +15,9 @@ _LAST_READS_S = 0.5
 def streams_without_torch() -> Iterator[None]:
     """Make `datasets` create streams that do not derive from torch's IterableDataset.
 
-    Such a stream imports torch in every reading process, which takes a second and 200 MB, and it keeps a number in torch's
-    shared memory, which a process without a writable /dev/shm does not have. The setting of `datasets` is restored at
-    the end. Remove when `datasets` no longer imports torch for a stream.
+    Such a stream imports torch in every reading process, which takes a second and 200 MB, and keeps a number in torch's
+    shared memory, which fails without a writable /dev/shm. The setting of `datasets` is restored at the end. Remove
+    when `datasets` no longer imports torch for a stream.
     """
     previous = config.TORCH_AVAILABLE
     config.TORCH_AVAILABLE = False
