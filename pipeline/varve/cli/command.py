@@ -117,8 +117,9 @@ def open_output(path: str) -> Storage:
     """Open the output of a run.
 
     Raises:
-        JobError: there is none at this path.
+        JobError: the path is empty, or there is no output at it.
     """
+    _check_not_empty("PATH", path)
     storage = Storage(path, patient=False)
     if storage.read(JOB_NAME) is None:
         msg = f"{storage.uri} holds no output of Varve"
@@ -130,8 +131,9 @@ def writable_folder(address: str) -> Path:
     """Return the folder that --output names, after a test write to it or to its nearest existing parent.
 
     Raises:
-        JobError: it is the address of a store, or cannot be written.
+        JobError: it is empty or the address of a store, or cannot be written.
     """
+    _check_not_empty("--output", address)
     if "://" in address:
         msg = f"--output: {address} is the address of a store: expected a local folder"
         raise JobError(msg)
@@ -144,6 +146,13 @@ def writable_folder(address: str) -> Path:
         msg = f"--output: {folder} cannot be written: {e.strerror}. Choose another folder"
         raise JobError(msg) from e
     return folder
+
+
+def _check_not_empty(argument: str, path: str) -> None:
+    """Refuse what an unset variable of the shell gives, since an empty path would mean the current folder."""
+    if not path.strip():
+        msg = f"{argument}: {path!r} is empty: expected a folder. Is a variable of the command line unset?"
+        raise JobError(msg)
 
 
 def start_ray_tasks() -> "Spread":

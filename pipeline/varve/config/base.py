@@ -1,11 +1,16 @@
 """The base class of the job file's sections, and helpers of several sections."""
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any
+from urllib.parse import unquote
 
 from pydantic import BaseModel, ConfigDict, Field
 
 PositiveInt = Annotated[int, Field(ge=1)]
+# Text with a visible character and without NUL, which no path and no name of a file holds.
+NAME_PATTERN = r"^[^\x00]*[^\s\x00][^\x00]*$"
+Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 
 
 class Section(BaseModel):
@@ -17,6 +22,12 @@ class Section(BaseModel):
 def to_tuple(value: object) -> object:
     """Convert a list, as YAML and JSON write it, to a tuple, which a frozen section holds."""
     return tuple(value) if isinstance(value, list) else value
+
+
+def local_path(location: str) -> str:
+    """A file URI as a path, percent-decoded (RFC 8089); any other location unchanged."""
+    uri = re.fullmatch(r"file:(?://(?:localhost)?)?(/.*)", location, re.DOTALL)
+    return unquote(uri[1]) if uri else location
 
 
 def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -10,6 +10,8 @@ from urllib.parse import unquote
 
 from pydantic import BeforeValidator
 
+from varve.config.base import Name
+
 # Names of credentials: key and secret of s3fs, account_key and sas_token of adlfs, HTTP headers, parameters of signed
 # URLs. Names such as tokenizer or sort_keys do not match.
 _SECRET = re.compile(
@@ -36,7 +38,7 @@ def refuse_credentials(value: Any) -> Any:
     return value
 
 
-Location = Annotated[str, BeforeValidator(refuse_credentials)]
+Location = Annotated[Name, BeforeValidator(refuse_credentials)]
 
 
 def _find(value: Any, path: str) -> str | None:

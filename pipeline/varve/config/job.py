@@ -3,13 +3,11 @@
 Invariant: a `Job` is always valid, and two jobs with equal `identity()` have the same output bytes.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-import yaml
 from pydantic import Field, PrivateAttr, model_validator
 
 from varve.config.base import Section, flatten
@@ -19,6 +17,7 @@ from varve.config.model import NO_ATTENTIONS_OF_WINDOWS, NO_WINDOWS_OF_PAIRS, Mo
 from varve.config.output import Output
 from varve.config.source import Source
 from varve.config.validation_errors import validate_section
+from varve.config.yaml_text import MAX_DEPTH, parse_yaml, read_yaml_file
 from varve.errors import JobError, one_line
 
 
@@ -82,7 +81,7 @@ class Job(Section):
         Raises:
             JobError: the file is missing or not a YAML mapping, or a key, a value or a setting is wrong.
         """
-        content = _parse_yaml(_read(path), where=path)
+        content = read_yaml_file(path)
         if not isinstance(content, dict):
             msg = f"{path}: expected a mapping with the keys {', '.join(cls.model_fields)}"
             raise JobError(msg)
@@ -129,55 +128,13 @@ def _apply(setting: str, content: Any) -> None:
         msg = f"--set {setting!r}: expected key.path=value, for example model.max_tokens=256"
         raise JobError(msg)
     *parents, key = key_path.split(".")
+    if len(parents) > MAX_DEPTH:
+        msg = f"--set {one_line(setting, 60)}...: the key has more than {MAX_DEPTH} levels"
+        raise JobError(msg)
     section = content
     for parent in parents:
         section = section.setdefault(parent, {})
         if not isinstance(section, dict):
             msg = f"--set {setting!r}: {parent} is a value, not a section"
             raise JobError(msg)
-    section[key] = _parse_yaml(value, where=f"--set {key_path}")
-
-
-def _read(path: str) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8")
-    except OSError as e:
-        msg = f"{path}: cannot be read: {e.strerror}"
-        raise JobError(msg) from e
-    except UnicodeDecodeError as e:
-        msg = f"{path}: is not UTF-8: byte {e.start} is 0x{e.object[e.start]:02x}. Save it as UTF-8"
-        raise JobError(msg) from e
-
-
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """Rejects duplicate keys, as YAML requires; PyYAML keeps the last value and drops the others silently."""
-
-    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        node = super().compose_mapping_node(anchor)
-        seen: set[str] = set()
-        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"):
-            if key.value in seen:
-                raise yaml.MarkedYAMLError(problem=f"the key {key.value} is there twice", problem_mark=key.start_mark)
-            seen.add(key.value)
-        return node
-
-
-def _parse_yaml(text: str, where: str) -> Any:
-    try:
-        value = yaml.load(text, _UniqueKeyLoader)  # noqa: S506 (a SafeLoader)
-        json.dumps(value, skipkeys=True, default=str)  # raises if an alias is within its own anchor
-    except yaml.YAMLError as e:
-        msg = f"{where}: is not YAML: {_problem(e)}"
-        raise JobError(msg) from e
-    # PyYAML raises Python's own errors for values that do not match their form or their tag.
-    except (ValueError, LookupError, AttributeError, RecursionError) as e:
-        msg = f"{where}: a value cannot be read: {e}. Write text that looks like a date or a number in quotes"
-        raise JobError(msg) from e
-    return value
-
-
-def _problem(error: yaml.YAMLError) -> str:
-    """Return the problem and its position without the surrounding text, which may be a secret."""
-    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
-        return f"{error.problem} (line {error.problem_mark.line + 1}, column {error.problem_mark.column + 1})"
-    return one_line(error)
+    section[key] = parse_yaml(value, where=f"--set {key_path}")

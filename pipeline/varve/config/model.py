@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from varve.config.base import Section
+from varve.config.base import Name, Section
 from varve.config.credentials import Location
 
 # A window of a pair would need tokens of both texts. The attentions of a row are one square matrix.
@@ -33,7 +33,7 @@ class Model(Section):
     """The encoder."""
 
     name: Location = Field(description="Hub id or local folder")
-    revision: str | None = Field(
+    revision: Name | None = Field(
         default=None, description="branch, tag or commit of a Hub id; a run records the commit and keeps to it"
     )
     max_tokens: Literal["auto"] | Annotated[int, Field(ge=3)] = Field(

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, WithJsonSchema, field_validator
 
-from varve.config.base import PositiveInt, Section
+from varve.config.base import PositiveInt, Section, local_path
 from varve.config.credentials import Location
 
 # Of a share, so that a few odd rows do not fail a small run.
@@ -51,6 +51,7 @@ class Output(Section):
     @field_validator("path")
     @classmethod
     def _check_scheme(cls, path: str) -> str:
+        path = local_path(path)
         scheme, is_address, _ = path.partition("://")
         if is_address and scheme not in _STORES:
             msg = f"{path} is not a folder or an address of a store (s3://, gs://, az://)"

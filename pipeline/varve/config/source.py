@@ -4,29 +4,47 @@ from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from varve.config.base import Section, to_tuple
+from varve.config.base import Name, Section, local_path, to_tuple
 from varve.config.credentials import refuse_credentials
 
 # Builders of the datasets library that read source.data_files. Any other source.dataset is a folder or a Hub id.
 BUILDERS = frozenset({"parquet", "json", "csv", "text", "arrow", "webdataset"})
+# Arguments of `datasets` that are not options of a builder → the key of the job that replaces them, if any.
+_NO_OPTIONS = {
+    "path": "source.dataset",
+    "builder_name": "source.dataset",
+    "dataset_name": "source.dataset",
+    "repo_id": "source.dataset",
+    "name": "source.name",
+    "config_name": "source.name",
+    "config_id": "source.name",
+    "data_files": "source.data_files",
+    "data_dir": "source.data_files",
+    "base_path": "source.data_files",
+    "split": "source.split",
+    "revision": "source.revision",
+    "storage_options": "source.storage_options",
+    **dict.fromkeys(("config_kwargs", "download_config", "download_mode", "hash", "info", "streaming")),
+    **dict.fromkeys(("trust_remote_code", "writer_batch_size")),
+}
 
 
 class Source(Section):
     """The Hugging Face dataset that is read."""
 
-    dataset: str = Field(description="Hub id, folder, or builder: parquet, json, csv, text, arrow, webdataset")
-    name: str | None = Field(default=None, description="configuration of the dataset, if it has several")
-    data_files: Annotated[str | tuple[str, ...] | None, BeforeValidator(to_tuple)] = Field(
+    dataset: Name = Field(description="Hub id, folder, or builder: parquet, json, csv, text, arrow, webdataset")
+    name: Name | None = Field(default=None, description="configuration of the dataset, if it has several")
+    data_files: Annotated[Name | tuple[Name, ...] | None, BeforeValidator(to_tuple)] = Field(
         default=None, description="paths or fsspec URLs, with globs"
     )
-    split: str = Field(default="train", description="split of the dataset")
-    revision: str | None = Field(
+    split: Name = Field(default="train", description="split of the dataset")
+    revision: Name | None = Field(
         default=None, description="branch, tag or commit of a Hub id; a run records the commit and keeps to it"
     )
-    text: Annotated[str | tuple[str, str], BeforeValidator(to_tuple)] = Field(
+    text: Annotated[Name | tuple[Name, Name], BeforeValidator(to_tuple)] = Field(
         description="column of the text, or two columns for a sentence pair"
     )
-    keep: Annotated[tuple[str, ...], BeforeValidator(to_tuple)] = Field(
+    keep: Annotated[tuple[Name, ...], BeforeValidator(to_tuple)] = Field(
         default=(), description="columns copied unchanged to the output"
     )
     types: dict[str, str] = Field(
@@ -45,6 +63,21 @@ class Source(Section):
     @classmethod
     def _check_credentials(cls, value: Any) -> Any:
         return refuse_credentials(value)
+
+    @field_validator("dataset", "data_files")
+    @classmethod
+    def _decode_uris(cls, value: Any) -> Any:
+        return tuple(map(local_path, value)) if isinstance(value, tuple) else value and local_path(value)
+
+    @field_validator("options")
+    @classmethod
+    def _check_options(cls, options: dict[str, Any]) -> dict[str, Any]:
+        if taken := sorted(_NO_OPTIONS.keys() & options):
+            key = _NO_OPTIONS[taken[0]]
+            hint = f"set {key}" if key else "remove it"
+            msg = f"{taken[0]!r} is not an option of a builder: {hint}"
+            raise ValueError(msg)
+        return options
 
     @field_validator("text", "keep")
     @classmethod

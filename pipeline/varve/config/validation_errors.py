@@ -8,13 +8,16 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from varve.config.base import Section
+from varve.config.base import NAME_PATTERN, Section
 from varve.config.compute import Compute, Replicas
 from varve.config.feature import COMPUTED, Computed, Feature
 from varve.config.model import Model, Windows
 from varve.config.output import Output
 from varve.config.source import Source
-from varve.errors import JobError
+from varve.errors import JobError, one_line
+
+_MAX_LINES = 20
+_MAX_CHARACTERS = 100  # of a value or a key that a message shows
 
 S = TypeVar("S", bound=Section)
 _SECTIONS: dict[str, type[Section]] = {
@@ -42,7 +45,9 @@ def validate_section(model: type[S], content: Mapping[str, Any], where: str) -> 
     try:
         return model.model_validate(content)
     except ValidationError as e:
-        raise JobError("\n".join(f"{where}: {line}" for line in _describe(model, e))) from e
+        lines = [f"{where}: {line}" for line in _describe(model, e)]
+        more = [f"{where}: and {len(lines) - _MAX_LINES} more errors"] if len(lines) > _MAX_LINES else []
+        raise JobError("\n".join(lines[:_MAX_LINES] + more)) from e
 
 
 def _describe(model: type[BaseModel], report: ValidationError) -> list[str]:
@@ -52,8 +57,8 @@ def _describe(model: type[BaseModel], report: ValidationError) -> list[str]:
     values: dict[str, str] = {}
     for error in report.errors():
         location = [str(step) for step in error["loc"] if not _is_branch(str(step))]
-        key = ".".join(location)
-        values[key] = json.dumps(error["input"], default=str)
+        key = one_line(".".join(location), _MAX_CHARACTERS)
+        values[key] = _shown(error["input"])
         reason = _reason(model, location, dict(error))
         if reason:
             lines.setdefault(key, []).append(f"{key}: {reason}" if key else reason)
@@ -66,9 +71,19 @@ def _describe(model: type[BaseModel], report: ValidationError) -> list[str]:
     return [line for of_key in lines.values() for line in dict.fromkeys(of_key)]
 
 
+def _shown(value: Any) -> str:
+    """Return a value as JSON, cut to some characters."""
+    try:
+        text = json.dumps(value, default=str)
+    except (TypeError, ValueError):  # keys that are dates, numbers of thousands of digits
+        text = one_line(repr(value))
+    return text if len(text) <= _MAX_CHARACTERS else f"{text[:_MAX_CHARACTERS]}..."
+
+
 def _expected(message: str) -> str:
     """Return what pydantic expected, by the names of YAML's types."""
     expected = message.removeprefix("Input should be ").replace("valid tuple", "list")
+    expected = expected.replace("Keys should be strings", "text as a key")
     return re.sub("valid dictionary or instance of .*", "mapping", expected)
 
 
@@ -84,12 +99,18 @@ def _reason(model: type[BaseModel], location: list[str], error: dict[str, Any]) 
             return "is required and missing"
         case "value_error":
             return str(error["ctx"]["error"])
-        case "string_pattern_mismatch" if location[0] == "compute":
-            return f"{json.dumps(error['input'])} is not a name of an environment variable"
         case "string_pattern_mismatch":
-            return "is not a feature's name: expected letters, digits and _, with a letter first"
+            return _reason_of_pattern(location, error)
         case _:
             return None
+
+
+def _reason_of_pattern(location: list[str], error: dict[str, Any]) -> str:
+    if error["ctx"]["pattern"] == NAME_PATTERN:
+        return f"{_shown(error['input'])} is empty or holds a NUL character: expected a name"
+    if location[0] == "compute":
+        return f"{_shown(error['input'])} is not a name of an environment variable"
+    return "is not a feature's name: expected letters, digits and _, with a letter first"
 
 
 def _is_branch(step: str) -> bool:

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from varve.cli.main import run_command
+
 FULL = Path("/dev/full")
 VARVE = [sys.executable, "-m", "varve"]
 
@@ -17,6 +19,14 @@ def test_process_exits_with_the_code_of_its_command(arguments, code):
     ended = subprocess.run([*VARVE, *arguments], capture_output=True, text=True, check=False)
     assert ended.returncode == code
     assert (ended.stderr if code else ended.stdout).strip()
+
+
+@pytest.mark.parametrize(
+    "arguments", [["verify", ""], ["clean", " ", "--delete"], ["demo", "--output", ""]], ids=lambda given: given[0]
+)
+def test_empty_path_does_not_mean_the_current_folder(arguments, capsys):
+    assert run_command(arguments) == 2
+    assert "is empty: expected a folder" in capsys.readouterr().err
 
 
 def test_exit_handlers_run_before_the_process_exits():

@@ -3,6 +3,7 @@ import json
 
 import pytest
 
+from varve.cli.main import run_command
 from varve.config.base import flatten
 from varve.config.feature import Computed, Feature
 from varve.config.feature_shorthand import parse_feature, parse_features
@@ -63,6 +64,27 @@ def changed(path: str, value) -> dict:
         ("output.max_errors", "1", ["output.max_errors", "'1'", "a share such as 1%"]),
         ("output.max_errors", "200%", ["output.max_errors", "'200%'", "a share such as 1%"]),
         ("output.max_errors", "-1%", ["output.max_errors", "'-1%'", "a share such as 1%"]),
+        ("output.path", "", ["output.path", '""', "is empty"]),
+        ("output.path", " \n", ["output.path", "is empty"]),
+        ("output.path", "a\0b", ["output.path", "NUL"]),
+        ("model.name", "", ["model.name", "is empty"]),
+        ("source.dataset", " ", ["source.dataset", "is empty"]),
+        ("source.text", "", ["source.text", "is empty"]),
+        ("source.text", ["a", ""], ["source.text.1", "is empty"]),
+        ("source.keep", [""], ["source.keep.0", "is empty"]),
+        ("source.data_files", "", ["source.data_files", "is empty"]),
+        ("source.data_files", ["a", ""], ["source.data_files.1", "is empty"]),
+        ("source.split", "", ["source.split", "is empty"]),
+        ("source.options", {"path": "pandas"}, ["source.options", "'path'", "set source.dataset"]),
+        ("source.options", {"builder_name": "pandas"}, ["source.options", "'builder_name'"]),
+        ("source.options", {"data_files": "x"}, ["source.options", "set source.data_files"]),
+        ("source.options", {"name": "x"}, ["source.options", "set source.name"]),
+        ("source.options", {"split": "x"}, ["source.options", "set source.split"]),
+        ("source.options", {"revision": "x"}, ["source.options", "set source.revision"]),
+        ("source.options", {"storage_options": {}}, ["source.options", "set source.storage_options"]),
+        ("source.options", {"streaming": False}, ["source.options", "'streaming'", "remove it"]),
+        ("source.options", {"trust_remote_code": True}, ["source.options", "'trust_remote_code'"]),
+        ("compute.gpus", float("nan"), ["compute.gpus", "NaN"]),
         ("model.trust_remote_code", "yes", ["model.trust_remote_code", '"yes"', "boolean"]),
     ],
 )
@@ -98,6 +120,14 @@ def test_windows_of_sentence_pairs_are_refused():
     content["source"]["text"] = ["a", "b"]
     with pytest.raises(JobError, match="one text, not a pair"):
         Job.parse(content)
+
+
+@pytest.mark.parametrize("flag", ["--output", "--model", "--dataset", "--text", "--split", "--keep", "--data-files"])
+def test_empty_flag_is_refused(flag, capsys):
+    """As an unset variable gives: `--output "$OUT"`."""
+    flags = {"--dataset": "d", "--text": "t", "--model": "m", "--output": "o", flag: ""}
+    assert run_command(["embed", "--dry-run", *(part for pair in flags.items() for part in pair)]) == 2
+    assert "is empty" in capsys.readouterr().err
 
 
 def test_error_names_all_missing_sections():
@@ -138,7 +168,7 @@ def test_error_names_a_file_that_is_not_a_job(text, tmp_path):
         ("source: é".encode("utf-16"), r"job\.yaml: is not UTF-8: byte 0 is 0xff"),
         (b"source: {split: 2024-02-30}", r"job\.yaml: a value cannot be read: day is out of range.* in quotes"),
         (b"source: !!int docs", r"job\.yaml: a value cannot be read: .*'docs'"),
-        (b"source: &source {options: *source}", r"job\.yaml: a value cannot be read: Circular reference"),
+        (b"source: &source {options: *source}", r"is not YAML: the alias source is within its own anchor \(line 1"),
         (b"source: {}\nmodel: [", r"job\.yaml: is not YAML: .* \(line 2, column 9\)"),
         (b"features:\n  a: {}\n  a: {}", r"is not YAML: the key a is there twice \(line 3, column 3\)"),
     ],
