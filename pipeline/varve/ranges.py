@@ -8,6 +8,9 @@ cell, and empty if the number of rows is a multiple of rows_per_part. So a listi
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+# Parts of a shard; a shard is one file or less.
+MAX_CELLS = 10_000_000
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class Range:
@@ -76,6 +79,9 @@ def missing(done: Iterable[Range], rows_per_part: int) -> Missing:
         if part.is_last(rows_per_part):
             end = part.start
     tail = max(starts, default=-rows_per_part) + rows_per_part
+    if tail > MAX_CELLS * rows_per_part:
+        msg = f"row {tail - rows_per_part} is beyond the first {MAX_CELLS:,} cells of {rows_per_part} rows"
+        raise ValueError(msg)
     holes = frozenset(range(0, tail if end is None else end, rows_per_part)) - starts
     return Missing(holes, end is not None, tail)
 

@@ -26,6 +26,7 @@ def summary(manifest: Manifest) -> str:
         "time": _time(manifest.seconds),
         "encoder": f"{encoder['device']}, {encoder['dtype']}, {encoder['layout']}" if encoder else "no row was missing",
         "canary": _canary(manifest.canary),
+        "manifest": f"sha256:{manifest.sha256}",
     }
     listed = "".join(f"  {name:<8} {text}\n" for name, text in lines.items())
     return f"Complete: {manifest.path}\n{listed}{_stages(manifest.stages)}"
@@ -61,6 +62,8 @@ def _time(seconds: Mapping[str, float]) -> str:
 
 
 def _canary(canary: Mapping[str, Any]) -> str:
+    if not canary["rows"]:
+        return "no row could be compared: nothing is proved"
     text = f"{canary['rows']} rows match plain transformers ({_worst(canary['features'])})"
     computed = canary.get("computed")  # absent in older manifests
     return f"{text}; Python functions match on single rows ({_worst(computed)})" if computed else text

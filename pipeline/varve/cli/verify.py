@@ -4,21 +4,22 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from varve.cli.command import open_output, print_json, run, show_progress, start_ray_tasks
 from varve.output.manifest import read_manifest
 
 if TYPE_CHECKING:
-    from varve.verification.verify import Check
+    from varve.verification.check import Check
 
 _MAX_SHOWN = 10
 # Larger outputs are checked on Ray; for smaller ones its start takes longer than the check.
 _LARGE_BYTES = 2_000_000_000
 _MANY_PARTS = 500
-_DESCRIPTION = """Check a finished output from its stored bytes: all rows exactly once, checksums, row numbers, NaN and
-lengths of vectors, and a sample of rows encoded again by plain transformers. Nothing is changed. Large outputs are
-checked on Ray."""
+_DESCRIPTION = """Check a finished output from its stored bytes: all rows exactly once and no other file, checksums, row
+numbers, NaN and lengths of vectors, what its records derive from, and a sample of rows encoded again by plain
+transformers. Nothing is changed, and no code that the output names is run, unless --code or --trust-remote-code permits
+it. Large outputs are checked on Ray."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -29,6 +30,15 @@ def main(argv: Sequence[str]) -> int:
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("path", metavar="PATH", help="output.path of the job")
     parser.add_argument("--deep", action="store_true", help="also read the whole source and count its rows")
+    parser.add_argument(
+        "--expect", metavar="SHA256", help="hash that manifest.json must have, as its run printed it: proves every byte"
+    )
+    parser.add_argument(
+        "--code", metavar="FOLDER", help="run the job's Python functions, searched here, for the sampled rows"
+    )
+    parser.add_argument(
+        "--trust-remote-code", action="store_true", help="run Python code that comes with the run's checkpoint"
+    )
 
 
 def _verify(arguments: argparse.Namespace) -> int:
@@ -38,30 +48,56 @@ def _verify(arguments: argparse.Namespace) -> int:
     checks = _run_checks(arguments, on_ray=is_large or bool(os.environ.get("RAY_ADDRESS")))
     passed = all(check.passed for check in checks)
     if arguments.json:
-        listed = [{"check": check.name, "passed": check.passed, "failures": list(check.failures)} for check in checks]
-        print_json({"path": storage.uri, "passed": passed, "checks": listed})
+        print_json({"path": storage.uri, "passed": passed, "checks": list(map(_to_json, checks))})
     else:
         sys.stdout.writelines(map(_text, checks))
-        sys.stdout.write(f"{'Verified' if passed else 'Not verified'}: {storage.uri}\n")
+        sys.stdout.write(f"{_conclusion(checks)}: {storage.uri}\n")
     return 0 if passed else 1
 
 
 def _run_checks(arguments: argparse.Namespace, *, on_ray: bool) -> "list[Check]":
+    from varve.planning.saved_plan import CodePermission
     from varve.process_state import silence_datasets, silence_transformers
     from varve.verification.verify import in_threads, verify
 
     silence_transformers()
     silence_datasets()
     spread = start_ray_tasks() if on_ray else in_threads
-    return verify(arguments.path, deep=arguments.deep, spread=spread, on_part=_show_progress)
+    return verify(
+        arguments.path,
+        deep=arguments.deep,
+        expect=arguments.expect,
+        permission=CodePermission(arguments.code, arguments.trust_remote_code),
+        spread=spread,
+        on_part=_show_progress,
+    )
 
 
 def _show_progress(done: int, total: int) -> None:
     show_progress(f"{done:,} of {total:,} parts checked" if done < total else "")
 
 
+def _to_json(check: "Check") -> dict[str, Any]:
+    return {
+        "check": check.name,
+        "passed": check.passed,
+        "failures": list(check.failures),
+        "skipped": list(check.skipped),
+    }
+
+
+def _conclusion(checks: "Sequence[Check]") -> str:
+    if not all(check.passed for check in checks):
+        return "Not verified"
+    skipped = [check.name for check in checks if check.skipped]
+    return f"Verified, except what was skipped of {' and '.join(skipped)}" if skipped else "Verified"
+
+
 def _text(check: "Check") -> str:
+    skipped = [f"  skipped  {check.name}: {reason}\n" for reason in check.skipped]
+    if check.passed and skipped:
+        return "".join(skipped)
     lines = [f"  {'ok' if check.passed else 'FAILED':<8} {check.name}", *check.failures[:_MAX_SHOWN]]
     if len(check.failures) > _MAX_SHOWN:
         lines.append(f"and {len(check.failures) - _MAX_SHOWN:,} more")
-    return "\n           ".join(lines) + "\n"
+    return "\n           ".join(lines) + "\n" + "".join(skipped)

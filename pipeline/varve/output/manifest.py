@@ -4,12 +4,13 @@ The listing of the parts is the only log of a run. Knows nothing of Ray or model
 if the parts cover every row of every shard exactly once; it is written last, and once.
 """
 
+import hashlib
 import io
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any, Self
 
@@ -18,6 +19,7 @@ import numpy as np
 from varve import ranges
 from varve.errors import RunError
 from varve.output import part_file
+from varve.output.manifest_json import check_fields, check_parts
 from varve.output.part_file import Part
 from varve.output.part_table import PartTable
 from varve.ranges import Missing, Range
@@ -57,6 +59,7 @@ class Manifest:
     job: dict[str, Any]
     resolved: dict[str, Any]
     parts: PartTable
+    sha256: str | None = field(default=None, compare=False)  # of manifest.json; None before it is written
 
     def encode(self) -> bytes:
         """Return the content of manifest.json; encodes part by part, since objects for all parts need much memory."""
@@ -74,19 +77,23 @@ class Manifest:
         """Parse the content of manifest.json.
 
         Raises:
-            ValueError, KeyError, TypeError, OverflowError: the content is not a manifest.
+            ValueError, KeyError, TypeError, OverflowError, RecursionError: the content is not a manifest.
         """
-        fields = json.loads(content)
-        records = ({**record, "fingerprint": fields["fingerprint"]} for record in fields["parts"])
-        return cls(**{**fields, "parts": PartTable.of(map(Part.from_json, records))})
+        stored = json.loads(content)
+        records = ({**record, "fingerprint": stored["fingerprint"]} for record in stored.pop("parts"))
+        check_fields(cls, stored)
+        parts = PartTable.of(map(Part.from_json, records))
+        check_parts(parts)
+        return cls(**stored, parts=parts, sha256=hashlib.sha256(content).hexdigest())
 
     def summary(self) -> dict[str, Any]:
-        """All fields without job, resolved and parts, but with the number of parts."""
-        content = {**self._without_parts(), "num_parts": len(self.parts)}
+        """All fields without job, resolved and parts, but with the number of parts and the hash of manifest.json."""
+        content = {**self._without_parts(), "num_parts": len(self.parts), "manifest_sha256": self.sha256}
         return {key: content[key] for key in content if key not in {"job", "resolved"}}
 
     def _without_parts(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "parts"}
+        names = (name for name in self.__dataclass_fields__ if name not in {"parts", "sha256"})
+        return {name: getattr(self, name) for name in names}
 
 
 def read_manifest(storage: Storage) -> Manifest | None:
@@ -100,15 +107,16 @@ def read_manifest(storage: Storage) -> Manifest | None:
         return None
     try:
         return Manifest.decode(content)
-    except (ValueError, KeyError, TypeError, OverflowError) as e:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as e:
         msg = f"{storage.uri}/{MANIFEST_NAME} cannot be read by this version of Varve: {type(e).__name__} {e}"
         raise RunError(msg) from e
 
 
 def publish(storage: Storage, manifest: Manifest) -> tuple[Manifest, bool]:
     """Write the manifest; returns (the published one, whether it is this one or that of another driver)."""
-    if storage.create(MANIFEST_NAME, manifest.encode()):
-        return manifest, True
+    content = manifest.encode()
+    if storage.create(MANIFEST_NAME, content):
+        return replace(manifest, sha256=hashlib.sha256(content).hexdigest()), True
     return read_manifest(storage) or manifest, False
 
 
@@ -147,9 +155,10 @@ def missing(parts: Mapping[int, Iterable[Range]], num_shards: int, rows_per_part
         uri: of the output, for messages.
 
     Raises:
-        RunError: a part does not belong to this job.
+        RunError: a part does not belong to this job, or far too many cells are missing between parts.
     """
     incomplete: dict[int, Missing] = {}
+    num_cells = 0
     for shard in range(num_shards):
         try:
             cells = ranges.missing(parts.get(shard, ()), rows_per_part)
@@ -158,6 +167,10 @@ def missing(parts: Mapping[int, Iterable[Range]], num_shards: int, rows_per_part
             raise RunError(msg) from e
         if not cells.is_empty:
             incomplete[shard] = cells
+            num_cells += len(cells.starts)
+        if num_cells > ranges.MAX_CELLS:
+            msg = f"{uri}/data: more than {ranges.MAX_CELLS:,} parts are missing between the first {shard + 1} shards'"
+            raise RunError(msg)
     return incomplete
 
 
@@ -166,8 +179,12 @@ def coverage_gaps(
 ) -> list[str]:
     """Describe why the parts do not cover every row of every shard exactly once; an empty list proves that they do."""
     failures = [f"shard {shard} is not in the source" for shard in sorted(parts) if shard >= num_shards]
-    for shard in range(num_shards):
-        of_shard = list(parts.get(shard, ()))
+    known = sorted(shard for shard in parts if shard < num_shards)
+    if lacking := num_shards - len(known):
+        first = next(shard for shard in range(num_shards) if shard not in parts)
+        failures.append(f"shard {first}: it has no part" + (f", as {lacking - 1} other shards" if lacking > 1 else ""))
+    for shard in known:
+        of_shard = list(parts[shard])
         num_ends = sum(part.is_last(rows_per_part) for part in of_shard)
         gaps = ranges.gaps(of_shard, None if shard_rows is None else shard_rows[shard])
         if num_ends != 1:

@@ -100,7 +100,8 @@ def list_ranges(storage: Storage, splits: Sequence[str] = ()) -> Iterator[tuple[
 def parse_name(name: str) -> Range | None:
     """Return the rows that the name of a part gives; None for other names."""
     match = _NAME.fullmatch(name)
-    return Range(*map(int, match.groups())) if match else None
+    rows = Range(*map(int, match.groups())) if match else None
+    return rows if rows and part_name(rows) == name else None  # other spellings of the numbers are other files
 
 
 def write_part(
@@ -155,7 +156,7 @@ def encode_part(
             data_bytes=len(data),
             data_sha256=hashlib.sha256(data).hexdigest(),
             counts=counts or {},
-            **_row_counts(table),
+            **count_rows(table),
         )
         data.release()
         writer.add_key_value_metadata({PART_KEY: json.dumps(part.to_json())})
@@ -210,7 +211,7 @@ def read_footer(storage: Storage, name: str, file_bytes: int | None = None) -> t
         raise RunError(msg) from e
 
 
-def _row_counts(table: pa.Table) -> dict[str, Any]:
+def count_rows(table: pa.Table) -> dict[str, Any]:
     """The fields of `Part` that are computed from its rows."""
     tokens = table["num_tokens"].combine_chunks()
     counts = tokens.fill_null(0).to_numpy(zero_copy_only=False)

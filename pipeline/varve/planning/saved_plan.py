@@ -7,7 +7,7 @@ is rejected, with the fields that differ.
 import base64
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -20,7 +20,9 @@ from varve.output.manifest import JOB_NAME
 from varve.output.part_file import part_name
 from varve.planning.plan import Plan, Resolved, code_identity
 from varve.planning.resolve import make_plan
-from varve.preprocessing.computed_columns import find_computed
+from varve.planning.same_job import respell
+from varve.planning.saved_job import read_job
+from varve.preprocessing.computed_columns import ComputedColumn, find_computed
 from varve.ranges import Range
 from varve.source.dataset import Dataset, Shards
 from varve.source.globs import find_matching_glob
@@ -28,6 +30,25 @@ from varve.source.open_dataset import open_dataset
 from varve.storage.object_store import Storage
 
 _MAX_SHOWN = 10  # files listed in an error message
+
+
+@dataclass(frozen=True, slots=True)
+class CodePermission:
+    """The code that may run when an output is opened: given by the user, never by the output.
+
+    Attributes:
+        folder: where the functions of the job are searched; None: they do not run.
+        remote_code: Python code that comes with the checkpoint may run.
+    """
+
+    folder: str | None = None
+    remote_code: bool = False
+
+    def restrict(self, job: Job) -> Job:
+        """The job with the permitted code only; what the job itself says about code is ignored."""
+        features = job.features if self.folder is not None else job.pooled
+        model = job.model.model_copy(update={"trust_remote_code": self.remote_code})
+        return job.model_copy(update={"features": features, "model": model}).in_folder(self.folder or ".")
 
 
 def prepare(job: Job, storage: Storage, *, device: str) -> Plan:
@@ -65,27 +86,8 @@ def save_plan(plan: Plan, storage: Storage) -> None:
         raise JobError(msg)
 
 
-def read_job(storage: Storage) -> dict[str, Any] | None:
-    """Read job.json of an output; None if it does not exist.
-
-    Raises:
-        JobError: this version of Varve cannot read it.
-    """
-    content = storage.read(JOB_NAME)
-    if content is None:
-        return None
-    try:
-        stored = json.loads(content)
-        Resolved(**stored["resolved"])
-        Shards(**stored["source"]["shards"])
-    except (ValueError, KeyError, TypeError) as e:
-        msg = f"{storage.uri}/{JOB_NAME} cannot be read by this version of Varve: {type(e).__name__} {e}"
-        raise JobError(msg) from e
-    return stored
-
-
 def load_plan(job: Job, stored: Mapping[str, Any], uri: str) -> Plan:
-    """Restore the plan of an earlier run.
+    """Restore the plan of an earlier run for the user's own job, whose code may run.
 
     Args:
         job: the job of this run.
@@ -96,15 +98,41 @@ def load_plan(job: Job, stored: Mapping[str, Any], uri: str) -> Plan:
         JobError: the job, the code of its functions, the model's files or the source's files have changed.
     """
     earlier = Job.parse(stored["job"], where=f"{uri}/{JOB_NAME}")
+    job = respell(job, earlier, Resolved(**stored["resolved"]))
     computed = find_computed(job.computed, job.folder)
-    before = {**earlier.identity(), **stored.get("code", {}).get("identity", {})}
+    before = {**earlier.identity(), **saved_code_identity(stored)}
     after = {**job.identity(), **code_identity(computed)}
     _check_unchanged(_changes(before, after), uri)
+    return _restore(job, computed, stored, uri)
+
+
+def reopen_plan(stored: Mapping[str, Any], uri: str, permission: CodePermission) -> Plan:
+    """Restore the plan of an output from the output alone; runs only code that the user permits.
+
+    Returns:
+        The plan of the stored job; without its functions if these are not permitted.
+
+    Raises:
+        JobError: the code of the functions, the model's files or the source's files have changed, or cannot be opened.
+    """
+    job = permission.restrict(Job.parse(stored["job"], where=f"{uri}/{JOB_NAME}"))
+    computed = find_computed(job.computed, job.folder)
+    before = saved_code_identity(stored) if computed else {}
+    _check_unchanged(_changes(before, code_identity(computed)), uri)
+    return _restore(job, computed, stored, uri)
+
+
+def saved_code_identity(stored: Mapping[str, Any]) -> dict[str, str]:
+    """The hashes of the functions' code, as the run recorded them."""
+    return stored.get("code", {}).get("identity", {})
+
+
+def _restore(job: Job, computed: tuple[ComputedColumn, ...], stored: Mapping[str, Any], uri: str) -> Plan:
     resolved = Resolved(**stored["resolved"])
     checkpoint = inspect_checkpoint(
         job.model.name, resolved.model_commit, trust_remote_code=job.model.trust_remote_code
     )
-    dataset = _open_source(job.source, stored, uri)
+    dataset = reopen_source(stored, uri, job.source)
     _check_unchanged(_changed_files(checkpoint, resolved), uri)
     return Plan(job, resolved, dataset, checkpoint, computed, stored["created_at"])
 
@@ -129,11 +157,21 @@ def load_source(storage: Storage) -> Dataset:
     if stored is None:
         msg = f"{storage.uri}/{JOB_NAME} is gone, so the source of the run is not known"
         raise JobError(msg)
-    job = Job.parse(stored["job"], where=f"{storage.uri}/{JOB_NAME}")
-    return _open_source(job.source, stored, storage.uri)
+    return reopen_source(stored, storage.uri)
 
 
-def _open_source(source: Source, stored: Mapping[str, Any], uri: str) -> Dataset:
+def reopen_source(stored: Mapping[str, Any], uri: str, source: Source | None = None) -> Dataset:
+    """Open the source of an output as its run read it.
+
+    Args:
+        stored: content of job.json.
+        uri: of the output, for messages.
+        source: of the user's own job; by default the one in job.json.
+
+    Raises:
+        JobError: the source cannot be opened, or its files have changed.
+    """
+    source = source or Job.parse(stored["job"], where=f"{uri}/{JOB_NAME}").source
     resolved, saved = Resolved(**stored["resolved"]), stored["source"]
     shards = {key: value and tuple(value) for key, value in saved["shards"].items()}
     dataset = open_dataset(source, resolved.source_commit, Shards(**shards))

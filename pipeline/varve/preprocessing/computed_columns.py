@@ -53,8 +53,7 @@ class ComputedColumn:
     @property
     def type(self) -> pa.DataType:
         """Arrow type of the column: a single value or a fixed-size list."""
-        value = _TYPES[self.value_type]
-        return value if self.length is None else pa.list_(value, self.length)
+        return make_type(self.value_type, self.length)
 
     @property
     def type_name(self) -> str:
@@ -139,6 +138,12 @@ class ComputedColumn:
             f"with one {self.type_name} for each row"
         )
         raise RunError(msg)
+
+
+def make_type(value_type: str, length: int | None) -> pa.DataType:
+    """Arrow type of a column: of a single value, or of a vector of `length` numbers."""
+    value = _TYPES[value_type]
+    return value if length is None else pa.list_(value, length)
 
 
 def find_computed(features: Mapping[str, Computed], folder: str) -> tuple[ComputedColumn, ...]:

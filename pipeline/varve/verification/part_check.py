@@ -4,15 +4,16 @@ Knows nothing of other parts. Imports nothing heavy, because it runs in many pro
 """
 
 import hashlib
+import json
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from varve.encoder.feature_plan import Column
+from varve.encoder.feature_plan import ROW_COLUMNS, Column
 from varve.errors import one_line
-from varve.monitoring.row_errors import count_errors
-from varve.output.part_file import Part
+from varve.output.part_file import PART_KEY, Part, count_rows
+from varve.output.part_reader import ImplausiblePartError, read_columns
 from varve.output.schema import feature_columns, read_metadata
 from varve.output.vectors import flatten, read_vectors
 from varve.storage.object_store import Storage
@@ -20,27 +21,35 @@ from varve.storage.object_store import Storage
 # Rounding error of the length of a unit vector by stored dtype; binary vectors are not normalized.
 _NORM_TOLERANCE = {"float32": 1e-5, "float16": 2e-3, "int8": 2e-2}
 
+# Fields of a record that its footer cannot hold.
+_ADDED_LATER = {"file_bytes", "footer_sha256"}
 
-def check_part(storage: Storage, part: Part) -> dict[str, list[str]]:
-    """Compare a part with its record; returns "checksums", "rows" and "numbers" → descriptions of failures.
+
+def check_part(storage: Storage, part: Part, expected: pa.Schema | None = None) -> dict[str, list[str]]:
+    """Compare a part with its record.
+
+    Args:
+        storage: of the output.
+        part: its record in the manifest.
+        expected: schema of another part, which this one must have too.
+
+    Returns:
+        "checksums", "rows" and "numbers" → descriptions of failures.
 
     Raises:
         RunError: the store failed.
     """
-    content = storage.read(part.name)
-    if content is None:
+    size = storage.size(part.name)
+    if size is None:
         return {"checksums": [f"{part.name} is gone"]}
+    content = storage.read(part.name) or b"" if size == part.file_bytes else b""
     if not _is_as_committed(content, part):
         return {"checksums": [f"{part.name}: its bytes differ from the committed ones"]}
     try:  # the footer may be damaged if the record has no hash of it
-        return _failures(pq.read_table(pa.BufferReader(content)), part)
-    except (
-        pa.ArrowException,
-        OSError,
-        KeyError,
-        TypeError,
-        ValueError,
-    ) as e:
+        return _failures(content, part, expected)
+    except ImplausiblePartError as e:
+        return {"rows": [f"{part.name}: {e}"]}
+    except (pa.ArrowException, OSError, LookupError, TypeError, ValueError, AttributeError, RecursionError) as e:
         return {"checksums": [f"{part.name}: its footer cannot be read: {type(e).__name__}: {one_line(e)}"]}
 
 
@@ -50,17 +59,22 @@ def _is_as_committed(content: bytes, part: Part) -> bool:
     return is_whole and part.footer_sha256 in {None, hashlib.sha256(footer).hexdigest()}
 
 
-def _failures(table: pa.Table, part: Part) -> dict[str, list[str]]:
+def _failures(content: bytes, part: Part, expected: pa.Schema | None) -> dict[str, list[str]]:
     """Check the content of a part whose bytes are correct."""
-    metadata = read_metadata(table.schema)
-    rows = _row_failures(table, part)
+    footer = pq.read_metadata(pa.BufferReader(content))
+    schema = footer.schema.to_arrow_schema()
+    metadata, features = read_metadata(schema), feature_columns(schema)
+    computed = [column["name"] for column in metadata.get("computed", ())]
+    vectors = [name for column in features for name in (column.name, column.scale_name) if name]
+    names = list(dict.fromkeys([*ROW_COLUMNS, *vectors, *computed]))
+    table = read_columns(pa.BufferReader(content), names, part.range.num_rows, len(content))
+    rows = [*_row_failures(table, part), *_record_failures(table, footer, part)]
     if metadata["fingerprint"] != part.fingerprint:
         rows.append("its fingerprint is not the manifest's")
-    numbers = []
-    for column in feature_columns(table.schema):
-        numbers += _number_failures(table, column)
-    for computed in metadata.get("computed", ()):
-        numbers += _computed_failures(table, computed["name"])
+    if expected is not None and not schema.equals(expected):
+        rows.append("its columns are not those of the other parts")
+    numbers = [failure for column in features for failure in _number_failures(table, column)]
+    numbers += [failure for name in computed for failure in _computed_failures(table, name)]
     return {"rows": [f"{part.name}: {f}" for f in rows], "numbers": [f"{part.name}: {f}" for f in numbers]}
 
 
@@ -70,13 +84,25 @@ def _row_failures(table: pa.Table, part: Part) -> list[str]:
         failures.append(f"its rows are not {part.start} to {part.stop - 1} in order")
     if (table["shard"].to_numpy() != part.shard).any():
         failures.append(f"it holds rows of a shard other than {part.shard}")
-    errors = count_errors(table["error"])
-    tokens = int(table["num_tokens"].drop_null().to_numpy().sum(dtype=np.int64))
-    held = (errors.failures, errors.null_texts, tokens)
-    if held != (recorded := (part.num_errors, part.num_null_texts, part.num_tokens)):
-        counts = "{} failed rows, {} null texts and {} tokens".format
-        failures.append(f"it holds {counts(*held)}, but {counts(*recorded)} are recorded")
     return failures
+
+
+def _record_failures(table: pa.Table, footer: pq.FileMetaData, part: Part) -> list[str]:
+    """Compare the manifest's record of a part with its footer and with its rows."""
+    in_footer = json.loads((footer.metadata or {})[PART_KEY])
+    recorded = json.loads(json.dumps(part.to_json()))
+    counted = json.loads(json.dumps(count_rows(table)))
+    failures = [
+        f"{key} is {recorded.get(key)} in the manifest, {value} in its footer"
+        for key, value in in_footer.items()
+        if key not in _ADDED_LATER and recorded.get(key) != value
+    ]
+    # Older versions recorded fewer counts.
+    return failures + [
+        f"{key} is {in_footer[key]} in its footer, its rows give {value}"
+        for key, value in counted.items()
+        if key in in_footer and in_footer[key] != value
+    ]
 
 
 def _number_failures(table: pa.Table, column: Column) -> list[str]:
