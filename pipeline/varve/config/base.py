@@ -26,7 +26,7 @@ def to_tuple(value: object) -> object:
 
 def local_path(location: str) -> str:
     """A file URI as a path, percent-decoded (RFC 8089); any other location unchanged."""
-    uri = re.fullmatch(r"file:(?://(?:localhost)?)?(/.*)", location, re.DOTALL)
+    uri = re.fullmatch(r"file:(?://(?:localhost)?)?(/(?!/).*)", location, re.DOTALL)
     return unquote(uri[1]) if uri else location
 
 

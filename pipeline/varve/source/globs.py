@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePath
 
 from varve.config.source import BUILDERS, Source
-from varve.source.hf_builder import saved_files
+from varve.source.hf_builder import data_patterns, saved_files
 from varve.storage.fsspec_files import matches
 
 
@@ -18,11 +18,9 @@ def find_matching_glob(spec: Source, paths: Sequence[str]) -> str | None:
 
 def _globs(spec: Source) -> Sequence[str]:
     """The patterns. A `save_to_disk` folder lists its files and has none."""
-    if spec.dataset in BUILDERS:
-        return spec.locations
-    if not Path(spec.dataset).is_dir() or saved_files(spec) is not None:
+    if spec.dataset not in BUILDERS and (not Path(spec.dataset).is_dir() or saved_files(spec) is not None):
         return ()
-    return [str(Path(spec.dataset, pattern)) for pattern in (spec.locations if spec.data_files else ("**",))]
+    return data_patterns(spec) or [f"{spec.dataset}/**"]
 
 
 def _matches(pattern: str, path: str) -> bool:

@@ -5,6 +5,7 @@ Knows nothing of shards or rows.
 
 import json
 import posixpath
+from pathlib import Path
 from typing import Any
 
 from datasets import DatasetBuilder, IterableDataset, load_dataset_builder
@@ -13,7 +14,8 @@ from huggingface_hub import HfApi
 from varve.config.source import BUILDERS, Source
 from varve.errors import JobError
 from varve.source.error_messages import as_job_errors
-from varve.storage.fsspec_files import file_exists, read_file
+from varve.source.workarounds import by_their_names
+from varve.storage.fsspec_files import escape_existing, file_exists, read_file
 
 
 def pin(spec: Source) -> str | None:
@@ -24,7 +26,7 @@ def pin(spec: Source) -> str | None:
     """
     if spec.dataset in BUILDERS or file_exists(spec.dataset) or "://" in spec.dataset:
         return None
-    if spec.dataset.startswith((".", "/", "~")):
+    if spec.dataset.startswith((".", "/", "~")) or Path(spec.dataset).is_symlink():
         msg = f"source.dataset: {spec.dataset}: no such folder"
         raise JobError(msg)
     problem = f"source.dataset: {spec.dataset} is not a local folder and could not be found on the Hugging Face Hub"
@@ -38,18 +40,49 @@ def build(spec: Source, commit: str | None) -> DatasetBuilder:
     Raises:
         JobError: `source.data_files` is missing for a builder that reads files.
     """
-    files = list(spec.data_files) if isinstance(spec.data_files, tuple) else spec.data_files
+    files = [escape_existing(pattern) for pattern in data_patterns(spec)]
     if spec.dataset in BUILDERS and not files:
         msg = f"source.data_files: missing; dataset {spec.dataset} reads the files that are named there"
         raise JobError(msg)
-    arguments: dict[str, Any] = {"path": spec.dataset, "name": spec.name, **spec.options}
+    is_folder = spec.dataset not in BUILDERS and Path(spec.dataset).is_dir()
+    path = str(Path(spec.dataset).resolve()) if is_folder else spec.dataset  # `datasets` takes the name of "." for none
+    arguments: dict[str, Any] = {"path": path, "name": spec.name, **spec.options}
     if files:
         arguments["data_files"] = {spec.split: files} if spec.dataset in BUILDERS else files
     if commit:
         arguments["revision"] = commit
     if saved := saved_files(spec):
         arguments |= {"path": "arrow", "data_files": {spec.split: saved}}
-    return load_dataset_builder(**arguments)
+    with by_their_names(spec.dataset):
+        return load_dataset_builder(**arguments)
+
+
+def data_patterns(spec: Source) -> list[str]:
+    """The job's files; those in a local folder are absolute. Empty if the job names none.
+
+    Raises:
+        JobError: one is a folder, a pipe or a device.
+    """
+    if not spec.data_files:
+        return []
+    is_folder = spec.dataset not in BUILDERS and Path(spec.dataset).is_dir()
+    patterns = [
+        str(Path(spec.dataset, pattern).absolute()) if is_folder and "://" not in pattern else pattern
+        for pattern in spec.locations
+    ]
+    for path in map(Path, patterns):
+        if path.is_symlink() or path.exists():
+            _check_file(path)
+    return patterns
+
+
+def _check_file(path: Path) -> None:
+    if path.is_dir():
+        msg = f"source.data_files: {path} is a folder. Name its files, for example {path}/*{path.suffix or '.parquet'}"
+        raise JobError(msg)
+    if not path.is_file():
+        msg = f"source.data_files: {path} is not a regular file"
+        raise JobError(msg)
 
 
 def saved_files(spec: Source) -> list[str] | None:

@@ -17,6 +17,7 @@ from datasets.utils.file_utils import xopen
 
 from varve.source.file_columns import check_present, check_unique
 from varve.source.workarounds import streams_without_torch
+from varve.storage.fsspec_files import escape
 
 READ_ROWS = 1024
 
@@ -113,7 +114,10 @@ def open_members(uri: str) -> Iterator[IO[bytes]]:
 
 def _open(uri: str) -> IO[bytes]:
     """A file for reading; requests that fail for a passing reason are repeated."""
-    return cast("IO[bytes]", xopen(uri, "rb"))
+    file, *archives = uri.split("::")
+    if "://" in file and "*" in file:  # taken for a glob
+        file = escape(file)
+    return cast("IO[bytes]", xopen("::".join([file, *archives]), "rb"))
 
 
 def _conform(table: pa.Table, features: Features) -> pa.Table:

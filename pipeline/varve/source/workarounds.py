@@ -4,8 +4,11 @@ import atexit
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
-from datasets import config
+from datasets import config, data_files
+
+from varve.storage.fsspec_files import escape
 
 # How long Arrow's threads may still read after their result is no longer needed.
 _LAST_READS_S = 0.5
@@ -25,6 +28,26 @@ def streams_without_torch() -> Iterator[None]:
         yield
     finally:
         config.TORCH_AVAILABLE = previous
+
+
+@contextmanager
+def by_their_names(folder: str) -> Iterator[None]:
+    """Make `datasets` find the files of a local folder whose path has the special characters of globs.
+
+    It joins the path and its patterns to one pattern. Remove when it escapes the path.
+    """
+    resolve = data_files.resolve_pattern
+
+    def resolve_escaped(pattern: str, base_path: str, **arguments: Any) -> list[str]:
+        is_below = "://" not in base_path and data_files.is_relative_path(pattern)
+        return resolve(f"{escape(base_path)}/{pattern}" if is_below else pattern, base_path=base_path, **arguments)
+
+    if escape(folder) != folder:
+        data_files.resolve_pattern = resolve_escaped
+    try:
+        yield
+    finally:
+        data_files.resolve_pattern = resolve
 
 
 @contextmanager

@@ -1,13 +1,15 @@
 """Files of a source, accessed through fsspec as `datasets` does."""
 
+import os
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import IO, Any
 
 import fsspec
 from fsspec.config import conf
 from fsspec.utils import get_protocol, glob_translate
+
+_MAGIC = re.compile(r"[*?[]")
 
 
 def use_options(uri: str, options: Mapping[str, Any]) -> None:
@@ -35,13 +37,33 @@ def file_size(uri: str) -> int | None:
     return filesystem.info(path).get("size")
 
 
+def escape_existing(pattern: str) -> str:
+    """A glob in which the names of folders and files that exist have no special characters.
+
+    A pattern of HTTP or of members of an archive is returned as it is.
+    """
+    if "::" in pattern or get_protocol(pattern) in {"http", "https"}:
+        return pattern
+    parts = pattern.split("/")
+    escaped = list(map(escape, parts))
+    for number, part in enumerate(parts):
+        if part != escaped[number] and not file_exists("/".join(parts[: number + 1])):
+            return "/".join([*escaped[:number], *parts[number:]])
+    return "/".join(escaped)
+
+
+def escape(path: str) -> str:
+    """A glob that matches one path."""
+    return _MAGIC.sub(r"[\g<0>]", path)
+
+
 def matches(pattern: str, path: str) -> bool:
     """Whether a glob matches a local path. A glob of a store or an invalid one matches nothing."""
     if get_protocol(pattern) != "file":
         return False
-    _, glob = fsspec.core.url_to_fs(pattern)
+    _, glob = fsspec.core.url_to_fs(escape_existing(pattern))
     try:
-        return re.match(glob_translate(str(Path(glob).resolve())), str(Path(path).resolve())) is not None
+        return re.match(glob_translate(os.path.realpath(glob)), os.path.realpath(path)) is not None
     except ValueError:
         return False
 

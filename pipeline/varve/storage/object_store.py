@@ -7,6 +7,8 @@ machine's role and are never part of a `Storage`, so they cannot be pickled or p
 """
 
 import os
+import posixpath
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,6 +23,7 @@ import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, NotFoundError
 from obstore.store import LocalStore, MemoryStore, ObjectStore, from_url
 
+from varve.config.base import local_path
 from varve.errors import JobError, RunError, first_line
 from varve.storage.retry import ConcurrentWriteError, with_retries
 from varve.storage.store_errors import parse_error
@@ -31,6 +34,7 @@ T = TypeVar("T")
 _CLIENT = {"connect_timeout": "4s", "timeout": "300s"}
 _PAGE = 1000
 _MAX_PARALLEL_LISTINGS = 16
+_EXPECTED = "expected a folder, or a path where one can be created"
 _CHECK_NAME = "_varve/check"
 _CHECK_CONTENT = b"Written twice: the second conditional PUT must fail, so the store supports create-if-absent.\n"
 
@@ -56,7 +60,7 @@ class Storage:
     patient: bool = True
 
     def __post_init__(self) -> None:
-        path = self.uri.removeprefix("file://") if self.uri.startswith("file:///") else self.uri
+        path = local_path(self.uri)
         if "://" not in path:
             object.__setattr__(self, "uri", str(_expand_home(path).absolute()))
 
@@ -97,9 +101,19 @@ class Storage:
         Raises:
             RunError: the store refused or failed, or the bucket does not exist.
         """
-        if self.is_local and not Path(self.uri).is_dir():
+        if self.is_local and not is_folder(self.uri):
             return None
         return self._request(lambda: _get(_store(self.uri), name, start, stop), name)
+
+    def size(self, name: str) -> int | None:
+        """An object's bytes without reading it; None if the object does not exist.
+
+        Raises:
+            RunError: the store refused or failed, or the bucket does not exist.
+        """
+        if self.is_local and not is_folder(self.uri):
+            return None
+        return self._request(lambda: _size(_store(self.uri), name), name)
 
     def list(self, prefix: str, splits: Sequence[str] = ()) -> Iterator[ListedObject]:
         """List the objects below a prefix, page by page.
@@ -111,7 +125,7 @@ class Storage:
         Raises:
             RunError: the store refused or failed.
         """
-        if self.is_local and not Path(self.uri, prefix).is_dir():
+        if self.is_local and not (is_folder(self.uri) and is_folder(posixpath.join(self.uri, prefix))):
             return
         # For other stores the client emulates an offset by listing everything.
         if not self.uri.startswith(("s3://", "gs://")) or not splits:
@@ -175,6 +189,15 @@ class Storage:
             raise RunError(msg) from e
 
 
+def _size(store: ObjectStore, name: str) -> int | None:
+    try:
+        return int(obstore.head(store, name)["size"])
+    except (NotFoundError, FileNotFoundError) as e:
+        if parse_error(e).is_container_missing:
+            raise
+        return None
+
+
 def _get(store: ObjectStore, name: str, start: int | None = None, stop: int | None = None) -> bytes | None:
     try:
         if start is None or stop is None:
@@ -190,9 +213,7 @@ def _get(store: ObjectStore, name: str, start: int | None = None, stop: int | No
 def _store(uri: str, *, create: bool = False) -> ObjectStore:
     """The client of an address, cached per process."""
     if "://" not in uri:
-        if (file := next(filter(Path.is_file, (Path(uri), *Path(uri).parents)), None)) is not None:
-            msg = f"output.path: {file} is a file; expected a folder, or a path where one can be created"
-            raise JobError(msg)
+        is_folder(uri)
         return LocalStore(uri, mkdir=create)
     if uri.startswith("memory://"):
         return _memory(uri)
@@ -204,6 +225,28 @@ def _store(uri: str, *, create: bool = False) -> ObjectStore:
         why = first_line(e)
         msg = f"output.path: {uri} is not a folder or an address of a store (s3://, gs://, az://): {why}"
         raise JobError(msg) from e
+
+
+def is_folder(path: str) -> bool:
+    """Whether a local folder exists.
+
+    Raises:
+        JobError: none can be created there: a part of the path is a file, links to itself or is not accessible.
+    """
+    try:
+        is_folder = stat.S_ISDIR(Path(path).stat().st_mode)
+    except FileNotFoundError:
+        return False
+    except NotADirectoryError:
+        is_folder = False
+    except (OSError, ValueError) as e:
+        msg = f"output.path: {path} cannot be opened: {getattr(e, 'strerror', None) or e}; {_EXPECTED}"
+        raise JobError(msg) from e
+    if not is_folder:
+        file = next(place for place in (Path(path), *Path(path).parents) if place.exists() and not place.is_dir())
+        msg = f"output.path: {file} is a file; {_EXPECTED}"
+        raise JobError(msg)
+    return True
 
 
 def _expand_home(path: str) -> Path:

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from varve.errors import RunError
-from varve.storage.object_store import Storage
+from varve.storage.object_store import Storage, is_folder
 
 # A local store writes to NAME#N and links it to NAME when it is complete.
 _STAGED = re.compile(r".*#\d+")
@@ -40,9 +40,13 @@ class StaleUpload:
 
 
 def find_stale_uploads(storage: Storage) -> Iterator[StaleUpload]:
-    """The staged files below a local output; none for a store."""
+    """The staged files below a local output; none for a store.
+
+    Raises:
+        JobError: the path of the output is not that of a folder.
+    """
     folder = Path(storage.uri)
-    for path in sorted(folder.rglob("*#*")) if storage.is_local else ():
+    for path in sorted(folder.rglob("*#*")) if storage.is_local and is_folder(storage.uri) else ():
         if path.is_file() and _STAGED.fullmatch(path.name):
             status = path.stat()
             modified_at = datetime.fromtimestamp(status.st_mtime, UTC)

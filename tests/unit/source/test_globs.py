@@ -1,13 +1,20 @@
 """Whether a source would read the files of an output, compared with what `datasets` then reads."""
 
 import json
+import os
+import re
+from fnmatch import fnmatchcase
+from pathlib import Path
+from urllib.parse import quote
 
+import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset
 
 from varve.config.source import Source
+from varve.errors import JobError
 from varve.source.globs import find_matching_glob
 from varve.source.open_dataset import open_dataset
 
@@ -67,3 +74,114 @@ def test_saved_dataset_has_only_its_own_files(docs):
 def test_glob_of_a_store_or_an_invalid_one_matches_nothing(files, docs):
     spec = Source(dataset="json", data_files=files, text="text")
     assert find_matching_glob(spec, [str(docs / "out" / name) for name in WRITTEN]) is None
+
+
+ODD_NAMES = (
+    "a[x].parquet",
+    "a*.parquet",
+    "a?.parquet",
+    "a{b}.parquet",
+    "a#1 %20'\"ü.parquet",
+    "ax.parquet",
+    "ay.parquet",
+)
+GLOBS = {"a[xy].parquet": ["ax.parquet", "ay.parquet"], "a[!x]*.parquet": ["a#1 %20'\"ü.parquet", "a{b}.parquet"]}
+ODD_FOLDER = "we ird's #1 %20 [x]*?{y} ü"
+
+
+@pytest.fixture(params=["local", "memory"])
+def odd(request, tmp_path):
+    """A folder, local or in a store, with an odd name, whose files have odd names; each file holds its name."""
+    root = f"memory://{tmp_path.name}" if request.param == "memory" else str(tmp_path)
+    for name in ODD_NAMES:
+        with fsspec.open(f"{root}/{ODD_FOLDER}/sub[1]/{name}", "wb", auto_mkdir=True) as file:
+            pq.write_table(pa.table({"text": [name]}), file)
+    return f"{root}/{ODD_FOLDER}"
+
+
+def texts(dataset) -> list[str]:
+    tables = [table for shard in range(dataset.num_shards) for table in dataset.read(shard)]
+    return [text for table in tables for text in table["text"].to_pylist()]
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_path_that_exists_is_read_by_its_name(odd, name):
+    spec = Source(dataset="parquet", data_files=f"{odd}/sub[1]/{name}", text="text")
+    assert texts(open_dataset(spec)) == [name]
+    assert find_matching_glob(spec, [f"{odd}/sub[1]/{name}"]) == (spec.data_files if odd.startswith("/") else None)
+
+
+@pytest.mark.parametrize("glob", [*GLOBS, "*.parquet", "a?.parque[t]"])
+def test_globs_in_a_folder_of_an_odd_name_match(odd, glob):
+    found = set(texts(open_dataset(Source(dataset="parquet", data_files=f"{odd}/sub[1]/{glob}", text="text"))))
+    assert found >= set(GLOBS.get(glob, ["ax.parquet"]))
+    assert found == {name for name in ODD_NAMES if fnmatchcase(name, glob)}
+
+
+@pytest.mark.parametrize("odd", ["local"], indirect=True)
+@pytest.mark.parametrize("card", ["", "---\nconfigs:\n- config_name: default\n  data_files: 'sub*/*.parquet'\n---\n"])
+def test_source_folder_of_an_odd_name_is_read(odd, card):
+    if card:
+        Path(odd, "README.md").write_text(card)
+    assert sorted(texts(open_dataset(Source(dataset=odd, text="text")))) == sorted(ODD_NAMES)
+    uri = f"file://{quote(odd)}"
+    assert sorted(texts(open_dataset(Source(dataset=uri, text="text")))) == sorted(ODD_NAMES)
+    for files in ("sub[1]/a[x].parquet", ("sub[1]/a*.parquet",)):
+        assert len(texts(open_dataset(Source(dataset=odd, data_files=files, text="text")))) == 1
+    assert find_matching_glob(Source(dataset=odd, text="text"), [f"{odd}/out/data/0.parquet"])
+
+
+@pytest.mark.parametrize("start", ["file://", "file://localhost", "file:"])
+def test_file_uri_is_decoded(tmp_path, start):
+    (tmp_path / "a b%20").mkdir()
+    pq.write_table(pa.table({"text": ["a"]}), tmp_path / "a b%20/0.parquet")
+    for name in ("a%20b%2520/0.parquet", "a b%2520/*.parquet", "%61%20b%2520/%30.parquet"):
+        spec = Source(dataset="parquet", data_files=f"{start}{tmp_path}/{name}", text="text")
+        assert texts(open_dataset(spec)) == ["a"]
+        assert spec.locations[0].startswith(f"{tmp_path}/a b%20/")
+
+
+@pytest.fixture
+def loop(tmp_path):
+    """A folder with links that lead to themselves, next to a file."""
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    (tmp_path / "self").symlink_to(".")
+    (tmp_path / "x.parquet").symlink_to("x.parquet")
+    pq.write_table(pa.table({"text": ["a"]}), tmp_path / "0.parquet")
+    return tmp_path
+
+
+@pytest.mark.parametrize(("dataset", "data_files"), [("parquet", "*.parquet"), ("parquet", "**"), (".", None)])
+def test_links_to_themselves_are_skipped(loop, monkeypatch, dataset, data_files):
+    monkeypatch.chdir(loop)
+    spec = Source(dataset=dataset, data_files=data_files, text="text")
+    assert texts(open_dataset(spec)) == ["a"]
+    assert find_matching_glob(spec, ["a/x/data/0.parquet"]) in {"./**", "**", None}
+
+
+ODD_FILES = [
+    ("x.parquet", "is not a regular file"),
+    ("a", "is not a regular file"),
+    ("a/0.parquet", "Unable to find"),
+    ("a/*.parquet", "no file matches"),
+    ("pipe.parquet", "is not a regular file"),
+    ("/dev/zero", "is not a regular file"),
+    ("folder.parquet", r"is a folder\. Name its files, for example \S+/folder\.parquet/\*\.parquet"),
+]
+
+
+@pytest.mark.parametrize(("files", "message"), ODD_FILES)
+def test_what_is_not_a_file_is_refused(loop, files, message):
+    os.mkfifo(loop / "pipe.parquet")
+    (loop / "folder.parquet").mkdir()
+    with pytest.raises(JobError, match=rf"{re.escape(files)}.*{message}|{message} \S+/{re.escape(files)}$"):
+        open_dataset(Source(dataset="parquet", data_files=str(loop / files), text="text"))
+    assert texts(open_dataset(Source(dataset="parquet", data_files=str(loop / "*.parquet"), text="text"))) == ["a"]
+
+
+def test_source_folder_that_links_to_itself_is_refused(loop, monkeypatch):
+    monkeypatch.chdir(loop)
+    for dataset in ("a", str(loop / "a")):
+        with pytest.raises(JobError, match=rf"source\.dataset: {dataset}: no such folder"):
+            open_dataset(Source(dataset=dataset, text="text"))
