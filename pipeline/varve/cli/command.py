@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from varve.cli.log_output import logs_to_stderr
 from varve.cluster.auth_token import use_token
 from varve.errors import JobError, VarveError
+from varve.monitoring.terminal_line import update_line
 from varve.output.manifest import JOB_NAME
 from varve.storage.object_store import Storage
 
@@ -94,7 +95,7 @@ def print_json(content: dict[str, Any]) -> None:
 def show_progress(text: str) -> None:
     """Replace the progress line of a terminal; an empty text clears it. Writes nothing if stderr is not a terminal."""
     if sys.stderr.isatty():
-        sys.stderr.write(f"\r\033[K{text}")
+        update_line(sys.stderr, text)
 
 
 def split_names(text: str) -> tuple[str, ...]:

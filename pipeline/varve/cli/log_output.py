@@ -5,14 +5,15 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_CLEAR_LINE = "\r\033[K"  # clears a terminal's progress line, which may be the current line
+from varve.monitoring.terminal_line import CLEAR_LINE
 
 
 @contextmanager
 def logs_to_stderr() -> Iterator[None]:
     """Write messages of the logger "varve", level INFO or higher, to stderr while the context is open."""
+    # The current line of a terminal may be the progress line.
     logger, handler = logging.getLogger("varve"), logging.StreamHandler()
-    handler.setFormatter(logging.Formatter(f"{_CLEAR_LINE if sys.stderr.isatty() else ''}%(message)s"))
+    handler.setFormatter(logging.Formatter(f"{CLEAR_LINE if sys.stderr.isatty() else ''}%(message)s"))
     level, propagates = logger.level, logger.propagate
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)

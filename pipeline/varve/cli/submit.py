@@ -12,6 +12,7 @@ from varve.cli.job_arguments import add_job_arguments, read_job
 from varve.config.job import Job
 from varve.errors import JobError, RunError, one_line
 from varve.monitoring.progress_line import MARK
+from varve.monitoring.terminal_line import CLEAR_LINE, update_line
 
 if TYPE_CHECKING:
     from varve.storage.object_store import Storage
@@ -142,12 +143,15 @@ def show(chunks: Iterable[str]) -> None:
             if line.startswith(MARK):
                 if terminal or time.monotonic() - shown_at > _PLAIN_EVERY_S:
                     shown_at, progress = time.monotonic(), line.removeprefix(MARK)
-                    sys.stderr.write(f"\r\033[K{progress}" if terminal else f"{progress}\n")
+                    if terminal:
+                        update_line(sys.stderr, progress)
+                    else:
+                        sys.stderr.write(f"{progress}\n")
             elif not _is_from_ray(line):
-                sys.stderr.write(f"\r\033[K{line}\n" if terminal else f"{line}\n")
+                sys.stderr.write(f"{CLEAR_LINE}{line}\n" if terminal else f"{line}\n")
         sys.stderr.flush()
     if terminal:
-        sys.stderr.write("\r\033[K")
+        sys.stderr.write(CLEAR_LINE)
 
 
 def _is_from_ray(line: str) -> bool:

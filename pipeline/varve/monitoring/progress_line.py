@@ -13,7 +13,9 @@ from threading import Event, Thread
 from types import TracebackType
 from typing import Self, TextIO
 
+from varve.monitoring.arrival_rate import ArrivalRate
 from varve.monitoring.run_counters import Snapshot
+from varve.monitoring.terminal_line import CLEAR_LINE, SEPARATOR, update_line
 
 logger = logging.getLogger(__name__)
 
@@ -21,7 +23,39 @@ _TERMINAL_INTERVAL_S = 0.5
 _PLAIN_INTERVAL_S = 15.0
 _FOLLOWED_INTERVAL_S = 2.0
 MARK = "~ "  # starts each line of a run that is followed
-_CLEAR_LINE = "\r\033[K"
+
+
+class ProgressText:
+    """The content of the line: the most important figures first, because a narrow terminal shows only these."""
+
+    def __init__(self, committed_rows: int, total_rows: int | None) -> None:
+        """Prepare the text; the arguments are those of `ProgressLine`."""
+        self._committed_rows = committed_rows
+        self._total_rows = total_rows
+        self._rate = ArrivalRate()
+
+    def describe(self, now: Snapshot, clock_s: float) -> str:
+        """The text for a snapshot that was taken at `clock_s`."""
+        if not now.rows:
+            return f"{now.replicas} replica(s) ready, encoding the first block" if now.replicas else "starting replicas"
+        self._rate.observe(clock_s, {number: replica.tokens for number, replica in now.by_replica.items()})
+        rows, speed = self._committed_rows + now.rows, self._rate.tokens_per_s(clock_s)
+        failed = [f"{now.errors:,} failed rows"] if now.errors else []
+        tokens = [f"{speed:,.0f} tokens/s"] if speed else []
+        if not self._total_rows:
+            figures = [f"{rows:,} rows", *failed]
+        else:
+            left, counts = self._left(now, rows, clock_s), f"{rows:,} of {self._total_rows:,} rows"
+            figures = [f"{100 * rows // self._total_rows}%", *left, counts, *failed]
+        return SEPARATOR.join([*figures, *tokens, f"{now.replicas} replica(s)"])
+
+    def _left(self, now: Snapshot, rows: int, clock_s: float) -> list[str]:
+        """What the run still does: so many seconds of encoding, or rows to write."""
+        rows_left = (self._total_rows or 0) - rows
+        if rows_left <= 0:
+            return [f"{now.missing_rows:,} rows to write"] if now.missing_rows else []
+        seconds = self._rate.seconds_left(clock_s, rows_left * now.tokens / now.rows)
+        return [] if seconds is None else [f"{clock_time(seconds)} left"]
 
 
 class ProgressLine:
@@ -43,14 +77,12 @@ class ProgressLine:
             stream: where the line appears; None logs it.
         """
         self._take_snapshot = take_snapshot
-        self._committed_rows = committed_rows
-        self._total_rows = total_rows
+        self._text = ProgressText(committed_rows, total_rows)
         self._stream = stream
         self._is_terminal = stream is not None and stream.isatty()
         self._is_followed = bool(os.environ.get("VARVE_FOLLOWED"))
         self._stopped = Event()
         self._thread = Thread(target=self._run, daemon=True)
-        self._first: tuple[float, Snapshot] | None = None
 
     def __enter__(self) -> Self:
         """Start."""
@@ -64,14 +96,14 @@ class ProgressLine:
         self._stopped.set()
         self._thread.join()
         if self._stream and self._is_terminal:
-            self._stream.write(_CLEAR_LINE)
+            self._stream.write(CLEAR_LINE)
 
     def _run(self) -> None:
         plain_s = _FOLLOWED_INTERVAL_S if self._is_followed else _PLAIN_INTERVAL_S
         interval_s = _TERMINAL_INTERVAL_S if self._is_terminal else plain_s
         while not self._stopped.wait(interval_s):
             try:
-                text = self._text(self._take_snapshot())
+                text = self._text.describe(self._take_snapshot(), time.monotonic())
             except Exception:  # noqa: BLE001, S112 (the run itself reports what failed)
                 continue
             self._show(text)
@@ -79,28 +111,11 @@ class ProgressLine:
     def _show(self, text: str) -> None:
         if self._stream is None:
             logger.info(text)
-            return
-        plain = f"{MARK}{text}\n" if self._is_followed else f"{text}\n"
-        self._stream.write(f"{_CLEAR_LINE}{text}" if self._is_terminal else plain)
-        self._stream.flush()
-
-    def _text(self, now: Snapshot) -> str:
-        if not now.rows:
-            return f"{now.replicas} replica(s) ready, encoding the first block" if now.replicas else "starting replicas"
-        clock = time.monotonic()
-        self._first = self._first or (clock, now)
-        elapsed_s, first = clock - self._first[0], self._first[1]
-        rows = self._committed_rows + now.rows
-        parts = [f"{rows:,} of {self._total_rows:,} rows" if self._total_rows else f"{rows:,} rows"]
-        if elapsed_s > 0 and now.rows > first.rows:
-            rows_per_s = (now.rows - first.rows) / elapsed_s
-            parts.append(f"{(now.tokens - first.tokens) / elapsed_s:,.0f} tokens/s")
-            if self._total_rows and rows < self._total_rows:
-                parts.append(f"{clock_time((self._total_rows - rows) / rows_per_s)} left")
-        if self._total_rows and rows >= self._total_rows and now.missing_rows:
-            parts.append(f"{now.missing_rows:,} rows to write")
-        parts.append(f"{now.replicas} replica(s)")
-        return " · ".join(parts + ([f"{now.errors:,} error rows"] if now.errors else []))
+        elif self._is_terminal:
+            update_line(self._stream, text)
+        else:
+            self._stream.write(f"{MARK}{text}\n" if self._is_followed else f"{text}\n")
+            self._stream.flush()
 
 
 def clock_time(seconds: float) -> str:
