@@ -99,7 +99,7 @@ class _BoundedLoader(yaml.SafeLoader):
         event, before = self.peek_event(), self._num_values
         self._depth += 1
         _refuse(self._depth > MAX_DEPTH, f"it is nested more than {MAX_DEPTH} levels deep", event)
-        node = super().compose_node(parent, index)
+        node: Any = super().compose_node(parent, index)
         self._depth -= 1
         if isinstance(event, yaml.AliasEvent):
             _refuse(id(node) not in self._sizes, f"the alias {event.anchor} is within its own anchor", event)

@@ -1,0 +1,130 @@
+"""A job that is written differently, but means the same, resumes the output of the first one."""
+
+import json
+import shutil
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from varve.config.job import Job
+from varve.errors import JobError
+from varve.planning.saved_plan import prepare, save_plan
+from varve.storage.object_store import Storage
+
+
+@pytest.fixture
+def here(tiny, tmp_path, monkeypatch):
+    """The current folder with docs/a.parquet and a model; its Storage holds the plans of jobs."""
+    (tmp_path / "docs").mkdir()
+    pq.write_table(pa.table({"id": [1, 2], "text": ["one", "two words"]}), tmp_path / "docs/a.parquet")
+    shutil.copytree(tiny("bert"), tmp_path / "model")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def make_job(**changes) -> Job:
+    content = {
+        "source": {"dataset": "parquet", "data_files": "docs/a.parquet", "text": "text", "keep": ["id"]},
+        "model": {"name": "model"},
+        "features": {"e": {"pool": "mean"}, "all": {"pool": "cls", "layers": "all"}},
+        "output": {"path": "out"},
+    }
+    for key, value in changes.items():
+        section, _, name = key.partition("__")
+        content.setdefault(section, {})[name] = value
+    return Job.parse(content)
+
+
+def plan_of(job: Job):
+    return prepare(job, Storage(job.output.path), device="cpu")
+
+
+def start(job: Job):
+    """Plan and save the first run."""
+    plan = plan_of(job)
+    save_plan(plan, Storage(job.output.path))
+    return plan
+
+
+SAME = [
+    ({}, {"source__data_files": ["docs/a.parquet"]}),
+    ({"source__data_files": ["docs/a.parquet"]}, {}),
+    ({}, {"source__data_files": "./docs/a.parquet"}),
+    ({}, {"source__data_files": "HERE/docs/a.parquet"}),
+    ({"source__data_files": "HERE/docs/*.parquet"}, {"source__data_files": ["docs/*.parquet"]}),
+    (
+        {"source__dataset": "docs", "source__data_files": None},
+        {"source__dataset": "HERE/docs/", "source__data_files": None},
+    ),
+    ({}, {"model__name": "HERE/model"}),
+    ({"model__name": "HERE/model"}, {"model__name": "./model/"}),
+    ({}, {"model__max_tokens": 130}),
+    ({}, {"model__dtype": "float32"}),
+    ({}, {"output__rows_per_part": "RESOLVED"}),
+    ({}, {"compute__tokens_per_pack": 1024}),
+    ({}, {"features__e": {"pool": "mean", "layers": 3}}),
+    ({}, {"features__e": {"pool": "mean", "layers": [-1]}}),
+    ({}, {"features__all": {"pool": "cls", "layers": [0, 1, 2, -1]}}),
+    ({"features__e": {"pool": "mean", "layers": 3}}, {"features__e": {"pool": "mean"}}),
+    ({"model__long_text": {"window": 64}}, {"model__long_text": {"window": 64}, "model__max_tokens": 100}),
+]
+
+
+@pytest.mark.parametrize(("first", "second"), SAME, ids=range(len(SAME)))
+def test_job_that_means_the_same_resumes_with_the_same_plan(first, second, here):
+    def job(changes) -> Job:
+        values = {
+            key: value.replace("HERE", str(here)) if isinstance(value, str) else value for key, value in changes.items()
+        }
+        if values.get("output__rows_per_part") == "RESOLVED":
+            values["output__rows_per_part"] = plan_of(make_job()).resolved.rows_per_part
+        return make_job(compute__stall_s=7, **values) if changes is second else make_job(**values)
+
+    before = start(job(first))
+    after = plan_of(job(second))
+    assert after.fingerprint == before.fingerprint
+    assert after.schema.equals(before.schema, check_metadata=True)
+    assert after.feature_plan == before.feature_plan
+    assert after.job.compute.stall_s == 7  # what does not change bytes is that of this run
+
+
+def test_features_in_another_order_keep_the_columns_of_the_first_run(here):
+    before = start(make_job())
+    content = json.loads(json.dumps(make_job().model_dump(mode="json")))
+    content["features"] = dict(reversed(content["features"].items()))
+    after = plan_of(Job.parse(content))
+    assert after.schema.equals(before.schema, check_metadata=True)
+
+
+def test_file_of_the_current_folder_is_not_one_of_the_dataset(here):
+    shutil.copy("docs/a.parquet", "a.parquet")
+    start(make_job(source__dataset="docs", source__data_files="a.parquet"))
+    with pytest.raises(JobError, match=r"belongs to another job\. Changed:\n  source\.data_files: "):
+        plan_of(make_job(source__dataset="docs", source__data_files=str(here / "a.parquet")))
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        ({"source__data_files": "docs/b.parquet"}, "source.data_files"),
+        ({"source__data_files": ["docs/a.parquet", "docs/b.parquet"]}, "source.data_files"),
+        ({"source__dataset": "docs", "source__data_files": None}, "source.dataset"),
+        ({"model__name": "other"}, "model.name"),
+        ({"model__max_tokens": 64}, "model.max_tokens"),
+        ({"model__dtype": "bfloat16"}, "model.dtype"),
+        ({"output__rows_per_part": 3}, "output.rows_per_part"),
+        ({"compute__tokens_per_pack": 512}, "compute.tokens_per_pack"),
+        ({"features__e": {"pool": "mean", "layers": 2}}, "features.e.layers"),
+        ({"features__e": {"pool": "mean", "normalize": True}}, "features.e.normalize"),
+        ({"features__more": {"pool": "max"}}, "features.more.pool"),
+    ],
+)
+def test_job_that_means_something_else_is_refused_with_the_key(changes, key, here):
+    shutil.copytree("model", "other")
+    pq.write_table(pa.table({"id": [3], "text": ["three"]}), "docs-b.parquet")
+    start(make_job())
+    with pytest.raises(JobError, match=r"belongs to another job\. Changed:\n") as error:
+        plan_of(make_job(features__all={"pool": "cls", "layers": [0, 1, 2, 3]}, **changes))
+    assert f"\n  {key}: " in str(error.value)
+    assert key == "model.name" or "features.all" not in str(error.value)  # layers of another model may be others
