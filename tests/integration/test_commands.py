@@ -198,8 +198,8 @@ def test_status_of_absent_partial_and_complete_outputs(finished, tmp_path, capsy
 
 def test_verify_passes_a_finished_output(finished, capsys):
     assert run_command(["verify", str(finished), "--json"]) == 0
-    checks = {check["check"] for check in json.loads(capsys.readouterr().out)["checks"]}
-    assert checks == {"published", "checksums", "rows", "numbers", "coverage", "totals", "canary"}
+    report = json.loads(capsys.readouterr().out)
+    assert all(check["passed"] and not check["skipped"] for check in report["checks"])
 
 
 @pytest.mark.parametrize("damage", ["a byte", "a footer", "a part", "half a part", "a strange part"])

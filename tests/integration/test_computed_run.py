@@ -10,6 +10,7 @@ import yaml
 
 from varve import Job, JobError, RunError
 from varve.output.schema import METADATA_KEY
+from varve.planning.saved_plan import CodePermission
 from varve.verification.verify import verify
 
 CODE = """
@@ -83,13 +84,15 @@ def test_computed_columns_are_written_checked_and_bound_to_their_code(load, run,
     assert [(c["name"], c["python"], c["type"]) for c in footer["computed"]] == [
         ("overlap", "my_features:overlap", "float32")
     ]
-    assert all(check.passed for check in verify(str(tmp_path / "out")))
+    permission = CodePermission(str(tmp_path / "code"))
+    checks = verify(str(tmp_path / "out"), permission=permission)
+    assert all(check.passed and not check.skipped for check in checks)
     assert run(load({"overlap": "float32"})) == manifest
 
     (tmp_path / "code/my_words.py").write_text("def words(text): return set(text.lower().split())")
     with pytest.raises(JobError, match=r"Changed:\n  features\.overlap\.code: \"[0-9a-f]{64}\" → \"[0-9a-f]{64}\"\n"):
         run(load({"overlap": "float32"}))
-    failures = {check.name: check.failures for check in verify(str(tmp_path / "out"))}
+    failures = {check.name: check.failures for check in verify(str(tmp_path / "out"), permission=permission)}
     assert "features.overlap.code" in failures["canary"][0]
 
 
