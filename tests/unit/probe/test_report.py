@@ -27,10 +27,36 @@ def test_metrics_that_the_test_rows_do_not_define_are_reported_as_undefined(outp
     kinds = ["ham", "spam"] * 250 + ["ham"] * 100
     sizes = [*np.arange(500.0).tolist(), *[7.0] * 100]
     path = output(kind=kinds, size=sizes, split=splits)
-    assert "AUC is undefined" in printed(path, tmp_path / "kind", capsys, "--label", "kind")
+    text = printed(path, tmp_path / "kind", capsys, "--label", "kind")
+    assert "AUC is undefined" in text
+    assert "All 100 test rows have the same label" in text
+    assert "95 % interval" not in text
     text = printed(path, tmp_path / "size", capsys, "--label", "size")
     assert "R² is undefined" in text
     assert "- (- to -)" in text
+    assert "All 100 test rows have the same label" in text
+
+
+@pytest.mark.parametrize(("num_test", "is_few"), [(29, True), (30, False)])
+def test_headline_on_few_test_rows_says_that_they_are_too_few(output, num_test, is_few, tmp_path, capsys):
+    path = output(split=["train"] * 500 + ["val"] * (100 - num_test) + ["test"] * num_test)
+    text = printed(path, tmp_path / "probe", capsys, "--label", "label")
+    assert ("29 test rows are too few for a reliable figure or interval." in text) == is_few
+
+
+def test_headline_on_few_test_groups_says_that_they_are_too_few(output, tmp_path, capsys):
+    splits = ["train"] * 400 + ["val"] * 100 + ["test"] * 100
+    path = output(split=splits, doc=[f"{split} {row % 29}" for row, split in enumerate(splits)])
+    text = printed(path, tmp_path / "probe", capsys, "--label", "label", "--groups", "doc")
+    assert "29 test groups of rows are too few for a reliable figure or interval." in text
+
+
+def test_labels_that_a_split_lacks_are_named(output, tmp_path, capsys):
+    kinds = ["ham", "spam", "eggs", "rice"] * 100 + ["ham"] * 100 + ["ham", "spam"] * 50
+    path = output(kind=kinds, split=["train"] * 400 + ["val"] * 100 + ["test"] * 100)
+    text = printed(path, tmp_path / "probe", capsys, "--label", "kind")
+    assert "every validation row has the same label: they do not show which model is best" in text
+    assert "no test row has the label 'eggs', 'rice': no figure shows how well it is predicted" in text
 
 
 def test_values_that_every_model_misses_are_reported(output, tmp_path, capsys):

@@ -17,7 +17,7 @@ from varve.errors import JobError, VarveError
 from varve.probe.data.dataset import LabelledRows, Question, load_rows, sample_rows
 from varve.probe.data.feature_sets import choose_feature_sets
 from varve.probe.data.run_output import Output
-from varve.probe.data.split import TEST, TRAIN
+from varve.probe.data.split import TEST, TRAIN, VALIDATION
 from varve.probe.models.bag_of_words import Texts, score_bag_of_words
 from varve.probe.models.metrics import TITLES, Evaluation, evaluate
 from varve.probe.models.training import ModelResult, StudySettings, train_model
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from varve.verification.verify import Spread
 
 _MAP_ROWS = 1500
+_SHOWN_CLASSES = 5
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ def study(
     results = [trained[inputs.name] for inputs in feature_sets]
     absent: dict[str, str] = {}
     results += _baselines(settings, texts, absent, notes, with_bag_of_words=text != "none")
-    notes += [*rows.notes, *_undefined_notes(results[0].test)]
+    notes += [*rows.notes, *_undefined_notes(results[0].test), *_label_notes(rows)]
     return Study(output, question, settings, tuple(results), texts, absent, tuple(notes))
 
 
@@ -112,6 +113,20 @@ def _undefined_notes(test: Evaluation) -> list[str]:
     """A note for each metric that is undefined because all test rows have the same label."""
     names = [TITLES[name] for name, metric in test.metrics.items() if math.isnan(metric.value)]
     return [f"{name} is undefined: every test row has the same label" for name in names]
+
+
+def _label_notes(rows: LabelledRows) -> list[str]:
+    """A note on validation rows that cannot choose a model, and on classes that no test row has."""
+    notes = []
+    if len(np.unique(rows.target[rows.in_split(VALIDATION)])) == 1:
+        notes.append("every validation row has the same label: they do not show which model is best")
+    present = np.unique(rows.target[rows.in_split(TEST)])
+    if rows.is_classification and 1 < len(present) < len(rows.classes):
+        absent = [repr(name) for code, name in enumerate(rows.classes) if code not in present]
+        more = f" and {len(absent) - _SHOWN_CLASSES} more" if len(absent) > _SHOWN_CLASSES else ""
+        shown = ", ".join(absent[:_SHOWN_CLASSES])
+        notes.append(f"no test row has the label {shown}{more}: no figure shows how well it is predicted")
+    return notes
 
 
 def _resolve_model(model: str, rows: LabelledRows, question: Question) -> str:

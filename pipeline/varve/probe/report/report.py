@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from sklearn.metrics import confusion_matrix
 
 from varve.errors import JobError, RunError
@@ -21,6 +22,8 @@ from varve.probe.report.html_page import render_page
 from varve.probe.saved_probe import Probe, describe_run
 
 JSON_NAME, PAGE_NAME, PLOT_NAME, MODEL_NAME = "probe.json", "report.html", "layers.svg", "model"
+# Bootstrap intervals of fewer independent groups are too narrow.
+_MIN_TEST_GROUPS = 30
 
 
 def write(study: Study, folder: Path) -> dict[str, Any]:
@@ -90,6 +93,8 @@ def to_json(study: Study) -> dict[str, Any]:
         "model": study.settings.model,
         "seed": study.settings.seed,
         "rows": {**rows.sizes, "left_out": rows.left_out},
+        "num_test_labels": len(np.unique(rows.target[rows.in_split(TEST)])),
+        "num_test_groups": len(np.unique(rows.groups[rows.in_split(TEST)])),  # rows, if there are no groups
         "groups": study.question.groups,
         "num_groups": int(rows.groups.max()) + 1 if study.question.groups is not None else None,
         "primary": study.primary,
@@ -143,7 +148,12 @@ def number(value: float | None) -> str:
 
 
 def headline(content: dict[str, Any]) -> str:
-    """The result in one to three sentences."""
+    """The result in one to three sentences, or why the test rows do not show one."""
+    if content["num_test_labels"] == 1:
+        return (
+            f"All {content['rows']['test']:,} test rows have the same label, so the figures do not measure how well a "
+            "model separates labels. Use more rows, or another --split."
+        )
     results = {result["name"]: result for result in content["results"]}
     best, primary = results[content["best"]], content["primary"]
     metric = best["test"][primary]
@@ -154,6 +164,9 @@ def headline(content: dict[str, Any]) -> str:
         f"test rows is {number(metric['value'])} ({interval}); {baseline['name']}: "
         f"{number(baseline['test'][primary]['value'])}."
     )
+    if content["num_test_groups"] < _MIN_TEST_GROUPS:
+        what = "groups of rows" if content["groups"] else "rows"
+        text += f" {content['num_test_groups']} test {what} are too few for a reliable figure or interval."
     if best["kind"] == "handcrafted":
         text = f"No feature of the run is better than the hand-crafted columns alone. {text}"
     if "bag of words" not in results:
