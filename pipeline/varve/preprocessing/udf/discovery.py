@@ -4,13 +4,12 @@ Modules next to the job file or on the Python path are the user's own and are se
 package is imported on the workers by name. Invariant: a name is the same module on the driver and on every worker.
 """
 
-import importlib.util
 import json
 import sys
 import sysconfig
 from collections.abc import Sequence
 from hashlib import sha256
-from importlib.machinery import PathFinder
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
 
@@ -58,15 +57,26 @@ def _is_installed(path: Path) -> bool:
 
 def _hash_installed(name: str, folder: str, roots: Sequence[Path], key: str) -> str:
     """SHA-256 of an installed module's file."""
-    try:
-        spec = importlib.util.find_spec(name)
-    except (ImportError, ValueError):
-        spec = None
+    spec = _find_spec(name)
     if spec is None or spec.origin is None or not Path(spec.origin).is_file():
         searched = dict.fromkeys([str(Path(folder).resolve()), *map(str, roots), "installed packages"])
         msg = f"{key}: module {name!r} does not exist: searched {name.replace('.', '/')}.py in {', '.join(searched)}"
         raise JobError(msg)
     return sha256(Path(spec.origin).read_bytes()).hexdigest()
+
+
+def _find_spec(name: str) -> ModuleSpec | None:
+    """Find an installed module without importing its packages, as `importlib.util.find_spec` would."""
+    spec, path = None, None
+    parts = name.split(".")
+    for depth in range(1, len(parts) + 1):
+        full_name = ".".join(parts[:depth])
+        specs = (finder.find_spec(full_name, path) for finder in sys.meta_path if hasattr(finder, "find_spec"))
+        spec = next((found for found in specs if found is not None), None)
+        if spec is None or (depth < len(parts) and spec.submodule_search_locations is None):
+            return None
+        path = spec.submodule_search_locations
+    return spec
 
 
 def _check_name_is_free(name: str, root: Path, key: str) -> None:
