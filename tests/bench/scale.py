@@ -139,7 +139,7 @@ def main() -> None:
     # Ray sends classes of the main module to the workers by value.
     varve.engine.dataflow.Replica = Idle  # type: ignore[misc]
     if arguments.alone:
-        varve.engine.data_context.TOGETHER_BYTES = 1
+        varve.engine.data_context.OPTIONS["target_max_block_size"] = 1
     names: list[str] = []
     for parts in arguments.parts:
         with tempfile.TemporaryDirectory() as folder:

@@ -12,10 +12,10 @@ from varve.process_state import keep_log_levels
 
 logger = logging.getLogger(__name__)
 
-# Parts with less text than this travel together, since scheduling a block can cost more than encoding it; others one by
-# one. The slowest CPU encodes so many bytes in seconds: that is what the death of a worker may cost.
-TOGETHER_BYTES = 16 << 10
 OPTIONS = {
+    # Bytes: parts with less text travel together, since scheduling a block can cost more than encoding it; others one
+    # by one. The slowest CPU encodes so many bytes in seconds: that is what the death of a worker may cost.
+    "target_max_block_size": 16 << 10,
     "enable_progress_bars": False,
     "print_on_execution_start": False,
     # Replicas that die one after the other before they are ready.
@@ -46,7 +46,6 @@ def quiet_ray_data(context: DataContext) -> Iterator[None]:
 def make_context() -> DataContext:
     """A copy of the current context with the options of a run's dataflow."""
     context = DataContext.get_current().copy()
-    context.target_max_block_size = TOGETHER_BYTES
     for name, value in OPTIONS.items():
         if hasattr(context, name):
             setattr(context, name, value)
