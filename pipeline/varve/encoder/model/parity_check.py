@@ -69,7 +69,7 @@ def choose_layout(
     """
     model.set_attn_implementation("eager")
     short = _run_short_windows(model, max_positions, token_types=token_types)
-    references, reason = [short], "its attention can't be replaced"
+    references, reason = [short], "its attention cannot be replaced"
     can_pack = is_mpnet(model) or takes_packed_rows(model)
     if can_pack and max_tokens > len(short.windows[-1]):
         references.append(_run_long_window(model, hooks, min(max_tokens, _LONG), token_types=token_types))
