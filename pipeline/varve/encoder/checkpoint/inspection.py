@@ -125,20 +125,20 @@ def _load_config(folder: str, name: str, *, trust_remote_code: bool) -> PreTrain
     except Exception as e:  # configurations check and derive their values with code of their own
         msg = f"model.name: {name} has no configuration that transformers can read: {_describe(e)}"
         raise JobError(msg) from e
-    if config.is_encoder_decoder or getattr(config, "is_decoder", False):
-        raise _not_an_encoder(name, config)
+    if config.is_encoder_decoder:
+        msg = f"model.name: {name} is a {config.model_type} model, which needs two texts: an encoder with a decoder"
+        raise JobError(msg)
     for key in ("num_hidden_layers", "hidden_size", "num_attention_heads"):
         value = getattr(config, key, None)
         if value is None:
-            raise _not_an_encoder(name, config)
+            msg = (
+                f"model.name: {name} is a {config.model_type} model, not a model of text such as BERT: it has no {key}"
+            )
+            raise JobError(msg)
         if type(value) is not int or value < 1:
             msg = f"model.name: {name}: {key} in config.json is {value!r:.40}: expected a number above 0"
             raise JobError(msg)
     return config
-
-
-def _not_an_encoder(name: str, config: PreTrainedConfig) -> JobError:
-    return JobError(f"model.name: {name} is a {config.model_type} model, not an encoder such as BERT or RoBERTa")
 
 
 def _describe(error: Exception) -> str:
