@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from varve.config.feature import Feature
 from varve.config.feature_shorthand import parse_features
 from varve.config.model import Model
+from varve.config.validation_errors import validate_section
 from varve.encoder.arguments import check_texts
 from varve.encoder.checkpoint.defaults import (
     default_tokens_per_pack,
@@ -77,7 +78,7 @@ class Encoder:
         Raises:
             JobError: the model cannot be loaded, or it cannot compute one of the features.
         """
-        spec = Model(name=model) if isinstance(model, str) else model
+        spec = validate_section(Model, {"name": model}, "model") if isinstance(model, str) else model
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.checkpoint = checkpoint or inspect_checkpoint(
             spec.name, spec.revision, trust_remote_code=spec.trust_remote_code

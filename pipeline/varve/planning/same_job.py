@@ -5,11 +5,10 @@ Knows nothing of outputs. Invariant: a value is replaced only by one with which 
 
 from pathlib import Path
 
-from varve.config.feature import AnyFeature
 from varve.config.job import Job
 from varve.config.model import Model, Windows
 from varve.config.source import BUILDERS, Source
-from varve.encoder.checkpoint.defaults import make_feature_plan
+from varve.encoder.checkpoint.defaults import make_feature_plan, resolve_max_tokens
 from varve.encoder.checkpoint.inspection import inspect_checkpoint
 from varve.encoder.checkpoint.local_folder import find_local_folder
 from varve.encoder.feature_plan import FeaturePlan
@@ -34,15 +33,18 @@ def respell(job: Job, earlier: Job, resolved: Resolved) -> Job:
         output["rows_per_part"] = earlier.output.rows_per_part
     if job.compute.tokens_per_pack == resolved.tokens_per_pack:
         compute["tokens_per_pack"] = earlier.compute.tokens_per_pack
+    model = _respell_model(job.model, earlier.model, resolved)
     respelled = job.model_copy(
         update={
             "source": _respell_source(job.source, earlier.source, resolved),
-            "model": _respell_model(job.model, earlier.model, resolved),
+            "model": model,
             "output": job.output.model_copy(update=output),
             "compute": job.compute.model_copy(update=compute),
         }
     )
-    return respelled.model_copy(update={"features": _respell_features(respelled, earlier, resolved)})
+    if (model.name, model.revision) != (earlier.model.name, earlier.model.revision):
+        return respelled
+    return _respell_by_model(respelled, earlier, resolved)
 
 
 def _respell_source(source: Source, earlier: Source, resolved: Resolved) -> Source:
@@ -74,15 +76,12 @@ def _respell_model(model: Model, earlier: Model, resolved: Resolved) -> Model:
     return model.model_copy(update=update)
 
 
-def _respell_features(job: Job, earlier: Job, resolved: Resolved) -> dict[str, AnyFeature]:
-    """The features, those of the earlier run where their columns are the same, for example of layers 6 and -1."""
-    if job.features == earlier.features:
-        return earlier.features  # their order is that of the columns
-    if (job.model.name, job.model.revision) != (earlier.model.name, earlier.model.revision):
-        return job.features
-    checkpoint = inspect_checkpoint(
-        job.model.name, resolved.model_commit, trust_remote_code=job.model.trust_remote_code
-    )
+def _respell_by_model(job: Job, earlier: Job, resolved: Resolved) -> Job:
+    """Respell what means the same for this model: features with the same columns (layers 6 and -1), an `auto` now."""
+    if job.features == earlier.features and job.model == earlier.model:
+        return job.model_copy(update={"features": earlier.features})  # their order is that of the columns
+    model = job.model
+    checkpoint = inspect_checkpoint(model.name, resolved.model_commit, trust_remote_code=model.trust_remote_code)
 
     def columns(of: Job, name: str) -> FeaturePlan:
         return make_feature_plan(of.model, {name: of.pooled[name]}, checkpoint, of.output.dtype)
@@ -90,7 +89,11 @@ def _respell_features(job: Job, earlier: Job, resolved: Resolved) -> dict[str, A
     shared = job.pooled.keys() & earlier.pooled.keys()
     same = {name: earlier.pooled[name] for name in shared if columns(earlier, name) == columns(job, name)}
     features = {name: same.get(name, feature) for name, feature in job.features.items()}
-    return earlier.features if features == earlier.features else features
+    if model.max_tokens == "auto" and resolve_max_tokens(model, checkpoint) == resolved.max_tokens:
+        model = model.model_copy(update={"max_tokens": earlier.model.max_tokens})
+    return job.model_copy(
+        update={"model": model, "features": earlier.features if features == earlier.features else features}
+    )
 
 
 def _listed(files: str | tuple[str, ...] | None) -> tuple[str, ...]:

@@ -128,8 +128,8 @@ def test_each_common_architecture_is_compared_by_its_own_keys(architecture, valu
     assert next(iter(values)) in refusal(configure(copied(architecture), **values), before_ray=True)
 
 
-def test_activations_are_those_of_transformers():
-    assert set(ACT2CLS) == ACTIVATIONS
+def test_activations_of_transformers_are_known():
+    assert set(ACT2CLS) <= ACTIVATIONS  # the oldest supported transformers has fewer
 
 
 @pytest.mark.parametrize(

@@ -97,6 +97,11 @@ def test_hub_that_can_not_be_reached_is_reported_in_one_message(key, endpoint, r
     assert "Traceback" not in done.stderr
 
 
+def test_empty_name_does_not_mean_the_current_folder():
+    with pytest.raises(JobError, match=r'name: "" is empty'):
+        Encoder("", device="cpu")
+
+
 def test_checkpoint_without_safetensors_is_refused(tiny, tmp_path):
     folder = tmp_path / "pickled"
     shutil.copytree(tiny("bert"), folder)

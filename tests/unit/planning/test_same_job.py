@@ -60,6 +60,7 @@ SAME = [
     ({}, {"model__name": "HERE/model"}),
     ({"model__name": "HERE/model"}, {"model__name": "./model/"}),
     ({}, {"model__max_tokens": 130}),
+    ({"model__max_tokens": 130}, {}),
     ({}, {"model__dtype": "float32"}),
     ({}, {"output__rows_per_part": "RESOLVED"}),
     ({}, {"compute__tokens_per_pack": 1024}),
@@ -95,6 +96,12 @@ def test_features_in_another_order_keep_the_columns_of_the_first_run(here):
     content["features"] = dict(reversed(content["features"].items()))
     after = plan_of(Job.parse(content))
     assert after.schema.equals(before.schema, check_metadata=True)
+
+
+def test_auto_that_resolves_to_something_else_is_refused(here):
+    start(make_job(model__max_tokens=64))
+    with pytest.raises(JobError, match=r'Changed:\n  model\.max_tokens: 64 → "auto"\n'):
+        plan_of(make_job())
 
 
 def test_file_of_the_current_folder_is_not_one_of_the_dataset(here):

@@ -32,7 +32,7 @@ _KNOWN = {
     "xlm-roberta": ("roberta", True, True),
 }
 
-_MAX_TOKENIZER_BYTES = 512 * 2**20  # the largest known has 34 MB
+_MAX_TOKENIZER_BYTES = 128 * 2**20  # the largest known has 34 MB
 
 
 @dataclass(frozen=True, slots=True)
