@@ -10,8 +10,10 @@ from typing import IO, Any
 import pandas as pd
 import pyarrow as pa
 from datasets import ClassLabel, Features, Value
+from pandas.io.parsers import TextFileReader
 
 from varve.config.source import Source
+from varve.source.bounded_lines import bound_lines
 from varve.source.file_columns import check_present, check_unique
 
 # The texts that pandas reads as a missing value. In a text column they are texts.
@@ -28,6 +30,8 @@ _TOKENIZING = {"sep", "dialect", "skipinitialspace", "skiprows", "skip_blank_lin
     "encoding_errors",
 }
 _HEAD_ROWS = 1024  # from which types are inferred
+_FIRST_ROWS = 256
+_TABLE_BYTES = 1 << 24
 
 
 def read_csv(
@@ -42,14 +46,25 @@ def read_csv(
     types = {
         field.name: str if field.name in texts else field.type.to_pandas_dtype() for field in features.arrow_schema
     }
+    lines = file if options.get("lineterminator") else bound_lines(file)
     with suppress(pd.errors.EmptyDataError):
-        header = read_header(file, options)
+        header = read_header(lines, options)
         check_unique(header, list(features))
-        for frame in pd.read_csv(file, dtype=types, **options):
-            table = pa.Table.from_pandas(frame)
+        for table in _read_tables(pd.read_csv(lines, dtype=types, **options), options["chunksize"]):
             if any(name not in table.column_names for name in text_columns):
                 check_present(header or table.column_names, text_columns)
             yield table
+
+
+def _read_tables(reader: TextFileReader, max_rows: int) -> Iterator[pa.Table]:
+    """Tables of up to `max_rows` rows, fewer where the rows are long."""
+    num_rows = min(_FIRST_ROWS, max_rows)
+    with suppress(StopIteration):
+        while True:
+            table = pa.Table.from_pandas(reader.get_chunk(num_rows))
+            yield table
+            fitting = _TABLE_BYTES * len(table) // max(1, table.nbytes)
+            num_rows = max(1, min(fitting, 2 * num_rows, max_rows))
 
 
 def infer_csv_columns(file: IO[bytes], config: Any, spec: Source) -> Features | None:
@@ -59,9 +74,10 @@ def infer_csv_columns(file: IO[bytes], config: Any, spec: Source) -> Features | 
         ValueError: a needed column exists twice, or the file cannot be parsed.
     """
     options = {**config.pd_read_csv_kwargs, "chunksize": _HEAD_ROWS}
+    lines = file if options.get("lineterminator") else bound_lines(file)
     try:
-        check_unique(read_header(file, options), spec.columns)
-        frame = next(iter(pd.read_csv(file, **options)), None)
+        check_unique(read_header(lines, options), spec.columns)
+        frame = next(iter(pd.read_csv(lines, **options)), None)
     except pd.errors.EmptyDataError:
         return None
     return None if frame is None else Features.from_arrow_schema(pa.Table.from_pandas(frame).schema)

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from varve.errors import RunError
 from varve.ranges import Missing
-from varve.source.error_messages import advice_on, describe_error
+from varve.source.error_messages import advice_on, describe_error, is_too_large
 from varve.source.readers import READ_ROWS, Reader
 from varve.source.workarounds import ending_calmly
 from varve.storage.fsspec_files import file_version, use_options
@@ -109,7 +109,7 @@ class Dataset:
         except Exception as e:  # each file system and format raises its own exceptions
             self.check(shard)
             msg = f"shard {shard} ({self.file_of(shard)}) cannot be read after row {row}: {describe_error(e)}"
-            if isinstance(e, (TypeError, pa.ArrowInvalid)):
+            if isinstance(e, (TypeError, pa.ArrowInvalid)) and not is_too_large(e):
                 msg += ". If a column's type differs from that in the first rows, name it in source.types"
             elif isinstance(e, UnicodeError):
                 msg += f". {advice_on(e)}"

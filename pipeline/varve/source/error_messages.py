@@ -4,8 +4,13 @@ Each raises its own exceptions, and few are OSErrors: a missing client is an Imp
 endpoint that does not answer are exceptions of the client.
 """
 
+import re
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from gzip import BadGzipFile
+from lzma import LZMAError
+from zipfile import BadZipFile
 
 from varve.errors import JobError, VarveError, one_line
 
@@ -19,7 +24,27 @@ _SELF_EXPLAINING = (
     ArithmeticError,
     AttributeError,
     NotImplementedError,
+    RuntimeError,
+    MemoryError,
+    EOFError,
+    BadGzipFile,
+    BadZipFile,
+    LZMAError,
+    zlib.error,
 )
+_TOO_LARGE = r"^.*(overflowed binary array capacity|array cannot contain more than).*"
+# What `datasets` and Arrow advise their callers → what a user of Varve can do.
+_ADVICE = {
+    r" Example of usage: `load_dataset\(.*": ". Set source.name to one of them",
+    r"^BuilderConfig (\S+) not found\. Available: ": r"there is no configuration \1. Set source.name to one of ",
+    r"(?<=Dataset scripts are no longer supported, but found )(\S+)$": (
+        r"\1. Name the data files: source.dataset: parquet (or csv, json), source.data_files: [...]"
+    ),
+    r"^(Could not read encrypted metadata|Cannot decrypt ColumnMetadata).*": (
+        "the file is encrypted, which Varve cannot read. Write it without encryption"
+    ),
+    _TOO_LARGE: "a column of 1,024 rows has more than 2 GiB, which Varve cannot read",
+}
 
 
 class UnreadableFileError(ValueError):
@@ -50,9 +75,16 @@ def as_job_errors(problem: str) -> Iterator[None]:
 def describe_error(error: BaseException) -> str:
     """An exception's class and its message; fsspec raises some without a message."""
     message = one_line(error).rstrip(". ")
+    for pattern, advice in _ADVICE.items():
+        message = re.sub(pattern, advice, message)
     if isinstance(error, UnreadableFileError):
         return message
     return type(error).__name__ if message in {"", "None"} else f"{type(error).__name__}: {message}"
+
+
+def is_too_large(error: BaseException) -> bool:
+    """Whether Arrow cannot hold the values of a column."""
+    return re.match(_TOO_LARGE, one_line(error)) is not None
 
 
 def advice_on(error: BaseException) -> str:
@@ -61,4 +93,6 @@ def advice_on(error: BaseException) -> str:
         return "Install it on every machine that reads"
     if isinstance(error, UnicodeError):
         return "If the files are not UTF-8, name their encoding: source.options: {encoding: cp1252}"
+    if isinstance(error, OSError) and error.filename is not None:
+        return "Check that the user who runs this may read it"
     return "Check the address, the credentials in the environment and the network"

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from varve.source.error_messages import as_job_errors
+from varve.source.error_messages import UnreadableFileError, as_job_errors
 from varve.storage.fsspec_files import file_version, open_file
 
 _NUM_THREADS = 32
@@ -26,8 +26,7 @@ def row_group_sizes(files: tuple[str, ...], check: Callable[[pa.Schema], None]) 
 
     def sizes(uri: str) -> list[int]:
         with as_job_errors(f"source: {uri} cannot be read as Parquet"):
-            with open_file(uri) as file:
-                footer = pq.read_metadata(file)
+            footer = read_footer(uri)
             schema = footer.schema.to_arrow_schema()
             if schema not in checked:
                 check(schema)
@@ -36,6 +35,21 @@ def row_group_sizes(files: tuple[str, ...], check: Callable[[pa.Schema], None]) 
 
     with ThreadPoolExecutor(max_workers=_NUM_THREADS) as threads:
         return list(threads.map(sizes, files))
+
+
+def read_footer(uri: str) -> pq.FileMetaData:
+    """The footer of a Parquet file.
+
+    Raises:
+        UnreadableFileError, ValueError: the file is not Parquet, damaged or encrypted.
+    """
+    with open_file(uri) as file:
+        try:
+            return pq.read_metadata(file)
+        except OSError as e:
+            if type(e) is not OSError or e.errno is not None:
+                raise
+            raise UnreadableFileError(str(e)) from e  # by Arrow, not by a file system
 
 
 def file_versions(files: tuple[str, ...]) -> tuple[str, ...]:

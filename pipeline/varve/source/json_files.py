@@ -18,12 +18,11 @@ import pyarrow.json as paj
 from datasets import Features, Json, LargeList, List, Value
 from pandas.io.json import ujson_dumps, ujson_loads
 
+from varve.source.bounded_lines import check_line
 from varve.source.error_messages import UnreadableFileError
 
 _WHITESPACE = re.compile(r"\s*")
 _SURROGATE = re.compile("[\ud800-\udfff]")
-# A line, or a file that is not lines, is parsed as a whole; Arrow cannot parse more than 2 GiB at once.
-_MAX_BYTES = 1 << 30
 
 T = TypeVar("T")
 
@@ -93,7 +92,7 @@ def _split_lines(file: IO[bytes], chunksize: int) -> Iterator[bytes]:
             yield _join(waiting, [lines, newline])
             waiting = []
         waiting.append(rest)
-        _check_size(sum(map(len, waiting)))
+        check_line(sum(map(len, waiting)))
     if remaining := b"".join(waiting):
         yield remaining
 
@@ -102,15 +101,9 @@ def _join(contents: list[bytes], more: Iterable[bytes]) -> bytes:
     size = sum(map(len, contents))
     for content in more:
         size += len(content)
-        _check_size(size)
+        check_line(size)
         contents.append(content)
     return b"".join(contents)
-
-
-def _check_size(size: int) -> None:
-    if size > _MAX_BYTES:
-        msg = "more than 1 GiB without the end of a row. Write one JSON object per line"
-        raise UnreadableFileError(msg)
 
 
 def _to_lines(content: bytes, field: str | None) -> bytes:
@@ -120,13 +113,23 @@ def _to_lines(content: bytes, field: str | None) -> bytes:
         value, end = json.JSONDecoder().raw_decode(text, start)
         rows.append(value)
     if field is not None:
-        rows = rows[0][field]
+        rows = _below(rows, field)
     elif rows and isinstance(rows[0], list):
         rows = rows[0]
     if isinstance(rows, dict):  # columns
         rows = [dict(zip(rows, values, strict=True)) for values in zip(*rows.values(), strict=True)]
     rows = [{"text": row} if isinstance(row, str) else row for row in rows]
     return "\n".join(map(json.dumps, rows)).encode()
+
+
+def _below(values: list[Any], field: str) -> Any:
+    """The rows below a key of the first value."""
+    first = values[0] if values else None
+    rows = first.get(field) if isinstance(first, dict) else None
+    if not isinstance(rows, list | dict):
+        msg = f"it has no list below the key {field!r}, which source.options.field names"
+        raise UnreadableFileError(msg)
+    return rows
 
 
 def _load_objects(lines: bytes, *, skip_deep: bool = False) -> list[dict[str, Any]]:

@@ -114,10 +114,9 @@ def open_members(uri: str) -> Iterator[IO[bytes]]:
 
 def _open(uri: str) -> IO[bytes]:
     """A file for reading; requests that fail for a passing reason are repeated."""
-    file, *archives = uri.split("::")
-    if "://" in file and "*" in file:  # taken for a glob
-        file = escape(file)
-    return cast("IO[bytes]", xopen("::".join([file, *archives]), "rb"))
+    if "://" in uri and "::" not in uri and "*" in uri:
+        uri = escape(uri)  # else taken for a glob
+    return cast("IO[bytes]", xopen(uri, "rb"))
 
 
 def _conform(table: pa.Table, features: Features) -> pa.Table:

@@ -10,7 +10,6 @@ from typing import IO, Any, cast
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from datasets import DatasetBuilder, Features, IterableDataset, Json, Value
 from datasets.table import table_cast
 
@@ -19,11 +18,11 @@ from varve.errors import JobError
 from varve.source.csv_files import infer_csv_columns
 from varve.source.error_messages import as_job_errors
 from varve.source.file_columns import check_present, check_unique
+from varve.source.file_metadata import read_footer
 from varve.source.hf_builder import stream
 from varve.source.json_files import json_options, read_first_objects
 from varve.source.json_types import infer_columns
 from varve.source.readers import open_members
-from varve.storage.fsspec_files import open_file
 
 # Formats in which each file has its own types.
 _TYPED_PER_FILE = frozenset({"csv", "json", "parquet"})
@@ -87,8 +86,7 @@ def _infer_json(file: IO[bytes], config: Any, spec: Source) -> Features | None:
 
 def _footer(uri: str, spec: Source) -> Features:
     """The columns of a Parquet file. Columns that are not needed get the null type, since they may have any type."""
-    with open_file(uri) as file:
-        schema = pq.read_schema(file)
+    schema = read_footer(uri).schema.to_arrow_schema()
     check_unique(schema.names, spec.columns)
     needed = [field.with_type(_storage_type(field.type)) for field in schema if field.name in spec.columns]
     for field in needed:

@@ -9,7 +9,7 @@ import pytest
 
 from varve.config.source import Source
 from varve.errors import JobError, RunError
-from varve.source import json_files
+from varve.source import bounded_lines
 from varve.source.open_dataset import open_dataset
 
 TEXT = {"text": "string"}
@@ -173,7 +173,7 @@ def test_kept_texts_that_look_like_dates_stay_as_they_are(read):
 
 
 def test_line_without_end_is_refused_before_it_fills_the_memory(read, monkeypatch):
-    monkeypatch.setattr(json_files, "_MAX_BYTES", 1 << 21)
+    monkeypatch.setattr(bounded_lines, "MAX_LINE_BYTES", 1 << 21)
     options = {"options": {"chunksize": 100_000}}
     assert len(read(lines(*[{"text": "a" * 100}] * 30_000), **options)["text"]) == 30_000
     for content in (lines({"text": "a" * 3_000_000}), json.dumps([{"text": "a" * 100}] * 30_000)):
