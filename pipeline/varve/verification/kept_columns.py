@@ -10,6 +10,8 @@ from collections.abc import Sequence
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from varve.output.valid_text import replace_invalid
+
 _SHOWN_CHARACTERS = 60
 
 
@@ -24,7 +26,7 @@ def compare_kept(names: Sequence[str], stored: pa.Table, row: pa.Table) -> dict[
     Returns:
         column → description of the difference, for columns that differ.
     """
-    expected = _as_stored(row.select(names)) if names else row.select([])
+    expected = _as_stored(replace_invalid(row.select(names))) if names else row.select([])
     failures = {}
     for name in names:
         if name not in stored.column_names:

@@ -22,6 +22,7 @@ from varve.encoder.results import NOT_FINITE, Counts, find_non_finite
 from varve.monitoring.row_errors import count_errors
 from varve.monitoring.run_counters import Block
 from varve.output.schema import feature_arrays, row_arrays
+from varve.output.valid_text import replace_invalid
 from varve.preprocessing.computed_columns import mask_bad_rows
 from varve.preprocessing.text_blocks import Tokenized
 
@@ -114,8 +115,9 @@ class _BlockQueue:
         columns = _drop_failed(columns, block, encoded.reasons)
         good, reasons = block.good, pa.array(block.reasons, pa.string())
         errors = count_errors(reasons)
+        kept = replace_invalid(rows.select([name for name in self._schema.names if name in rows.column_names]))
         arrays = {
-            **{name: rows[name].combine_chunks() for name in self._schema.names if name in rows.column_names},
+            **{name: kept[name].combine_chunks() for name in kept.column_names},
             **feature_arrays(self._encoder.feature_plan, columns, good, pairs=self._pairs),
             **{name: mask_bad_rows(values, good) for name, values in block.computed.items()},
             **row_arrays(columns, good, reasons, shard=self._shard, start=pending.start),

@@ -55,8 +55,9 @@ def test_rows_that_can_not_be_encoded_carry_their_reason_and_cost_no_other(tiny)
 
 def test_text_that_is_not_utf8_is_an_error_row(tiny):
     encoder = Encoder(tiny("bert"), {"e": Feature(pool="mean")}, device="cpu")
-    table = run(encoder, pa.table({"id": [1, 2, 3], "text": broken_text()}))
+    table = run(encoder, pa.table({"id": broken_text(), "text": broken_text()}))
     assert table["error"].to_pylist() == [None, "text is not UTF-8: byte 0xe9 at 3", "null text in text"]
+    assert table["id"].to_pylist() == ["fine", "caf\ufffd", None]
 
 
 def test_text_on_which_the_tokenizer_panics_is_an_error_row(minilm):
