@@ -19,6 +19,7 @@ import numpy as np
 from varve import ranges
 from varve.errors import RunError
 from varve.output import part_file
+from varve.output.json_text import parse_object, read_bounded
 from varve.output.manifest_json import check_fields, check_parts
 from varve.output.part_file import Part
 from varve.output.part_table import PartTable
@@ -77,9 +78,9 @@ class Manifest:
         """Parse the content of manifest.json.
 
         Raises:
-            ValueError, KeyError, TypeError, OverflowError, RecursionError: the content is not a manifest.
+            ValueError, KeyError, TypeError, OverflowError: the content is not a manifest.
         """
-        stored = json.loads(content)
+        stored = parse_object(content)
         records = ({**record, "fingerprint": stored["fingerprint"]} for record in stored.pop("parts"))
         check_fields(cls, stored)
         parts = PartTable.of(map(Part.from_json, records))
@@ -102,12 +103,12 @@ def read_manifest(storage: Storage) -> Manifest | None:
     Raises:
         RunError: the manifest cannot be read.
     """
-    content = storage.read(MANIFEST_NAME)
+    content = read_bounded(storage, MANIFEST_NAME)
     if content is None:
         return None
     try:
         return Manifest.decode(content)
-    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as e:
+    except (ValueError, KeyError, TypeError, OverflowError) as e:
         msg = f"{storage.uri}/{MANIFEST_NAME} cannot be read by this version of Varve: {type(e).__name__} {e}"
         raise RunError(msg) from e
 

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 
 from varve.errors import RunError, one_line
 from varve.monitoring.row_errors import count_errors
+from varve.output.json_text import parse_object
 from varve.output.schema import METADATA_KEY
 from varve.ranges import Range
 from varve.storage.object_store import Storage
@@ -177,7 +178,7 @@ def read_part(storage: Storage, rows: Range, file_bytes: int | None = None) -> P
     """
     footer, tail = read_footer(storage, part_name(rows), file_bytes)
     try:
-        part = Part.from_json(json.loads((footer.metadata or {})[PART_KEY]))
+        part = Part.from_json(parse_object((footer.metadata or {})[PART_KEY]))
     except (KeyError, TypeError, ValueError) as e:
         msg = f"{storage.uri}/{part_name(rows)} does not have the footer of a part: {type(e).__name__} {e}"
         raise RunError(msg) from e

@@ -11,14 +11,18 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
 from varve.encoder.feature_plan import Column, FeaturePlan
 from varve.encoder.ragged import Columns, Ragged
+from varve.output.json_text import parse_object
 from varve.preprocessing.computed_columns import ComputedColumn
 
 METADATA_KEY = b"varve"
 
 _VALUES = {"float32": pa.float32(), "float16": pa.float16(), "int8": pa.int8(), "binary": pa.uint8()}
+_FORMS = ("vector", "windows", "tokens", "attentions")
+_COLUMNS = TypeAdapter(list[Column])
 _ROW_FIELDS = (
     pa.field("num_tokens", pa.int32()),
     pa.field("truncated", pa.bool_()),
@@ -26,6 +30,7 @@ _ROW_FIELDS = (
     pa.field("shard", pa.int32(), nullable=False),
     pa.field("row", pa.int64(), nullable=False),
 )
+ROW_TYPES = {field.name: field.type for field in _ROW_FIELDS}
 
 
 def output_schema(
@@ -47,7 +52,7 @@ def output_schema(
             of the computed columns as "computed".
     """
     fields = [kept.field(name) for name in kept.names]
-    fields += [pa.field(name, arrow_type) for name, arrow_type in _feature_types(plan, pairs=pairs).items()]
+    fields += [pa.field(name, arrow_type) for name, arrow_type in feature_types(plan, pairs=pairs).items()]
     fields += [pa.field(column.name, column.type) for column in computed]
     described = {**(metadata or {}), "columns": [describe(column) for column in plan.columns]}
     if computed:
@@ -64,14 +69,32 @@ def read_metadata(schema: pa.Schema) -> dict[str, Any]:
     """The metadata that `output_schema` stored in a schema.
 
     Raises:
-        KeyError: the schema is not one of Varve.
+        KeyError, ValueError: the schema is not one of Varve.
     """
-    return json.loads((schema.metadata or {})[METADATA_KEY])
+    return parse_object((schema.metadata or {})[METADATA_KEY])
 
 
 def feature_columns(schema: pa.Schema) -> list[Column]:
-    """The feature columns of a stored schema, in the order of the output."""
-    return [Column(**{**column, "layers": tuple(column["layers"])}) for column in read_metadata(schema)["columns"]]
+    """The feature columns of a stored schema, in the order of the output.
+
+    Raises:
+        KeyError, ValueError, TypeError: the schema is not one of Varve.
+    """
+    return parse_columns(read_metadata(schema)["columns"])
+
+
+def parse_columns(content: Any) -> list[Column]:
+    """Definitions of feature columns, made by `describe`, whoever wrote them.
+
+    Raises:
+        ValueError: a definition lacks a value, or a value is not one of a feature column.
+    """
+    columns = _COLUMNS.validate_python(content)
+    for column in columns:
+        if column.dtype not in _VALUES or column.form not in _FORMS or column.width < 1 or not column.layers:
+            msg = f"{column.name} is not the definition of a feature column"
+            raise ValueError(msg)
+    return columns
 
 
 def _describe_computed(column: ComputedColumn) -> dict[str, Any]:
@@ -88,7 +111,8 @@ def vector_length(column: Column) -> int:
     return -(-column.width // 8) if column.dtype == "binary" else column.width
 
 
-def _feature_types(plan: FeaturePlan, *, pairs: bool) -> dict[str, pa.DataType]:
+def feature_types(plan: FeaturePlan, *, pairs: bool) -> dict[str, pa.DataType]:
+    """Name → Arrow type of the feature columns; `pairs`: see `output_schema`."""
     types: dict[str, pa.DataType] = {}
     for column in plan.columns:
         value = _VALUES[column.dtype]
@@ -116,7 +140,7 @@ def feature_arrays(plan: FeaturePlan, columns: Columns, good: NDArray[np.bool_],
         pairs: see `output_schema`.
     """
     return {
-        name: _array(columns[name], arrow_type, good) for name, arrow_type in _feature_types(plan, pairs=pairs).items()
+        name: _array(columns[name], arrow_type, good) for name, arrow_type in feature_types(plan, pairs=pairs).items()
     }
 
 

@@ -14,6 +14,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from varve.config.base import Section
 from varve.errors import JobError
+from varve.output.json_text import parse_object, read_bounded
 from varve.output.manifest import JOB_NAME
 from varve.planning.plan import Resolved
 from varve.storage.object_store import Storage
@@ -77,19 +78,19 @@ def read_job(storage: Storage) -> dict[str, Any] | None:
     Raises:
         JobError: this version of Varve cannot read it, or a value is outside its range.
     """
-    content = storage.read(JOB_NAME)
+    content = read_bounded(storage, JOB_NAME)
     if content is None:
         return None
     try:
         return _decode(content)
-    except (ValueError, KeyError, TypeError, RecursionError, OSError, pa.ArrowException) as e:
+    except (ValueError, KeyError, TypeError, OSError, pa.ArrowException) as e:
         problem = _first_problem(e) if isinstance(e, ValidationError) else f"{type(e).__name__} {e}"
         msg = f"{storage.uri}/{JOB_NAME} cannot be read by this version of Varve: {problem}"
         raise JobError(msg) from e
 
 
 def _decode(content: bytes) -> dict[str, Any]:
-    stored = json.loads(content)
+    stored = parse_object(content)
     saved = _SavedJob.model_validate(stored)
     resolved = Resolved(**stored["resolved"])
     values = json.dumps(asdict(resolved))

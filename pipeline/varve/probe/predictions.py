@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from varve.errors import JobError, RunError
+from varve.output.json_text import parse_object, read_bounded
 from varve.output.part_file import DATA_PREFIX, Part
 from varve.output.schema import METADATA_KEY
 from varve.output.vectors import read_vectors
@@ -103,8 +104,12 @@ def _claim(probe: Probe, output: Output, name: str, keep: Sequence[str]) -> None
     target = f"{_PREFIX}/{name}/probe.json"
     if output.storage.create(target, content):
         return
-    existing = json.loads(output.storage.read(target) or b"{}")
-    if (existing.get("sha256"), existing.get("keep")) != (_identity(probe), list(keep)):
+    try:
+        existing = parse_object(read_bounded(output.storage, target) or b"{}")
+        is_same = (existing["sha256"], existing["keep"]) == (_identity(probe), list(keep))
+    except (ValueError, LookupError, TypeError):
+        is_same = False  # not written by this version
+    if not is_same:
         msg = (
             f"{output.storage.uri}/{_PREFIX}/{name} holds the predictions of another probe or with other --keep columns"
             ": choose another --name"

@@ -11,28 +11,32 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
+from safetensors import SafetensorError
 from safetensors.numpy import load_file
 from safetensors.numpy import save as to_safetensors
 
 from varve.encoder.feature_plan import Column
-from varve.errors import JobError
-from varve.output.schema import describe
+from varve.errors import JobError, one_line
+from varve.output.json_text import parse_object
+from varve.output.schema import describe, parse_columns
 from varve.probe.data.handcrafted import HandCrafted, encode
-from varve.probe.data.run_output import Output
+from varve.probe.data.run_output import PROVENANCE_KEYS, Output
 from varve.probe.models.head import Head, Shape
+from varve.probe.onnx_graph import make_graph
 
 _FORMAT = 1
 JSON_NAME, TENSORS_NAME, ONNX_NAME = "model.json", "model.safetensors", "model.onnx"
 # What must be equal in the run that a probe was trained on and in a run that it predicts for.
 _SAME = ("revision", "weights_sha256", "tokenizer_sha256", "max_tokens", "long_text")
 _SAME_COLUMN = ("pool", "layers", "combine", "normalize", "width")
-_OPSET = 18
 
 
 @dataclass(frozen=True)
@@ -123,23 +127,21 @@ class Probe:
         """
         path = Path(folder) if (Path(folder) / JSON_NAME).exists() else Path(folder) / "model"
         try:
-            content = json.loads((path / JSON_NAME).read_text("utf-8"))
-            shape = Shape(**{**content["shape"], "hidden": tuple(content["shape"]["hidden"])})
-            head = Head.from_state(shape, load_file(path / TENSORS_NAME))
-            features = tuple(Column(**{**column, "layers": tuple(column["layers"])}) for column in content["features"])
-            columns = tuple(
-                HandCrafted(**{**column, "categories": tuple(column["categories"])})
-                for column in content["handcrafted"]
-            )
+            content = parse_object((path / JSON_NAME).read_bytes())
+            saved = _SAVED.validate_python(content)
+            state = load_file(path / TENSORS_NAME)
+            features = tuple(parse_columns(saved.features))
+            _check_shape(saved, features, state)
+            head = Head.from_state(saved.shape, state)
         except OSError as e:
             msg = f"{folder} holds no probe: expected the folder with {JSON_NAME} and {TENSORS_NAME}"
             raise JobError(msg) from e
-        except (ValueError, KeyError, TypeError, RuntimeError) as e:
-            msg = f"{path} cannot be read by this version of Varve: {type(e).__name__} {e}"
+        except (ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as e:
+            msg = f"{path} cannot be read by this version of Varve: {type(e).__name__} {one_line(e)}"
             raise JobError(msg) from e
         known = {"format", "varve", "label", "classes", "features", "handcrafted", "inputs", "shape", "run"}
         record = {key: value for key, value in content.items() if key not in known}
-        return cls(head, features, columns, tuple(content["classes"]), content["label"], content["run"], record)
+        return cls(head, features, saved.handcrafted, saved.classes, saved.label, saved.run, record)
 
     def check_run(self, output: Output) -> None:
         """Check that the vectors of an output have the same meaning as the vectors that the probe was trained on.
@@ -175,9 +177,49 @@ class Probe:
         `handcrafted.encode`. Output: `probabilities` (N, classes), or `value` (N, 1).
         """
         try:
-            return _graph(self.head, self.features, self.handcrafted_names)
+            return make_graph(self.head, self.features, self.handcrafted_names)
         except ModuleNotFoundError:
             return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Saved:
+    """The fields of model.json that a probe is made of."""
+
+    shape: Shape
+    features: list[dict[str, Any]]
+    handcrafted: tuple[HandCrafted, ...]
+    classes: tuple[str, ...]
+    label: str
+    run: dict[str, Any]
+
+
+_SAVED = TypeAdapter(_Saved)
+
+
+def _check_shape(saved: _Saved, features: Sequence[Column], state: Mapping[str, NDArray]) -> None:
+    """Check that the tensors are those of the head, before memory for a head of this shape is reserved.
+
+    Raises:
+        ValueError, KeyError: they are not, or the inputs and outputs are not those that model.json lists.
+    """
+    shape = saved.shape
+    inner = shape.vector_width // max(1, shape.mixed_layers)
+    sizes = [inner + shape.handcrafted_width, *shape.hidden, shape.outputs]
+    layers = sorted((name for name in state if name.startswith("body.")), key=lambda name: int(name.split(".")[1]))
+    weights = [state[name].shape for name in layers if name.endswith(".weight")]
+    widths = {
+        "weights": (weights, [(units, inputs) for inputs, units in pairwise(sizes)]),
+        "mean": (state["mean"].shape, (shape.vector_width,)),
+        "features": (sum(column.width for column in features), shape.vector_width),
+        "handcrafted": (sum(len(column.names) for column in saved.handcrafted), shape.handcrafted_width),
+        "classes": (max(1, len(saved.classes)), shape.outputs),
+        "run": ({*_SAME, "model"} <= saved.run.keys(), True),
+    }
+    for name, (found, expected) in widths.items():
+        if found != expected:
+            msg = f"{name}: {found} does not fit {expected}"
+            raise ValueError(msg)
 
 
 def _format(column: Column, key: str) -> object:
@@ -187,52 +229,5 @@ def _format(column: Column, key: str) -> object:
 
 def describe_run(output: Output) -> dict[str, Any]:
     """All that decides the meaning of a run's vectors, and the run's fingerprint."""
-    keys = ("model", "revision", "weights_sha256", "tokenizer_sha256", "max_tokens", "fingerprint", "versions")
     long_text = output.manifest.job["model"].get("long_text", "truncate")
-    return {**{key: output.metadata[key] for key in keys}, "long_text": long_text}
-
-
-def _graph(head: Head, features: Sequence[Column], handcrafted_names: Sequence[str]) -> bytes:
-    import onnx  # noqa: PLC0415 (an extra)
-    from onnx import TensorProto, helper, numpy_helper  # noqa: PLC0415 (an extra)
-
-    shape = head.shape
-    tensors = {name.replace(".", "_"): values for name, values in head.state().items()}
-    nodes: list[Any] = []
-
-    def add(kind: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
-        nodes.append(helper.make_node(kind, list(inputs), [output], **attributes))
-        return output
-
-    def constant(name: str, values: Any) -> str:
-        tensors[name] = np.asarray(values)
-        return name
-
-    inputs = [helper.make_tensor_value_info(c.name, TensorProto.FLOAT, ["rows", c.width]) for c in features]
-    blocks = []
-    if features:
-        joined = add("Concat", [column.name for column in features], "joined", axis=1)
-        blocks = [add("Div", [add("Sub", [joined, "mean"], "centred"), "scale"], "vectors")]
-    if shape.mixed_layers:
-        tensors["mix"] = np.asarray(head.layer_weights, np.float32)[None, :, None]
-        layers = add("Reshape", ["vectors", constant("by_layer", np.array([0, shape.mixed_layers, -1]))], "layers")
-        weighted = add("Mul", [layers, "mix"], "weighted")
-        blocks = [add("ReduceSum", [weighted, constant("axis", np.array([1]))], "mixed", keepdims=0)]
-    if handcrafted_names:
-        inputs.append(helper.make_tensor_value_info("handcrafted", TensorProto.FLOAT, ["rows", len(handcrafted_names)]))
-        blocks.append("handcrafted")
-    values = add("Concat", blocks, "inputs", axis=1)
-    linear = sorted(int(name.split("_")[1]) for name in tensors if name.endswith("_weight"))
-    for at in linear:
-        values = add("Gemm", [values, f"body_{at}_weight", f"body_{at}_bias"], f"linear_{at}", transB=1)
-        values = values if at == linear[-1] else add("Relu", [values], f"hidden_{at}")
-    classify = shape.outputs > 1
-    name = add("Softmax" if classify else "Identity", [values], "probabilities" if classify else "value")
-    output = helper.make_tensor_value_info(name, TensorProto.FLOAT, ["rows", shape.outputs])
-    used = {name for node in nodes for name in node.input}
-    stored = [numpy_helper.from_array(values, key) for key, values in tensors.items() if key in used]
-    graph = helper.make_graph(nodes, "probe", inputs, [output], stored)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)], producer_name="varve")
-    model.ir_version = 10
-    onnx.checker.check_model(model)
-    return model.SerializeToString()
+    return {**{key: output.metadata[key] for key in PROVENANCE_KEYS}, "long_text": long_text}

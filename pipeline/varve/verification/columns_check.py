@@ -47,7 +47,7 @@ class PartColumns:
                 footer, _ = read_footer(storage, part.name, part.file_bytes)
                 schema = footer.schema.to_arrow_schema()
                 yield cls(schema, tuple(feature_columns(schema)), dict(read_metadata(schema)["versions"]))
-            except (RunError, ValueError, KeyError, TypeError, AttributeError, RecursionError, pa.ArrowException):
+            except (RunError, ValueError, KeyError, TypeError, AttributeError, pa.ArrowException):
                 continue  # `part_check` reports it
 
 

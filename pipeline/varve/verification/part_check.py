@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from varve.encoder.feature_plan import ROW_COLUMNS, Column
 from varve.errors import one_line
+from varve.output.json_text import parse_object
 from varve.output.part_file import PART_KEY, Part, count_rows
 from varve.output.part_reader import ImplausiblePartError, read_columns
 from varve.output.schema import feature_columns, read_metadata
@@ -49,7 +50,7 @@ def check_part(storage: Storage, part: Part, expected: pa.Schema | None = None) 
         return _failures(content, part, expected)
     except ImplausiblePartError as e:
         return {"rows": [f"{part.name}: {e}"]}
-    except (pa.ArrowException, OSError, LookupError, TypeError, ValueError, AttributeError, RecursionError) as e:
+    except (pa.ArrowException, OSError, LookupError, TypeError, ValueError, AttributeError) as e:
         return {"checksums": [f"{part.name}: its footer cannot be read: {type(e).__name__}: {one_line(e)}"]}
 
 
@@ -89,7 +90,7 @@ def _row_failures(table: pa.Table, part: Part) -> list[str]:
 
 def _record_failures(table: pa.Table, footer: pq.FileMetaData, part: Part) -> list[str]:
     """Compare the manifest's record of a part with its footer and with its rows."""
-    in_footer = json.loads((footer.metadata or {})[PART_KEY])
+    in_footer = parse_object((footer.metadata or {})[PART_KEY])
     recorded = json.loads(json.dumps(part.to_json()))
     counted = json.loads(json.dumps(count_rows(table)))
     failures = [

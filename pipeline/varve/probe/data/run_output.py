@@ -13,14 +13,17 @@ from typing import Any, Self
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from varve.encoder.feature_plan import ROW_COLUMNS, TOKEN_COLUMNS, WINDOW_COLUMN, Column
+from varve.encoder.feature_plan import ROW_COLUMNS, TOKEN_COLUMNS, WINDOW_COLUMN, Column, FeaturePlan
 from varve.errors import JobError, RunError, one_line
 from varve.output.manifest import JOB_NAME, MANIFEST_NAME, Manifest, read_manifest
 from varve.output.part_file import Part, read_footer
-from varve.output.schema import feature_columns, read_metadata
+from varve.output.part_reader import ImplausiblePartError, read_columns
+from varve.output.schema import ROW_TYPES, feature_columns, feature_types, read_metadata
 from varve.storage.object_store import Storage
+
+# What the metadata of a part says about the meaning of its vectors.
+PROVENANCE_KEYS = ("model", "revision", "weights_sha256", "tokenizer_sha256", "max_tokens", "fingerprint", "versions")
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,7 @@ class Output:
 
         Raises:
             JobError: there is no output, its run has not finished, or it has no rows.
+            RunError: the manifest or the first part cannot be read, or they are not what a run writes.
         """
         storage = Storage(path, patient=False)
         manifest = read_manifest(storage)
@@ -48,9 +52,22 @@ class Output:
         if not manifest.num_rows:
             msg = f"{storage.uri} has no rows"
             raise JobError(msg)
-        part = manifest.parts[0]
-        footer, _ = read_footer(storage, part.name, part.file_bytes)
-        return cls(storage, manifest, footer.schema.to_arrow_schema())
+        try:
+            _check_manifest(manifest)
+            part = manifest.parts[0]
+            footer, _ = read_footer(storage, part.name, part.file_bytes)
+            opened = cls(storage, manifest, footer.schema.to_arrow_schema())
+            _check_schema(opened)
+        except (ValueError, LookupError, TypeError, pa.ArrowException) as e:
+            msg = f"{storage.uri} is not the output of a run: {type(e).__name__} {one_line(e)}. See `varve verify`"
+            raise RunError(msg) from e
+        return opened
+
+    @property
+    def text_columns(self) -> tuple[str, ...]:
+        """The text columns of the job."""
+        own = self.manifest.job["source"]["text"]
+        return (own,) if isinstance(own, str) else tuple(own)
 
     @cached_property
     def metadata(self) -> dict[str, Any]:
@@ -92,15 +109,44 @@ class Output:
         if not part.range.num_rows:
             return pa.schema([self.schema.field(name) for name in names]).empty_table()
         try:
-            with pq.ParquetFile(_PartReader(self.storage, part), pre_buffer=True) as file:
-                table = file.read(columns=list(names), use_threads=False)
-        except (pa.ArrowException, OSError, KeyError) as e:
+            table = read_columns(_PartReader(self.storage, part), names, part.range.num_rows, part.file_bytes)
+        except ImplausiblePartError as e:
+            msg = f"{self.storage.uri}/{part.name}: {e}. See `varve verify`"
+            raise RunError(msg) from e
+        except (pa.ArrowException, OSError, KeyError, ValueError) as e:
             msg = f"{self.storage.uri}/{part.name} cannot be read: {one_line(e)}. See `varve verify`"
             raise RunError(msg) from e
-        if table.num_rows != part.range.num_rows:
-            msg = f"{self.storage.uri}/{part.name} holds {table.num_rows} rows, its name says {part.range.num_rows}"
+        if [field.type for field in table.schema] != [self.schema.field(name).type for name in names]:
+            msg = f"{self.storage.uri}/{part.name}: its columns are not those of the first part. See `varve verify`"
             raise RunError(msg)
-        return table.select(list(names))
+        return table
+
+
+def _check_manifest(manifest: Manifest) -> None:
+    """Check the values of the manifest that are used, whoever wrote it."""
+    if manifest.num_rows != manifest.parts.num_rows:
+        msg = f"num_rows of the manifest is {manifest.num_rows}, its parts have {manifest.parts.num_rows}"
+        raise ValueError(msg)
+    text, model = manifest.job["source"]["text"], manifest.job["model"]
+    if not isinstance(model, dict) or not all(isinstance(name, str) for name in ([text], text)[isinstance(text, list)]):
+        msg = "the job of the manifest has no source.text or model"
+        raise TypeError(msg)
+
+
+def _check_schema(output: "Output") -> None:
+    """Check that the columns of the first part are those that its metadata describes."""
+    plan = FeaturePlan(tuple(output.features.values()), top_layer=0, num_layers=0, special_tokens=False)
+    types = feature_types(plan, pairs=len(output.text_columns) > 1)
+    for name, expected in types.items():
+        if output.schema.field(name).type != expected:
+            msg = f"{name} is of type {output.schema.field(name).type}, its definition needs {expected}"
+            raise TypeError(msg)
+    for name, expected in ROW_TYPES.items():
+        if output.schema.field(name).type != expected:
+            msg = f"{name} is of type {output.schema.field(name).type}, expected {expected}"
+            raise TypeError(msg)
+    if missing := [key for key in PROVENANCE_KEYS if key not in output.metadata]:
+        raise KeyError(missing[0])
 
 
 def stored_names(columns: Sequence[Column]) -> list[str]:

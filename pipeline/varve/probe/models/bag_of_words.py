@@ -48,15 +48,15 @@ class Texts:
         Raises:
             JobError: the column is missing or holds no text.
         """
-        own = output.manifest.job["source"]["text"]
-        names = (name,) if name else ((own,) if isinstance(own, str) else tuple(own))
+        names = (name,) if name else output.text_columns
         if name and name not in output.kept_columns:
             listed = ", ".join(output.kept_columns) or "none"
             msg = f"--text {name}: the run kept no such column; kept columns: {listed}"
             raise JobError(msg)
-        if name and not is_text(output.schema.field(name).type):
-            msg = f"--text {name}: it holds {output.schema.field(name).type}, not text"
-            raise JobError(msg)
+        for column in names:
+            if column in output.kept_columns and not is_text(output.schema.field(column).type):
+                msg = f"--text {column}: it holds {output.schema.field(column).type}, not text"
+                raise JobError(msg)
         return cls(output, names, from_source=name is None and not set(names) <= set(output.kept_columns))
 
     def tables(self) -> Iterator[pa.Table]:
@@ -72,6 +72,9 @@ class Texts:
         from varve.planning.saved_plan import load_source  # noqa: PLC0415 (imports transformers, needed only here)
 
         dataset = load_source(self.output.storage)
+        if missing := [name for name in self.columns if name not in dataset.schema.names]:
+            msg = f"the source has no column {missing[0]!r}, which the manifest names. See `varve verify`"
+            raise RunError(msg)
         for shard in range(dataset.num_shards):
             for table in dataset.read(shard):
                 yield table.select(list(self.columns))
