@@ -82,18 +82,7 @@ class _Decoder:
 
     def __init__(self, content: bytes) -> None:
         self._content, self._at = content, 0
-
-    def struct(self) -> dict[int, Any]:
-        values: dict[int, Any] = {}
-        number = 0
-        while header := self._byte():
-            number = number + (header >> 4) if header >> 4 else self._zigzag()
-            kind = header & 15
-            values[number] = kind == _TRUE if kind in {_TRUE, _FALSE} else self._value(kind)
-        return values
-
-    def _value(self, kind: int) -> Any:
-        readers = {
+        self._readers = {
             **dict.fromkeys((1, 2, 3), self._byte),  # booleans of a list take a byte each
             **dict.fromkeys((4, 5, 6), self._zigzag),
             7: lambda: self._bytes(8),
@@ -102,18 +91,28 @@ class _Decoder:
             11: self._map,
             12: self.struct,
         }
-        return readers[kind]()
+
+    def struct(self) -> dict[int, Any]:
+        values: dict[int, Any] = {}
+        number = 0
+        while header := self._byte():
+            number = number + (header >> 4) if header >> 4 else self._zigzag()
+            kind = header & 15
+            values[number] = kind == _TRUE if kind in {_TRUE, _FALSE} else self._readers[kind]()
+        return values
 
     def _list(self) -> list[Any]:
         header = self._byte()
         length = header >> 4 if header >> 4 < 15 else self._varint()
-        return [self._value(header & 15) for _ in range(length)]
+        read = self._readers[header & 15]
+        return [read() for _ in range(length)]
 
     def _map(self) -> list[tuple[Any, Any]]:
         if not (length := self._varint()):
             return []
         kinds = self._byte()
-        return [(self._value(kinds >> 4), self._value(kinds & 15)) for _ in range(length)]
+        read_key, read_value = self._readers[kinds >> 4], self._readers[kinds & 15]
+        return [(read_key(), read_value()) for _ in range(length)]
 
     def _zigzag(self) -> int:
         value = self._varint()
