@@ -5,6 +5,7 @@ Knows nothing of shards or rows.
 
 import json
 import posixpath
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from varve.config.source import BUILDERS, Source
 from varve.errors import JobError
 from varve.source.error_messages import as_job_errors
 from varve.source.workarounds import by_their_names
-from varve.storage.fsspec_files import escape_existing, file_exists, read_file
+from varve.storage.fsspec_files import escape_existing, file_exists, is_file, read_file
 
 
 def pin(spec: Source) -> str | None:
@@ -86,17 +87,27 @@ def _check_file(path: Path) -> None:
 
 
 def saved_files(spec: Source) -> list[str] | None:
-    """The Arrow files of a `save_to_disk` folder, in order; None for any other source."""
+    """The Arrow files of a `save_to_disk` folder, in order; None for any other source.
+
+    Raises:
+        JobError: the folder names a file outside of it.
+    """
     if spec.dataset in BUILDERS:
         return None
     folder = spec.dataset
     if file_exists(posixpath.join(folder, "dataset_dict.json")):
         folder = posixpath.join(folder, spec.split)
     state_uri = posixpath.join(folder, "state.json")
-    if not file_exists(state_uri):
+    if not is_file(state_uri):
         return None
-    state = json.loads(read_file(state_uri))
-    return [posixpath.join(folder, file["filename"]) for file in state["_data_files"]]
+    try:
+        names = [file["filename"] for file in json.loads(read_file(state_uri))["_data_files"]]
+    except (ValueError, LookupError, TypeError):
+        return None  # a file of this name that `save_to_disk` did not write
+    if outside := [name for name in names if posixpath.basename(name) != name]:
+        msg = f"source.dataset: {state_uri} names {outside[0]!r}; expected the name of a file in this folder"
+        raise JobError(msg)
+    return [posixpath.join(folder, name) for name in names]
 
 
 def stream(builder: DatasetBuilder, spec: Source) -> IterableDataset:
@@ -117,7 +128,7 @@ def files(builder: DatasetBuilder, spec: Source) -> tuple[str, ...]:
     """URIs of the split's files, in order; the dataset's name if the builder reads no files.
 
     Raises:
-        JobError: no file matches.
+        JobError: no file matches, or the card of a local folder names a file outside of it.
     """
     files = builder.config.data_files
     if files is None or spec.split not in files:
@@ -125,4 +136,17 @@ def files(builder: DatasetBuilder, spec: Source) -> tuple[str, ...]:
     if not files[spec.split]:
         msg = f"source.data_files: no file matches {spec.data_files or spec.dataset}"
         raise JobError(msg)
+    if spec.dataset not in BUILDERS and not spec.data_files and Path(spec.dataset).is_dir():
+        _check_inside(files[spec.split], Path(spec.dataset))
     return tuple(files[spec.split])
+
+
+def _check_inside(files: Sequence[str], folder: Path) -> None:
+    starts = (f"{folder.resolve()}/", f"{posixpath.normpath(folder.absolute())}/")
+    outside = [uri for uri in files if "://" in uri or not posixpath.normpath(Path(uri).absolute()).startswith(starts)]
+    if outside:
+        msg = (
+            f"source.dataset: the dataset card in {folder} names {outside[0]}, which is not in this folder. "
+            "If it is to be read, name it in source.data_files"
+        )
+        raise JobError(msg)

@@ -74,6 +74,12 @@ def file_exists(uri: str) -> bool:
     return bool(filesystem.exists(path))
 
 
+def is_file(uri: str) -> bool:
+    """Whether a regular file exists."""
+    filesystem, path = fsspec.core.url_to_fs(uri)
+    return bool(filesystem.isfile(path))
+
+
 def file_version(uri: str, *, fresh: bool = False) -> str:
     """A text that changes when the file is replaced: its size, with its entity tag or modification time.
 

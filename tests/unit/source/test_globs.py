@@ -185,3 +185,52 @@ def test_source_folder_that_links_to_itself_is_refused(loop, monkeypatch):
     for dataset in ("a", str(loop / "a")):
         with pytest.raises(JobError, match=rf"source\.dataset: {dataset}: no such folder"):
             open_dataset(Source(dataset=dataset, text="text"))
+
+
+@pytest.mark.parametrize("state", ['{"mode": 1}', "[1]", "words", '{"_data_files": [{}]}', None])
+def test_state_file_of_another_program_does_not_make_a_saved_dataset(docs, state):
+    path = docs / "state.json"
+    if state is None:
+        os.mkfifo(path)
+    else:
+        path.write_text(state)
+    (docs / "0.csv").write_text("text\na\n")
+    spec = Source(dataset=str(docs), data_files="*.csv", text="text")
+    assert texts(open_dataset(spec)) == ["a"]
+    assert find_matching_glob(spec, [str(docs / "0.csv")])
+
+
+def test_saved_dataset_that_names_a_file_outside_of_it_is_refused(docs):
+    Dataset.from_dict({"text": ["private"]}).save_to_disk(docs.parent / "private")
+    Dataset.from_dict({"text": ["one"]}).save_to_disk(docs)
+    state = (docs / "state.json").read_text()
+    (docs / "state.json").write_text(state.replace('"filename": "', '"filename": "../private/'))
+    with pytest.raises(JobError, match=r"state\.json names '\.\./private/.*expected the name of a file in this folder"):
+        open_dataset(Source(dataset=str(docs), text="text"))
+
+
+@pytest.mark.parametrize("names", ["../private.csv", "{root}/private.csv", "../p*.csv", "x/../../private.csv"])
+def test_card_that_names_a_file_outside_of_its_folder_is_refused(docs, names):
+    (docs.parent / "private.csv").write_text("text\nprivate\n")
+    (docs / "x").mkdir()
+    (docs / "0.csv").write_text("text\na\n")
+    files = names.format(root=docs.parent)
+    (docs / "README.md").write_text(f"---\nconfigs:\n- config_name: default\n  data_files: {files}\n---\n")
+    with pytest.raises(
+        JobError, match=r"the dataset card in \S+/docs names \S+private\.csv, which is not in this folder"
+    ):
+        open_dataset(Source(dataset=str(docs), text="text"))
+    assert texts(open_dataset(Source(dataset=str(docs), data_files="0.csv", text="text"))) == ["a"]
+    assert texts(open_dataset(Source(dataset=str(docs), data_files="../private.csv", text="text"))) == ["private"]
+
+
+def test_files_and_folders_behind_links_are_read(docs):
+    (docs.parent / "elsewhere").mkdir()
+    (docs.parent / "elsewhere/0.csv").write_text("text\na\n")
+    (docs / "0.csv").symlink_to("../elsewhere/0.csv")
+    Dataset.from_dict({"text": ["b"]}).save_to_disk(docs.parent / "saved")
+    for link, target in (("docs_link", "docs"), ("saved_link", "saved")):
+        (docs.parent / link).symlink_to(target)
+    for dataset, text in {"docs": "a", "docs_link": "a", "docs/../docs_link": "a", "saved_link": "b"}.items():
+        assert texts(open_dataset(Source(dataset=dataset, text="text"))) == [text]
+        assert texts(open_dataset(Source(dataset=str(docs.parent / dataset), text="text"))) == [text]
