@@ -90,7 +90,7 @@ def interrupted(folder) -> dict[str, Stopped]:
         for name, signals in {
             "one signal": [signal.SIGTERM],
             "killed": [signal.SIGKILL],
-            "two signals": [signal.SIGINT, signal.SIGINT],
+            "two signals": [signal.SIGHUP, signal.SIGINT],
         }.items()
     }
 
@@ -109,7 +109,7 @@ def test_run_with_one_signal_ends_within_the_grace_period_without_half_written_p
 def test_second_signal_ends_the_run_immediately(interrupted):
     run = interrupted["two signals"]
     assert run.code == 1
-    assert "SIGINT" in run.log
+    assert "SIGHUP" in run.log
     assert f"of {ROWS:,} rows are" not in run.log  # the message of a run that finished its blocks
 
 

@@ -68,8 +68,10 @@ def run(
         os.environ.setdefault(variable, value)
     use_token(os.environ.get("RAY_ADDRESS") if uses_ray and not getattr(arguments, "to", None) else None)
     warnings.filterwarnings("ignore")
-    # SIGTERM acts like Ctrl-C, until a run handles both signals itself (monitoring/watchdog.py).
+    # They act like Ctrl-C, until a run handles signals itself (monitoring/watchdog.py). `nohup` lets SIGHUP be ignored.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.default_int_handler)
     try:
         with logs_to_stderr():
             return command(arguments)

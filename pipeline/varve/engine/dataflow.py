@@ -51,6 +51,8 @@ _TOKENIZER_CPUS = 1.0
 _MAX_RESTARTS = 1000
 # The heap has grown by some ten megabytes after so many parts; a trim takes milliseconds.
 _PARTS_PER_TRIM = 4000
+# Their actor answers within milliseconds, unless it cannot start or has died.
+_SNAPSHOT_TIMEOUT_S = 5.0
 _READ: dict[str, Any] = {"num_cpus": IO_CPUS, "max_retries": MAX_RETRIES}
 _PART_BY_PART: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow", "zero_copy_batch": True}
 
@@ -60,7 +62,7 @@ class DataflowResult:
     """What a dataflow did."""
 
     parts: PartTable  # that this run committed
-    counters: Snapshot
+    counters: Snapshot  # zeros if it stopped early
     placement: Placement
     stop_reason: str | None  # why it stopped early; None if it completed
 
@@ -90,11 +92,15 @@ def run_dataflow(
     counters = _start_counters(plan.fingerprint, None if total_rows is None else total_rows - committed_rows)
 
     def snapshot() -> Snapshot:
-        return ray.get(counters.snapshot.remote())
+        return ray.get(counters.snapshot.remote(), timeout=_SNAPSHOT_TIMEOUT_S)
+
+    def stop() -> None:
+        with suppress(RayError):  # the actor may be gone
+            ray.get(counters.stop.remote())
 
     watchdog = Watchdog(
         snapshot,
-        lambda: ray.get(counters.stop.remote()),
+        stop,
         lambda now: diagnose(placement, read_cluster(), now.replicas, len(now.under_way)),
         stall_s=plan.job.compute.stall_s,
     )
@@ -104,7 +110,9 @@ def run_dataflow(
         with quiet_ray_data(make_context()), watchdog, line:
             dataset = _build(plan, placement, storage, RayReporter(counters), missing)
             parts = PartTable.of(_trim_heap(_committed_parts(dataset)))
-        return DataflowResult(parts, snapshot(), placement, watchdog.reason)
+        # A run that was stopped may have no counters any more.
+        final: Any = Snapshot() if watchdog.reason else ray.get(counters.snapshot.remote())
+        return DataflowResult(parts, final, placement, watchdog.reason)
     except (RayError, UserCodeException, VarveError) as e:
         raise unwrap_error(e) from e
     finally:

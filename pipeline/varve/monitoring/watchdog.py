@@ -1,8 +1,8 @@
 """Ends a run early: after a signal, within a grace period; or after a stall, with a diagnosis.
 
 Knows nothing of Ray: it is given functions that take a snapshot, stop the workers and describe a stall. The first
-SIGINT or SIGTERM lets the blocks in work finish; the second one ends the process immediately. Committed parts are
-complete in both cases.
+SIGINT, SIGTERM or SIGHUP lets the blocks in work finish; the second one ends the process immediately. Committed parts
+are complete in both cases. Invariant: a signal ends the run even if none of these functions returns.
 
 A thread of the watchdog reads the signals. The system may deliver a signal to any thread of the process; that does not
 wake a main thread that waits in C code, and Python calls its handler only after that wait.
@@ -23,11 +23,13 @@ logger = logging.getLogger(__name__)
 
 # Spot instances give 30 s or more between the notice and the end; the rest is for the shutdown.
 GRACE_S = 20.0
+# Before a replica is ready there are no blocks to finish.
+_START_GRACE_S = 2.0
 # A snapshot costs the driver and the counters a millisecond each.
 _SNAPSHOT_INTERVAL_S = 2.0
 # For the main thread to unwind after its interruption.
 _UNWIND_S = 5.0
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class _InterruptedRunError(BaseException):
@@ -58,9 +60,9 @@ class Watchdog:
         self._take_snapshot, self._stop, self._diagnose = take_snapshot, stop, diagnose
         self._stall_s, self._grace_s = stall_s, grace_s
         self.reason: str | None = None  # why the run ends early
+        self._last: Snapshot | None = None
         self._grace_is_over = False
         self._exited = Event()
-        self._wake = Event()  # set by a signal, and at the exit
         self._watch_thread = Thread(target=self._watch, daemon=True)
         self._signal_thread = Thread(target=self._read_signals, daemon=True)
         self._previous_handlers: dict[signal.Signals, Any] = {}
@@ -71,7 +73,8 @@ class Watchdog:
         if current_thread() is main_thread():
             self._read_fd, self._wakeup_fd = os.pipe()
             os.set_blocking(self._wakeup_fd, False)
-            self._previous_handlers = {number: signal.signal(number, self._on_signal) for number in _SIGNALS}
+            handled = [number for number in _SIGNALS if not _is_ignored_hangup(number)]
+            self._previous_handlers = {number: signal.signal(number, self._on_signal) for number in handled}
             self._previous_wakeup_fd = signal.set_wakeup_fd(self._wakeup_fd)
             self._signal_thread.start()
             self._watch_thread.start()
@@ -82,7 +85,6 @@ class Watchdog:
     ) -> bool:
         """Stop, restore the signal handlers, and swallow the watchdog's own interruption."""
         self._exited.set()
-        self._wake.set()
         if self._previous_handlers:
             signal.set_wakeup_fd(self._previous_wakeup_fd)
             for number, handler in self._previous_handlers.items():
@@ -111,21 +113,21 @@ class Watchdog:
         name = signal.Signals(number).name
         self.reason = f"stopped by {name}"
         message = "%s: finishing the blocks in work, at most %.0f s; a second signal stops immediately"
+        if not (self._last and self._last.replicas):
+            self._grace_s = min(self._grace_s, _START_GRACE_S)
         logger.warning(message, name, self._grace_s)
-        self._wake.set()
+        Thread(target=self._end, daemon=True).start()
 
     def _watch(self) -> None:
-        changed_at, last = time.monotonic(), None
-        while not self._wake.wait(min(_SNAPSHOT_INTERVAL_S, self._stall_s / 4)):
+        changed_at = time.monotonic()
+        while not self._exited.wait(min(_SNAPSHOT_INTERVAL_S, self._stall_s / 4)) and self.reason is None:
             now = self._try_snapshot()
-            if now is not None and now != last:
-                changed_at, last = time.monotonic(), now
-            elif time.monotonic() - changed_at > self._stall_s:
-                self.reason = f"no progress for {self._stall_s:.0f} s: {self._diagnose(last or Snapshot())}"
+            if now is not None and now != self._last:
+                changed_at, self._last = time.monotonic(), now
+            elif time.monotonic() - changed_at > self._stall_s and self.reason is None:
+                self.reason = f"no progress for {self._stall_s:.0f} s: {self._diagnose(self._last or Snapshot())}"
                 self._grace_s = 0.0
-                break
-        if not self._exited.is_set():
-            self._end()
+                self._end()
 
     def _try_snapshot(self) -> Snapshot | None:
         try:
@@ -142,6 +144,11 @@ class Watchdog:
         signal.pthread_kill(main_thread().ident or 0, signal.SIGINT)
         if not self._exited.wait(_UNWIND_S):
             _exit_now(f"{self.reason}; committed parts are kept")
+
+
+def _is_ignored_hangup(number: signal.Signals) -> bool:
+    """Whether this is SIGHUP and the process ignores it, as under `nohup`."""
+    return number is signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN
 
 
 def _exit_now(message: str) -> None:

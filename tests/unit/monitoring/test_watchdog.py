@@ -42,6 +42,39 @@ def test_signal_stops_the_workers_and_lets_the_run_finish():
     assert "SIGTERM" in watchdog.reason
 
 
+def test_signal_ends_a_run_whose_counters_do_not_answer():
+    asked, answered = Event(), Event()
+
+    def take_snapshot() -> Snapshot:
+        asked.set()
+        answered.wait(PATIENCE_S)
+        return Snapshot()
+
+    with Watchdog(take_snapshot, lambda: None, lambda _now: "", stall_s=1, grace_s=0.2) as watchdog:
+        assert asked.wait(PATIENCE_S)
+        os.kill(os.getpid(), signal.SIGTERM)
+        Event().wait(PATIENCE_S)
+        raise AssertionError("not interrupted")  # noqa: EM101, TRY003
+    answered.set()
+    assert "SIGTERM" in watchdog.reason
+
+
+def test_closed_terminal_stops_the_run():
+    stop_requested = Event()
+    with Watchdog(Snapshot, stop_requested.set, lambda _now: "", stall_s=60, grace_s=60) as watchdog:
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert stop_requested.wait(PATIENCE_S)
+    assert "SIGHUP" in watchdog.reason
+
+
+def test_hangup_that_the_process_ignores_is_still_ignored():
+    previous = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with Watchdog(Snapshot, lambda: None, lambda _now: "", stall_s=60) as watchdog:
+        os.kill(os.getpid(), signal.SIGHUP)
+    signal.signal(signal.SIGHUP, previous)
+    assert watchdog.reason is None
+
+
 @pytest.fixture
 def blocked_sigterm():
     """The main thread blocks SIGTERM, so that the system delivers it to another thread."""
