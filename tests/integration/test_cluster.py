@@ -101,16 +101,18 @@ def test_ray_that_does_not_start_is_reported_with_its_message(monkeypatch):
 
 
 def test_ray_that_starts_too_late_is_started_again(monkeypatch):
-    errors = ["The current node timed out during startup."]
+    errors, real_init = ["The current node timed out during startup."], ray.init
 
-    def init(**_):
+    def init(**options):
         if errors:
             raise Exception(errors.pop())  # noqa: TRY002 (Ray's)
+        return real_init(**options)
 
-    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    ray.shutdown()
     monkeypatch.setattr(ray, "init", init)
     start_ray(Compute())
     assert not errors
+    assert ray.is_initialized()
 
 
 @pytest.mark.parametrize("mode", ["disabled", "token"])

@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,6 +60,19 @@ def upload(docs: Path, address: str) -> str:
 
 def finish(argv: list[str]) -> subprocess.CompletedProcess:
     return subprocess.run(argv, capture_output=True, text=True, timeout=RUN_S, check=False)
+
+
+def watch(argv: list[str], folder: Path) -> tuple[subprocess.CompletedProcess, list[bytes]]:
+    """Run a command; returns what it printed and what the files of a folder held until it removed them."""
+    held: dict[Path, bytes] = {}
+    process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None:
+        for path in folder.rglob("*"):
+            with suppress(OSError):  # a socket, or removed meanwhile
+                held[path] = path.read_bytes()
+        time.sleep(0.1)
+    output, errors = process.communicate()
+    return subprocess.CompletedProcess(argv, process.returncode, output, errors), list(held.values())
 
 
 def written(storage: Storage) -> pa.Table:
@@ -122,11 +137,10 @@ def between_stores(servers, docs, tiny, tmp_path_factory):
         }
         job.write_text(json.dumps(content))
         environment.setenv("RAY_TMPDIR", ray)
-        done = finish([sys.executable, "-m", "varve", "embed", str(job), "--json"])
+        done, session = watch([sys.executable, "-m", "varve", "embed", str(job), "--json"], Path(ray))
         assert done.returncode == 0, done.stderr
         storage = Storage(f"{address}/out")
         objects = {entry.name: storage.read(entry.name) or b"" for entry in storage.list("")}
-        session = [path.read_bytes() for path in Path(ray).rglob("*") if path.is_file()]
         yield Finished(done, objects, written(storage), session)
 
 

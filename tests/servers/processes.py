@@ -9,13 +9,14 @@ import subprocess
 import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from tests.waiting import wait_until
 
 _PR_SET_PDEATHSIG = 1
+_LISTENS = "0A"  # state of a socket in /proc/net/tcp
 
 
 def free_port() -> int:
@@ -71,8 +72,9 @@ def ray_folder() -> Iterator[str]:
         wait_until(removed, f"the end of Ray's processes in {folder}")
 
 
-def descendants() -> dict[int, bytes]:
-    """Id → command line of this process and of all processes below it."""
+def descendants(ancestor: int | None = None) -> dict[int, bytes]:
+    """Id → command line of a process, by default this one, and of all processes below it."""
+    root = os.getpid() if ancestor is None else ancestor
     parents, titles = {}, {}
     for process in Path("/proc").glob("[0-9]*"):
         try:
@@ -82,11 +84,22 @@ def descendants() -> dict[int, bytes]:
             continue
 
     def is_ours(pid: int) -> bool:
-        while pid in parents and pid != os.getpid():
+        while pid in parents and pid != root:
             pid = parents[pid]
-        return pid == os.getpid()
+        return pid == root
 
     return {pid: title for pid, title in titles.items() if is_ours(pid)}
+
+
+def listening_addresses(pids: Iterable[int]) -> set[str]:
+    """Addresses of the TCP sockets on which these processes listen: IPv4 and IPv6 in hexadecimal, as in /proc."""
+    inodes = set()
+    for pid in pids:
+        for file in Path(f"/proc/{pid}/fd").glob("*"):
+            with suppress(OSError):  # closed meanwhile
+                inodes.add(file.readlink().name.removeprefix("socket:[").removesuffix("]"))
+    rows = [line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]]
+    return {row[1].partition(":")[0] for row in rows if row[3] == _LISTENS and row[9] in inodes}
 
 
 def answers(url: str) -> bool:

@@ -6,11 +6,15 @@ Invariant: neither importing this file nor asking a cluster imports ray into thi
 """
 
 import os
+import secrets
 import subprocess
 import sys
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 _TIMEOUT_S = 10.0
+_TOKEN_BYTES = 32
 
 
 def use_token(address: str | None) -> None:
@@ -28,14 +32,46 @@ def use_token(address: str | None) -> None:
     os.environ["RAY_AUTH_MODE"] = "disabled" if address and _answers_without_token(address) else "token"
 
 
+def make_token_private() -> None:
+    """Make sure that no other user of the machine can read the token of a Ray that this process is about to start.
+
+    Ray writes a new token that all users can read. A home folder that can't be written gets none: then this process
+    and its subprocesses share one in their environment.
+    """
+    if os.environ.get("RAY_AUTH_MODE", "token") != "token" or _in_environment():
+        return
+    try:
+        path = _token_file()
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with suppress(FileExistsError), open(path, "x", opener=partial(os.open, mode=0o600)) as file:
+            file.write(secrets.token_hex(_TOKEN_BYTES))
+        if path.stat().st_uid == os.getuid():
+            path.chmod(0o600)
+    except (OSError, RuntimeError):  # RuntimeError: there is no home folder
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(_TOKEN_BYTES))
+
+
 def _has_token() -> bool:
-    in_environment = any(os.environ.get(variable) for variable in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
-    return in_environment or (Path.home() / ".ray/auth_token").is_file()
+    return _in_environment() or _token_file().is_file()
+
+
+def _in_environment() -> bool:
+    return any(os.environ.get(variable) for variable in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
+
+
+def _token_file() -> Path:
+    """Where Ray looks for the token.
+
+    Raises:
+        RuntimeError: the user has no home folder.
+    """
+    return Path.home() / ".ray/auth_token"
 
 
 def _answers_without_token(address: str) -> bool:
     health_check = ["health-check", "--skip-version-check", "--address", address]
-    command = [sys.executable, "-m", "ray.scripts.scripts", *health_check]
+    # -P keeps the current folder off sys.path: a folder `ray` in it must not be imported.
+    command = [sys.executable, "-P", "-m", "ray.scripts.scripts", *health_check]
     environment = os.environ | {"RAY_AUTH_MODE": "disabled"}
     try:
         answer = subprocess.run(  # noqa: S603 (the address is the user's own)

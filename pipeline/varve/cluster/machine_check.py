@@ -12,13 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryFile
 
+from varve.cluster.session_folder import max_folder_bytes
 from varve.errors import RunError
 
 # Ray's session: its logs, the ports of its processes. Varve's runs write less than a megabyte of them.
 _SESSION_BYTES = 16 << 20
-# The longest path of a socket below the temporary folder, but for the id of this process.
-_SOCKET_PATH = "/varve-000000/session_2026-01-01_00-00-00_000000_{}/sockets/plasma_store"
-_MAX_SOCKET_PATH = 103 if sys.platform == "darwin" else 107  # bytes; of the operating system
 # Ray's processes hold up to 60 files each, plus up to 3 for each worker. Ray raises the soft limit by itself.
 _FILES, _FILES_PER_CPU = 96, 6
 # Ray puts a smaller object store into the temporary folder if /dev/shm has no room for it.
@@ -52,7 +50,7 @@ def check_machine(
 def _folder_problems(folder: Path) -> Iterator[str]:
     variable = next((name for name in ("RAY_TMPDIR", "TMPDIR") if os.environ.get(name) == str(folder)), None)
     shown = f"{variable}={folder}" if variable else str(folder)
-    room = _MAX_SOCKET_PATH - len(_SOCKET_PATH.format(os.getpid()))
+    room = max_folder_bytes()
     if len(os.fsencode(folder)) > room:
         yield (
             f"{shown}: the path is too long for the sockets of Ray ({len(os.fsencode(folder))} bytes, at most {room}). "

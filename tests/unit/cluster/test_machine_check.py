@@ -26,13 +26,13 @@ def test_check_of_this_machine_passes_and_makes_no_folder():
 
 
 def test_check_of_a_folder_with_a_long_path_names_the_bound_and_the_variable(monkeypatch):
-    room = 107 - len(f"/varve-000000/session_2026-01-01_00-00-00_000000_{os.getpid()}/sockets/plasma_store")
+    room = 107 - len(f"/varve-000000/r/session_2026-01-01_00-00-00_000000_{os.getpid()}/sockets/plasma_store")
     longest = Path("/tmp") / ("x" * (room - len("/tmp/")))
     check_machine(longest, 2)
     too_long = Path(f"{longest}x")
-    monkeypatch.setenv("TMPDIR", str(too_long))
+    monkeypatch.setenv("RAY_TMPDIR", str(too_long))
     message = problems(too_long)
-    assert f"TMPDIR={too_long}: the path is too long" in message
+    assert f"RAY_TMPDIR={too_long}: the path is too long" in message
     assert f"({room + 1} bytes, at most {room}). Set RAY_TMPDIR" in message
 
 

@@ -1,0 +1,166 @@
+"""A Ray of this process's own, which serves no other program.
+
+It listens on the loopback interface only, in a folder that only this user can read, and ends with this process. Knows
+nothing of parts, models or placement. Invariant: no call here waits in Ray's C++ code without a limit, so a signal
+always ends the start.
+"""
+
+import os
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import ray
+from tenacity import Retrying, retry_if_exception, stop_after_attempt
+
+from varve.cluster.auth_token import make_token_private
+from varve.cluster.machine_check import check_machine
+from varve.cluster.ray_init import init
+from varve.cluster.session_folder import SessionFolder, make_session_folder, temporary_folder
+from varve.config.compute import Compute
+from varve.errors import RunError, one_line
+
+# Ray gives its node 30 s to start, a constant of Ray; a busy machine needs more attempts.
+_MAX_STARTS = 3
+# Until the first worker is ready. An idle machine needs half a second.
+WORKER_START_S = 40.0
+# Otherwise the driver waits for the first workers in C++ code, for ever if they die, and no signal ends that.
+_SYSTEM_CONFIG = {"prestart_worker_first_driver": False}
+_SHOWN_LINES = 3
+# How lines begin that Ray itself writes to the stderr of healthy processes.
+_LOG_LINE, _WORKER_MARK = "[", ":"
+# (the last frame, the error)
+_TRACEBACK = re.compile(r"^Traceback .*\n(?:  .*\n)*?((?:  .*\n){1,2})(\S.*)", re.MULTILINE)
+
+
+def start_local_ray(compute: Compute, worker_start_s: float = WORKER_START_S) -> SessionFolder:
+    """Start Ray with room for the replicas, and wait for a first worker; returns its folder.
+
+    Args:
+        compute: size of the object store, number of replicas.
+        worker_start_s: seconds to wait for the worker.
+
+    Raises:
+        RunError: this machine lacks what Ray needs, a process that Ray starts ends with an error, or no worker is ready
+            within `worker_start_s`.
+        Exception: Ray's own, which has no narrower type: its node does not start in time.
+        OSError: the temporary folder can't be written.
+    """
+    size = _size(compute)
+    check_machine(temporary_folder(), size["num_cpus"], size["object_store_memory"])
+    make_token_private()
+    folder = make_session_folder()
+    try:
+        _start(size, folder.of_ray)
+        # It reads the output of workers for drivers to show; Varve shows none of it.
+        _end_process("log_monitor")
+        _wait_for_worker(folder.of_ray, worker_start_s)
+    except BaseException:
+        end_local_ray(folder)
+        raise
+    return folder
+
+
+def end_local_ray(folder: SessionFolder) -> None:
+    """End the processes that this one started for Ray, and remove their folder.
+
+    The autoscaler's monitor goes first: Ray ends it after the server that it polls, and then waits a second for it.
+    """
+    _end_process("monitor")
+    ray.shutdown()
+    folder.remove()
+
+
+def _start(size: dict[str, Any], folder: Path) -> None:
+    # address="local": never joins a cluster that is already running on this machine.
+    options = {"address": "local", "include_dashboard": False, "_temp_dir": str(folder)}
+    attempts = Retrying(
+        stop=stop_after_attempt(_MAX_STARTS),
+        retry=retry_if_exception(lambda error: isinstance(error, Exception) and not _last_output(folder)),
+        reraise=True,
+    )
+    try:
+        with _on_loopback():
+            attempts(init, _system_config=_SYSTEM_CONFIG, **options, **size)
+    except Exception as e:  # Ray raises no narrower type for a node that does not start in time
+        if output := _last_output(folder):
+            msg = f"Ray does not start: {one_line(e)} {_advice(output)}"
+            raise RunError(msg) from e
+        raise
+
+
+def _wait_for_worker(folder: Path, timeout_s: float) -> None:
+    """Wait until a task has run.
+
+    Raises:
+        RunError: none has within `timeout_s`.
+    """
+
+    def answer() -> None:
+        pass
+
+    ready, _ = ray.wait([ray.remote(num_cpus=0)(answer).remote()], timeout=timeout_s)
+    if ready:
+        ray.get(ready)
+        return
+    msg = f"Ray's workers do not start: none was ready within {timeout_s:.0f} s. {_advice(_last_output(folder))}"
+    raise RunError(msg)
+
+
+def _advice(output: Sequence[str]) -> str:
+    advice = (
+        f"Its processes run {sys.executable} with the environment of this command: check PYTHONPATH (a "
+        "sitecustomize.py in it runs in each of them), the limits of `ulimit -a` and the free memory."
+    )
+    return f"{advice} The last lines of their output:\n  " + "\n  ".join(output) if output else advice
+
+
+def _last_output(folder: Path) -> list[str]:
+    """The end of the first traceback that a process of Ray wrote to stderr, or of other output there.
+
+    Workers share the stderr of the raylet until they are ready. Healthy processes write only marks and log lines.
+    """
+    written = "\n".join(log.read_text(errors="replace") for log in sorted(folder.glob("session_2*/logs/*.err")))
+    if found := _TRACEBACK.search(written):
+        return [*found[1].splitlines(), found[2]]
+    lines = [line for line in written.splitlines() if line.strip() and not line.startswith((_LOG_LINE, _WORKER_MARK))]
+    return lines[-_SHOWN_LINES:]
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Let Ray take 127.0.0.1 as the address of this node, as it does by default on macOS and Windows.
+
+    Each of its processes then listens there only; with another address they listen on all interfaces. `ray.init` has no
+    argument for it: it replaces a loopback address by the machine's.
+    """
+    from ray._private import ray_constants  # noqa: PLC0415 (private: may be absent in another version)
+
+    present = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = present
+
+
+def _end_process(name: str) -> None:
+    """End one of the processes that this one started for Ray."""
+    with suppress(ImportError, AttributeError):  # Ray has no public API for it
+        from ray._private.worker import _global_node  # noqa: PLC0415 (its value when called)
+
+        if _global_node is not None:
+            getattr(_global_node, f"kill_{name}")(check_alive=False)
+
+
+def _size(compute: Compute) -> dict[str, Any]:
+    """Resources to declare; a job may ask for more replicas than there are cores."""
+    replicas = compute.replicas if isinstance(compute.replicas, int) else 1
+    object_store_bytes = compute.object_store_bytes
+    return {
+        "num_cpus": max(os.cpu_count() or 1, replicas + 1),
+        "object_store_memory": None if object_store_bytes == "auto" else object_store_bytes,
+    }
