@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -166,6 +167,18 @@ class OwnTokenizer(PreTrainedTokenizerFast):
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
     tokenizer = load_tokenizer(inspect_checkpoint(str(folder), trust_remote_code=True))
     assert tokenizer("some text")["input_ids"] == [101, 2070, 3793, 102]
+
+
+@pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
+def test_code_of_a_checkpoint_does_not_run_without_permission(file, tiny, tmp_path):
+    folder = shutil.copytree(tiny("bert"), tmp_path / "hostile")
+    (folder / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Own: ...\n")
+    content = json.loads((folder / file).read_text())
+    names = {"AutoConfig": "own.Own", "AutoModel": "own.Own", "AutoTokenizer": [None, "own.Own"]}
+    (folder / file).write_text(json.dumps({**content, "model_type": "own", "auto_map": names}))
+    with suppress(JobError):  # the tokenizer has files that transformers reads with its own code
+        Encoder(str(folder), device="cpu")
+    assert not (tmp_path / "ran").exists()
 
 
 def test_tokenizer_of_a_larger_model_is_refused(tiny):
