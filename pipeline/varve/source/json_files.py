@@ -16,7 +16,6 @@ from typing import IO, Any, TypeVar, cast
 import pyarrow as pa
 import pyarrow.json as paj
 from datasets import Features, Json, LargeList, List, Value
-from pandas.io.json import ujson_dumps, ujson_loads
 
 from varve.source.bounded_lines import check_line
 from varve.source.error_messages import UnreadableFileError
@@ -86,15 +85,19 @@ def _read_blocks(file: IO[bytes], options: JsonOptions, parse: Callable[[bytes],
 def _split_lines(file: IO[bytes], chunksize: int) -> Iterator[bytes]:
     """Blocks of whole lines, of about `chunksize` bytes unless a line is longer."""
     waiting: list[bytes] = []
-    while chunk := file.read(chunksize):
+    chunk = file.read(chunksize)
+    while chunk:
+        following = file.read(chunksize)
         lines, newline, rest = chunk.rpartition(b"\n")
-        if newline:
+        if newline and following:  # the last line may have no end
             yield _join(waiting, [lines, newline])
-            waiting = []
-        waiting.append(rest)
+            waiting = [rest]
+        else:
+            waiting.append(chunk)
         check_line(sum(map(len, waiting)))
-    if remaining := b"".join(waiting):
-        yield remaining
+        chunk = following
+    if waiting:
+        yield b"".join(waiting)
 
 
 def _join(contents: list[bytes], more: Iterable[bytes]) -> bytes:
@@ -184,7 +187,7 @@ def _parse_lines(lines: bytes, features: Features, text_columns: Sequence[str]) 
 def _as_text(value: Any) -> str | None:
     if value is None or isinstance(value, str):
         return value
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return _to_json(value)
 
 
 def _as_invalid_utf8(texts: Iterable[str | None]) -> pa.Array:
@@ -212,7 +215,7 @@ def replace_surrogates(value: Any) -> Any:
 
 
 def _encode(value: Any, feature: Any) -> Any:
-    """The value, with each part of type `Json` replaced by the JSON text that `datasets` writes for it."""
+    """The value, with each part of type `Json` replaced by its JSON text, unless it is one already."""
     if isinstance(feature, dict) and isinstance(value, dict):
         return {**value, **{name: _encode(value.get(name), part) for name, part in feature.items()}}
     if isinstance(feature, (List, LargeList)) and isinstance(value, list):
@@ -220,7 +223,11 @@ def _encode(value: Any, feature: Any) -> Any:
     if value is None or not isinstance(feature, Json):
         return value
     try:
-        ujson_loads(value)
+        json.loads(value)
     except (TypeError, ValueError):
-        return ujson_dumps(value)
+        return _to_json(value)
     return value
+
+
+def _to_json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))

@@ -54,6 +54,9 @@ def test_texts_next_to_a_value_of_another_type_get_no_quotes(read, other):
 def test_numbers_keep_all_their_digits(read, write):
     rows = [{"text": "a", "score": score, "mixed": mixed} for score, mixed in zip(DIGITS, [1, "x", 2], strict=True)]
     assert read(write(rows), keep=("score",))["score"] == DIGITS
+    assert read(write(rows), keep=("mixed",))["mixed"] == ["1", '"x"', "2"]
+    rows = [{"text": "a", "mixed": mixed} for mixed in [[], *DIGITS]]
+    assert read(write(rows), keep=("mixed",))["mixed"] == ["[]", *map(str, DIGITS)]
     nested = [{"text": "a", "scores": {"all": DIGITS}}]
     assert read(write(nested), keep=("scores",))["scores"] == [{"all": DIGITS}]
 
@@ -126,7 +129,7 @@ def test_half_a_surrogate_pair_in_kept_values_becomes_the_replacement_character(
     columns = read(content, keep=("kept", "in", "mixed"))
     assert columns["kept"] == ["a \ufffd", None]
     assert columns["in"] == [{"k": ["\ufffd"]}, None]
-    assert columns["mixed"] == [["1", r'"\ufffd"'], None]
+    assert columns["mixed"] == [["1", '"\ufffd"'], None]
     assert columns["text"] == ["x", "y"]
 
 
@@ -170,6 +173,13 @@ def test_kept_texts_that_look_like_dates_stay_as_they_are(read):
     rows = [{"text": date, "on": date, "all": [{"on": date}]} for date in dates]
     columns = read(lines(*rows), keep=("on", "all"))
     assert columns == {"text": dates, "on": dates, "all": [[{"on": date}] for date in dates]}
+
+
+@pytest.mark.parametrize("end", ["", "\n"])
+def test_last_line_may_have_no_end(read, end):
+    rows = [{"text": "a" * 100}] * 30_000 + [{"text": "b", "late": 1}]
+    assert read(lines(rows[-1]).strip() + end, keep=("late",))["late"] == [1]
+    assert read(lines(*rows).strip() + end, options={"chunksize": 1_000_000})["text"] == [row["text"] for row in rows]
 
 
 def test_line_without_end_is_refused_before_it_fills_the_memory(read, monkeypatch):
