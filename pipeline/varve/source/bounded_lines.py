@@ -12,35 +12,30 @@ _BUFFER_BYTES = 1 << 18
 class _Lines(io.RawIOBase):
     """Counts the bytes since the last end of a line."""
 
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file, self._num_bytes = file, 0
+    def __init__(self, file: IO[bytes], ends: tuple[bytes, ...]) -> None:
+        self._file, self._ends, self._num_bytes = file, ends, 0
 
     def readable(self) -> bool:
         return True
 
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._num_bytes = 0
-        return self._file.seek(offset, whence)
-
-    def tell(self) -> int:
-        return self._file.tell()
-
     def readinto(self, buffer: Any) -> int:
         view = memoryview(buffer)
         content = self._file.read(len(view))
-        end = max(content.rfind(b"\n"), content.rfind(b"\r"))
+        end = max(content.rfind(each) for each in self._ends)
         self._num_bytes = len(content) - end - 1 if end >= 0 else self._num_bytes + len(content)
         check_line(self._num_bytes)
         view[: len(content)] = content
         return len(content)
 
 
-def bound_lines(file: IO[bytes]) -> IO[bytes]:
-    """A file that raises an UnreadableFileError when a line of it is too long."""
-    return io.BufferedReader(_Lines(file), _BUFFER_BYTES)
+def bound_lines(file: IO[bytes], ends: tuple[bytes, ...] = (b"\n", b"\r")) -> io.BufferedReader:
+    """A file that raises an UnreadableFileError when a line of it is too long. It cannot seek, but `peek`.
+
+    Args:
+        file: is read once, from its start.
+        ends: bytes that end a line.
+    """
+    return io.BufferedReader(_Lines(file, ends), _BUFFER_BYTES)
 
 
 def check_line(num_bytes: int) -> None:

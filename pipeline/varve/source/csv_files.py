@@ -3,6 +3,7 @@
 Columns that pandas cannot read with empty cells, such as int64, come as text; the reader of the dataset casts them.
 """
 
+import io
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import IO, Any
@@ -46,7 +47,7 @@ def read_csv(
     types = {
         field.name: str if field.name in texts else field.type.to_pandas_dtype() for field in features.arrow_schema
     }
-    lines = file if options.get("lineterminator") else bound_lines(file)
+    lines = _bound_lines(file, options)
     with suppress(pd.errors.EmptyDataError):
         header = read_header(lines, options)
         check_unique(header, list(features))
@@ -74,7 +75,7 @@ def infer_csv_columns(file: IO[bytes], config: Any, spec: Source) -> Features | 
         ValueError: a needed column exists twice, or the file cannot be parsed.
     """
     options = {**config.pd_read_csv_kwargs, "chunksize": _HEAD_ROWS}
-    lines = file if options.get("lineterminator") else bound_lines(file)
+    lines = _bound_lines(file, options)
     try:
         check_unique(read_header(lines, options), spec.columns)
         frame = next(iter(pd.read_csv(lines, **options)), None)
@@ -83,13 +84,26 @@ def infer_csv_columns(file: IO[bytes], config: Any, spec: Source) -> Features | 
     return None if frame is None else Features.from_arrow_schema(pa.Table.from_pandas(frame).schema)
 
 
-def read_header(file: IO[bytes], options: Mapping[str, Any]) -> list[str]:
-    """The names in the first line as the file has them, where pandas numbers repeated ones; empty if it has none."""
+def _bound_lines(file: IO[bytes], options: Mapping[str, Any]) -> io.BufferedReader:
+    end = options.get("lineterminator")
+    return bound_lines(file, (end.encode(),)) if end else bound_lines(file)
+
+
+def read_header(file: io.BufferedReader, options: Mapping[str, Any]) -> list[str]:
+    """The names in the first line as the file has them, where pandas numbers repeated ones.
+
+    Empty if the file has no such line, or if it does not end within the first 256 kB.
+    """
     if options.get("names") or options.get("header") not in {"infer", 0}:
         return []
     tokenizing = {name: value for name, value in options.items() if name in _TOKENIZING}
-    first = pd.read_csv(file, header=None, nrows=1, dtype=str, keep_default_na=False, **tokenizing)
-    file.seek(0)
+    start, end, _ = file.peek().rpartition(b"\n")
+    try:
+        first = pd.read_csv(
+            io.BytesIO(start + end), header=None, nrows=1, dtype=str, keep_default_na=False, **tokenizing
+        )
+    except ValueError:  # if the file cannot be parsed, pandas raises this again
+        return []
     return [str(name) for name in first.iloc[0]]
 
 

@@ -1,5 +1,6 @@
 """Columns of CSV and JSON: unnamed columns have no influence, named columns keep their values."""
 
+import io
 import json
 from datetime import date
 
@@ -160,9 +161,26 @@ def test_csv_column_that_exists_twice_is_refused(read, monkeypatch, header, file
         read(*[csv(1)] * files_before, f"{header}\na,1,2\n")
 
 
+def test_csv_is_read_from_files_that_cannot_seek(tmp_path, monkeypatch):
+    """As from a web server that ignores ranges, which sends a few bytes at a time."""
+    (tmp_path / "0.csv").write_text("text,kept,keptx\n" + "a,1,2\n" * 50_000)
+
+    class Pipe(io.FileIO):
+        def read(self, size=-1):
+            return super().read(min(size, 13))
+
+        def seek(self, *_):
+            raise ValueError
+
+    monkeypatch.setattr("varve.source.readers.xopen", lambda path, _: Pipe(path))
+    dataset = open_dataset(Source(dataset="csv", data_files=str(tmp_path / "0.csv"), text="text", keep=("kept",)))
+    assert sum(map(len, dataset.read(0))) == 50_000
+
+
 def test_csv_columns_that_only_resemble_repeated_ones_are_read(read):
     assert read("text,kept,x,x,Text,kept.1\na,1,2,3,4,5\n")["kept"] == [1]
     assert read("# a title\n\n'text';kept\n'a;b';1\n", options=OTHER_CSV) == {"text": ["a;b"], "kept": [1]}
+    assert read("text,kept;a,1;", options={"lineterminator": ";"})["kept"] == [1]
     assert read("a title\ntext,kept\na,1\n", options={"header": 1})["kept"] == [1]
     assert read("a,1\n", options={"names": ["text", "kept"], "header": None})["kept"] == [1]
 
