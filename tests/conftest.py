@@ -7,6 +7,8 @@ os.environ.update(
     RAY_USAGE_STATS_ENABLED="0",
     RAY_BACKEND_LOG_LEVEL="fatal",
     AWS_EC2_METADATA_DISABLED="true",
+    # Otherwise torch's threads spin while they wait, and take the cores from the other processes of the tests.
+    OMP_WAIT_POLICY="PASSIVE",
     # Otherwise Ray ends a worker after one idle second, and the next test waits for the imports of a new one.
     RAY_num_workers_soft_limit="8",
     RAY_idle_worker_killing_time_threshold_ms="60000",
