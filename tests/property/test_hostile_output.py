@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ VALUES = [
 ]  # fmt: skip
 MESSAGE_CHARACTERS = 6000
 FEW = settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
 )
 
 
@@ -45,7 +46,7 @@ def mutate(content, data: st.DataObject):
         for step in parents:
             parent = parent[step]
         if data.draw(st.integers(0, 4)):
-            parent[key] = data.draw(st.sampled_from(VALUES))
+            parent[key] = deepcopy(data.draw(st.sampled_from(VALUES)))
         else:
             del parent[key]
     return content
