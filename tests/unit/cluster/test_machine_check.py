@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from varve.cluster.local_ray import start_local_ray
 from varve.cluster.machine_check import check_machine
+from varve.config.compute import Compute
 from varve.errors import RunError
 
 NOT_WRITABLE = Path("/proc")  # not even for root
@@ -23,6 +25,12 @@ def test_check_of_this_machine_passes_and_makes_no_folder():
     folder = Path("/tmp/absent")
     check_machine(folder, 2)
     assert not folder.exists()
+
+
+def test_local_ray_is_not_started_on_a_machine_that_fails_the_check(monkeypatch):
+    monkeypatch.setenv("RAY_TMPDIR", str(NOT_WRITABLE))
+    with pytest.raises(RunError, match="Ray cannot start on this machine:\n  RAY_TMPDIR=/proc cannot be written"):
+        start_local_ray(Compute(object_store_bytes=10**15))
 
 
 def test_check_of_a_folder_with_a_long_path_names_the_bound_and_the_variable(monkeypatch):
