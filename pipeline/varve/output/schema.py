@@ -22,6 +22,7 @@ METADATA_KEY = b"varve"
 
 _VALUES = {"float32": pa.float32(), "float16": pa.float16(), "int8": pa.int8(), "binary": pa.uint8()}
 _FORMS = ("vector", "windows", "tokens", "attentions")
+_MAX_WIDTH = 2**31  # of a fixed-size list
 _COLUMNS = TypeAdapter(list[Column])
 _ROW_FIELDS = (
     pa.field("num_tokens", pa.int32()),
@@ -91,8 +92,9 @@ def parse_columns(content: Any) -> list[Column]:
     """
     columns = _COLUMNS.validate_python(content)
     for column in columns:
-        if column.dtype not in _VALUES or column.form not in _FORMS or column.width < 1 or not column.layers:
-            msg = f"{column.name} is not the definition of a feature column"
+        known = column.dtype in _VALUES and column.form in _FORMS
+        if not (known and column.name and 1 <= column.width < _MAX_WIDTH and column.layers):
+            msg = f"{column.name!r} is not the definition of a feature column"
             raise ValueError(msg)
     return columns
 
