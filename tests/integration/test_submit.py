@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from tests.clashing import write_clashing
+from tests.clashing import run_ones, write_clashing
 from tests.reference_run import rows_of
 from tests.servers.cluster import ray_head
 from tests.servers.processes import free_port
@@ -89,6 +89,7 @@ def test_second_submission_attaches_then_does_nothing_and_the_rows_are_right(hea
     assert json.loads(again.stdout)["finished_before"]
 
     assert rows(tmp_path / "there-out").equals(rows_of(Job.load(str(path))))
+    assert run_ones(tmp_path) == []
 
     logs = submit(path, head, "--logs")
     assert logs.returncode == 0

@@ -12,15 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.clashing import write_clashing
+from tests.clashing import OWN, run_ones, write_clashing
 
 ROOT = Path(__file__).parents[2]
 FUNCTION = """
-import pyarrow.compute as pc
-
-
 def num_letters(rows):
-    return pc.utf8_length(rows["text"])
+    return [len(text.as_py()) for text in rows["text"]]
 """
 
 
@@ -57,9 +54,10 @@ def folder(tmp_path_factory, minilm):
     write_clashing(folder)
     (folder / "pipeline.py").write_text(FUNCTION)
     (folder / "docs").mkdir()
-    pq.write_table(pa.table({"text": ["one text", "another one"]}), folder / "docs/0.parquet")
+    texts = ["one text", "another one"] * 20
+    pq.write_table(pa.table({"text": texts, "kind": [len(text) % 2 for text in texts]}), folder / "docs/0.parquet")
     job = {
-        "source": {"dataset": "./docs", "text": "text"},
+        "source": {"dataset": "./docs", "text": "text", "keep": ["kind"]},
         "model": {"name": minilm, "max_tokens": 32},
         "features": {"embedding": {"pool": "mean"}, "num_letters": {"python": "pipeline:num_letters", "type": "int32"}},
         "output": {"path": "features"},
@@ -84,22 +82,20 @@ def test_wheel_brings_nothing_but_the_package(environment):
 
 
 def test_jobs_run_from_a_folder_of_clashing_names(ready, folder):
-    assert json.loads(run(ready, folder, "varve", "plan", "job.yaml", "--json"))["num_rows"] == 2
+    assert json.loads(run(ready, folder, "varve", "plan", "job.yaml", "--json"))["num_rows"] == 40
     run(ready, folder, "varve", "embed", "job.yaml")
-    assert pq.read_table(folder / "features/data")["num_letters"].to_pylist() == [8, 11]
-    run(ready, folder, "varve", "verify", "features")
+    assert pq.read_table(folder / "features/data")["num_letters"].to_pylist() == [8, 11] * 20
+    run(ready, folder, "varve", "verify", "features", "--code", ".")
+    run(ready, folder, "python", "-m", "varve", "probe", "features", "--label", "kind", "--output", "probed")
     assert "num_letters" in run(ready, folder, "varve", "render", "slurm", "job.yaml")
+    assert run_ones(folder) == []
 
 
-def test_package_is_imported_beside_a_pipeline_of_the_user(ready, folder):
-    shutil.copytree(folder, folder.parent / "program")
-    for name in ("tokenize.py", "code.py", "pandas.py"):  # Python and torch import them before any file of Varve
-        (folder.parent / "program" / name).unlink()
+def test_package_is_imported_beside_a_pipeline_of_the_user(ready, tmp_path):
+    write_clashing(tmp_path, OWN)
+    (tmp_path / "pipeline.py").write_text(FUNCTION)
     program = "from varve import Encoder; import pipeline; print(Encoder.__module__, pipeline.num_letters.__module__)"
-    assert run(ready, folder.parent / "program", "python", "-c", program).split() == [
-        "varve.encoder.encoder",
-        "pipeline",
-    ]
+    assert run(ready, tmp_path, "python", "-c", program).split() == ["varve.encoder.encoder", "pipeline"]
 
 
 def test_importing_the_package_imports_no_heavy_library(ready, tmp_path):

@@ -22,8 +22,10 @@ from varve.storage.object_store import Storage
 if TYPE_CHECKING:
     from varve.verification.verify import Spread
 
-# Read by Ray and tokenizers when they are imported. Values that the user has set stay.
+# Read by Ray and tokenizers when they are imported, and by Python. Values that the user has set stay.
 ENVIRONMENT = {
+    # Keeps the current folder off sys.path where a library starts `python -c ...`.
+    "PYTHONSAFEPATH": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_BACKEND_LOG_LEVEL": "fatal",

@@ -7,6 +7,7 @@ that was killed from outside do not change by a bit.
 
 import ctypes
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -97,6 +98,8 @@ class CrashIsolation:
     def _started_pool(self) -> ProcessPoolExecutor:
         """Start the process and load the encoder; a crash during this is not blamed on rows."""
         if self._pool is None:
+            # Python would put the current folder first on the fork server's sys.path.
+            os.environ["PYTHONSAFEPATH"] = "1"
             # The fork server has done the imports, so a restart only loads the model.
             context = get_context("forkserver")
             context.set_forkserver_preload(["varve.workers.replica"])

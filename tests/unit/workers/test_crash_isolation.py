@@ -1,6 +1,8 @@
 """Rows that crash the process are found; the others keep their values."""
 
 import os
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.clashing import run_ones, write_clashing
 from varve.errors import RunError
 from varve.workers.crash_isolation import WORKER_DIED, CrashIsolation
 
@@ -77,6 +80,22 @@ def test_process_that_cannot_start_is_not_blamed_on_rows():
         pytest.raises(RunError, match="could not be started"),
     ):
         isolation.encode(pa.table({"value": [1]}), 0)
+
+
+def test_process_imports_no_file_of_the_current_folder(tmp_path):
+    """From a script in another folder, so that the current one is on no sys.path before, as in a worker."""
+    write_clashing(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/worker.py").write_text(
+        "import pyarrow as pa\nfrom tests.unit.workers.test_crash_isolation import *\n"
+        "if __name__ == '__main__':\n    with CrashIsolation(make_doubler, SCHEMA, 4) as isolation:\n"
+        "        print(isolation.encode(pa.table({'value': [4]}), 0)['double'].to_pylist())\n"
+    )
+    python = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
+    argv = [sys.executable, str(tmp_path / "elsewhere/worker.py")]
+    done = subprocess.run(argv, cwd=tmp_path, env=python, capture_output=True, text=True, check=False)
+    assert done.stdout == "[8]\n", done.stderr
+    assert run_ones(tmp_path) == []
 
 
 @pytest.mark.slow
