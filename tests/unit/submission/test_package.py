@@ -1,11 +1,13 @@
 """The folder that is sent to a cluster, and the checks that the cluster runs first."""
 
+import base64
 import json
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from tests.waiting import PATIENCE_S
@@ -15,8 +17,6 @@ from varve.config.job import Job
 from varve.errors import JobError
 from varve.output.manifest import JOB_NAME, Manifest, publish
 from varve.output.part_table import PartTable
-from varve.planning.plan import Resolved
-from varve.source.dataset import Shards
 from varve.storage.object_store import Storage
 from varve.submission.jobs_client import submission_name
 from varve.submission.package import START_FILE, job_code, local_paths, package_folder
@@ -128,11 +128,20 @@ def test_local_paths_are_distinguished_from_hub_ids_and_urls(tmp_path):
 def finish(made: Job, code: dict[str, str]) -> None:
     """Write the manifest and the plan of a finished run of the job."""
     storage = Storage(made.output.path)
-    nothing: dict = {name: {} for name in Manifest.__dataclass_fields__ if name not in {"job", "parts", "finished_at"}}
-    publish(storage, Manifest(**nothing, finished_at="then", job=made.model_dump(mode="json"), parts=PartTable.of(())))
-    saved: dict = {"resolved": dict.fromkeys(Resolved.__dataclass_fields__)}
-    saved["source"] = {"shards": dict.fromkeys(Shards.__dataclass_fields__)}
-    saved |= {"code": {"identity": code}} if code else {}
+    content = made.model_dump(mode="json")
+    numbers = dict.fromkeys(("num_rows", "num_tokens", "num_errors", "num_truncated", "file_bytes"), 0)
+    mappings = ("counts", "storage", "seconds", "stages", "encoder", "canary", "versions", "resolved")
+    nothing: dict = {**numbers, **{name: {} for name in mappings}, "started_at": "then"}
+    named = {"path": storage.uri, "fingerprint": "f" * 64, "finished_at": "then"}
+    publish(storage, Manifest(**named, **nothing, job=content, parts=PartTable.of(())))
+    schema = base64.b64encode(pa.schema({}).serialize().to_pybytes()).decode()
+    hashes = dict.fromkeys(("weights_sha256", "tokenizer_sha256", "config_sha256"), "a" * 64)
+    sizes = dict.fromkeys(("num_shards", "max_tokens", "tokens_per_pack", "block_rows", "rows_per_part"), 1)
+    resolved = {"source_commit": None, "source_identity": "a" * 64, "model_commit": None, "dtype": "float32"}
+    saved: dict = {"fingerprint": "f" * 64, "created_at": "then", "job": content}
+    saved["resolved"] = {**resolved, **hashes, **sizes, "schema": schema}
+    saved["source"] = {"files": ["a"], "versions": None, "shards": {"files": None, "rows": None}}
+    saved |= {"code": {"folder": ".", "identity": code}} if code else {}
     assert storage.create(JOB_NAME, json.dumps(saved).encode())
 
 
