@@ -87,14 +87,16 @@ def _is_time(finished: Manifest, name: str) -> bool:
 def _canary_failures(finished: Manifest, columns: Sequence[Column] | None) -> list[str]:
     """A manifest is published only after the canary of its run passed for every column."""
     record = finished.canary
-    rows, features = record.get("rows"), record.get("features")
+    rows, features, computed = record.get("rows"), record.get("features"), record.get("computed", {})
     if record.get("passed") is not True or record.get("failed") or not isinstance(rows, int):
         return ["canary: no comparison that passed is recorded"]
     if not rows and any(part.longest for part in finished.parts):
         return ["canary: no row was compared, although the parts have rows with features"]
     if not isinstance(features, dict) or (columns is not None and set(features) != {c.name for c in columns}):
         return ["canary: its features are not the feature columns of the parts"]
-    measured = {**features, **(record.get("computed") or {})}
+    if not isinstance(computed, dict):
+        return ["canary: its functions are not recorded"]
+    measured = {**features, **computed}
     return [f"canary: {name} exceeds its tolerance" for name, figures in measured.items() if not _is_within(figures)]
 
 
