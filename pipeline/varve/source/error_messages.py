@@ -4,12 +4,14 @@ Each raises its own exceptions, and few are OSErrors: a missing client is an Imp
 endpoint that does not answer are exceptions of the client.
 """
 
+import os
 import re
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from gzip import BadGzipFile
 from lzma import LZMAError
+from pathlib import Path
 from zipfile import BadZipFile
 
 from varve.errors import JobError, VarveError, one_line
@@ -93,6 +95,16 @@ def advice_on(error: BaseException) -> str:
         return "Install it on every machine that reads"
     if isinstance(error, UnicodeError):
         return "If the files are not UTF-8, name their encoding: source.options: {encoding: cp1252}"
+    if isinstance(error, OSError) and _is_in_cache(error.filename):
+        return "Set HF_HOME to a folder that can be written: `datasets` keeps its files there"
     if isinstance(error, OSError) and error.filename is not None:
         return "Check that the user who runs this may read it"
     return "Check the address, the credentials in the environment and the network"
+
+
+def _is_in_cache(path: object) -> bool:
+    """Whether a path is that of the Hugging Face libraries' cache, in it, or the folder that it should be made in."""
+    default = os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface")  # noqa: PTH118 (see below)
+    # Unlike Path.expanduser, this accepts a user without a home folder.
+    cache = Path(os.path.expanduser(os.environ.get("HF_HOME") or default)).absolute()  # noqa: PTH111
+    return isinstance(path, str) and (Path(path) == cache.parent or Path(path).is_relative_to(cache))

@@ -3,6 +3,9 @@
 import base64
 import bz2
 import gzip
+import os
+import subprocess
+import sys
 import zipfile
 
 import pyarrow as pa
@@ -147,3 +150,17 @@ def test_members_of_an_archive_stay_in_it(tmp_path):
     tables = list(open_file(tmp_path / "0.zip", "csv").read(0))
     assert "a#1 ü.csv" in tables[0]["text"].to_pylist()
     assert list(tmp_path.iterdir()) == [tmp_path / "0.zip"]
+
+
+@pytest.mark.parametrize("environment", [{"HF_HOME": "/sys/varve"}, {"HOME": "/sys"}])
+def test_cache_that_cannot_be_written_is_named_with_its_variable(environment, tmp_path):
+    pq.write_table(pa.table({"text": ["one"]}), tmp_path / "0.parquet")
+    source = f"Source(dataset='parquet', data_files={str(tmp_path / '0.parquet')!r}, text='text')"
+    code = (
+        "from varve.config.source import Source\nfrom varve.errors import JobError\n"
+        "from varve.source.open_dataset import open_dataset\n"
+        f"try: open_dataset({source})\nexcept JobError as e: print(e)\n"
+    )
+    known = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "XDG_"))} | environment
+    result = subprocess.run([sys.executable, "-c", code], env=known, capture_output=True, text=True, check=True)
+    assert "Set HF_HOME to a folder that can be written" in result.stdout
