@@ -57,7 +57,7 @@ def start_local_ray(compute: Compute, worker_start_s: float = WORKER_START_S) ->
         _start(size, folder.of_ray)
         # It reads the output of workers for drivers to show; Varve shows none of it.
         _end_process("log_monitor")
-        _wait_for_worker(folder.of_ray, worker_start_s)
+        _wait_for_worker(folder.of_ray, size["num_cpus"], worker_start_s)
     except BaseException:
         end_local_ray(folder)
         raise
@@ -92,8 +92,8 @@ def _start(size: dict[str, Any], folder: Path) -> None:
         raise
 
 
-def _wait_for_worker(folder: Path, timeout_s: float) -> None:
-    """Wait until a task has run.
+def _wait_for_worker(folder: Path, num_workers: int, timeout_s: float) -> None:
+    """Let workers start, and wait until the first has run a task; the others are ready for the run by then or soon.
 
     Raises:
         RunError: none has within `timeout_s`.
@@ -102,7 +102,8 @@ def _wait_for_worker(folder: Path, timeout_s: float) -> None:
     def answer() -> None:
         pass
 
-    ready, _ = ray.wait([ray.remote(num_cpus=0)(answer).remote()], timeout=timeout_s)
+    task = ray.remote(num_cpus=0)(answer)
+    ready, _ = ray.wait([task.remote() for _ in range(num_workers)], timeout=timeout_s)
     if ready:
         ray.get(ready)
         return
