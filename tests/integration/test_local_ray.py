@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -67,7 +68,8 @@ def observed(docs, minilm, tmp_path_factory):
         while process.poll() is None:
             pids = descendants(process.pid)
             seen.addresses |= listening_addresses(pids)
-            seen.modes |= {path.stat().st_mode & 0o777 for path in Path(ray).iterdir()}
+            with suppress(FileNotFoundError):  # removed meanwhile
+                seen.modes |= {path.stat().st_mode & 0o777 for path in Path(ray).iterdir()}
             seen.num_processes = max(seen.num_processes, len(pids))
             time.sleep(0.2)
         assert process.returncode == 0, process.communicate()[1]
