@@ -27,10 +27,12 @@ def test_created_object_is_read_back_whole_and_in_part(storage):
     assert storage.create("data/a.bin", b"0123456789")
     assert storage.read("data/a.bin") == b"0123456789"
     assert storage.read("data/a.bin", 2, 5) == b"234"
+    assert storage.size("data/a.bin") == 10
 
 
 def test_missing_object_reads_as_none(storage):
     assert storage.read("nothing") is None
+    assert storage.size("nothing") is None
     assert list(storage.list("data")) == []
 
 
@@ -44,6 +46,7 @@ def test_object_is_never_overwritten(storage):
 def test_empty_object_is_an_object(storage):
     assert storage.create("empty", b"")
     assert storage.read("empty") == b""
+    assert storage.size("empty") == 0
     assert not storage.create("empty", b"x")
 
 

@@ -1,0 +1,35 @@
+import json
+import os
+
+import pytest
+
+from varve.errors import RunError
+from varve.output.json_text import MAX_BYTES, parse_object, read_bounded
+from varve.output.manifest import MANIFEST_NAME, read_manifest
+from varve.planning.saved_job import JOB_NAME, read_job
+from varve.storage.object_store import Storage
+
+
+def test_object_is_parsed_with_characters_beyond_the_basic_plane():
+    content = {"text": "a 🙂 ü", "numbers": [1, 2.5, None]}
+    assert parse_object(json.dumps(content)) == content
+    assert parse_object(json.dumps(content, ensure_ascii=False).encode()) == content
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"1", b"[]", b"[" * 10_000, b'{"a":' * 10_000, b"\xff", b'"\\ud800"', b'{"a": "\\ud83d"}', b"9" * 9999],
+)
+def test_content_that_is_no_plain_object_is_a_value_error(content):
+    with pytest.raises(ValueError, match=r"."):
+        parse_object(content)
+
+
+@pytest.mark.parametrize(("name", "read"), [(MANIFEST_NAME, read_manifest), (JOB_NAME, read_job)])
+def test_file_beyond_the_limit_is_refused_without_being_read(name, read, tmp_path):
+    (tmp_path / "_varve").mkdir()
+    (tmp_path / name).touch()
+    os.truncate(tmp_path / name, 100 * MAX_BYTES)  # without blocks on the disk
+    with pytest.raises(RunError, match="no run writes more than"):
+        read(Storage(str(tmp_path)))
+    assert read_bounded(Storage(str(tmp_path)), "_varve/absent") is None
