@@ -39,7 +39,7 @@ def _status(arguments: argparse.Namespace) -> int:
 
 def read_status(storage: Storage) -> dict[str, Any]:
     """Return {"state": "complete", "partial" or "absent", "rows", "parts", "missing", ...} of an output."""
-    from varve.planning.saved_plan import read_job
+    from varve.planning.saved_job import read_job
 
     stored = read_job(storage)
     if stored is None:

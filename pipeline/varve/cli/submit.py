@@ -86,7 +86,7 @@ def finished(job: Job, last: "Submission | None") -> str | None:
 
 def _saved_code(storage: "Storage") -> dict[str, str]:
     """Return the identity of the functions that the run used: {"features.overlap.code": SHA-256, ...}."""
-    from varve.planning.saved_plan import read_job
+    from varve.planning.saved_job import read_job
 
     return (read_job(storage) or {}).get("code", {}).get("identity", {})
 

@@ -24,7 +24,8 @@ from varve.output.manifest import Manifest
 from varve.output.part_file import Part
 from varve.output.part_table import PartTable
 from varve.planning.plan import Plan
-from varve.planning.saved_plan import prepare, read_job, save_plan
+from varve.planning.saved_job import read_job
+from varve.planning.saved_plan import prepare, save_plan
 from varve.process_state import import_without_gc
 from varve.ranges import Missing, Range
 from varve.storage.object_store import Storage
