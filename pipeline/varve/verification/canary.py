@@ -3,7 +3,7 @@
 Shares no code with the encoder, so that an error there cannot hide: texts are read from the source again and encoded by
 `reference_model.py`; vectors are read from the committed parts. The canary therefore covers the whole way from a text
 to its stored bytes. Values of computed columns are compared with what the function returns for the row alone, kept
-columns with the source.
+columns and null texts with the source.
 """
 
 from collections.abc import Iterable, Sequence
@@ -14,19 +14,21 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from varve.config.source import Source
 from varve.encoder.feature_plan import Column
 from varve.output.part_file import Part
 from varve.output.vectors import read_scales, read_vectors
 from varve.planning.plan import Plan
 from varve.source.dataset import Dataset
 from varve.storage.object_store import Storage
-from varve.verification.kept_columns import compare_kept
+from varve.verification.kept_columns import compare_kept, compare_null
 from varve.verification.reference_model import Reference
 from varve.verification.sampled_rows import (
     RowId,
     choose_rows,
     read_source_rows,
     read_stored_rows,
+    rows_with_errors,
     within_token_limit,
 )
 from varve.verification.udf_recheck import compare_alone, tolerance
@@ -60,12 +62,12 @@ def compare(
         RunError: a row cannot be read again from the source or the output.
     """
     seed = int(plan.fingerprint[:8], 16) if seed is None else seed
-    return compare_rows(plan.dataset, plan.job.source.keep, plan, storage, choose_rows(parts, rows, seed), parts)
+    return compare_rows(plan.dataset, plan.job.source, plan, storage, choose_rows(parts, rows, seed), parts)
 
 
 def compare_rows(
     dataset: Dataset,
-    keep: Sequence[str],
+    source: Source,
     plan: Plan | None,
     storage: Storage,
     chosen: Sequence[RowId],
@@ -75,8 +77,8 @@ def compare_rows(
 
     Args:
         dataset: the source.
-        keep: names of the kept columns.
-        plan: of the run; None compares kept columns only.
+        source: its section of the job.
+        plan: of the run; None compares kept columns and null texts only.
         storage: the output.
         chosen: the rows, see `choose_rows`.
         parts: its committed parts.
@@ -88,24 +90,24 @@ def compare_rows(
         RunError: a row cannot be read again from the source or the output.
     """
     stored = read_stored_rows(storage, parts, chosen)
-    comparison = _Comparison(keep, plan)
-    if selected := within_token_limit(chosen, stored):
-        for row_id, row in read_source_rows(dataset, selected):
-            comparison.add(row_id, stored[row_id], row)
+    comparison = _Comparison(source, plan)
+    selected = [*within_token_limit(chosen, stored), *rows_with_errors(chosen, stored)]
+    for row_id, row in read_source_rows(dataset, selected):
+        comparison.add(row_id, stored[row_id], row)
     return comparison.report(expected=len(selected))
 
 
 class _Comparison:
     """The largest difference of each column over the compared rows, and the rows that exceed the tolerance."""
 
-    def __init__(self, keep: Sequence[str], plan: Plan | None) -> None:
-        self._keep, self._plan = keep, plan
+    def __init__(self, source: Source, plan: Plan | None) -> None:
+        self._source, self._plan = source, plan
         self._columns = plan.feature_plan.columns if plan else ()
         self._functions = plan.computed if plan else ()
-        self._num_rows = 0
+        self._num_read, self._num_rows = 0, 0  # rows with errors are read only
         self._features = {column.name: _figures(_tolerance(column, plan)) for column in self._columns if plan}
         self._computed = {column.name: _figures(tolerance(column)) for column in self._functions}
-        self._kept = {name: {"different": 0} for name in keep}
+        self._kept = {name: {"different": 0} for name in source.keep}
         self._failed: list[str] = []
 
     @cached_property
@@ -114,16 +116,14 @@ class _Comparison:
 
     def add(self, row_id: RowId, stored: pa.Table, row: pa.Table) -> None:
         """Compare one row of the output with its row of the source."""
-        self._num_rows += 1
-        failures = compare_kept(self._keep, stored, row)
+        self._num_read += 1
+        failures = compare_kept(self._source.keep, stored, row)
         for name in failures:
             self._kept[name]["different"] += 1
-        failures |= self._compare_features(stored, row)
-        for column in self._functions:
-            relative, max_abs, failure = compare_alone(column, stored, row)
-            _update(self._computed[column.name], relative, max_abs)
-            if failure:
-                failures[column.name] = failure
+        failures |= compare_null(self._source.text_columns, stored, row)
+        if not stored["error"][0].is_valid:
+            self._num_rows += 1
+            failures |= self._compare_features(stored, row) | self._compare_functions(stored, row)
         shard, number = row_id
         self._failed += [f"{name} of shard {shard}, row {number} {failure}" for name, failure in failures.items()]
 
@@ -142,9 +142,18 @@ class _Comparison:
                 failures[column.name] = f"differs from plain transformers by {relative:.1e} {allowed}"
         return failures
 
+    def _compare_functions(self, stored: pa.Table, row: pa.Table) -> dict[str, str]:
+        failures = {}
+        for column in self._functions:
+            relative, max_abs, failure = compare_alone(column, stored, row)
+            _update(self._computed[column.name], relative, max_abs)
+            if failure:
+                failures[column.name] = failure
+        return failures
+
     def report(self, expected: int) -> dict[str, Any]:
-        if self._num_rows < expected:
-            self._failed.append(f"the source has only {self._num_rows} of the {expected} rows to compare")
+        if self._num_read < expected:
+            self._failed.append(f"the source has only {self._num_read} of the {expected} rows to compare")
         return {
             "rows": self._num_rows,
             "passed": not self._failed,

@@ -1,4 +1,4 @@
-"""Compares the kept columns of a row of the output with the row of the source: types and values.
+"""Compares the kept columns of a row of the output with the row of the source, and whether its text is null.
 
 Knows nothing of where rows come from. The row of the source is written as Parquet and read back, since Parquet stores
 some types as others (seconds as milliseconds). Invariant: values are equal only if they are the same, NaN included.
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from varve.monitoring.row_errors import count_errors
 from varve.output.valid_text import replace_invalid
 
 _SHOWN_CHARACTERS = 60
@@ -34,6 +35,20 @@ def compare_kept(names: Sequence[str], stored: pa.Table, row: pa.Table) -> dict[
         elif failure := _difference(stored[name].combine_chunks(), expected[name].combine_chunks()):
             failures[name] = failure
     return failures
+
+
+def compare_null(text_columns: Sequence[str], stored: pa.Table, row: pa.Table) -> dict[str, str]:
+    """Compare whether the text of a row is null in the source with what its column `error` says.
+
+    Returns:
+        {"error": description of the difference}; empty if both agree.
+    """
+    is_null = any(not row[name][0].is_valid for name in text_columns)
+    if count_errors(stored["error"]).null_texts and not is_null:
+        return {"error": f"is {_short(stored['error'][0].as_py())}, but the text is not null in the source"}
+    if is_null and not stored["error"][0].is_valid:
+        return {"error": "is null, but the text is null in the source"}
+    return {}
 
 
 def _as_stored(row: pa.Table) -> pa.Table:

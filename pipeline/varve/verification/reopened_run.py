@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from varve.config.job import Job
+from varve.config.source import Source
 from varve.errors import VarveError
 from varve.planning.plan import Plan
 from varve.planning.saved_plan import CodePermission, reopen_plan, reopen_source
@@ -21,14 +22,14 @@ class ReopenedRun:
     Attributes:
         dataset: the source; None if it cannot be opened or has changed.
         plan: with the model and the permitted functions; None if these cannot be opened or are not permitted.
-        keep: names of the kept columns.
+        source: section of the job.
         failures: why something cannot be opened.
         skipped: what the user does not permit to run, and how to permit it.
     """
 
     dataset: Dataset | None
     plan: Plan | None
-    keep: tuple[str, ...]
+    source: Source | None
     failures: tuple[str, ...]
     skipped: tuple[str, ...]
 
@@ -41,17 +42,17 @@ def reopen_run(stored: Mapping[str, Any], uri: str, permission: CodePermission) 
         uri: of the output, for messages.
         permission: the code that may run.
     """
-    dataset, plan, keep, skipped = None, None, (), ()
+    dataset, plan, source, skipped = None, None, None, ()
     try:
         job = Job.parse(stored["job"], where=f"{uri}/_varve/job.json")
-        keep, skipped = job.source.keep, _not_permitted(job, permission)
+        source, skipped = job.source, _not_permitted(job, permission)
         dataset = reopen_source(stored, uri)
         if permission.remote_code or not job.model.trust_remote_code:
             plan = reopen_plan(stored, uri, permission)
     except VarveError as e:
         failure = f"the source, the model or the code of the run cannot be opened: {e}"
-        return ReopenedRun(dataset, None, keep, (failure,), skipped)
-    return ReopenedRun(dataset, plan, keep, (), skipped)
+        return ReopenedRun(dataset, None, source, (failure,), skipped)
+    return ReopenedRun(dataset, plan, source, (), skipped)
 
 
 def _not_permitted(job: Job, permission: CodePermission) -> tuple[str, ...]:

@@ -89,6 +89,11 @@ def read_source_rows(dataset: Dataset, selected: Sequence[RowId]) -> Iterator[tu
                 break
 
 
+def rows_with_errors(chosen: Sequence[RowId], stored: Mapping[RowId, pa.Table]) -> list[RowId]:
+    """The rows without features."""
+    return [row_id for row_id in chosen if stored[row_id]["error"][0].is_valid]
+
+
 def within_token_limit(chosen: Sequence[RowId], stored: Mapping[RowId, pa.Table]) -> list[RowId]:
     """The first row, and further rows up to `MAX_TOKENS` together; rows with errors are skipped."""
     selected: list[RowId] = []

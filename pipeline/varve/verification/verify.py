@@ -150,14 +150,14 @@ def _count_rows(dataset: Dataset, shard: int) -> tuple[int, int, str]:
 
 def _check_canary(reopened: ReopenedRun, storage: Storage, finished: Manifest, *, seed: int) -> Check:
     """Run the canary with other rows than the run."""
-    if reopened.dataset is None or reopened.failures:
+    if reopened.dataset is None or reopened.source is None or reopened.failures:
         return Check("canary", reopened.failures, reopened.skipped)
     dataset, skipped = reopened.dataset, reopened.skipped
     chosen = [
         (shard, row) for shard, row in choose_rows(finished.parts, canary.ROWS, seed) if shard < dataset.num_shards
     ]
     try:
-        result = canary.compare_rows(dataset, reopened.keep, reopened.plan, storage, chosen, finished.parts)
+        result = canary.compare_rows(dataset, reopened.source, reopened.plan, storage, chosen, finished.parts)
     except RunError as e:
         return Check("canary", (str(e),), skipped)
     except (KeyError, TypeError, ValueError, IndexError, pa.ArrowException) as e:  # parts that no run of the job wrote

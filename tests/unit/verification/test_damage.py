@@ -301,6 +301,10 @@ FORGERIES = {
         lambda t: set_column(t, "error", pa.array(["worker died"] * len(t))),
         None,
     ),
+    "texts are called null": (
+        lambda t: set_column(t, "error", pa.array(["null text in text"] * (len(t) - 5) + [None] * 5)),
+        "canary",
+    ),
     "two vectors are swapped": (swap_two_vectors, None),
 }
 
