@@ -201,7 +201,7 @@ def _check_shape(saved: _Saved, features: Sequence[Column], state: Mapping[str, 
     """Check that the tensors are those of the head, before memory for a head of this shape is reserved.
 
     Raises:
-        ValueError, KeyError: they are not, or the inputs and outputs are not those that model.json lists.
+        ValueError, KeyError: they are not, or the inputs and outputs are not listed in model.json.
     """
     shape = saved.shape
     inner = shape.vector_width // max(1, shape.mixed_layers)

@@ -134,7 +134,7 @@ def _check_manifest(manifest: Manifest) -> None:
 
 
 def _check_schema(output: "Output") -> None:
-    """Check that the columns of the first part are those that its metadata describes."""
+    """Check that the columns of the first part are described by its metadata."""
     plan = FeaturePlan(tuple(output.features.values()), top_layer=0, num_layers=0, special_tokens=False)
     types = feature_types(plan, pairs=len(output.text_columns) > 1)
     for name, expected in types.items():
