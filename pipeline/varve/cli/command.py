@@ -124,7 +124,6 @@ def open_output(path: str) -> Storage:
     Raises:
         JobError: the path is empty, or there is no output at it.
     """
-    _check_not_empty("PATH", path)
     storage = Storage(path, patient=False)
     if storage.read(JOB_NAME) is None:
         msg = f"{storage.uri} holds no output of Varve"
@@ -138,7 +137,9 @@ def writable_folder(address: str) -> Path:
     Raises:
         JobError: it is empty or the address of a store, or cannot be written.
     """
-    _check_not_empty("--output", address)
+    if not address.strip():
+        msg = f"--output: {address!r} is empty: expected a folder. Is a variable of the shell unset?"
+        raise JobError(msg)
     if "://" in address:
         msg = f"--output: {address} is the address of a store: expected a local folder"
         raise JobError(msg)
@@ -151,13 +152,6 @@ def writable_folder(address: str) -> Path:
         msg = f"--output: {folder} cannot be written: {e.strerror}. Choose another folder"
         raise JobError(msg) from e
     return folder
-
-
-def _check_not_empty(argument: str, path: str) -> None:
-    """Refuse what an unset variable of the shell gives, since an empty path would mean the current folder."""
-    if not path.strip():
-        msg = f"{argument}: {path!r} is empty: expected a folder. Is a variable of the command line unset?"
-        raise JobError(msg)
 
 
 def start_ray_tasks() -> "Spread":

@@ -60,6 +60,16 @@ class Storage:
     patient: bool = True
 
     def __post_init__(self) -> None:
+        """Make a local path absolute.
+
+        Raises:
+            JobError: the path is empty, as an unset variable of the shell is; it would mean the current folder.
+        """
+        if not self.uri.strip():
+            msg = (
+                f"the path of the output, {self.uri!r}, is empty: expected a folder. Is a variable of the shell unset?"
+            )
+            raise JobError(msg)
         path = local_path(self.uri)
         if "://" not in path:
             object.__setattr__(self, "uri", str(_expand_home(path).absolute()))

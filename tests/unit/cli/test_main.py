@@ -22,7 +22,9 @@ def test_process_exits_with_the_code_of_its_command(arguments, code):
 
 
 @pytest.mark.parametrize(
-    "arguments", [["verify", ""], ["clean", " ", "--delete"], ["demo", "--output", ""]], ids=lambda given: given[0]
+    "arguments",
+    [["verify", ""], ["status", ""], ["clean", " ", "--delete"], ["demo", "--output", ""]],
+    ids=lambda given: given[0],
 )
 def test_empty_path_does_not_mean_the_current_folder(arguments, capsys):
     assert run_command(arguments) == 2
