@@ -99,7 +99,8 @@ def ended(tmp_path_factory, write_shards, minilm):
             }
         )
 
-    jobs = [job("finished", few), job("failed", few, max_errors=0), job("interrupted", many, rows_per_part=64)]
+    nulls = write_shards(folder / "nulls", [pa.table({"text": pa.array([None] * 3, pa.string())})])
+    jobs = [job("finished", few), job("failed", nulls), job("interrupted", many, rows_per_part=64)]
     done = subprocess.run([sys.executable, "-c", PROGRAM, *jobs], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
@@ -112,5 +113,5 @@ def test_run_leaves_the_process_as_it_found_it(name, ended):
 
 def test_runs_ended_as_their_names_say(ended):
     assert ended["finished"]["outcome"] == "finished"
-    assert "output.max_errors: 0" in ended["failed"]["outcome"]
+    assert "none of 3 rows has features" in ended["failed"]["outcome"]
     assert "SIGINT" in ended["interrupted"]["outcome"]
