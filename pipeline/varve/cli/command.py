@@ -17,6 +17,7 @@ from varve.cluster.auth_token import use_token
 from varve.errors import JobError, VarveError
 from varve.monitoring.terminal_line import update_line
 from varve.output.manifest import JOB_NAME
+from varve.process_state import keep_environment
 from varve.storage.object_store import Storage
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ def run(
     add_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print the result as one JSON document")
     arguments = parser.parse_args(argv)
+    restore_environment = keep_environment()
     for variable, value in ENVIRONMENT.items():
         os.environ.setdefault(variable, value)
     use_token(os.environ.get("RAY_ADDRESS") if uses_ray and not getattr(arguments, "to", None) else None)
@@ -82,6 +84,8 @@ def run(
     except KeyboardInterrupt:
         again = "Finished parts stay: the same command resumes" if resumable else "The same command starts again"
         return _fail(name, f"stopped. {again}", 1, as_json=arguments.json)
+    finally:
+        restore_environment()
 
 
 def _fail(name: str, message: str, exit_code: int, *, as_json: bool) -> int:

@@ -31,6 +31,12 @@ def test_empty_path_does_not_mean_the_current_folder(arguments, capsys):
     assert "is empty: expected a folder" in capsys.readouterr().err
 
 
+def test_command_leaves_the_environment_as_it_was(tmp_path):
+    before = dict(os.environ)
+    assert run_command(["status", str(tmp_path)]) == 1
+    assert dict(os.environ) == before
+
+
 def test_exit_handlers_run_before_the_process_exits():
     then = "m.run_command = lambda: atexit.register(print, 'the end') and 3"
     code = f"import atexit, varve.cli.main as m\n{then}\nm.main()"
