@@ -26,7 +26,7 @@ if any(argument.endswith("default_worker.py") for argument in sys.orig_argv):
 IMPATIENT = """
 from varve.cluster.local_ray import start_local_ray
 from varve.config.compute import Compute
-start_local_ray(Compute(), worker_start_s=5)
+start_local_ray(Compute(), worker_start_s=15)
 """
 
 
@@ -111,7 +111,7 @@ def test_workers_that_cannot_start_are_reported_with_their_last_output(broken):
         )
         assert list(Path(ray).iterdir()) == []
     message = failed.stderr.partition("varve.errors.RunError: ")[2].splitlines()
-    assert "none was ready within 5 s" in message[0]
+    assert "none was ready within 15 s" in message[0]
     assert "PYTHONPATH" in message[0]
     assert message[-1].strip() == "SystemExit: no worker can start here"
 

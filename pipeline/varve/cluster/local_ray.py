@@ -26,7 +26,7 @@ from varve.errors import RunError, one_line
 # Ray gives its node 30 s to start, a constant of Ray; a busy machine needs more attempts.
 _MAX_STARTS = 3
 # Until the first worker is ready. An idle machine needs half a second.
-WORKER_START_S = 40.0
+WORKER_START_S = 50.0
 # Otherwise the driver waits for the first workers in C++ code, for ever if they die, and no signal ends that.
 _SYSTEM_CONFIG = {"prestart_worker_first_driver": False}
 _SHOWN_LINES = 3
@@ -79,7 +79,8 @@ def _start(size: dict[str, Any], folder: Path) -> None:
     options = {"address": "local", "include_dashboard": False, "_temp_dir": str(folder)}
     attempts = Retrying(
         stop=stop_after_attempt(_MAX_STARTS),
-        retry=retry_if_exception(lambda error: isinstance(error, Exception) and not _last_output(folder)),
+        # A process that ends with a Python error does so again; without one the machine was too busy.
+        retry=retry_if_exception(lambda error: isinstance(error, Exception) and not _first_traceback(_output(folder))),
         reraise=True,
     )
     try:
@@ -120,15 +121,24 @@ def _advice(output: Sequence[str]) -> str:
 
 
 def _last_output(folder: Path) -> list[str]:
-    """The end of the first traceback that a process of Ray wrote to stderr, or of other output there.
-
-    Workers share the stderr of the raylet until they are ready. Healthy processes write only marks and log lines.
-    """
-    written = "\n".join(log.read_text(errors="replace") for log in sorted(folder.glob("session_2*/logs/*.err")))
-    if found := _TRACEBACK.search(written):
-        return [*found[1].splitlines(), found[2]]
+    """The end of the first traceback that a process of Ray wrote to stderr, or of other output there."""
+    written = _output(folder)
     lines = [line for line in written.splitlines() if line.strip() and not line.startswith((_LOG_LINE, _WORKER_MARK))]
-    return lines[-_SHOWN_LINES:]
+    return _first_traceback(written) or lines[-_SHOWN_LINES:]
+
+
+def _first_traceback(written: str) -> list[str]:
+    """The last frame and the error of the first Python traceback; empty if there is none."""
+    found = _TRACEBACK.search(written)
+    return [*found[1].splitlines(), found[2]] if found else []
+
+
+def _output(folder: Path) -> str:
+    """What Ray's processes wrote to stderr; healthy ones write only marks and log lines.
+
+    Workers share the stderr of the raylet until they are ready.
+    """
+    return "\n".join(log.read_text(errors="replace") for log in sorted(folder.glob("session_2*/logs/*.err")))
 
 
 @contextmanager
