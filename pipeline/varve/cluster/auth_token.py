@@ -10,8 +10,8 @@ import secrets
 import subprocess
 import sys
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 _TIMEOUT_S = 10.0
 _TOKEN_BYTES = 32
@@ -43,12 +43,21 @@ def make_token_private() -> None:
     try:
         path = _token_file()
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with suppress(FileExistsError), open(path, "x", opener=partial(os.open, mode=0o600)) as file:
-            file.write(secrets.token_hex(_TOKEN_BYTES))
+        if not path.exists():
+            _write_new(path)
         if path.stat().st_uid == os.getuid():
             path.chmod(0o600)
     except (OSError, RuntimeError):  # RuntimeError: there is no home folder
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(_TOKEN_BYTES))
+
+
+def _write_new(path: Path) -> None:
+    """Write a token file, unless another process does: no process may read one without its content."""
+    with NamedTemporaryFile("w", dir=path.parent) as file:  # with mode 0600
+        file.write(secrets.token_hex(_TOKEN_BYTES))
+        file.flush()
+        with suppress(FileExistsError):
+            os.link(file.name, path)
 
 
 def _has_token() -> bool:

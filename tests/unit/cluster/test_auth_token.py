@@ -1,6 +1,7 @@
 """The token of a local Ray can be read by its user only."""
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,17 @@ def test_new_token_is_private(home):
     make_token_private()
     assert len((home / ".ray/auth_token").read_text()) == 64
     assert (mode(home / ".ray"), mode(home / ".ray/auth_token")) == (0o700, 0o600)
+
+
+def test_commands_that_start_at_the_same_time_have_one_token(home):
+    def read_token(_: int) -> str:
+        make_token_private()
+        return (home / ".ray/auth_token").read_text()
+
+    with ThreadPoolExecutor(8) as threads:
+        tokens = set(threads.map(read_token, range(64)))
+    assert [len(token) for token in tokens] == [64]
+    assert [path.name for path in (home / ".ray").iterdir()] == ["auth_token"]
 
 
 def test_token_that_ray_has_written_is_kept_and_becomes_private(home):
