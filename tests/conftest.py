@@ -15,6 +15,7 @@ os.environ.update(
 )
 
 import json
+import signal
 from contextlib import ExitStack, contextmanager
 from functools import partial
 
@@ -35,6 +36,9 @@ from tests.servers.stores import (
     radosgw,
 )
 from varve.cli.corpus import model_folder
+
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # under nohup, the commands of tests would ignore it too
+    signal.signal(signal.SIGHUP, lambda *_: None)
 
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
