@@ -1,11 +1,8 @@
-"""Reads JSON that anybody may have written: bounded in size and depth, without text that cannot be written again."""
+"""Reads JSON that anybody may have written: bounded in depth, without text that cannot be written again."""
 
 import json
 import re
 from typing import Any
-
-from varve.errors import RunError
-from varve.storage.object_store import Storage
 
 # About 2 million parts.
 MAX_BYTES = 1024**3
@@ -30,16 +27,3 @@ def parse_object(content: bytes | str) -> dict[str, Any]:
         msg = f"expected an object, not {type(value).__name__}"
         raise ValueError(msg)  # noqa: TRY004 (the content is wrong, not an argument)
     return value
-
-
-def read_bounded(storage: Storage, name: str) -> bytes | None:
-    """An object of at most `MAX_BYTES` bytes; None if it does not exist.
-
-    Raises:
-        RunError: the object is larger, or the store failed.
-    """
-    size = storage.size(name)
-    if size is not None and size > MAX_BYTES:
-        msg = f"{storage.uri}/{name} has {size:,} bytes: no run writes more than {MAX_BYTES:,}"
-        raise RunError(msg)
-    return None if size is None else storage.read(name)

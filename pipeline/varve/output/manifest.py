@@ -19,7 +19,7 @@ import numpy as np
 from varve import ranges
 from varve.errors import RunError
 from varve.output import part_file
-from varve.output.json_text import parse_object, read_bounded
+from varve.output.json_text import MAX_BYTES, parse_object
 from varve.output.manifest_json import check_fields, check_parts
 from varve.output.part_file import Part
 from varve.output.part_table import PartTable
@@ -103,7 +103,7 @@ def read_manifest(storage: Storage) -> Manifest | None:
     Raises:
         RunError: the manifest cannot be read.
     """
-    content = read_bounded(storage, MANIFEST_NAME)
+    content = storage.read_at_most(MANIFEST_NAME, MAX_BYTES)
     if content is None:
         return None
     try:

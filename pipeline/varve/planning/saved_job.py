@@ -14,7 +14,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from varve.config.base import Section
 from varve.errors import JobError
-from varve.output.json_text import parse_object, read_bounded
+from varve.output.json_text import MAX_BYTES, parse_object
 from varve.output.manifest import JOB_NAME
 from varve.planning.plan import Resolved
 from varve.storage.object_store import Storage
@@ -78,7 +78,7 @@ def read_job(storage: Storage) -> dict[str, Any] | None:
     Raises:
         JobError: this version of Varve cannot read it, or a value is outside its range.
     """
-    content = read_bounded(storage, JOB_NAME)
+    content = storage.read_at_most(JOB_NAME, MAX_BYTES)
     if content is None:
         return None
     try:

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from varve.errors import JobError, RunError
-from varve.output.json_text import parse_object, read_bounded
+from varve.output.json_text import MAX_BYTES, parse_object
 from varve.output.part_file import DATA_PREFIX, Part
 from varve.output.schema import METADATA_KEY
 from varve.output.vectors import read_vectors
@@ -105,7 +105,7 @@ def _claim(probe: Probe, output: Output, name: str, keep: Sequence[str]) -> None
     if output.storage.create(target, content):
         return
     try:
-        existing = parse_object(read_bounded(output.storage, target) or b"{}")
+        existing = parse_object(output.storage.read_at_most(target, MAX_BYTES) or b"{}")
         is_same = (existing["sha256"], existing["keep"]) == (_identity(probe), list(keep))
     except (ValueError, LookupError, TypeError):
         is_same = False  # not written by this version

@@ -47,6 +47,10 @@ class ListedObject(NamedTuple):
     modified_at: datetime
 
 
+class ObjectTooLargeError(RunError):
+    """An object is larger than its reader expects."""
+
+
 @dataclass(frozen=True, slots=True)
 class Storage:
     """One output: a local folder or an object store prefix. Holds only its address, so it is safe to pickle.
@@ -115,15 +119,22 @@ class Storage:
             return None
         return self._request(lambda: _get(_store(self.uri), name, start, stop), name)
 
-    def size(self, name: str) -> int | None:
-        """An object's bytes without reading it; None if the object does not exist.
+    def read_at_most(self, name: str, max_bytes: int) -> bytes | None:
+        """A whole object of at most `max_bytes` bytes; None if the object does not exist.
+
+        The size is that of the response to the read: a HEAD request, whose errors have no message, is not made.
 
         Raises:
+            ObjectTooLargeError: the object is larger; nothing of it was read.
             RunError: the store refused or failed, or the bucket does not exist.
         """
         if self.is_local and not is_folder(self.uri):
             return None
-        return self._request(lambda: _size(_store(self.uri), name), name)
+        found = self._request(lambda: _get_at_most(_store(self.uri), name, max_bytes), name)
+        if isinstance(found, int):
+            msg = f"{self.uri}/{name} has {found:,} bytes: expected at most {max_bytes:,}"
+            raise ObjectTooLargeError(msg)
+        return found
 
     def list(self, prefix: str, splits: Sequence[str] = ()) -> Iterator[ListedObject]:
         """List the objects below a prefix, page by page.
@@ -199,9 +210,11 @@ class Storage:
             raise RunError(msg) from e
 
 
-def _size(store: ObjectStore, name: str) -> int | None:
+def _get_at_most(store: ObjectStore, name: str, max_bytes: int) -> bytes | int | None:
+    """The object, or its size if it is larger; None if it does not exist."""
     try:
-        return int(obstore.head(store, name)["size"])
+        found = obstore.get(store, name)
+        return bytes(found.bytes()) if found.meta["size"] <= max_bytes else int(found.meta["size"])
     except (NotFoundError, FileNotFoundError) as e:
         if parse_error(e).is_container_missing:
             raise

@@ -17,7 +17,7 @@ from varve.output.part_file import PART_KEY, Part, count_rows
 from varve.output.part_reader import ImplausiblePartError, read_columns
 from varve.output.schema import feature_columns, read_metadata
 from varve.output.vectors import flatten, read_vectors
-from varve.storage.object_store import Storage
+from varve.storage.object_store import ObjectTooLargeError, Storage
 
 # Rounding error of the length of a unit vector by stored dtype; binary vectors are not normalized.
 _NORM_TOLERANCE = {"float32": 1e-5, "float16": 2e-3, "int8": 2e-2}
@@ -40,10 +40,12 @@ def check_part(storage: Storage, part: Part, expected: pa.Schema | None = None) 
     Raises:
         RunError: the store failed.
     """
-    size = storage.size(part.name)
-    if size is None:
+    try:
+        content = storage.read_at_most(part.name, part.file_bytes)
+    except ObjectTooLargeError:
+        content = b""
+    if content is None:
         return {"checksums": [f"{part.name} is gone"]}
-    content = storage.read(part.name) or b"" if size == part.file_bytes else b""
     if not _is_as_committed(content, part):
         return {"checksums": [f"{part.name}: its bytes differ from the committed ones"]}
     try:  # the footer may be damaged if the record has no hash of it

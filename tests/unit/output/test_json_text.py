@@ -4,7 +4,7 @@ import os
 import pytest
 
 from varve.errors import RunError
-from varve.output.json_text import MAX_BYTES, parse_object, read_bounded
+from varve.output.json_text import MAX_BYTES, parse_object
 from varve.output.manifest import MANIFEST_NAME, read_manifest
 from varve.planning.saved_job import JOB_NAME, read_job
 from varve.storage.object_store import Storage
@@ -32,4 +32,4 @@ def test_file_beyond_the_limit_is_refused_without_being_read(name, read, tmp_pat
     os.truncate(tmp_path / name, 100 * MAX_BYTES)  # without blocks on the disk
     with pytest.raises(RunError, match="no run writes more than"):
         read(Storage(str(tmp_path)))
-    assert read_bounded(Storage(str(tmp_path)), "_varve/absent") is None
+    assert Storage(str(tmp_path)).read_at_most("_varve/absent", MAX_BYTES) is None
