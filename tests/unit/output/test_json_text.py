@@ -30,6 +30,6 @@ def test_file_beyond_the_limit_is_refused_without_being_read(name, read, tmp_pat
     (tmp_path / "_varve").mkdir()
     (tmp_path / name).touch()
     os.truncate(tmp_path / name, 100 * MAX_BYTES)  # without blocks on the disk
-    with pytest.raises(RunError, match="no run writes more than"):
+    with pytest.raises(RunError, match="expected at most"):
         read(Storage(str(tmp_path)))
     assert Storage(str(tmp_path)).read_at_most("_varve/absent", MAX_BYTES) is None
