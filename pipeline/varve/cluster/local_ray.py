@@ -26,7 +26,7 @@ from varve.errors import RunError, one_line
 # Ray gives its node 30 s to start, a constant of Ray; a busy machine needs more attempts.
 _MAX_STARTS = 3
 # Until the first worker is ready. An idle machine needs half a second.
-WORKER_START_S = 50.0
+WORKER_START_S = 40.0
 # Otherwise the driver waits for the first workers in C++ code, for ever if they die, and no signal ends that.
 _SYSTEM_CONFIG = {"prestart_worker_first_driver": False}
 _SHOWN_LINES = 3
