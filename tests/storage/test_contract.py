@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from varve.errors import JobError, RunError
-from varve.storage.object_store import Storage
+from varve.storage.object_store import ObjectTooLargeError, Storage
 
 
 @pytest.fixture(params=["memory", "local", "file", "radosgw", "azurite", "gcs", "moto"])
@@ -27,12 +27,14 @@ def test_created_object_is_read_back_whole_and_in_part(storage):
     assert storage.create("data/a.bin", b"0123456789")
     assert storage.read("data/a.bin") == b"0123456789"
     assert storage.read("data/a.bin", 2, 5) == b"234"
-    assert storage.size("data/a.bin") == 10
+    assert storage.read_at_most("data/a.bin", 10) == b"0123456789"
+    with pytest.raises(ObjectTooLargeError):
+        storage.read_at_most("data/a.bin", 9)
 
 
 def test_missing_object_reads_as_none(storage):
     assert storage.read("nothing") is None
-    assert storage.size("nothing") is None
+    assert storage.read_at_most("nothing", 10) is None
     assert list(storage.list("data")) == []
 
 
@@ -46,7 +48,7 @@ def test_object_is_never_overwritten(storage):
 def test_empty_object_is_an_object(storage):
     assert storage.create("empty", b"")
     assert storage.read("empty") == b""
-    assert storage.size("empty") == 0
+    assert storage.read_at_most("empty", 0) == b""
     assert not storage.create("empty", b"x")
 
 

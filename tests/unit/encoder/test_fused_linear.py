@@ -340,9 +340,9 @@ def anonymous_bytes():
     return int(re.search(r"RssAnon:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
 
 layer = sys.argv[2]
-Encoder(sys.argv[1], {"e": f"mean@{layer}"}, device="cpu", threads=1)
-before = anonymous_bytes()
-held = Encoder(sys.argv[1], {"e": f"mean@{layer}"}, device="cpu", threads=1)
+first = Encoder(sys.argv[1], {"e": f"mean@{layer}"}, device="cpu", threads=1)
+before = anonymous_bytes()  # the first is kept: memory that it freed would not be counted for the second
+second = Encoder(sys.argv[1], {"e": f"mean@{layer}"}, device="cpu", threads=1)
 print(anonymous_bytes() - before)
 """
 
