@@ -133,6 +133,9 @@ def encode_part(
 
     Vectors have no dictionary and no statistics, float32 and float64 vectors are byte-stream-split. Other columns have
     dictionaries and statistics, for readers that filter by them. Compression is zstd, level 1.
+
+    The ids of sparse vectors have neither: of 1,500 vectors of a SPLADE model they took 1.50 bytes each, with a
+    dictionary 1.73, as DELTA_BINARY_PACKED 1.68. Byte-stream-split integers are smaller, but older readers reject them.
     """
     vectors, split = _vector_leaves(table.schema)
     others = [leaf for leaf in _leaves(table.schema) if leaf not in vectors]
@@ -246,7 +249,10 @@ def _vector_leaves(schema: pa.Schema) -> tuple[set[str], list[str]]:
     float16 is not split: some releases of DuckDB and polars cannot read it then.
     """
     described = json.loads((schema.metadata or {}).get(METADATA_KEY, b"{}"))
-    dtypes = {column["name"]: column["dtype"] for column in described.get("columns", ())}
+    dtypes: dict[str, str] = {}
+    for column in described.get("columns", ()):
+        stored = {f"{column['name']}_ids": "int32", f"{column['name']}_weights": "float32"}
+        dtypes |= stored if column.get("form") == "sparse" else {column["name"]: column["dtype"]}
     computed = ((column["name"], column["type"].partition("[")) for column in described.get("computed", ()))
     dtypes |= {name: dtype for name, (dtype, is_vector, _) in computed if is_vector}
     leaves = [leaf for leaf in _leaves(schema) if leaf.split(".")[0] in dtypes]

@@ -13,7 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
-from varve.encoder.feature_plan import Column, FeaturePlan
+from varve.encoder.feature_plan import SPAN_COLUMNS, Column, FeaturePlan
 from varve.encoder.ragged import Columns, Ragged
 from varve.output.json_text import parse_object
 from varve.preprocessing.computed_columns import ComputedColumn
@@ -21,7 +21,8 @@ from varve.preprocessing.computed_columns import ComputedColumn
 METADATA_KEY = b"varve"
 
 _VALUES = {"float32": pa.float32(), "float16": pa.float16(), "int8": pa.int8(), "binary": pa.uint8()}
-_FORMS = ("vector", "windows", "tokens", "attentions")
+_FORMS = ("vector", "windows", "chunks", "tokens", "attentions", "sparse", "late", "clusters")
+_IDS, _SPANS = pa.list_(pa.int32()), pa.list_(pa.list_(pa.int32(), 2))
 _MAX_WIDTH = 2**31  # of a fixed-size list
 _COLUMNS = TypeAdapter(list[Column])
 _ROW_FIELDS = (
@@ -88,11 +89,13 @@ def parse_columns(content: Any) -> list[Column]:
     """Definitions of feature columns, made by `describe`, whoever wrote them.
 
     Raises:
-        ValueError: a definition lacks a value, or a value is not one of a feature column.
+        ValueError: a definition lacks a value, or a value is not one of a feature column: sparse weights, for example,
+            are float32.
     """
     columns = _COLUMNS.validate_python(content)
     for column in columns:
         known = column.dtype in _VALUES and column.form in _FORMS
+        known = known and (column.form != "sparse" or column.dtype == "float32")
         if not (known and column.name and 1 <= column.width < _MAX_WIDTH and column.layers):
             msg = f"{column.name!r} is not the definition of a feature column"
             raise ValueError(msg)
@@ -115,21 +118,24 @@ def vector_length(column: Column) -> int:
 
 def feature_types(plan: FeaturePlan, *, pairs: bool) -> dict[str, pa.DataType]:
     """Name → Arrow type of the feature columns; `pairs`: see `output_schema`."""
-    types: dict[str, pa.DataType] = {}
-    for column in plan.columns:
-        value = _VALUES[column.dtype]
-        vector = pa.list_(value, vector_length(column))
-        types[column.name] = {"vector": vector, "attentions": pa.large_list(value)}.get(column.form, pa.list_(vector))
-        if column.scale_name:
-            types[column.scale_name] = pa.float32() if column.form == "vector" else pa.list_(pa.float32())
-    span = pa.list_(pa.int32(), 2)
-    extra = {
-        "input_ids": pa.list_(pa.int32()),
-        "offsets": pa.list_(span),
-        "sequence_ids": pa.list_(pa.int8()),
-        "windows": pa.list_(span),
-    }
+    types = {name: each for column in plan.columns for name, each in _column_types(column).items()}
+    extra = {"input_ids": _IDS, "offsets": _SPANS, "sequence_ids": pa.list_(pa.int8())}
+    extra |= dict.fromkeys(SPAN_COLUMNS.values(), _SPANS)
     return {name: types.get(name) or extra[name] for name in plan.names(pairs=pairs)}
+
+
+def _column_types(column: Column) -> dict[str, pa.DataType]:
+    """Stored name → Arrow type of one feature."""
+    if column.form == "sparse":
+        return dict(zip(column.stored_names, (_IDS, pa.list_(pa.float32())), strict=True))
+    value = _VALUES[column.dtype]
+    vector = pa.list_(value, vector_length(column))
+    types = [{"vector": vector, "attentions": pa.large_list(value)}.get(column.form, pa.list_(vector))]
+    if column.scale_name:
+        types.append(pa.float32() if column.form == "vector" else pa.list_(pa.float32()))
+    if column.form == "late":
+        types += [_IDS, _SPANS]
+    return dict(zip(column.stored_names, types, strict=True))
 
 
 def feature_arrays(plan: FeaturePlan, columns: Columns, good: NDArray[np.bool_], *, pairs: bool) -> dict[str, pa.Array]:

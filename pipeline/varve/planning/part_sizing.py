@@ -8,6 +8,7 @@ from itertools import chain
 
 import pyarrow as pa
 
+from varve.config.model import Model, Windows
 from varve.encoder.feature_plan import Column, FeaturePlan
 from varve.output.schema import vector_length
 from varve.preprocessing.text_blocks import tokenize_block
@@ -18,23 +19,56 @@ LARGEST_PART_BYTES = 8 * PART_BYTES
 MANY_PARTS = 100_000
 MAX_ROWS_PER_PART = 65_536
 _MAX_CHARACTERS = 16_384  # tokenized of a text that is cut into windows: it may be a book
+# Entries of a sparse vector: SPLADE models give some 85 of a sentence and 250 of an abstract. The number depends on the
+# model, which has not run when parts are sized.
+_SPARSE_ENTRIES = 250
+_ENTRY_BYTES = 4 + 4  # an id and a weight
+_TOKEN_BYTES = 4 + 2 * 4  # the id and the characters of a late-interaction token
+_SPAN_BYTES = 2 * 4
 _VALUE_BYTES = {"float32": 4, "float16": 2, "int8": 1, "binary": 1}
 
 
-def row_bytes(plan: FeaturePlan, tokens_per_row: float) -> dict[str, float]:
-    """Feature column → bytes of one row, before compression."""
-    return {column.name: _column_bytes(column, tokens_per_row) for column in plan.columns}
+def row_bytes(plan: FeaturePlan, tokens_per_row: float, chunks_per_row: float = 1.0) -> dict[str, float]:
+    """Feature column → bytes of one row, before compression.
+
+    Args:
+        plan: the feature columns.
+        tokens_per_row: of all windows of a text.
+        chunks_per_row: vectors of a column of chunks, see `chunks_per_row`.
+    """
+    limits = {name: head.max_active_dims or _SPARSE_ENTRIES for name, head in plan.heads.items()}
+    return {
+        column.name: _ENTRY_BYTES * min(limits.get(column.name, _SPARSE_ENTRIES), _SPARSE_ENTRIES)
+        if column.form == "sparse"
+        else _column_bytes(column, tokens_per_row, chunks_per_row)
+        for column in plan.columns
+    }
 
 
-def _column_bytes(column: Column, tokens: float) -> float:
+def _column_bytes(column: Column, tokens: float, chunks: float) -> float:
     vector = vector_length(column) * _VALUE_BYTES[column.dtype] + (4 if column.scale_name else 0)
     match column.form:
         case "tokens":
             return tokens * vector
+        case "late":
+            return tokens * (vector + _TOKEN_BYTES)
+        case "clusters":  # the replica passes on one vector per token, which are pooled before they are written
+            return tokens * vector
+        case "chunks":
+            return chunks * (vector + _SPAN_BYTES)
         case "attentions":
             return tokens * tokens * vector
         case _:
             return vector
+
+
+def chunks_per_row(model: Model, tokens: float) -> float:
+    """Estimated number of chunks of a text of so many tokens; 1 without chunks. Whole sentences fill chunks to 3/4."""
+    chunks = model.long_text.chunk if isinstance(model.long_text, Windows) else None
+    if chunks is None:
+        return 1.0
+    step = chunks.tokens - chunks.overlap if chunks.by == "tokens" else 0.75 * chunks.tokens
+    return max(1.0, tokens / step)
 
 
 def tokens_per_row(sample: pa.Table, text_columns: Sequence[str], tokenizer: Tokenizer) -> float:
@@ -67,6 +101,7 @@ def rows_per_part(
     computed_bytes: Mapping[str, float],
     num_rows: int,
     block_rows: int,
+    chunks: float = 1.0,
 ) -> int:
     """Rows of a part of `part_bytes` bytes: a multiple of `block_rows`, or less than one block if its rows are large.
 
@@ -77,10 +112,11 @@ def rows_per_part(
         computed_bytes: computed column → bytes of a row.
         num_rows: of the source; 0 if not known.
         block_rows: rows of a block.
+        chunks: per row, see `chunks_per_row`.
     """
     if not len(sample):
         return block_rows
-    written = sum(row_bytes(features, tokens).values())
+    written = sum(row_bytes(features, tokens, chunks).values())
     row_size = max(written + sum(computed_bytes.values()), sample.nbytes / len(sample))
     size = part_bytes(row_size * num_rows)
     rows = int(min(size / row_size, MAX_ROWS_PER_PART * size / PART_BYTES))

@@ -16,7 +16,7 @@ from varve.output.json_text import parse_object
 from varve.output.part_file import PART_KEY, Part, count_rows
 from varve.output.part_reader import ImplausiblePartError, read_columns
 from varve.output.schema import feature_columns, read_metadata
-from varve.output.vectors import flatten, read_vectors
+from varve.output.vectors import flatten, list_offsets, read_sparse, read_vectors
 from varve.storage.object_store import ObjectTooLargeError, Storage
 
 # Rounding error of the length of a unit vector by stored dtype; binary vectors are not normalized.
@@ -68,7 +68,7 @@ def _failures(content: bytes, part: Part, expected: pa.Schema | None) -> dict[st
     schema = footer.schema.to_arrow_schema()
     metadata, features = read_metadata(schema), feature_columns(schema)
     computed = [column["name"] for column in metadata.get("computed", ())]
-    vectors = [name for column in features for name in (column.name, column.scale_name) if name]
+    vectors = [name for column in features for name in column.stored_names]
     names = list(dict.fromkeys([*ROW_COLUMNS, *vectors, *computed]))
     table = read_columns(pa.BufferReader(content), names, part.range.num_rows, len(content))
     rows = [*_row_failures(table, part), *_record_failures(table, footer, part)]
@@ -109,18 +109,47 @@ def _record_failures(table: pa.Table, footer: pq.FileMetaData, part: Part) -> li
 
 
 def _number_failures(table: pa.Table, column: Column) -> list[str]:
-    """Find missing vectors, NaN or infinity, and unit vectors of another length than 1."""
-    names = [name for name in (column.name, column.scale_name) if name]
-    good = table.select(names).filter(table["error"].is_null())
-    lacking, values = good[column.name].null_count, flatten(good[column.name])
-    failures = [f"{column.name}: {lacking} rows without an error have no value"] if lacking else []
-    if values.dtype.kind == "f" and not np.isfinite(values).all():
-        failures.append(f"{column.name}: NaN or infinity")
-    if column.normalize and column.dtype in _NORM_TOLERANCE and len(values):
+    """Find missing vectors, NaN or infinity, unit vectors of another length than 1, lists that do not fit together."""
+    good = table.select(list(column.stored_names)).filter(table["error"].is_null())
+    failures = []
+    for name in column.stored_names:
+        if lacking := good[name].null_count:
+            failures.append(f"{name}: {lacking} rows without an error have no value")
+        values = flatten(good[name])
+        if values.dtype.kind == "f" and not np.isfinite(values).all():
+            failures.append(f"{name}: NaN or infinity")
+    failures += _list_failures(good, column)
+    if column.form == "sparse":
+        return failures or _id_failures(good, column)
+    if column.normalize and column.dtype in _NORM_TOLERANCE:
         lengths = np.linalg.norm(read_vectors(good, column), axis=1)
-        largest_error = float(np.abs(lengths - 1).max())
+        largest_error = float(np.abs(lengths - 1).max(initial=0.0))
         if largest_error > _NORM_TOLERANCE[column.dtype]:
             failures.append(f"{column.name}: the length of a unit vector differs from 1 by {largest_error:.1e}")
+    return failures
+
+
+def _list_failures(good: pa.Table, column: Column) -> list[str]:
+    """Find rows whose lists do not belong together: ids and weights, or vectors, ids and offsets of tokens."""
+    offsets = {name: list_offsets(good[name]) for name in column.stored_names if pa.types.is_list(good[name].type)}
+    first = next(iter(offsets), "")
+    return [
+        f"{name}: its lists have other lengths than those of {first}"
+        for name, starts in offsets.items()
+        if not np.array_equal(starts, offsets[first])
+    ]
+
+
+def _id_failures(good: pa.Table, column: Column) -> list[str]:
+    """Find ids of a sparse column that are not in the vocabulary, or do not ascend."""
+    ids, _ = read_sparse(good, column)
+    failures = []
+    if len(ids.values) and not 0 <= ids.values.min() <= ids.values.max() < column.width:
+        failures.append(f"{column.stored_names[0]}: ids outside of the vocabulary of {column.width} tokens")
+    starts_row = np.zeros(len(ids.values) + 1, np.bool_)
+    starts_row[ids.offsets] = True
+    if ((np.diff(ids.values) <= 0) & ~starts_row[1:-1]).any():
+        failures.append(f"{column.stored_names[0]}: the ids of a row do not ascend")
     return failures
 
 

@@ -30,6 +30,7 @@ from varve.verification.part_check import check_part
 from varve.verification.record_check import check_job, check_totals
 from varve.verification.reopened_run import ReopenedRun, reopen_run
 from varve.verification.sampled_rows import choose_rows
+from varve.verification.vocabulary_check import check_vocabulary
 
 _THREADS = 4
 _HASH = re.compile(r"(?:sha256:)?([0-9a-f]{64})", re.IGNORECASE)
@@ -82,12 +83,14 @@ def verify(
     reopened = reopen_run(stored, storage.uri, permission)
     columns = PartColumns.read(storage, finished.parts)
     resolved, dataset = stored["resolved"], reopened.dataset
+    vocabulary = columns and check_vocabulary(storage, columns.schema, columns.features)
     return [
         Check("published"),
         *([_check_manifest(finished, expected)] if expected else []),
         check_job(stored, finished),
         *_check_parts(storage, finished, columns, spread, on_part),
         check_columns(storage, finished, columns, stored),
+        *([vocabulary] if vocabulary else []),
         check_coverage(
             storage, finished, resolved["num_shards"], resolved["rows_per_part"], dataset and dataset.shard_rows
         ),

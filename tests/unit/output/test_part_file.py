@@ -5,8 +5,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tests.outputs import column
 from varve.config.feature import Feature
-from varve.encoder.feature_plan import ModelShape, plan_features
+from varve.encoder.feature_columns import plan_features
+from varve.encoder.feature_plan import FeaturePlan, ModelShape
 from varve.errors import RunError
 from varve.output.part_file import encode_part, list_ranges, part_name, read_part, write_part
 from varve.output.schema import output_schema
@@ -55,6 +57,24 @@ def test_features_are_stored_without_dictionary_and_statistics():
     assert "BYTE_STREAM_SPLIT" in vector.encodings
     assert vector.statistics is None
     assert columns["row"].statistics.min == 10
+
+
+def test_sparse_vectors_are_stored_without_dictionary_and_their_weights_split():
+    definition = column("s", 30_000, form="sparse")
+    plan = FeaturePlan((definition,), 1, 1, special_tokens=False)
+    lists = {"s_ids": [[1, 7], None, [], [5]], "s_weights": [[0.5, 2.0], None, [], [1.0]]}
+    others = {name: table()[name] for name in table().column_names if name != "e"}
+    schema = output_schema(plan, pa.schema([("id", pa.string())]), pairs=False)
+    arrays = {name: pa.array(cells, schema.field(name).type) for name, cells in lists.items()} | others
+    stored = pa.table([arrays[name] for name in schema.names], schema=schema)
+    content = encode_part(ROWS, stored, "print")[1]
+    footer = pq.read_metadata(io.BytesIO(content)).row_group(0)
+    columns = {footer.column(index).path_in_schema: footer.column(index) for index in range(footer.num_columns)}
+    ids, weights = columns["s_ids.list.element"], columns["s_weights.list.element"]
+    assert "BYTE_STREAM_SPLIT" in weights.encodings
+    assert set(ids.encodings) == {"PLAIN", "RLE"}
+    assert (ids.statistics, weights.statistics) == (None, None)
+    assert pq.read_table(io.BytesIO(content)).equals(stored)
 
 
 def test_part_with_only_error_rows_has_no_shortest_text():

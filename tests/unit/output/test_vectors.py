@@ -7,7 +7,7 @@ import pytest
 from tests.outputs import column
 from varve.encoder.feature_plan import FeaturePlan
 from varve.output.schema import feature_columns, output_schema
-from varve.output.vectors import flatten, read_scales, read_vectors
+from varve.output.vectors import flatten, read_scales, read_sparse, read_vector_lists, read_vectors
 
 WIDTH = 10
 RNG = np.random.default_rng(0)
@@ -44,7 +44,7 @@ def test_one_vector_per_row(dtype):
     np.testing.assert_array_equal(vectors, DECODED[dtype])
 
 
-@pytest.mark.parametrize("form", ["windows", "tokens"])
+@pytest.mark.parametrize("form", ["windows", "chunks", "tokens", "late", "clusters"])
 @pytest.mark.parametrize("dtype", STORED)
 def test_vectors_of_lists_come_in_the_order_of_rows(dtype, form):
     starts = pa.array([0, 2, 2, 3, 6], pa.int32())
@@ -85,3 +85,34 @@ def test_definitions_of_columns_are_read_from_a_stored_schema():
     columns = (column("e", WIDTH, dtype="int8"), column("t", 4, pool="tokens", form="tokens", layer=3))
     schema = output_schema(FeaturePlan(columns, 3, 12, special_tokens=False), pa.schema([]), pairs=False)
     assert tuple(feature_columns(schema)) == columns
+
+
+@pytest.mark.parametrize("dtype", STORED)
+def test_lists_of_vectors_have_the_offsets_of_their_rows(dtype):
+    starts = pa.array([0, 2, None, 2, 3, 6], pa.int32())
+    lists = pa.ListArray.from_arrays(starts, vector_array(STORED[dtype]))
+    table = pa.table({"e": lists, "e_scale": pa.ListArray.from_arrays(starts, pa.array(SCALES))})
+    decoded = read_vector_lists(table.slice(1), column("e", WIDTH, dtype=dtype, form="late"))
+    assert decoded.offsets.tolist() == [0, 0, 0, 1, 4]
+    np.testing.assert_array_equal(decoded.values, DECODED[dtype][2:])
+
+
+def test_sparse_vectors_are_read_row_by_row():
+    table = pa.table(
+        {
+            "s_ids": pa.array([[1, 9], None, [], [0]], pa.list_(pa.int32())),
+            "s_weights": pa.array([[0.5, 2.0], None, [], [1.5]], pa.list_(pa.float32())),
+        }
+    )
+    ids, weights = read_sparse(table, column("s", WIDTH, form="sparse"))
+    assert [ids[row].tolist() for row in range(4)] == [[1, 9], [], [], [0]]
+    assert [weights[row].tolist() for row in range(4)] == [[0.5, 2.0], [], [], [1.5]]
+    assert (ids.values.dtype, weights.values.dtype) == (np.int32, np.float32)
+    again = read_sparse(pa.concat_tables([table.slice(0, 1), table.slice(3)]), column("s", WIDTH, form="sparse"))
+    assert again[0].offsets.tolist() == [0, 2, 3]
+
+
+def test_sparse_vectors_with_more_ids_than_weights_are_refused():
+    table = pa.table({"s_ids": pa.array([[1, 2], [3]]), "s_weights": pa.array([[0.5], [1.0, 2.0]])})
+    with pytest.raises(ValueError, match="not as many ids as weights"):
+        read_sparse(table, column("s", WIDTH, form="sparse"))

@@ -8,12 +8,23 @@ import pyarrow as pa
 import pytest
 
 from tests.models import RAGGED
+from tests.outputs import column
 from varve.config.feature import Feature
-from varve.config.model import Model, Windows
+from varve.config.model import Chunks, Model, Windows
+from varve.encoder.checkpoint.declaration import Head, Splade
 from varve.encoder.checkpoint.defaults import default_block_rows, default_tokens_per_pack, make_tokenizer
 from varve.encoder.checkpoint.inspection import inspect_checkpoint
-from varve.encoder.feature_plan import plan_features
-from varve.planning.part_sizing import LARGEST_PART_BYTES, PART_BYTES, part_bytes, rows_per_part, tokens_per_row
+from varve.encoder.feature_columns import plan_features
+from varve.encoder.feature_plan import FeaturePlan
+from varve.planning.part_sizing import (
+    LARGEST_PART_BYTES,
+    PART_BYTES,
+    chunks_per_row,
+    part_bytes,
+    row_bytes,
+    rows_per_part,
+    tokens_per_row,
+)
 
 WIDTHS = {"minilm": 384, "base": 768, "large": 1024, "xxl": 2560}
 MEAN = {"mean": Feature(pool="mean")}
@@ -126,3 +137,38 @@ def test_parts_are_multiples_of_blocks_if_a_block_fits(checkpoint, block_rows):
     heavy = rows_per_part(sample, 4.0, plan, {"image": PART_BYTES / 3}, 0, block_rows)
     assert heavy == 2
     assert rows_per_part(sample.slice(0, 0), 4.0, plan, {}, 0, block_rows) == block_rows
+
+
+@pytest.mark.parametrize(
+    ("form", "dtype", "expected"),
+    [
+        ("vector", "float32", 40),
+        ("chunks", "float16", 3 * (20 + 8)),
+        ("late", "int8", 100 * (10 + 4 + 4 + 8)),
+        ("clusters", "binary", 100 * 2),
+        ("sparse", "float32", 250 * 8),
+    ],
+)
+def test_bytes_of_a_row_count_its_tokens_chunks_and_entries(form, dtype, expected):
+    plan = FeaturePlan((column("e", 10, dtype=dtype, form=form),), 1, 1, special_tokens=False)
+    assert row_bytes(plan, 100, 3) == {"e": expected}
+
+
+def test_sparse_vectors_with_fewer_entries_are_smaller():
+    heads = {"e": Head(kind="sparse", pooling=Splade("max"), max_active_dims=10)}
+    plan = FeaturePlan((column("e", 100, form="sparse"),), 1, 1, special_tokens=False, heads=heads)
+    assert row_bytes(plan, 100) == {"e": 80}
+
+
+@pytest.mark.parametrize(
+    ("chunk", "tokens", "expected"),
+    [
+        (None, 1000, 1),
+        (Chunks(tokens=100), 1000, 10),
+        (Chunks(tokens=100, overlap=20), 1000, 12.5),
+        (Chunks(tokens=100), 10, 1),
+        (Chunks(by="sentences", tokens=100), 750, 10),
+    ],
+)
+def test_number_of_chunks_follows_from_the_tokens(chunk, tokens, expected):
+    assert chunks_per_row(Model(name="tiny", long_text=Windows(window=8192, chunk=chunk)), tokens) == expected

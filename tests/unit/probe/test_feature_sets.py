@@ -1,8 +1,13 @@
+from dataclasses import replace
+
+import pyarrow as pa
 import pytest
 
 from tests.outputs import column, write_output
 from tests.probes import WIDTH, problem
+from varve.encoder.feature_plan import FeaturePlan
 from varve.errors import JobError
+from varve.output.schema import output_schema
 from varve.probe.data.feature_sets import choose_feature_sets
 from varve.probe.data.run_output import Output
 
@@ -40,6 +45,23 @@ def test_features_with_several_vectors_per_row_are_left_out_or_rejected(run):
     output = run(column("cls", WIDTH, layer=3), column("many", WIDTH, pool="mean", form="windows"))
     chosen, notes = choose_feature_sets(output, ("all",), with_handcrafted=False)
     assert [inputs.name for inputs in chosen] == ["cls"]
-    assert any("more than one vector per row: many" in note for note in notes)
+    assert any("do not hold one dense vector per row: many" in note for note in notes)
     with pytest.raises(JobError, match="--features many: it holds windows"):
         choose_feature_sets(output, ("many",), with_handcrafted=False)
+
+
+@pytest.mark.parametrize(
+    ("form", "holds"),
+    [("sparse", "sparse vectors"), ("late", "one vector per token"), ("clusters", "one vector per clu")],
+)
+def test_sparse_and_late_features_are_rejected_and_are_not_kept_columns(run, form, holds):
+    columns = (column("cls", WIDTH), column("other", WIDTH, pool="declared", form=form))
+    plan = FeaturePlan(columns, 1, 1, special_tokens=False)
+    schema = output_schema(plan, pa.schema([("label", pa.int64())]), pairs=False)
+    output = replace(run(columns[0]), schema=schema)
+    assert output.kept_columns == ["label"]
+    chosen, notes = choose_feature_sets(output, ("all",), with_handcrafted=False)
+    assert [inputs.name for inputs in chosen] == ["cls"]
+    assert any("one dense vector per row: other" in note for note in notes)
+    with pytest.raises(JobError, match=f"--features other: it holds {holds}"):
+        choose_feature_sets(output, ("other",), with_handcrafted=False)

@@ -10,6 +10,13 @@ from varve.encoder.feature_plan import Column
 from varve.errors import JobError
 from varve.probe.data.run_output import Output
 
+# Forms of a column whose name does not say what a row holds.
+_FORMS = {
+    "sparse": "sparse vectors",
+    "late": "one vector per token (late interaction)",
+    "clusters": "one vector per cluster of tokens (late interaction)",
+}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FeatureSet:
@@ -72,7 +79,7 @@ def _resolve(output: Output, request: str, notes: list[str]) -> dict[str, tuple[
     if request == "all":
         others = [name for name, column in features.items() if column.form != "vector"]
         if others:
-            notes.append(f"left out, because they hold more than one vector per row: {', '.join(others)}")
+            notes.append(f"left out, because they do not hold one dense vector per row: {', '.join(others)}")
         return {name: (column,) for name, column in features.items() if column.form == "vector"}
     chosen = {name: (column,) for name, column in features.items() if column.feature == request}
     if request in features or not chosen:
@@ -84,7 +91,8 @@ def _resolve(output: Output, request: str, notes: list[str]) -> dict[str, tuple[
         chosen = {request: tuple(features[name] for name in names)}
     for column in (column for columns in chosen.values() for column in columns):
         if column.form != "vector":
-            msg = f"--features {column.name}: it holds {column.form}: expected one vector per row"
+            form = _FORMS.get(column.form, column.form)
+            msg = f"--features {column.name}: it holds {form}: expected one dense vector per row"
             raise JobError(msg)
     return chosen
 

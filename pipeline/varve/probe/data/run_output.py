@@ -14,7 +14,7 @@ from typing import Any, Self
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from varve.encoder.feature_plan import ROW_COLUMNS, TOKEN_COLUMNS, WINDOW_COLUMN, Column, FeaturePlan
+from varve.encoder.feature_plan import ROW_COLUMNS, SPAN_COLUMNS, TOKEN_COLUMNS, Column, FeaturePlan
 from varve.errors import JobError, RunError, one_line
 from varve.output.manifest import JOB_NAME, MANIFEST_NAME, Manifest, read_manifest
 from varve.output.part_file import Part, read_footer
@@ -82,8 +82,8 @@ class Output:
     @cached_property
     def other_columns(self) -> list[str]:
         """Names of the kept columns and of the columns about rows (`num_tokens`, `truncated`, ...)."""
-        scales = {column.scale_name for column in self.features.values()}
-        left_out = {*self.features, *scales, *TOKEN_COLUMNS, WINDOW_COLUMN, "error", "shard", "row"}
+        stored = {name for column in self.features.values() for name in column.stored_names}
+        left_out = {*stored, *TOKEN_COLUMNS, *SPAN_COLUMNS.values(), "error", "shard", "row"}
         return [name for name in self.schema.names if name not in left_out]
 
     @property
@@ -151,7 +151,7 @@ def _check_schema(output: "Output") -> None:
 
 def stored_names(columns: Sequence[Column]) -> list[str]:
     """Names of the stored columns of these features: one each, and the scales of int8 features."""
-    return [name for column in columns for name in (column.name, column.scale_name) if name]
+    return [name for column in columns for name in column.stored_names]
 
 
 def index_in(values: pa.ChunkedArray, array: pa.Array) -> pa.ChunkedArray:
