@@ -91,6 +91,23 @@ def tiny(tmp_path_factory, minilm):
 
 
 @pytest.fixture(scope="session")
+def declared(tmp_path_factory, minilm):
+    """(name in `declared_checkpoints.SHAPES`, architecture) → folder of a tiny checkpoint that declares its vectors."""
+    from tests.declared_checkpoints import SHAPES, Bodies  # imports sentence-transformers: seconds
+
+    bodies: dict[str, Bodies] = {}
+    folders: dict[tuple[str, str], str] = {}
+
+    def make(name: str, architecture: str = "bert") -> str:
+        of_kind = bodies.setdefault(architecture, Bodies(tmp_path_factory.mktemp("declared"), minilm, architecture))
+        if (name, architecture) not in folders:
+            folders[name, architecture] = str(SHAPES[name].build(of_kind))
+        return folders[name, architecture]
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def crashing_model(tiny):
     """The `model` section of a job whose checkpoint kills its process at one text."""
     folder = tiny("bert", intermediate_size=48)

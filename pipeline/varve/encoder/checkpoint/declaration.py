@@ -1,0 +1,245 @@
+"""What a checkpoint declares about its vectors: the modules of sentence-transformers, as frozen types without weights.
+
+Standard library only; `module_files.py` reads a declaration, the encoder and the canary apply it, each in its own code.
+Invariants: a declaration is complete (a module or value that is not represented here is refused when it is read), and
+it is for one role. Paths are relative to the checkpoint's root folder.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+MODES = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
+ACTIVATIONS = ("identity", "tanh", "gelu", "relu", "silu", "sigmoid")
+
+
+@dataclass(frozen=True, slots=True)
+class Pooling:
+    """One vector per text from its token vectors: the vectors of one or more modes, concatenated."""
+
+    modes: tuple[str, ...]  # of MODES
+    include_prompt: bool  # the tokens of the prompt take part
+
+    def __str__(self) -> str:
+        text = " + ".join(self.modes)
+        return text if self.include_prompt else f"{text} without the prompt"
+
+
+@dataclass(frozen=True, slots=True)
+class Dense:
+    """A linear layer: activation(x W' + b), plus x (or x R') if it is residual."""
+
+    file: str  # with `weight` (out, in) and `bias` below `prefix`, and `residual.weight`; the last two are optional
+    in_features: int
+    out_features: int
+    activation: str  # of ACTIVATIONS
+    residual: bool
+    prefix: str = "linear."
+
+    def __str__(self) -> str:
+        words = [f"Dense {self.in_features}→{self.out_features}"]
+        words += [self.activation] if self.activation != "identity" else []
+        return " ".join([*words, "residual"] if self.residual else words)
+
+
+@dataclass(frozen=True, slots=True)
+class LayerNorm:
+    """Layer normalization of a row's vector."""
+
+    file: str  # with `norm.weight` and `norm.bias`
+
+    def __str__(self) -> str:
+        return "LayerNorm"
+
+
+@dataclass(frozen=True, slots=True)
+class Normalize:
+    """Scales each vector to Euclidean length 1."""
+
+    def __str__(self) -> str:
+        return "length 1"
+
+
+Step = Dense | LayerNorm | Normalize
+
+
+@dataclass(frozen=True, slots=True)
+class Splade:
+    """A weight for each token of the vocabulary, from the masked-LM head: log1p(relu(x)), reduced over the tokens.
+
+    Source: Formal et al. 2021, SPLADE v2: Sparse Lexical and Expansion Model for Information Retrieval, equation 6.
+    """
+
+    strategy: str  # max | sum
+    twice: bool = False  # log1p is applied twice
+
+    def __str__(self) -> str:
+        activation = "log1p(log1p(relu))" if self.twice else "log1p(relu)"
+        return f"masked-LM head → {activation} → {self.strategy}"
+
+
+@dataclass(frozen=True, slots=True)
+class TokenWeights:
+    """A fixed weight for each token of the vocabulary that occurs in the text; the encoder is not run."""
+
+    file: str  # with `weight` (vocabulary,)
+    vocab_size: int
+
+    def __str__(self) -> str:
+        return "fixed weights of the tokens"
+
+
+@dataclass(frozen=True, slots=True)
+class LexicalWeights:
+    """One weight per token (`token_steps` give it), reduced to the largest of each token id; special tokens have none.
+
+    Source: Chen et al. 2024, M3-Embedding, section 3.2 (lexical retrieval).
+    """
+
+    vocab_size: int
+
+    def __str__(self) -> str:
+        return "largest weight of each token"
+
+
+@dataclass(frozen=True, slots=True)
+class TokenMask:
+    """The tokens that a late-interaction model keeps."""
+
+    skipped_words: tuple[str, ...] = ()  # their tokens are dropped, if the vocabulary has them
+    kept_ids: tuple[int, ...] = ()  # if not empty, only these tokens are kept
+    skips_first: bool = False
+
+    def __str__(self) -> str:
+        words = [f"only {len(self.kept_ids)} tokens of the vocabulary"] if self.kept_ids else []
+        words += [f"without {len(self.skipped_words)} skipped words"] if self.skipped_words else []
+        words += ["without the first token"] if self.skips_first else []
+        return ", ".join(words) or "all tokens"
+
+
+@dataclass(frozen=True, slots=True)
+class TokenPooling:
+    """Clusters the token vectors of a text by Ward's method and keeps the mean of each cluster."""
+
+    factor: float  # tokens per cluster
+    protected: int  # first tokens that stay as they are
+    normalize: bool  # the means have length 1
+
+    def __str__(self) -> str:
+        return f"clusters of {self.factor:g} tokens"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Head:
+    """What is computed from the token vectors of the last layer.
+
+    Attributes:
+        kind: one dense vector per text, a sparse one, or one vector per token (late interaction).
+        token_steps: applied to each token vector, before `pooling`.
+        pooling: None for late interaction.
+        row_steps: applied to each row's vector, after `pooling`.
+        mask: late interaction only.
+        token_pooling: late interaction only; None: every kept token has a vector.
+        max_active_dims: of a sparse vector; None: all.
+    """
+
+    kind: Literal["dense", "sparse", "late"]
+    token_steps: tuple[Step, ...] = ()
+    pooling: Pooling | Splade | TokenWeights | LexicalWeights | None = None
+    row_steps: tuple[Step, ...] = ()
+    mask: TokenMask = TokenMask()
+    token_pooling: TokenPooling | None = None
+    max_active_dims: int | None = None
+
+    def width(self, hidden_size: int) -> int:
+        """Dimensions of a dense vector or of a token's vector."""
+        width = _width_after(self.token_steps, hidden_size)
+        width *= len(self.pooling.modes) if isinstance(self.pooling, Pooling) else 1
+        return _width_after(self.row_steps, width)
+
+    @property
+    def words(self) -> Iterator[str]:
+        """The steps in words, in their order."""
+        if self.kind == "late":
+            yield f"token vectors ({self.mask})"
+        yield from map(str, self.token_steps)
+        if self.pooling:
+            yield str(self.pooling)
+        if self.max_active_dims:
+            yield f"the {self.max_active_dims} largest weights"
+        yield from map(str, self.row_steps)
+        if self.token_pooling:
+            yield str(self.token_pooling)
+
+
+def _width_after(steps: tuple[Step, ...], width: int) -> int:
+    return next((step.out_features for step in reversed(steps) if isinstance(step, Dense)), width)
+
+
+@dataclass(frozen=True, slots=True)
+class Expansion:
+    """Tokens that are added to a short query. Their vectors are kept; other tokens do not attend to them by default."""
+
+    fixed: bool  # also cut queries at `length`
+    length: int
+    attend: bool
+    token: str | None  # None: the mask token, else the end token
+
+    def __str__(self) -> str:
+        return f"expanded to {self.length} tokens"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextRules:
+    """How the texts of a role become tokens.
+
+    Attributes:
+        prompt: text before each text.
+        max_tokens: at which texts are cut; None: the tokenizer's or the model's maximum.
+        lower_case: texts are converted to lower case.
+        markers: words that must be one token, if the vocabulary has them.
+        expansion: of queries, late interaction only.
+    """
+
+    prompt: str = ""
+    max_tokens: int | None = None
+    lower_case: bool = False
+    markers: tuple[str, ...] = ()
+    expansion: Expansion | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Declaration:
+    """The vectors that a checkpoint declares for one role.
+
+    Attributes:
+        body: folder of the encoder.
+        tokenizer: folder of the tokenizer.
+        head: what is computed from the token vectors.
+        text: how texts become tokens.
+        role: none, query or document.
+        similarity: how two vectors are compared: cosine, dot, euclidean, manhattan or maxsim.
+        files: all files that were read, and those with the weights of heads.
+    """
+
+    body: str
+    tokenizer: str
+    head: Head
+    text: TextRules
+    role: str
+    similarity: str
+    files: tuple[str, ...]
+
+    def describe(self, max_tokens: int, prompt: str) -> str:
+        """The declaration in words.
+
+        Args:
+            max_tokens: at which the job cuts texts.
+            prompt: that the job puts before texts.
+        """
+        expansion = [str(self.text.expansion)] if self.text.expansion else []
+        steps = ["lower case"] if self.text.lower_case else []
+        role = "" if self.role == "none" else f"{self.role} "
+        details = [f"{role}prompt {prompt!r}"] if prompt else []
+        details += [f"{max_tokens} tokens", *expansion, f"compared by {self.similarity}"]
+        return "; ".join([" → ".join([*steps, *self.head.words]), *details])
