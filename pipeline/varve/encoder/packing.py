@@ -7,12 +7,12 @@ result depends only on the lengths and the budget, so a block is cut into the sa
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from varve.preprocessing.tokenizer import Tokens, starts_of
+from varve.preprocessing.tokens import Tokens, range_index, starts_of
 
 Index = NDArray[np.int64]
 
@@ -25,13 +25,24 @@ class Pack:
     lengths: Index  # (w,) tokens of each window, ascending
     input_ids: NDArray[np.int32]  # (t,)
     token_type_ids: NDArray[np.int32] | None = None  # (t,); None if all are 0
+    attended: Index | None = None  # (w,) first tokens of each window that the others attend to; None: all of them
+    chunk_tokens: NDArray[np.int32] | None = None  # (c, 2) tokens [first, stop) of each chunk in its window
+    chunk_counts: Index | None = None  # (w,) chunks of each window; None without chunks
 
     @classmethod
     def of(cls, tokens: Tokens, sources: Index, windows: Index) -> Self:
         """Pack the windows `sources` of `tokens`, shortest first; `windows` are their indices in the call's results."""
         index = token_index(tokens.cu_seqlens, sources)
-        types = None if tokens.token_type_ids is None else tokens.token_type_ids[index]
-        return cls(windows, tokens.lengths[sources], tokens.input_ids[index], types)
+        cu_chunks, chunk_tokens = tokens.cu_chunks, tokens.chunk_tokens
+        return cls(
+            windows,
+            tokens.lengths[sources],
+            tokens.input_ids[index],
+            _take(tokens.token_type_ids, index),
+            attended=_take(tokens.attended, sources),
+            chunk_tokens=None if cu_chunks is None else _take(chunk_tokens, token_index(cu_chunks, sources)),
+            chunk_counts=None if cu_chunks is None else np.diff(cu_chunks)[sources],
+        )
 
     @classmethod
     def of_windows(cls, windows: Sequence[NDArray[np.int32]]) -> Self:
@@ -49,11 +60,32 @@ class Pack:
         """(w + 1,) where each window starts in `input_ids`."""
         return starts_of(self.lengths)
 
+    def chunk_index(self) -> tuple[Index, Index]:
+        """The tokens of the chunks, so that any pooling of (t, ...) values works on those of chunks.
+
+        Returns:
+            Indices into `input_ids` of the tokens of all chunks, chunk after chunk; a token is there once for each of
+            its chunks. (c + 1,) where each chunk starts in these.
+        """
+        assert self.chunk_tokens is not None
+        assert self.chunk_counts is not None
+        firsts, stops = self.chunk_tokens.astype(np.int64).T
+        lengths = stops - firsts
+        return range_index(firsts + np.repeat(self.cu_seqlens[:-1], self.chunk_counts), lengths), starts_of(lengths)
+
     def select(self, places: Index) -> "Pack":
         """A pack of the windows at these places of this pack."""
         index = token_index(self.cu_seqlens, places)
-        types = None if self.token_type_ids is None else self.token_type_ids[index]
-        return Pack(self.windows[places], self.lengths[places], self.input_ids[index], types)
+        counts = self.chunk_counts
+        return Pack(
+            self.windows[places],
+            self.lengths[places],
+            self.input_ids[index],
+            _take(self.token_type_ids, index),
+            attended=_take(self.attended, places),
+            chunk_tokens=None if counts is None else _take(self.chunk_tokens, token_index(starts_of(counts), places)),
+            chunk_counts=_take(counts, places),
+        )
 
     def halves(self) -> tuple["Pack", "Pack"]:
         """Split a pack of two or more windows into two packs with about as many tokens each."""
@@ -97,6 +129,8 @@ def pack_windows(lengths: Index, budget_tokens: int, *, padded: bool = False, eq
 def token_index(cu_seqlens: Index, windows: Index) -> Index:
     """Indices of the tokens of `windows`, window after window, in arrays that hold all tokens."""
     starts = cu_seqlens[windows]
-    lengths = cu_seqlens[windows + 1] - starts
-    ends = np.cumsum(lengths)
-    return np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - (ends - lengths), lengths)
+    return range_index(starts, cu_seqlens[windows + 1] - starts)
+
+
+def _take(values: NDArray[Any] | None, index: Index) -> NDArray[Any] | None:
+    return None if values is None else values[index]

@@ -15,9 +15,11 @@ from numpy.typing import NDArray
 
 from varve.monitoring.row_errors import null_text
 from varve.preprocessing.computed_columns import ComputedColumn, compute_columns
-from varve.preprocessing.tokenizer import Tokenizer, Tokens
+from varve.preprocessing.tokenizer import Tokenizer
+from varve.preprocessing.tokens import Tokens
 
 _COMPUTED_PREFIX = "computed."
+_TWO_COLUMNS = frozenset({"spans", "chunk_tokens", "chunk_spans"})  # arrays of `Tokens` with shape (N, 2)
 
 
 @dataclass(slots=True)
@@ -50,8 +52,8 @@ class Tokenized:
         names = [name for name in arrays if name.startswith(_COMPUTED_PREFIX)]
         computed = {name.removeprefix(_COMPUTED_PREFIX): arrays.pop(name) for name in names}
         columns = {name: values.to_numpy(zero_copy_only=False) for name, values in arrays.items()}
-        if "spans" in columns:
-            columns["spans"] = columns["spans"].reshape(-1, 2)
+        for name in _TWO_COLUMNS & columns.keys():
+            columns[name] = columns[name].reshape(-1, 2)
         return cls(Tokens(**columns), reasons, computed)
 
 

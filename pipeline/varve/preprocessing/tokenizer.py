@@ -4,56 +4,21 @@ Uses the checkpoint's tokenizer from the `tokenizers` library; knows nothing of 
 text has at least one window; the tokens are the same as those of the tokenizer in `transformers`.
 """
 
-import json
-import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from itertools import chain
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-# Characters that are read first, per token of `max_tokens`. English has about 4.5 characters per token.
-_CHARACTERS_PER_TOKEN = 12
-
-# Pre-tokenizers that split between a non-space and a space, so that later text cannot change the tokens of a word →
-# the option that switches this on, or "" if they always do.
-_SPLITS_AT_SPACE = {
-    "BertPreTokenizer": "",
-    "Whitespace": "",
-    "WhitespaceSplit": "",
-    "ByteLevel": "use_regex",
-    "Metaspace": "split",
-}
-# Normalizers that change each word independently of its neighbours.
-_NORMALIZES_WORDS = frozenset(
-    {"BertNormalizer", "Lowercase", "StripAccents", "NFC", "NFD", "NFKC", "NFKD", "Strip", "Precompiled"}
-)
-_WORD_END = re.compile(r"\S(?=[ \n\t])")
-
-
-@dataclass(frozen=True, slots=True)
-class Tokens:
-    """The windows of R texts, concatenated; W windows and T tokens in all."""
-
-    input_ids: NDArray[np.int32]  # (T,)
-    cu_seqlens: NDArray[np.int64]  # (W + 1,) where each window starts in `input_ids`
-    cu_windows: NDArray[np.int64]  # (R + 1,) where the windows of each text start
-    truncated: NDArray[np.bool_]  # (R,) tokens of the text were dropped
-    token_type_ids: NDArray[np.int32] | None = None  # (T,); None if all are 0
-    spans: NDArray[np.int32] | None = None  # (T, 2) characters [start, stop) of each token in its text
-    sequence_ids: NDArray[np.int8] | None = None  # (T,) 0 first text, 1 second, -1 special token
-
-    @property
-    def lengths(self) -> NDArray[np.int64]:
-        """(W,) tokens of each window."""
-        return np.diff(self.cu_seqlens)
-
-    @property
-    def num_tokens(self) -> NDArray[np.int32]:
-        """(R,) tokens of each text, summed over its windows."""
-        return np.diff(self.cu_seqlens[self.cu_windows]).astype(np.int32)
+from varve.config.model import Chunks
+from varve.preprocessing.chunks import add_chunks
+from varve.preprocessing.leading_text import can_cut, encode_leading
+from varve.preprocessing.prompt import cut_with_prompt, mark_prompt
+from varve.preprocessing.query_expansion import QueryExpansion, expand
+from varve.preprocessing.tokens import SPECIAL, Tokens, starts_of
+from varve.preprocessing.vocabulary import adapt
 
 
 class Tokenizer:
@@ -68,17 +33,28 @@ class Tokenizer:
         stride: int = 0,
         spans: bool = False,
         vocab_size: int | None = None,
+        prompt: str = "",
+        lower_case: bool = False,
+        expansion: QueryExpansion | None = None,
+        chunks: Chunks | None = None,
+        added_words: Sequence[str] = (),
     ) -> None:
         """Configure a copy of a tokenizer; truncation and padding that are saved in the checkpoint are replaced.
 
         Args:
             pretrained: a fast tokenizer of `transformers`, see `load_tokenizer`.
-            max_tokens: maximum number of tokens of a window, with special tokens.
+            max_tokens: maximum number of tokens of a window, with special tokens and prompt.
             windows: cut a long text into several windows instead of truncating it.
             stride: tokens by which neighbouring windows overlap.
             spans: return the character span of every token; this is slower.
             vocab_size: number of the model's token embeddings, if known.
+            prompt: text before each text, in each window; spans are relative to the text without it. Not for pairs.
+            lower_case: convert texts to lower case before the tokenizer's own normalization.
+            expansion: fill short windows with tokens.
+            chunks: cut windows into chunks. Not for pairs.
+            added_words: words that become one token each, if the vocabulary has them.
         """
+        pretrained = adapt(pretrained, lower_case=lower_case, words=added_words)
         self._raw = type(pretrained.backend_tokenizer).from_str(pretrained.backend_tokenizer.to_str())
         self._raw.no_padding()
         self._splits_special_tokens = pretrained.split_special_tokens
@@ -86,14 +62,15 @@ class Tokenizer:
         self.gives_types = "token_type_ids" in pretrained.model_input_names
         # None stands for types of 0; few tokenizers give other types to a single text.
         self._single_types = self.gives_types and any(self._raw.encode("a").type_ids)
-        # Windows cover the whole text from its start, so the side of truncation does not matter to them.
-        side = "right" if windows else pretrained.truncation_side
-        self._raw.enable_truncation(max_tokens, stride=stride, direction=side)
-        self._encode = self._raw.encode_batch if spans else self._raw.encode_batch_fast
-        self.cuts_windows = windows
+        self._max_tokens, self._stride, self.cuts_windows = max_tokens, stride, windows
+        self._prompt, self._expansion, self._chunks = prompt, expansion, chunks
+        self._set_truncation(pretrained.truncation_side)
         self._vocab_size = np.iinfo(np.int32).max if vocab_size is None else vocab_size
         self._spans = spans
-        self._first_cut = _CHARACTERS_PER_TOKEN * max_tokens if not windows and _can_cut(self._raw) else None
+        self._collects_spans = spans or chunks is not None or self._repeats_prompt
+        self._encode = self._raw.encode_batch if self._collects_spans else self._raw.encode_batch_fast
+        self._reads_start = not windows and can_cut(self._raw)
+        self.prompt_tokens = self._count_prompt(set(pretrained.all_special_ids))
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore `encode_special_tokens`, which `tokenizers` does not pickle."""
@@ -102,14 +79,31 @@ class Tokenizer:
 
     def __call__(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> Tokens:
         """Tokenize texts or sentence pairs."""
-        if pairs is not None:
-            return self._collect(self._encode(list(zip(texts, pairs, strict=True))), types=self.gives_types)
-        encodings = self._encode_cut(texts) if self._first_cut else self._encode(list(texts))
-        return self._collect(encodings, types=self._single_types)
+        if pairs is None:
+            tokens = self._tokenize(texts)
+        else:
+            assert not self._prompt
+            assert self._chunks is None
+            tokens = self._collect(self._encode(list(zip(texts, pairs, strict=True))), types=self.gives_types)
+        if self._expansion:
+            tokens = expand(tokens, self._expansion)
+        if self._chunks:
+            tokens = add_chunks(tokens, self._chunks, self._stride, texts)
+        return tokens if self._spans else replace(tokens, spans=None, sequence_ids=None)
+
+    @property
+    def reserved_tokens(self) -> int:
+        """Tokens of a window that are not available for text: special tokens and the tokens of the prompt alone.
+
+        The prompt's last characters may become part of the text's first token: then a window has room for one more.
+        """
+        prompt = self._raw.encode(self._prompt, add_special_tokens=False)
+        return self._raw.num_special_tokens_to_add(is_pair=False) + len(prompt)
 
     def find_unencodable(self, tokens: Tokens) -> dict[int, str]:
         """Text → why the model cannot encode it: it has no tokens, or a token without an embedding."""
-        empty = np.flatnonzero(tokens.num_tokens == 0)
+        attended = tokens.lengths if tokens.attended is None else tokens.attended
+        empty = np.flatnonzero(np.diff(starts_of(attended)[tokens.cu_windows]) == 0)
         unknown = np.flatnonzero(tokens.input_ids >= self._vocab_size)
         texts = np.searchsorted(tokens.cu_seqlens[tokens.cu_windows], unknown, side="right") - 1
         names = map(self._raw.id_to_token, tokens.input_ids[unknown].tolist())
@@ -118,24 +112,37 @@ class Tokenizer:
             for text, name in zip(texts.tolist(), names, strict=True)
         }
 
-    def _encode_cut(self, texts: Sequence[str]) -> list[Any]:
-        """Encode only as many characters of long texts as the result needs.
+    @property
+    def _repeats_prompt(self) -> bool:
+        """Whether windows are cut here: `tokenizers` would not repeat the prompt."""
+        return self.cuts_windows and bool(self._prompt)
 
-        A text is cut after a word that is followed by a space. The pre-tokenizer splits there whatever comes next, so
-        the tokens of the cut text are the first tokens of the whole (`_can_cut` accepts only tokenizers for which this
-        is true). If the cut text overflows the window, the kept tokens and the truncated flag are those of the whole
-        text; otherwise twice as many characters are read.
+    def _set_truncation(self, side: str) -> None:
+        if self._repeats_prompt:
+            self._raw.no_truncation()
+        else:
+            # Windows cover the whole text from its start, so the side of truncation does not matter to them.
+            direction = "right" if self.cuts_windows else side
+            self._raw.enable_truncation(self._max_tokens, stride=self._stride, direction=direction)
+
+    def _count_prompt(self, special_ids: set[int]) -> int:
+        """Leading tokens that a pooling without the prompt leaves out.
+
+        Source: sentence-transformers' `Transformer._get_prompt_length`.
         """
-        num_characters = self._first_cut or 0
-        encodings: list[Any] = [None] * len(texts)
-        pending = list(range(len(texts)))
-        while pending:
-            cut = self._encode([_cut_after_word(texts[index], num_characters) for index in pending])
-            for index, encoding in zip(pending, cut, strict=True):
-                encodings[index] = encoding
-            pending = [i for i in pending if len(texts[i]) > num_characters and not encodings[i].overflowing]
-            num_characters *= 2
-        return encodings
+        if not self._prompt:
+            return 0
+        ids = self._raw.encode(self._prompt).ids[: self._max_tokens]
+        return len(ids) - (ids[-1] in special_ids) if ids else 0
+
+    def _tokenize(self, texts: Sequence[str]) -> Tokens:
+        prompted = [self._prompt + text for text in texts] if self._prompt else list(texts)
+        is_cut = self._reads_start
+        encodings = encode_leading(self._encode, prompted, self._max_tokens) if is_cut else self._encode(prompted)
+        tokens = self._collect(encodings, types=self._single_types)
+        if self._prompt and self._collects_spans:
+            tokens = mark_prompt(tokens, len(self._prompt))
+        return cut_with_prompt(tokens, self._max_tokens, self._stride) if self._repeats_prompt else tokens
 
     def _collect(self, encodings: list[Any], *, types: bool) -> Tokens:
         # `tokenizers` returns ids as Python lists only; here they are copied to arrays, once.
@@ -154,14 +161,9 @@ class Tokenizer:
             cu_windows=starts_of(counts),
             truncated=truncated,
             token_type_ids=_flatten((window.type_ids for window in windows), np.int32, total) if types else None,
-            spans=_spans(windows, total) if self._spans else None,
-            sequence_ids=_sequence_ids(windows, total) if self._spans else None,
+            spans=_spans(windows, total) if self._collects_spans else None,
+            sequence_ids=_sequence_ids(windows, total) if self._collects_spans else None,
         )
-
-
-def starts_of(lengths: NDArray[Any]) -> NDArray[np.int64]:
-    """(N + 1,) where each of N consecutive pieces starts, and where the last one ends."""
-    return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)])
 
 
 def _flatten(lists: Iterable[Iterable[int]], dtype: type[np.integer], total: int) -> NDArray[Any]:
@@ -175,49 +177,4 @@ def _spans(windows: list[Any], total: int) -> NDArray[np.int32]:
 
 def _sequence_ids(windows: list[Any], total: int) -> NDArray[np.int8]:
     ids = chain.from_iterable(window.sequence_ids for window in windows)
-    return np.fromiter((-1 if sequence is None else sequence for sequence in ids), np.int8, total)
-
-
-def _cut_after_word(text: str, length: int) -> str:
-    """The text up to the first end of a word at or after `length` characters."""
-    if len(text) <= length:
-        return text
-    word_end = _WORD_END.search(text, length - 1)
-    return text[: word_end.end()] if word_end else text
-
-
-def _can_cut(raw: Any) -> bool:
-    """Whether the text after a word and a space can never change the tokens up to the end of that word.
-
-    This is true if truncation drops the end of a text, no added token contains white space, the normalizer works within
-    words, and the pre-tokenizer splits at spaces.
-    """
-    state = json.loads(raw.to_str())
-    if (state.get("truncation") or {}).get("direction", "Right") != "Right":
-        return False
-    if any(re.search(r"\s", token["content"]) for token in state.get("added_tokens", ())):
-        return False
-    normalizers = _steps(state.get("normalizer"), "normalizers")
-    return all(map(_normalizes_words, normalizers)) and _splits_at_space(state.get("pre_tokenizer"))
-
-
-def _steps(component: dict[str, Any] | None, key: str) -> list[dict[str, Any]]:
-    """The steps of a normalizer or pre-tokenizer, which may be a sequence."""
-    if component is None:
-        return []
-    return list(component[key]) if component["type"] == "Sequence" else [component]
-
-
-def _normalizes_words(normalizer: dict[str, Any]) -> bool:
-    """Whether a normalizer changes each word independently; of Replace, two kinds of patterns are known to do so."""
-    if normalizer["type"] != "Replace":
-        return normalizer["type"] in _NORMALIZES_WORDS
-    pattern = normalizer["pattern"]
-    return ("String" in pattern and " " not in pattern["String"]) or pattern.get("Regex") == " {2,}"
-
-
-def _splits_at_space(pre_tokenizer: dict[str, Any] | None) -> bool:
-    """Whether the first pre-tokenizer splits at spaces."""
-    steps = _steps(pre_tokenizer, "pretokenizers")
-    option = _SPLITS_AT_SPACE.get(steps[0]["type"]) if steps else None
-    return option is not None and (not option or bool(steps[0].get(option, True)))
+    return np.fromiter((SPECIAL if sequence is None else sequence for sequence in ids), np.int8, total)

@@ -50,6 +50,7 @@ def packed_batch(model: PreTrainedModel, pack: Pack, start: int | None = None) -
         pack: windows, ascending by length.
         start: position id of a window's first token. None: read from the model, which takes a millisecond.
     """
+    assert pack.attended is None, "packed attention has no mask: every token attends to all tokens of its window"
     start = first_position(model) if start is None else start
     offsets = pack.cu_seqlens
     positions = _positions(pack.input_ids, np.repeat(offsets[:-1], pack.lengths), start)
@@ -77,6 +78,8 @@ def packed_batch(model: PreTrainedModel, pack: Pack, start: int | None = None) -
 def dense_batch(model: PreTrainedModel, pack: Pack, *, token_types: bool) -> Batch:
     """A pack as a padded batch with a mask.
 
+    Tokens of an expanded query that others do not attend to are masked as padding is; they have hidden states too.
+
     Args:
         model: the model that runs it.
         pack: windows, ascending by length.
@@ -84,10 +87,11 @@ def dense_batch(model: PreTrainedModel, pack: Pack, *, token_types: bool) -> Bat
             nothing without them, and the vector of token 0 with them.
     """
     mask = np.arange(int(pack.lengths[-1])) < pack.lengths[:, None]
+    attended = mask if pack.attended is None else np.arange(mask.shape[1]) < pack.attended[:, None]
     pad = model.config.pad_token_id
     inputs = {
         "input_ids": _to(model.device, _padded(pack.input_ids, mask, 0 if pad is None else pad)),
-        "attention_mask": _to(model.device, mask.astype(np.int64)),
+        "attention_mask": _to(model.device, attended.astype(np.int64)),
     }
     if token_types and _takes(type(model), "token_type_ids"):
         types = np.zeros_like(pack.input_ids) if pack.token_type_ids is None else pack.token_type_ids
