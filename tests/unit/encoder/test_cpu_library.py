@@ -16,6 +16,7 @@ from varve.config.model import Model
 from varve.encoder.description import describe
 from varve.encoder.encoder import Encoder
 from varve.encoder.kernels.cpu_library import BIAS_PADDING, CpuLibrary, can_attend, find_cpu_library
+from varve.encoder.kernels.cpu_weights import PackedWeights, WeightArena
 
 ROOT = Path(__file__).parents[3]
 TOLERANCE = 3e-6  # for values of about 1, as torch's own kernel
@@ -285,3 +286,30 @@ def test_a_wheel_is_complete_with_and_without_a_compiler(compiler, tmp_path):
     assert libraries == ({"amx.so", "avx512.so", "avx2.so"} if compiler == "cc" else set())
     assert wheel.name.endswith("py3-none-any.whl") == (compiler != "cc")
     assert "varve/encoder/kernels/compiled/attention.c" in zipfile.ZipFile(wheel).namelist()
+
+
+@each_kernel
+@pytest.mark.parametrize("width", [32, 96, 512])
+def test_maxima_of_windows_equal_those_of_the_linear_layer(kernel, width):
+    lengths, outputs = [1, 33, 2, 300, 1, 64], 3 * kernel.panel_columns
+    layer = torch.nn.Linear(width, outputs)
+    rows, weight = draw(sum(lengths), 1, width)[0][:, 0], layer.weight.detach().double()
+    packed = PackedWeights(layer, kernel, WeightArena(outputs * width, []))
+    got = kernel.linear_maximum(rows, offsets(lengths).long(), packed.weights)
+    want = torch.stack([(window.double() @ weight.T).amax(0) for window in rows.split(lengths)])
+    assert float((got - want).abs().max()) <= TOLERANCE
+    alone = kernel.linear_maximum(rows[36:336].contiguous(), offsets([300]).long(), packed.weights)
+    assert torch.equal(got[3], alone[0])
+
+
+@each_kernel
+@pytest.mark.parametrize("token", [0, 17, 39])
+def test_maxima_keep_nan(kernel, token):
+    layer = torch.nn.Linear(32, kernel.panel_columns)
+    rows = draw(41, 1, 32)[0][:, 0].contiguous()
+    packed = PackedWeights(layer, kernel, WeightArena(layer.weight.numel(), []))
+    clean = kernel.linear_maximum(rows, offsets([40, 1]).long(), packed.weights)
+    rows[token, 3] = float("nan")
+    got = kernel.linear_maximum(rows, offsets([40, 1]).long(), packed.weights)
+    assert bool(got[0].isnan().all())
+    assert torch.equal(got[1], clean[1])

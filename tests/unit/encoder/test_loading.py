@@ -11,11 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 from huggingface_hub import snapshot_download
-from transformers import AutoConfig, AutoModel, AutoTokenizer
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoTokenizer
 
 from tests.models import ARCHITECTURES
 from varve.config.feature import Feature
 from varve.encoder.checkpoint.inspection import inspect_checkpoint, load_tokenizer
+from varve.encoder.checkpoint.loading import load_model
 from varve.encoder.encoder import Encoder
 from varve.errors import JobError
 
@@ -122,8 +124,6 @@ def test_incomplete_weights_are_refused_with_their_file_before_they_are_loaded(a
 
 
 def test_checkpoint_with_missing_weights_is_refused(tiny, tmp_path):
-    from safetensors.torch import load_file, save_file
-
     folder = tmp_path / "incomplete"
     shutil.copytree(tiny("bert"), folder)
     weights = load_file(folder / "model.safetensors")
@@ -207,3 +207,82 @@ def test_known_properties_of_an_architecture_equal_those_of_its_code(architectur
     known = inspect_checkpoint(folder)
     monkeypatch.setattr(inspection, "_KNOWN", {})
     assert inspect_checkpoint(folder) == known
+
+
+@pytest.fixture(scope="session")
+def masked_lm(tmp_path_factory, minilm):
+    """(architecture, changes of its configuration) → folder of a tiny random masked-LM model."""
+
+    def make(name, **changes):
+        folder = tmp_path_factory.mktemp(name)
+        torch.manual_seed(0)
+        AutoModelForMaskedLM.from_config(AutoConfig.for_model(name, **ARCHITECTURES[name], **changes)).save_pretrained(
+            folder
+        )
+        AutoTokenizer.from_pretrained(minilm).save_pretrained(folder)
+        return folder
+
+    return make
+
+
+def load_masked_lm(folder):
+    return load_model(inspect_checkpoint(str(folder)), head="masked_lm", device=torch.device("cpu"))
+
+
+def change_weights(folder, change):
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize("architecture", ["bert", "distilbert", "roberta", "albert", "electra", "mpnet", "modernbert"])
+def test_masked_lm_model_with_tied_weights_is_loaded_around_its_encoder(architecture, masked_lm):
+    folder = masked_lm(architecture)
+    encoder, model = load_masked_lm(folder)
+    assert model.base_model is encoder
+    assert model.get_output_embeddings().weight is encoder.get_input_embeddings().weight
+    want = AutoModelForMaskedLM.from_pretrained(folder).state_dict()
+    assert {
+        name: bool(torch.equal(want[name], weight)) for name, weight in model.state_dict().items()
+    } == dict.fromkeys(want, True)
+
+
+def test_masked_lm_model_with_a_projection_of_its_own_is_loaded_with_it(masked_lm):
+    folder = masked_lm("bert", tie_word_embeddings=False)
+    encoder, model = load_masked_lm(folder)
+    projection = load_file(folder / "model.safetensors")["cls.predictions.decoder.weight"]
+    assert torch.equal(model.get_output_embeddings().weight, projection)
+    assert not torch.equal(encoder.get_input_embeddings().weight, projection)
+
+
+@pytest.mark.parametrize("weight", ["cls.predictions.transform.dense.weight", "cls.predictions.bias"])
+def test_masked_lm_model_without_a_weight_of_its_head_is_refused(weight, masked_lm):
+    folder = masked_lm("bert")
+    change_weights(folder, lambda weights: weights.pop(weight))
+    with pytest.raises(JobError, match=rf"lacks \d weights of BertForMaskedLM \(.*{weight}.*they would be random"):
+        load_masked_lm(folder)
+
+
+def test_masked_lm_model_without_its_own_projection_is_refused(masked_lm):
+    folder = masked_lm("bert", tie_word_embeddings=False)
+    change_weights(folder, lambda weights: weights.pop("cls.predictions.decoder.weight"))
+    with pytest.raises(JobError, match=r"lacks 1 weights .*decoder\.weight.*they would be random"):
+        load_masked_lm(folder)
+
+
+@pytest.mark.parametrize("architecture", ["bert", "modernbert"])
+def test_checkpoint_without_a_masked_lm_head_is_refused(architecture, tiny):
+    with pytest.raises(JobError, match=r"lacks \d weights of \w+ForMaskedLM .*they would be random"):
+        load_masked_lm(tiny(architecture))
+
+
+def test_architecture_without_a_masked_lm_model_is_refused(tiny):
+    with pytest.raises(JobError, match=r"cannot load .* Check that AutoModelForMaskedLM\.from_pretrained loads this"):
+        load_masked_lm(tiny("gpt2"))
+
+
+def test_nan_in_the_masked_lm_head_is_refused_with_the_weight(masked_lm):
+    folder = masked_lm("bert")
+    change_weights(folder, lambda weights: weights["cls.predictions.transform.dense.bias"].fill_(float("nan")))
+    with pytest.raises(JobError, match=r"cls\.predictions\.transform\.dense\.bias has 32 of 32 numbers that are NaN"):
+        load_masked_lm(folder)

@@ -5,28 +5,35 @@ or has one of another shape, is rejected; all weights are finite.
 """
 
 from collections.abc import Collection
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from transformers import AutoModel, AutoModelForSequenceClassification, PreTrainedModel
+from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification, PreTrainedModel
 
 from varve.encoder.checkpoint.inspection import Checkpoint
 from varve.errors import JobError, one_line
 
+_CLASSES = {
+    "none": AutoModel,
+    "classification": AutoModelForSequenceClassification,
+    "masked_lm": AutoModelForMaskedLM,
+}
+
 
 def load_model(
-    checkpoint: Checkpoint, *, head: bool, device: torch.device
+    checkpoint: Checkpoint, *, head: Literal["none", "classification", "masked_lm"], device: torch.device
 ) -> tuple[PreTrainedModel, PreTrainedModel | None]:
-    """Load the encoder, and with `head` the classification model around it, in float32 with eager attention.
+    """Load the encoder, and with a head the model around it, in float32 with eager attention.
 
     Returns:
-        (encoder, classification model or None). They share their weights.
+        (encoder, model with the head or None). They share their weights; the encoder of a masked-LM model has no
+        pooler.
 
     Raises:
         JobError: the checkpoint lacks weights, which transformers would initialize randomly, or its weights have other
             shapes than its configuration implies, or contain NaN or infinity.
     """
-    model, report = _from_pretrained(checkpoint, AutoModelForSequenceClassification if head else AutoModel)
+    model, report = _from_pretrained(checkpoint, _CLASSES[head])
     for name, found, expected in sorted(report["mismatched_keys"]):
         msg = (
             f"model.name: {checkpoint.folder}: the weight {name} has the shape {list(found)}, but config.json implies "
@@ -34,7 +41,7 @@ def load_model(
         )
         raise JobError(msg)
     # Without pooler weights and without a head, the pooler is not used.
-    ignores_pooler = not head and not checkpoint.shape.has_pooler
+    ignores_pooler = head == "none" and not checkpoint.shape.has_pooler
     missing = sorted(key for key in report["missing_keys"] if not (ignores_pooler and "pooler." in key))
     if missing:
         msg = (
@@ -44,7 +51,7 @@ def load_model(
         raise JobError(msg)
     model = model.to(device).eval().requires_grad_(requires_grad=False)
     _check_finite(model, report["missing_keys"], checkpoint.folder)
-    return (model.base_model, model) if head else (model, None)
+    return (model, None) if head == "none" else (model.base_model, model)
 
 
 def _from_pretrained(checkpoint: Checkpoint, auto: Any) -> tuple[Any, dict[str, Any]]:
@@ -63,7 +70,7 @@ def _from_pretrained(checkpoint: Checkpoint, auto: Any) -> tuple[Any, dict[str, 
     except Exception as e:  # models check their configuration with code of their own
         msg = (
             f"model.name: transformers cannot load {checkpoint.folder}: {type(e).__name__}: {one_line(e)}. Check that "
-            "AutoModel.from_pretrained loads this folder"
+            f"{auto.__name__}.from_pretrained loads this folder"
         )
         raise JobError(msg) from e
 

@@ -60,6 +60,7 @@ _WEIGHTS, _NORM = POINTER(Weights), POINTER(Norm)
 _SIGNATURES = {
     "attend": [c_void_p] * 4 + [POINTER(c_int64), c_void_p] + [c_int64] * 5 + [c_void_p, c_int64, c_float],
     "linear": [c_void_p, c_int64, _WEIGHTS, c_int32, c_void_p],
+    "linear_maximum": [c_void_p, c_void_p, c_int64, _WEIGHTS, c_void_p],
     "linear_norm": [c_void_p, c_void_p, c_int64, _WEIGHTS, _NORM, c_void_p],
     "feed_forward": [c_void_p, c_void_p, c_int64, _WEIGHTS, c_int32, _WEIGHTS, _WEIGHTS, _NORM, c_void_p],
     "layer": [c_void_p, c_int64, POINTER(LayerWeights), c_void_p, c_int64, c_int64, c_void_p, c_int64, c_void_p],
@@ -148,6 +149,17 @@ class CpuLibrary:
         out = _empty(*rows.shape[:-1], weights.outputs)
         count = rows.numel() // weights.inputs
         return _checked(self.library.linear(rows.data_ptr(), count, weights, activation, out.data_ptr()), out)
+
+    def linear_maximum(self, rows: Tensor, cu_seqlens: Tensor, weights: Weights) -> Tensor:
+        """The maximum over the rows of each window of a linear layer without its bias: (T, inputs) → (W, outputs).
+
+        NaN is kept. cu_seqlens: (W + 1,) int64; a window has at least one row. Raises as `linear`.
+        """
+        num_windows = len(cu_seqlens) - 1
+        windows = torch.arange(num_windows, dtype=torch.int32).repeat_interleave(cu_seqlens.diff())
+        out = _empty(num_windows, weights.outputs).fill_(-torch.inf)
+        pointers = rows.data_ptr(), windows.data_ptr(), len(rows), weights, out.data_ptr()
+        return _checked(self.library.linear_maximum(*pointers), out)
 
     def linear_norm(self, rows: Tensor, residual: Tensor, weights: Weights, norm: Norm) -> Tensor:
         """The norm of a linear layer's output plus a residual, in the residual's shape. Raises as `linear`."""

@@ -46,6 +46,8 @@ typedef struct {
     void *out;             /* (rows, columns) floats; with for_next, rows in the format that products read */
     int64_t out_step;      /* floats from a row to the next; with for_next, columns that the next product reads */
     int for_next;          /* whether the output is the input of the next product */
+    const int32_t *windows; /* (rows) the row of `out` that keeps the maximum of the sums, without bias and
+                             * activation; or NULL */
 } epilogue;
 
 /* Applies the epilogue to one register at a row and column of the output. */
@@ -55,6 +57,12 @@ INLINE vec apply(vec x, int activation, const epilogue *e, int64_t row, int64_t 
     if (activation == SILU) x = silu(x);
     if (e->factors) x = x * load(e->factors + row * e->factors_step + column);
     return x;
+}
+
+/* Keeps the maximum of one register of sums at a row and column. */
+INLINE void keep_maximum(vec sums, const epilogue *e, int64_t row, int64_t column) {
+    float *kept = (float *)e->out + e->windows[row] * e->out_step + column;
+    store(kept, maximum_or_nan(load(kept), sums));
 }
 
 INLINE float sum_of(const vec parts[PARTS]) {

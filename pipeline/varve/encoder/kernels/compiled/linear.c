@@ -30,7 +30,10 @@ INLINE int64_t block_rows(int64_t rows, int64_t bytes_per_row) {
     return rows ? (tiles + blocks - 1) / blocks * ROWS : ROWS;
 }
 
-int linears(const float *x, int64_t rows, int count, const weights *const *w, int activation, float *const *out) {
+/* Several layers of equal width and depth with the same input. With `windows`, the window of each row, only the maxima
+ * of the windows are kept. */
+static int multiply_rows(const float *x, int64_t rows, int count, const weights *const *w, int activation,
+                         const int32_t *windows, float *const *out) {
     int64_t width = w[0]->inputs, row_size = row_elements(width), block = block_rows(rows, sizeof(element) * row_size);
     element *buffer = aligned_alloc(64, sizeof(element) * (block * row_size + scratch_elements(width)));
     if (!buffer) return 1;
@@ -40,7 +43,8 @@ int linears(const float *x, int64_t rows, int count, const weights *const *w, in
         operand in = prepare_rows(x + row * width, taken, width, buffer);
         for (int i = 0; i < count; i++) {
             int64_t outputs = w[i]->outputs;
-            epilogue e = {w[i]->bias, activation, NULL, 0, out[i] + row * outputs, outputs, 0};
+            epilogue e = {w[i]->bias, activation, NULL, 0, out[i] + row * outputs, outputs, 0, NULL};
+            if (windows) e.windows = windows + row, e.out = out[i];
             multiply_with_epilogue(taken, in, width, w[i]->panels, outputs, &e, buffer + block * row_size);
         }
     }
@@ -49,8 +53,16 @@ int linears(const float *x, int64_t rows, int count, const weights *const *w, in
     return 0;
 }
 
+int linears(const float *x, int64_t rows, int count, const weights *const *w, int activation, float *const *out) {
+    return multiply_rows(x, rows, count, w, activation, NULL, out);
+}
+
 int linear(const float *x, int64_t rows, const weights *w, int activation, float *out) {
     return linears(x, rows, 1, &w, activation, &out);
+}
+
+int linear_maximum(const float *x, const int32_t *windows, int64_t rows, const weights *w, float *out) {
+    return multiply_rows(x, rows, 1, &w, NO_ACTIVATION, windows, &out);
 }
 
 int linear_norm(const float *x, const float *residual, int64_t rows, const weights *w, const norm *n, float *out) {
@@ -88,9 +100,9 @@ int feed_forward(const float *x, const float *residual, int64_t rows, const weig
         int64_t taken = least(block, rows - row), whole_tiles = (taken + ROWS - 1) / ROWS * ROWS;
         operand in = prepare_rows(x + row * width, taken, width, buffer);
         for (int64_t at = 0; at < second->inputs; at += depth) {
-            epilogue e = {bias_from(first->bias, at), activation, NULL, 0, inner, depth, 1};
+            epilogue e = {bias_from(first->bias, at), activation, NULL, 0, inner, depth, 1, NULL};
             if (factors) {
-                epilogue gate = {bias_from(factors->bias, at), NO_ACTIVATION, NULL, 0, gates, gates_step, 0};
+                epilogue gate = {bias_from(factors->bias, at), NO_ACTIVATION, NULL, 0, gates, gates_step, 0, NULL};
                 multiply_with_epilogue(whole_tiles, in, width, factors->panels + at * width, depth, &gate, scratch);
                 e.factors = gates, e.factors_step = gates_step;
             }

@@ -95,12 +95,25 @@ INLINE void multiply_activated(int activation, int64_t rows, operand x, int64_t 
     }
 }
 
+/* Products of `rows` rows, of which only the maximum of each window is kept. */
+static void multiply_maximum(int64_t rows, operand x, int64_t depth, const float *panels, int64_t columns,
+                             const epilogue *e) {
+    _Alignas(64) float sums[ROWS * COLUMNS];
+    for (int64_t column = 0; column < columns; column += COLUMNS) for (int64_t row = 0; row < rows; row += ROWS) {
+        const float *panel = panels + column * depth;
+        multiply(depth, x.rows + row * x.step, x.step, panel, prefetch_from(panel, depth, row), sums, COLUMNS, 1);
+        for (int64_t i = 0; i < least(ROWS, rows - row); i++) UNROLL for (int j = 0; j < VECS; j++)
+            keep_maximum(load(sums + i * COLUMNS + j * LANES), e, row + i, column + j * LANES);
+    }
+}
+
 /* Products of `rows` rows, with the epilogue applied to their sums. One loop per activation: a branch inside the
  * loop costs a percent of a forward pass. */
 static void multiply_with_epilogue(int64_t rows, operand x, int64_t depth, const float *panels, int64_t columns,
                                    const epilogue *e, element *scratch) {
     (void)scratch;
-    if (e->activation == GELU) multiply_activated(GELU, rows, x, depth, panels, columns, *e);
+    if (e->windows) multiply_maximum(rows, x, depth, panels, columns, e);
+    else if (e->activation == GELU) multiply_activated(GELU, rows, x, depth, panels, columns, *e);
     else if (e->activation == SILU) multiply_activated(SILU, rows, x, depth, panels, columns, *e);
     else multiply_activated(NO_ACTIVATION, rows, x, depth, panels, columns, *e);
 }

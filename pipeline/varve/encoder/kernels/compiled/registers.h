@@ -24,6 +24,10 @@ INLINE vec minimum(vec a, vec b) { return _mm512_min_ps(a, b); }
 INLINE vec select_less(vec a, vec b, vec then, vec otherwise) {
     return _mm512_mask_mov_ps(otherwise, _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ), then);
 }
+/* x where it is NaN, otherwise `otherwise`. */
+INLINE vec select_nan(vec x, vec otherwise) {
+    return _mm512_mask_mov_ps(otherwise, _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q), x);
+}
 INLINE vec round_nearest(vec x) { return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 INLINE vec scale_by_2_to(vec x, vec exponent) { return _mm512_scalef_ps(x, exponent); }
 
@@ -48,6 +52,9 @@ INLINE vec minimum(vec a, vec b) { return _mm256_min_ps(a, b); }
 INLINE vec select_less(vec a, vec b, vec then, vec otherwise) {
     return _mm256_blendv_ps(otherwise, then, _mm256_cmp_ps(a, b, _CMP_LT_OQ));
 }
+INLINE vec select_nan(vec x, vec otherwise) {
+    return _mm256_blendv_ps(otherwise, x, _mm256_cmp_ps(x, x, _CMP_UNORD_Q));
+}
 INLINE vec round_nearest(vec x) { return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 
 /* Multiplies by two powers of 2, since one float cannot hold a power below 2^-126 as a normal number. */
@@ -66,6 +73,9 @@ INLINE vec interleave(vec a, vec b, int upper) {
 #else
 #error "neither AVX-512 nor AVX2 with FMA"
 #endif
+
+/* The larger of two numbers; NaN if one of them is NaN. */
+INLINE vec maximum_or_nan(vec a, vec b) { return select_nan(b, maximum(b, a)); }
 
 /* 2^x for x <= 0: 2 to the nearest integer, times the Taylor series of 2^(x - integer). */
 INLINE vec exp2_of(vec x) {

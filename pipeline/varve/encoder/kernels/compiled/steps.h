@@ -40,6 +40,10 @@ int linear(const float *x, int64_t rows, const weights *w, int activation, float
 /* Several layers with the same input x, of equal width and depth. */
 int linears(const float *x, int64_t rows, int count, const weights *const *w, int activation, float *const *out);
 
+/* out (windows, outputs) = the maximum of itself and of x (rows, inputs) through one layer of a single depth without its
+ * bias, over the rows of each window. NaN is kept. windows: (rows) the window of each row. */
+int linear_maximum(const float *x, const int32_t *windows, int64_t rows, const weights *w, float *out);
+
 /* out (rows, outputs) = norm(x through one layer of a single depth + residual (rows, outputs)). */
 int linear_norm(const float *x, const float *residual, int64_t rows, const weights *w, const norm *n, float *out);
 

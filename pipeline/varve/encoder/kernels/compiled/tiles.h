@@ -111,6 +111,11 @@ INLINE void split_panel_row(const background *b, int64_t at) {
 INLINE void finish_row(const background *b, int64_t at) {
     const epilogue *e = b->e;
     int64_t row = b->row + at, column = b->column;
+    if (e->windows) {
+        keep_maximum(load(b->sums + at * COLUMNS), e, row, column);
+        keep_maximum(load(b->sums + at * COLUMNS + LANES), e, row, column + LANES);
+        return;
+    }
     vec lower = apply(load(b->sums + at * COLUMNS), e->activation, e, row, column);
     vec upper = apply(load(b->sums + at * COLUMNS + LANES), e->activation, e, row, column + LANES);
     if (e->for_next) {
