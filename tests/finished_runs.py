@@ -9,6 +9,7 @@ from varve.encoder.encoder import Encoder
 from varve.output import manifest
 from varve.output.manifest import Manifest
 from varve.output.part_file import write_part
+from varve.output.token_pooling import pool_tokens
 from varve.planning.resolve import make_plan
 from varve.planning.saved_plan import save_plan
 from varve.preprocessing.text_blocks import tokenize_blocks
@@ -22,7 +23,7 @@ def finish(job: Job) -> Manifest:
     """Run a job to its end."""
     plan, storage = make_plan(job, device="cpu"), Storage(job.output.path)
     save_plan(plan, storage)
-    encoder = Encoder(plan.pinned_model, job.pooled, output_dtype=job.output.dtype, device="cpu")
+    encoder = Encoder(plan.pinned_model, plan.job.pooled, output_dtype=job.output.dtype, device="cpu")
     rows_per_part, where = plan.resolved.rows_per_part, {"schema": plan.schema, "pairs": plan.pairs}
     for shard in range(plan.resolved.num_shards):
         for start, rows in plan.dataset.read_parts(shard, rows_per_part, missing((), rows_per_part)):
@@ -30,6 +31,7 @@ def finish(job: Job) -> Manifest:
                 encoder.tokenizer, rows, job.source.text_columns, plan.resolved.block_rows, plan.computed
             )
             table = featurize(encoder, rows, blocks, shard=shard, start=start, **where)[0]
+            table = pool_tokens(table, plan.feature_plan.token_poolings)
             write_part(storage, Range(shard, start, start + len(table)), table, plan.fingerprint)
     parts = manifest.read_parts(storage, manifest.committed(storage))
     checked = compare(plan, storage, parts)

@@ -8,7 +8,9 @@ from varve.config.feature_shorthand import parse_feature
 from varve.config.job import Job
 from varve.errors import JobError
 
-_FLAGS = ("dataset", "data-files", "split", "text", "keep", "model", "max-tokens", "feature", "output")
+_FLAGS = (
+    "dataset", "data-files", "split", "text", "keep", "model", "role", "prompt", "max-tokens", "feature", "output",
+)  # fmt: skip
 
 
 def add_job_file(parser: argparse.ArgumentParser) -> None:
@@ -37,16 +39,22 @@ def add_job_arguments(parser: argparse.ArgumentParser) -> None:
     flags.add_argument("--keep", action="append", metavar="COLUMN", help="column to copy to the output; repeatable")
     flags.add_argument("--model", help="Hub id or folder of the encoder")
     flags.add_argument(
+        "--role", choices=("none", "query", "document"), help="what the texts are, if the model declares roles"
+    )
+    flags.add_argument("--prompt", metavar="TEXT", help="text before each text, in place of the declared prompt")
+    flags.add_argument(
         "--max-tokens",
         type=int,
         metavar="N",
-        help="most tokens of a text, special tokens included (default: 512, or the model's maximum if lower)",
+        help="most tokens of a text, special tokens included (default: the length that the model declares, else 512, "
+        "or the model's maximum if lower)",
     )
     flags.add_argument(
         "--feature",
         action="append",
         metavar="NAME=POOL[@LAYERS][+OPTION]",
-        help="for example embedding=mean@-1+normalize or cls=cls@0,6,12; repeatable (default: embedding=mean)",
+        help="for example embedding=mean@-1+normalize or cls=cls@0,6,12; repeatable (default: embedding=declared "
+        "if the model declares its vectors, else embedding=mean)",
     )
     flags.add_argument("--output", metavar="PATH", help="folder or object store prefix")
 
@@ -89,6 +97,7 @@ def _content(given: dict[str, Any]) -> dict[str, Any]:
     content["source"] |= {key: given[key] for key in ("split", "keep") if key in given}
     if "data-files" in given:
         content["source"]["data_files"] = given["data-files"]
+    content["model"] |= {key: given[key] for key in ("role", "prompt") if key in given}
     if "max-tokens" in given:
         content["model"]["max_tokens"] = given["max-tokens"]
     if "feature" in given:

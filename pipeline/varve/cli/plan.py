@@ -95,6 +95,7 @@ def _measure_here(job: Job, price_per_hour: float | None) -> dict[str, Any]:
         "fingerprint": plan.fingerprint,
         "resolved": asdict(plan.resolved),
         "notes": plan.notes,
+        "descriptions": plan.descriptions,
         **asdict(estimate),
         "cluster": asdict(cluster),
         "placement": asdict(placement),

@@ -10,7 +10,9 @@ _BAR_WIDTH = 40
 
 def plan_report(report: dict[str, Any]) -> str:
     """Return the estimate of a job, as `varve plan --json` prints it, as lines for a terminal."""
-    text = "".join(f"  {name:<10} {value}\n" for name, value in _lines(report).items())
+    lines = _lines(report)
+    width = max(10, *map(len, lines))
+    text = "".join(f"  {name:<{width}} {value}\n" for name, value in lines.items())
     columns = "".join(f"    {name:<20} {data_size(size)}\n" for name, size in report["row_bytes"].items())
     return f"{text}  bytes per row:\n{columns}  tokens per row:\n{_histogram(report['length_histogram'])}"
 
@@ -25,6 +27,7 @@ def _lines(report: dict[str, Any]) -> dict[str, str]:
         f"({report['sampled_rows']:,} rows sampled)",
         "truncated": f"{report['share_truncated']:.1%} of rows; errors {report['share_errors']:.1%}",
         "layers": f"{report['layers_run']} of {report['num_layers']} run",
+        **{f"{name}:": words for name, words in report["descriptions"].items()},
         "compute": f"{report['flops']:.2e} FLOPs",
         "cluster": _cluster(report["cluster"]),
         "workers": _workers(report["placement"]),

@@ -25,10 +25,12 @@ def summary(manifest: Manifest) -> str:
         "output": _output(manifest),
         "time": _time(manifest.seconds),
         "encoder": f"{encoder['device']}, {encoder['dtype']}, {encoder['layout']}" if encoder else "no row was missing",
+        **{f"{name}:": words for name, words in manifest.descriptions.items()},
         "canary": _canary(manifest.canary),
         "manifest": f"sha256:{manifest.sha256}",
     }
-    listed = "".join(f"  {name:<8} {text}\n" for name, text in lines.items())
+    width = max(map(len, lines))
+    listed = "".join(f"  {name:<{width}} {text}\n" for name, text in lines.items())
     return f"Complete: {manifest.path}\n{listed}{_stages(manifest.stages)}"
 
 

@@ -7,6 +7,7 @@ Invariant: the folder on a node appears complete or not at all, and its name is 
 import hashlib
 import os
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +24,23 @@ _PATTERNS = ("*.json", "*.safetensors", "*.txt", "*.model", "*.py")
 class ModelFiles:
     """The files of a model folder in Ray's object store."""
 
-    def __init__(self, folder: str) -> None:
-        """Put the files of `folder` into the object store."""
-        self._folder, self._driver_node = folder, ray.get_runtime_context().get_node_id()
-        files = sorted({path for pattern in _PATTERNS for path in Path(folder).glob(pattern)})
+    def __init__(self, root: str, folders: Collection[str] = ("",), files: Collection[str] = ()) -> None:
+        """Put files below `root` into the object store.
+
+        Args:
+            root: of the checkpoint.
+            folders: relative to the root, whose files travel, without those of folders in them.
+            files: further files, relative to the root.
+        """
+        self._folder, self._driver_node = root, ray.get_runtime_context().get_node_id()
+        found = {path for folder in folders for pattern in _PATTERNS for path in Path(root, folder).glob(pattern)}
         digest = hashlib.sha256()
         self._objects: dict[str, Any] = {}
-        for path in files:
-            content = np.fromfile(path, dtype=np.uint8)
-            digest.update(f"{path.name} {len(content)} ".encode())
+        for path in sorted(found | {Path(root, file) for file in files}):
+            content, name = np.fromfile(path, dtype=np.uint8), str(path.relative_to(root))
+            digest.update(f"{name} {len(content)} ".encode())
             digest.update(content.data)
-            self._objects[path.name] = ray.put(content)
+            self._objects[name] = ray.put(content)
         self._sha256 = digest.hexdigest()
 
     def local_folder(self) -> str:
@@ -61,5 +68,6 @@ class ModelFiles:
             staged = Path(staging, "model")
             staged.mkdir()
             for name, stored in self._objects.items():
+                (staged / name).parent.mkdir(parents=True, exist_ok=True)
                 (staged / name).write_bytes(memoryview(ray.get(stored)))  # pyright: ignore[reportArgumentType]
             staged.rename(folder)

@@ -9,7 +9,13 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag, WithJsonSchema,
 
 from varve.config.base import PositiveInt, Section, to_tuple
 
-Pool = Literal["pooler", "cls", "mean", "max", "last", "tokens", "attentions", "logits"]
+Pool = Literal[
+    "declared", "pooler", "cls", "mean", "max", "last", "tokens", "attentions", "logits",
+    "splade", "sparse_linear", "colbert_linear",
+]  # fmt: skip
+# Poolings of the last layer through heads that the checkpoint brings.
+HEADS = frozenset({"declared", "pooler", "logits", "splade", "sparse_linear", "colbert_linear"})
+SPARSE = frozenset({"splade", "sparse_linear"})
 
 _FUNCTION = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCII)
 _COMPUTED_TYPE = re.compile(r"(bool|string)|(int32|int64|float32|float64)(\[([1-9][0-9]*)\])?")
@@ -35,6 +41,17 @@ class Feature(Section):
         default=False, description="pool tokens only: keep special tokens such as [CLS] and [SEP]"
     )
 
+    strategy: Literal["max", "sum"] = Field(
+        default="max", description="pool splade only: how the tokens of a text are combined"
+    )
+    max_active_dims: PositiveInt | None = Field(
+        default=None, description="sparse vectors only: keep this many of the largest weights"
+    )
+    token_pooling: Annotated[int, Field(ge=2)] | None = Field(
+        default=None,
+        description="late interaction only: cluster the token vectors of a text, and keep one for so many tokens",
+    )
+
     @model_validator(mode="after")
     def _check_options(self) -> Self:
         if self.layers == ():
@@ -43,13 +60,25 @@ class Feature(Section):
         if self.special_tokens and self.pool != "tokens":
             msg = f"special_tokens needs pool tokens, not {self.pool}"
             raise ValueError(msg)
-        if self.pool in {"pooler", "logits"} and self.layers != -1:
+        if self.pool in HEADS and self.layers != -1:
             msg = f"pool {self.pool} always uses the last layer: remove layers"
             raise ValueError(msg)
-        if self.pool in {"attentions", "logits"} and (self.combine or self.normalize or self.dimensions):
+        if self.pool in {"attentions", "logits"} | SPARSE and (self.combine or self.normalize or self.dimensions):
             msg = f"pool {self.pool} takes no combine, normalize or dimensions"
             raise ValueError(msg)
+        self._check_head_options()
         return self
+
+    def _check_head_options(self) -> None:
+        needed = {
+            "strategy": (self.strategy != "max", {"splade"}),
+            "max_active_dims": (self.max_active_dims is not None, {"declared"} | SPARSE),
+            "token_pooling": (self.token_pooling is not None, {"declared", "colbert_linear"}),
+        }
+        for key, (is_set, pools) in needed.items():
+            if is_set and self.pool not in pools:
+                msg = f"{key} needs pool {' or '.join(sorted(pools))}, not {self.pool}"
+                raise ValueError(msg)
 
 
 class Computed(Section):
@@ -102,4 +131,6 @@ AnyFeature = Annotated[
     Annotated[Feature, Tag(_POOLED)] | Annotated[Computed, Tag(COMPUTED)], Discriminator(_kind_of_feature)
 ]
 
-DEFAULT_FEATURES: dict[str, Feature | Computed] = {"embedding": Feature(pool="mean")}
+# Features of a job that names none: of a checkpoint that declares its vectors, and of any other.
+DECLARED_FEATURES = {"embedding": Feature(pool="declared")}
+MEAN_FEATURES = {"embedding": Feature(pool="mean")}

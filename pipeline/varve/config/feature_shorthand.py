@@ -3,18 +3,18 @@
 from collections.abc import Mapping
 from typing import Any
 
-from varve.config.feature import DEFAULT_FEATURES, Computed, Feature
+from varve.config.feature import Computed, Feature
 from varve.config.validation_errors import validate_section
 from varve.errors import JobError
 
 
-def parse_features(features: Mapping[str, Feature | str] | None) -> dict[str, Feature]:
-    """Return the definitions of features given as definitions or in short form; by default the last layer's mean.
+def parse_features(features: Mapping[str, Feature | str]) -> dict[str, Feature]:
+    """Return the definitions of features given as definitions or in short form.
 
     Raises:
         JobError: a short form is wrong.
     """
-    return {name: _to_feature(name, feature) for name, feature in (features or DEFAULT_FEATURES).items()}
+    return {name: _to_feature(name, feature) for name, feature in features.items()}
 
 
 def _to_feature(name: str, feature: object) -> Feature:
@@ -29,8 +29,8 @@ def _to_feature(name: str, feature: object) -> Feature:
 def parse_feature(text: str) -> tuple[str, dict[str, Any]]:
     """`NAME=POOL[@LAYERS][+OPTION]...` → (NAME, feature as a mapping).
 
-    LAYERS is `all` or numbers separated by commas; OPTION is normalize, concat, sum, mean, special_tokens or
-    dimensions=N.
+    LAYERS is `all` or numbers separated by commas; OPTION is normalize, concat, sum, mean, special_tokens,
+    dimensions=N, strategy=sum, max_active_dims=N or token_pooling=N.
 
     Raises:
         JobError: the text does not have this form.
@@ -51,8 +51,8 @@ def parse_feature(text: str) -> tuple[str, dict[str, Any]]:
     if not is_complete:
         msg = (
             f"--feature {text!r}: expected NAME=POOL[@LAYERS][+OPTION]..., for example embedding=mean@-1+normalize. "
-            "LAYERS is all, or numbers separated by commas. OPTION is normalize, concat, sum, mean, special_tokens or "
-            "dimensions=N"
+            "LAYERS is all, or numbers separated by commas. OPTION is normalize, concat, sum, mean, special_tokens, "
+            "dimensions=N, strategy=sum, max_active_dims=N or token_pooling=N"
         )
         raise JobError(msg)
     return name, feature
@@ -60,7 +60,9 @@ def parse_feature(text: str) -> tuple[str, dict[str, Any]]:
 
 def _parse_option(option: str) -> dict[str, Any]:
     key, _, value = option.partition("=")
-    if key == "dimensions":
-        return {"dimensions": int(value)}
+    if key in {"dimensions", "max_active_dims", "token_pooling"}:
+        return {key: int(value)}
+    if key == "strategy":
+        return {key: value}
     combined: dict[str, dict[str, Any]] = {how: {"combine": how} for how in ("concat", "sum", "mean")}
     return {**combined, "normalize": {"normalize": True}, "special_tokens": {"special_tokens": True}}[option]

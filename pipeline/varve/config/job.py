@@ -12,7 +12,7 @@ from pydantic import Field, PrivateAttr, model_validator
 
 from varve.config.base import Section, flatten
 from varve.config.compute import Compute
-from varve.config.feature import DEFAULT_FEATURES, AnyFeature, Computed, Feature
+from varve.config.feature import AnyFeature, Computed, Feature
 from varve.config.model import NO_ATTENTIONS_OF_WINDOWS, NO_WINDOWS_OF_PAIRS, Model, Windows
 from varve.config.output import Output
 from varve.config.source import Source
@@ -33,17 +33,19 @@ class Job(Section):
 
     source: Source
     model: Model
-    features: dict[Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")], AnyFeature] = DEFAULT_FEATURES
+    features: dict[Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")], AnyFeature] | None = Field(
+        default=None, description="null: what the checkpoint declares (pool declared), else the last layer's mean"
+    )
     output: Output
     compute: Compute = Compute()
     _origin: _Origin = PrivateAttr(default_factory=_Origin)
 
     @model_validator(mode="after")
     def _check_features(self) -> Self:
-        if not self.features:
+        if self.features is not None and not self.features:
             msg = "features is empty: name at least one"
             raise ValueError(msg)
-        if not self.pooled:
+        if self.features and not self.pooled:
             msg = "features holds only Python functions: add at least one feature of the model, with pool"
             raise ValueError(msg)
         if isinstance(self.model.long_text, Windows):
@@ -55,13 +57,13 @@ class Job(Section):
 
     @property
     def pooled(self) -> dict[str, Feature]:
-        """The features that the encoder computes."""
-        return {name: feature for name, feature in self.features.items() if isinstance(feature, Feature)}
+        """The features that the encoder computes; none before the default of `features` is resolved."""
+        return {name: feature for name, feature in (self.features or {}).items() if isinstance(feature, Feature)}
 
     @property
     def computed(self) -> dict[str, Computed]:
         """The features that Python functions compute."""
-        return {name: feature for name, feature in self.features.items() if isinstance(feature, Computed)}
+        return {name: feature for name, feature in (self.features or {}).items() if isinstance(feature, Computed)}
 
     @property
     def folder(self) -> str:
@@ -73,6 +75,17 @@ class Job(Section):
         job = self.model_copy()
         job._origin = _Origin(folder)  # noqa: SLF001 (of the same class)
         return job
+
+    def with_features(self, features: Mapping[str, Feature | Computed]) -> Self:
+        """Return the same job with these features.
+
+        Raises:
+            JobError: they do not fit the rest of the job.
+        """
+        content = self.model_dump(mode="json") | {
+            "features": {name: f.model_dump(mode="json") for name, f in features.items()}
+        }
+        return self.parse(content).in_folder(self.folder)
 
     @classmethod
     def load(cls, path: str, settings: Sequence[str] = ()) -> Self:
@@ -112,9 +125,26 @@ class Job(Section):
         content["output"] = {key: content["output"][key] for key in ("dtype", "rows_per_part")}
         content["compute"] = {key: content["compute"][key] for key in ("tokens_per_pack", "compile")}
         del content["source"]["storage_options"]
-        if not content["source"]["types"]:
-            del content["source"]["types"]  # older outputs, written before this key existed, have the same identity
+        _drop_newer_defaults(content)
         return flatten(content)
+
+
+# Keys that older outputs lack, with the values that give the same bytes; windows and features have more.
+_NEWER = {"source": {"types": {}}, "model": {"role": "none", "prompt": None}}
+_NEWER_OF_WINDOWS = {"chunk": None}
+_NEWER_OF_FEATURES = {"strategy": "max", "max_active_dims": None, "token_pooling": None}
+
+
+def _drop_newer_defaults(content: dict[str, Any]) -> None:
+    """Remove newer keys with their defaults, so that outputs from before these keys have the same identity."""
+    newer = [(content[section], defaults) for section, defaults in _NEWER.items()]
+    newer += [(feature, _NEWER_OF_FEATURES) for feature in (content["features"] or {}).values()]
+    if isinstance(windows := content["model"]["long_text"], dict):
+        newer.append((windows, _NEWER_OF_WINDOWS))
+    for section, defaults in newer:
+        for key, value in defaults.items():
+            if key in section and section[key] == value:
+                del section[key]
 
 
 def json_schema() -> dict[str, Any]:

@@ -55,6 +55,7 @@ def make_manifest(
         seconds={name: round(value, 3) for name, value in laps.items()},
         stages=_measure(result) if result else {},
         encoder=counters.encoder if counters else {},
+        descriptions=plan.descriptions,
         canary=canary,
         versions=versions(),
         job=plan.job.model_dump(mode="json"),

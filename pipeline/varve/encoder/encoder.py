@@ -11,6 +11,7 @@ have the order of the texts and depend only on the texts of the same call.
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
 from transformers import PreTrainedModel
 
@@ -26,6 +27,7 @@ from varve.encoder.checkpoint.defaults import (
     resolve_dtype,
     resolve_max_tokens,
 )
+from varve.encoder.checkpoint.heads import default_features, text_rules
 from varve.encoder.checkpoint.inspection import Checkpoint, inspect_checkpoint
 from varve.encoder.checkpoint.loading import load_model
 from varve.encoder.deduplication import find_distinct
@@ -38,13 +40,15 @@ from varve.encoder.model.forward import Forward, needs_only_cls_of_top_layer, po
 from varve.encoder.model.fused_linear import has_batch_invariant_linears, linear_backend
 from varve.encoder.model.layer_hooks import LayerHooks, compile_layers, drop_layers_above
 from varve.encoder.model.parity_check import check_head, choose_layout, is_cls_only_exact
+from varve.encoder.model.token_heads import TokenHeads
 from varve.encoder.pack_executor import PackExecutor, available_cores
 from varve.encoder.packing import Pack, pack_windows
 from varve.encoder.pending_call import PendingCall
 from varve.encoder.ragged import Columns
 from varve.encoder.results import HostVectors, Results
+from varve.encoder.row_heads import RowHeads
 from varve.errors import JobError, RunError
-from varve.preprocessing.tokenizer import Tokens
+from varve.preprocessing.tokens import Tokens
 
 
 class Encoder:
@@ -66,8 +70,8 @@ class Encoder:
 
         Args:
             model: Hub id, folder, or the model section of a job.
-            features: name → definition, or its short form such as "mean@-1+normalize". Default: the mean of the last
-                layer.
+            features: name → definition, or its short form such as "mean@-1+normalize". Default: "embedding", what the
+                checkpoint declares (pool declared), or the mean of the last layer if it declares nothing.
             output_dtype: float32, float16, int8 or binary.
             tokens_per_pack: maximum number of tokens in one forward pass. Default: depends on device and model.
             device: "cpu" or "cuda". Default: CUDA if available.
@@ -81,10 +85,16 @@ class Encoder:
         spec = validate_section(Model, {"name": model}, "model") if isinstance(model, str) else model
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.checkpoint = checkpoint or inspect_checkpoint(
-            spec.name, spec.revision, trust_remote_code=spec.trust_remote_code
+            spec.name,
+            spec.revision,
+            trust_remote_code=spec.trust_remote_code,
+            role=spec.role,
+            prompt=spec.prompt,
         )
-        self.feature_plan = make_feature_plan(spec, parse_features(features), self.checkpoint, output_dtype)
-        self.max_tokens = resolve_max_tokens(spec, self.checkpoint)
+        self._spec = spec
+        definitions = parse_features(features or default_features(self.checkpoint))
+        self.feature_plan = make_feature_plan(spec, definitions, self.checkpoint, output_dtype)
+        self.max_tokens = resolve_max_tokens(spec, self.checkpoint, self.feature_plan)
         self.dtype = resolve_dtype(spec.dtype, self.device.type)
         self.tokens_per_pack = tokens_per_pack or default_tokens_per_pack(self.device.type, self.checkpoint)
         self.threads = threads or available_cores()
@@ -108,7 +118,11 @@ class Encoder:
         if self.feature_plan.attention_layers:
             self._model.set_attn_implementation("eager")
             self.layout, self.layout_reason = "dense", "attentions were asked for: windows of equal length, no padding"
-        forward = self._make_forward(self._model, self._classifier, hooks, self.dtype)
+        elif self._masks_tokens():
+            self._model.set_attn_implementation("eager")
+            self.layout, self.layout_reason = "dense", "queries are expanded by tokens that are not attended to"
+        self._row_heads = RowHeads(self.feature_plan, self.checkpoint, self.device)
+        forward = self._make_forward(self._model, self._whole_model, hooks, self.dtype)
         shape = self.checkpoint.shape
         self.linear = linear_backend(self._model)
         head_dim = shape.hidden_size // shape.num_heads
@@ -120,17 +134,24 @@ class Encoder:
             self.threads,
             make_fallback=self._make_bfloat16_forward if self.dtype == "float16" else None,
             max_pack_tokens=self.max_pack_tokens,
-            split_last=self.attention != "torch" and has_batch_invariant_linears(self._model),
+            split_last=self._is_batch_invariant(),
         )
 
     def _load_checked(self, library: CpuLibrary | None) -> LayerHooks:
         """Load the model and choose its layout; with a CPU library, replace its linear layers first."""
-        self._model, self._classifier = load_model(
-            self.checkpoint, head=self.feature_plan.wants("logits"), device=self.device
-        )
+        needs_logits = self.feature_plan.wants("logits")
+        head = "classification" if needs_logits else "masked_lm" if self.feature_plan.masked_lm_heads else "none"
+        self._model, self._whole_model = load_model(self.checkpoint, head=head, device=self.device)
         hooks, positions = LayerHooks(self._model), self.checkpoint.max_positions
         if self._classifier is not None:
             check_head(self._classifier, positions, token_types=self.tokenizer.gives_types)
+        self._token_heads = TokenHeads.load(
+            self.feature_plan,
+            self.checkpoint,
+            self.device,
+            self._whole_model,
+            token_types=self.tokenizer.gives_types,
+        )
         self.layout, self.layout_reason = self._choose_layout(self._model, hooks, library)
         return hooks
 
@@ -147,11 +168,11 @@ class Encoder:
         )
 
     def _make_forward(
-        self, model: PreTrainedModel, classifier: PreTrainedModel | None, hooks: LayerHooks, dtype: str
+        self, model: PreTrainedModel, whole_model: PreTrainedModel | None, hooks: LayerHooks, dtype: str
     ) -> Forward:
         drop_layers_above(model, self.feature_plan.top_layer)
         cls_only_layer = self._find_cls_only_layer(model)
-        (classifier or model).to(getattr(torch, dtype))
+        (whole_model or model).to(getattr(torch, dtype))
         self.compiled = self.compiled and compile_layers(model)
         self.top_layer = "all tokens" if cls_only_layer is None else "first tokens"
         return Forward(
@@ -161,6 +182,8 @@ class Encoder:
             packed=self.layout == "packed",
             token_types=self.tokenizer.gives_types,
             cls_only_layer=cls_only_layer,
+            heads=self._token_heads,
+            prompt_tokens=self.tokenizer.prompt_tokens,
         )
 
     def _find_cls_only_layer(self, model: PreTrainedModel) -> ClsOnlyLayer | None:
@@ -172,7 +195,7 @@ class Encoder:
 
     def _make_bfloat16_forward(self) -> Forward:
         """The same pass in bfloat16, which has the range of float32, for windows that overflow in float16."""
-        model, _ = load_model(self.checkpoint, head=False, device=self.device)
+        model, _ = load_model(self.checkpoint, head="none", device=self.device)
         hooks = LayerHooks(model)
         if self.layout == "packed":
             self._choose_layout(model, hooks)
@@ -180,10 +203,25 @@ class Encoder:
             model.set_attn_implementation(self._model.config._attn_implementation or "eager")  # noqa: SLF001 (no public name)
         return self._make_forward(model, None, hooks, "bfloat16")
 
+    def _is_batch_invariant(self) -> bool:
+        """Whether the bits of a window do not depend on the other windows of its pack."""
+        heads = self._token_heads is None or self._token_heads.is_batch_invariant
+        return heads and self.attention != "torch" and has_batch_invariant_linears(self._model)
+
+    def _masks_tokens(self) -> bool:
+        """Whether some tokens are not attended to, which packed attention cannot express."""
+        expansion = text_rules(self._spec, self.feature_plan, self.checkpoint).expansion
+        return expansion is not None and not expansion.attend
+
     @property
     def num_parameters(self) -> int:
         """Number of parameters in memory, without those of dropped layers."""
-        return sum(parameter.numel() for parameter in (self._classifier or self._model).parameters())
+        return sum(parameter.numel() for parameter in (self._whole_model or self._model).parameters())
+
+    @property
+    def _classifier(self) -> PreTrainedModel | None:
+        """The classification model around the encoder, if logits are needed."""
+        return self._whole_model if self.feature_plan.wants("logits") else None
 
     def __call__(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> Columns:
         """Encode R texts or sentence pairs.
@@ -225,14 +263,18 @@ class Encoder:
         distinct, inverse = find_distinct(tokens)
         lengths = tokens.lengths[distinct]
         pooled = pooled_vectors(self.feature_plan, self._model)
-        results = Results(self.feature_plan, pooled, lengths, self.checkpoint.shape)
+        num_chunks = None if tokens.cu_chunks is None else np.diff(tokens.cu_chunks)[distinct]
+        results = Results(self.feature_plan, pooled, lengths, self.checkpoint.shape, num_chunks)
+        if not self.feature_plan.needs_model:
+            results.mark_done(len(lengths))
+            return PendingCall(self.feature_plan, self._add_head_outputs, tokens, inverse, results, self._row_heads)
         equal = bool(self.feature_plan.attention_layers)
         packs = list(pack_windows(lengths, self.tokens_per_pack, padded=self.layout == "dense", equal=equal))
         results.count(repeats=len(inverse) - len(distinct), packs=len(packs), packed_tokens=int(lengths.sum()))
         # Packs with the longest windows run first: short ones at the end keep all lanes busy until the queue is empty.
         queue = [Pack.of(tokens, distinct[windows], windows) for windows in reversed(packs)]
         self._executor.submit(queue, results)
-        return PendingCall(self.feature_plan, self._add_head_outputs, tokens, inverse, results)
+        return PendingCall(self.feature_plan, self._add_head_outputs, tokens, inverse, results, self._row_heads)
 
     def _add_head_outputs(self, vectors: HostVectors) -> None:
         has_pooler = self.checkpoint.shape.has_pooler

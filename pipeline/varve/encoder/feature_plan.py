@@ -1,19 +1,22 @@
-"""Compiles feature definitions into the layers that must run and the columns of the output.
+"""The plan of an encoder's features: the layers that run, what is kept of each, and the columns of the output.
 
 Knows a model only by its `ModelShape`; imports neither torch nor Arrow. Invariant: no column of the plan needs a layer
 above `FeaturePlan.top_layer`.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from varve.config.feature import Feature
-from varve.errors import JobError
+from varve.encoder.checkpoint.declaration import Head, Pooling, Splade, TokenPooling, TokenWeights
 
 POOLED = frozenset({"cls", "mean", "max", "last"})  # poolings of token vectors
+CHUNK_POOLS = frozenset({"mean", "max"})  # poolings of the tokens of a chunk
 ROW_COLUMNS = ("num_tokens", "truncated", "error", "shard", "row")
 TOKEN_COLUMNS = ("input_ids", "offsets", "sequence_ids")
-WINDOW_COLUMN = "windows"
+SPAN_COLUMNS = {"windows": "windows", "chunks": "chunks"}  # form → column with the character spans
+# Modes of a checkpoint's Pooling → the pooling of token vectors.
+POOL_OF_MODE = {"lasttoken": "last", "mean_sqrt_len_tokens": "mean_sqrt_len", "weightedmean": "weighted_mean"}
+OF_TEXT = "_of_text"  # ends the name of a pooling that leaves out the tokens of the prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +28,7 @@ class ModelShape:
     num_heads: int
     num_labels: int  # outputs of the classification head; 0 without a head
     has_pooler: bool  # the checkpoint has pooler weights
+    vocab_size: int = 0  # outputs of the masked-LM head; 0 without a head
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +36,9 @@ class Column:
     """One feature column of the output.
 
     `layers` holds one layer, or the layers that `combine` combines. `form` is the content of a row: one vector, a list
-    of vectors (one per window or token), or a flat list of heads x T x T attention weights, where T is `num_tokens`.
+    of vectors (one per window, chunk or token), a flat list of heads x T x T attention weights, where T is
+    `num_tokens`, a sparse vector (two lists: ids and weights), or, for late interaction, one vector per kept token
+    ("late") or cluster of tokens ("clusters").
     """
 
     name: str
@@ -42,7 +48,7 @@ class Column:
     normalize: bool
     width: int  # dimensions of a vector; heads for attentions
     dtype: str  # float32 | float16 | int8 | binary
-    form: str  # vector | windows | tokens | attentions
+    form: str  # vector | windows | chunks | tokens | attentions | sparse | late | clusters
 
     @property
     def scale_name(self) -> str | None:
@@ -50,9 +56,17 @@ class Column:
         return f"{self.name}_scale" if self.dtype == "int8" else None
 
     @property
+    def stored_names(self) -> tuple[str, ...]:
+        """Names of the columns that hold the feature in the output."""
+        if self.form == "sparse":
+            return (f"{self.name}_ids", f"{self.name}_weights")
+        names = (self.name, self.scale_name) if self.scale_name else (self.name,)
+        return (*names, f"{self.name}_input_ids", f"{self.name}_offsets") if self.form == "late" else names
+
+    @property
     def feature(self) -> str:
         """Name of the feature: the column's name without a layer suffix."""
-        return self.name.removesuffix(_layer_suffix(self.layers[0])) if len(self.layers) == 1 else self.name
+        return self.name.removesuffix(layer_suffix(self.layers[0])) if len(self.layers) == 1 else self.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +77,54 @@ class FeaturePlan:
     top_layer: int
     num_layers: int
     special_tokens: bool  # token columns include special tokens
+    heads: Mapping[str, Head] = field(default_factory=dict)  # column → what is computed from the last layer
+
+    def pools(self, column: Column) -> tuple[str, ...]:
+        """The poolings of token vectors that a column needs; several are concatenated."""
+        head = self.heads.get(column.name)
+        if head is None:
+            return (column.pool,) if column.pool in POOLED else ()
+        if not isinstance(head.pooling, Pooling):
+            return ()
+        suffix = "" if head.pooling.include_prompt else OF_TEXT
+        return tuple(POOL_OF_MODE.get(mode, mode) + suffix for mode in head.pooling.modes)
 
     @property
     def pooled(self) -> frozenset[tuple[str, int]]:
         """Every (pool, layer) that is pooled from token vectors."""
-        return frozenset((c.pool, layer) for c in self.columns if c.pool in POOLED for layer in c.layers)
+        return frozenset((pool, layer) for c in self.columns for pool in self.pools(c) for layer in c.layers)
+
+    @property
+    def token_heads(self) -> dict[str, Head]:
+        """Column → head whose `token_steps` give one vector per token."""
+        return {name: head for name, head in self.heads.items() if head.token_steps or head.kind == "late"}
+
+    @property
+    def token_poolings(self) -> dict[str, TokenPooling]:
+        """Column of late interaction → how the vectors of its tokens are pooled when a part is written."""
+        return {name: head.token_pooling for name, head in self.heads.items() if head.token_pooling}
+
+    def token_widths(self, hidden_size: int) -> dict[int | str, int]:
+        """Layer, or column of a head → dimensions of its token vectors, which are kept."""
+        heads = {name: head.width(hidden_size) for name, head in self.token_heads.items()}
+        return dict.fromkeys(self.token_layers, hidden_size) | heads
+
+    @property
+    def masked_lm_heads(self) -> dict[str, Splade]:
+        """Column → how the masked-LM head's output is reduced."""
+        return {name: head.pooling for name, head in self.heads.items() if isinstance(head.pooling, Splade)}
+
+    @property
+    def needs_model(self) -> bool:
+        """Whether a column needs a forward pass, and not the tokens alone."""
+        fixed = [name for name, head in self.heads.items() if isinstance(head.pooling, TokenWeights)]
+        return len(fixed) < len(self.columns)
+
+    @property
+    def needs_spans(self) -> bool:
+        """Whether columns need the character span of each token, or need to know which tokens are special."""
+        forms = {c.form for c in self.columns}
+        return bool(self.span_columns or forms & {"tokens", "late", "clusters", "sparse"})
 
     @property
     def token_layers(self) -> frozenset[int]:
@@ -84,114 +141,19 @@ class FeaturePlan:
         return any(c.pool == pool for c in self.columns)
 
     @property
-    def has_windows(self) -> bool:
-        """Whether columns hold one vector per window."""
-        return any(c.form == "windows" for c in self.columns)
+    def span_columns(self) -> list[str]:
+        """Columns with the character spans of windows or chunks."""
+        forms = {c.form for c in self.columns}
+        return [column for form, column in SPAN_COLUMNS.items() if form in forms]
 
     def names(self, *, pairs: bool = False) -> list[str]:
         """Names of all feature columns, in the order of the output."""
-        names = [name for c in self.columns for name in (c.name, c.scale_name) if name]
+        names = [name for c in self.columns for name in c.stored_names]
         if self.wants("tokens"):
             names += TOKEN_COLUMNS if pairs else TOKEN_COLUMNS[:2]
-        return [*names, WINDOW_COLUMN] if self.has_windows else names
+        return [*names, *self.span_columns]
 
 
-def plan_features(
-    features: Mapping[str, Feature], shape: ModelShape, *, dtype: str, per_window: bool = False
-) -> FeaturePlan:
-    """Compile feature definitions against a checkpoint.
-
-    Args:
-        features: name → definition.
-        shape: of the checkpoint.
-        dtype: of the output; logits and attentions stay float32 if it is int8 or binary.
-        per_window: pooled columns hold one vector per window instead of one per row.
-
-    Raises:
-        JobError: a layer, pooler or head does not exist, or two columns have the same name.
-    """
-    columns = tuple(
-        column
-        for name, feature in features.items()
-        for column in _make_columns(name, feature, shape, dtype=dtype, per_window=per_window)
-    )
-    special_tokens = {feature.special_tokens for feature in features.values() if feature.pool == "tokens"}
-    if len(special_tokens) > 1:
-        msg = "features: features with pool tokens share input_ids and offsets, so special_tokens must be equal in all"
-        raise JobError(msg)
-    top_layer = max(layer for column in columns for layer in column.layers)
-    feature_plan = FeaturePlan(columns, top_layer, shape.num_layers, special_tokens=True in special_tokens)
-    names = [*feature_plan.names(pairs=True), *ROW_COLUMNS]
-    if duplicates := sorted({name for name in names if names.count(name) > 1}):
-        msg = f"features: two output columns would be named {duplicates[0]}: rename a feature"
-        raise JobError(msg)
-    return feature_plan
-
-
-def _make_columns(name: str, feature: Feature, shape: ModelShape, *, dtype: str, per_window: bool) -> list[Column]:
-    layers = _resolve_layers(name, feature, shape)
-    _check_weights(name, feature, shape)
-    form = feature.pool if feature.pool in {"tokens", "attentions"} else "windows" if per_window else "vector"
-    full_width = {"attentions": shape.num_heads, "logits": shape.num_labels}.get(feature.pool, shape.hidden_size)
-    groups = [layers] if feature.combine else [(layer,) for layer in layers]
-    width = full_width * len(layers) if feature.combine == "concat" else full_width
-    if feature.dimensions and feature.dimensions > width:
-        msg = f"features.{name}.dimensions: {feature.dimensions} is more than the {width} dimensions of the vector"
-        raise JobError(msg)
-    if feature.pool in {"attentions", "logits"} and dtype in {"int8", "binary"}:
-        dtype = "float32"
-    return [
-        Column(
-            name=name if len(groups) == 1 else f"{name}{_layer_suffix(group[0])}",
-            pool=feature.pool,
-            layers=group,
-            combine=feature.combine,
-            normalize=feature.normalize,
-            width=feature.dimensions or width,
-            dtype=dtype,
-            form=form,
-        )
-        for group in groups
-    ]
-
-
-def _layer_suffix(layer: int) -> str:
+def layer_suffix(layer: int) -> str:
     """Ends the name of each column of a feature with several layers."""
     return f"_{layer:02d}"
-
-
-def _resolve_layers(name: str, feature: Feature, shape: ModelShape) -> tuple[int, ...]:
-    """Layer numbers of a definition as indices 0..n into hidden_states."""
-    lowest = 1 if feature.pool == "attentions" else 0
-    top = shape.num_layers
-    if feature.layers == "all":
-        return tuple(range(lowest, top + 1))
-    layers = feature.layers if isinstance(feature.layers, tuple) else (feature.layers,)
-    indices = tuple(layer if layer >= 0 else top + 1 + layer for layer in layers)
-    for layer, index in zip(layers, indices, strict=True):
-        if not lowest <= index <= top:
-            note = "attentions start at 1" if lowest else "0 is the embedding output"
-            msg = (
-                f"features.{name}.layers: layer {layer} does not exist: the model has {top} layers, expected "
-                f"{lowest} to {top} ({note}) or -1 to {lowest - top - 1}"
-            )
-            raise JobError(msg)
-    if len(set(indices)) < len(indices):
-        msg = f"features.{name}.layers: {list(layers)} contains a layer twice"
-        raise JobError(msg)
-    return indices
-
-
-def _check_weights(name: str, feature: Feature, shape: ModelShape) -> None:
-    if feature.pool == "pooler" and not shape.has_pooler:
-        msg = (
-            f"features.{name}.pool: the checkpoint has no pooler weights, and random weights give meaningless "
-            "features. Use cls or mean"
-        )
-        raise JobError(msg)
-    if feature.pool == "logits" and not shape.num_labels:
-        msg = (
-            f"features.{name}.pool: the checkpoint has no classification head (a ...ForSequenceClassification "
-            "checkpoint has one)"
-        )
-        raise JobError(msg)

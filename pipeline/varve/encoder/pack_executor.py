@@ -21,8 +21,10 @@ from numpy.typing import NDArray
 
 from varve.encoder.memory_budget import keep_freed_memory
 from varve.encoder.model.forward import Forward, Vectors
+from varve.encoder.model.sparse_pooling import SparseRows
 from varve.encoder.packing import Pack
 from varve.encoder.results import Results
+from varve.preprocessing.tokens import starts_of
 
 _MIN_SPLIT_TOKENS = 128  # of a half: the time of smaller packs is dominated by reading the model's weights
 
@@ -204,7 +206,12 @@ def _copy_to_host(vectors: Vectors) -> tuple[Vectors, Wait]:
             for key, tensor in tensors.items()
         }
 
-    on_host = Vectors(copy(vectors.pooled), copy(vectors.tokens), copy(vectors.attentions))
+    names = ("counts", "ids", "weights")
+    sparse = {
+        column: SparseRows(**copy({name: getattr(rows, name) for name in names}))
+        for column, rows in vectors.sparse.items()
+    }
+    on_host = Vectors(copy(vectors.pooled), copy(vectors.tokens), copy(vectors.attentions), sparse)
     copied = torch.cuda.Event()
     copied.record()
     return on_host, copied.synchronize
@@ -214,7 +221,13 @@ def _find_overflows(pack: Pack, vectors: Vectors) -> NDArray[np.int64]:
     """Places in the pack of windows with a number that is not finite."""
     finite = np.ones(len(pack.windows), np.bool_)
     for pooled in vectors.pooled.values():
-        finite &= _are_finite(pooled)
+        units = _are_finite(pooled)
+        finite &= (
+            units if pack.chunk_counts is None else np.logical_and.reduceat(units, starts_of(pack.chunk_counts)[:-1])
+        )
+    for rows in vectors.sparse.values():
+        windows = np.repeat(np.arange(len(finite)), rows.counts.numpy())
+        finite[windows[~torch.isfinite(rows.weights).numpy()]] = False
     for hidden in vectors.tokens.values():
         finite &= np.logical_and.reduceat(_are_finite(hidden), pack.cu_seqlens[:-1])
     for weights in vectors.attentions.values():

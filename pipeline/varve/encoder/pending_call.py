@@ -8,11 +8,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from varve.encoder.columns import make_columns
 from varve.encoder.feature_plan import FeaturePlan
 from varve.encoder.packing import Index
 from varve.encoder.ragged import Columns
-from varve.encoder.results import Counts, HostVectors, Results, make_columns
-from varve.preprocessing.tokenizer import Tokens
+from varve.encoder.results import Counts, HostVectors, Results
+from varve.encoder.row_heads import RowHeads
+from varve.preprocessing.tokens import Tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +36,11 @@ class PendingCall:
         tokens: Tokens,
         inverse: Index,
         results: Results,
+        heads: RowHeads,
     ) -> None:
         """Made by `Encoder.start`, which finds the `inverse`: for each window its distinct one in `results`."""
         self._feature_plan, self._add_head_outputs = feature_plan, add_head_outputs
-        self._tokens, self._inverse, self._results = tokens, inverse, results
+        self._tokens, self._inverse, self._results, self._heads = tokens, inverse, results, heads
 
     def result(self) -> Encoded:
         """Wait for the packs and make all feature columns of the texts, in their order."""
@@ -45,7 +48,7 @@ class PendingCall:
         vectors = self._results.vectors
         self._add_head_outputs(vectors)
         self._results.fail_non_finite()
-        columns = make_columns(self._feature_plan, self._tokens, vectors.gather(self._inverse))
+        columns = make_columns(self._feature_plan, self._tokens, vectors.gather(self._inverse), self._heads)
         return Encoded(columns, self._results.counts, self._reasons())
 
     def _reasons(self) -> dict[int, str]:

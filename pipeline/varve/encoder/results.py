@@ -1,24 +1,19 @@
-"""Collects the vectors of a call's windows on the host, then builds the feature columns of its texts.
+"""Collects the vectors of a call's windows on the host.
 
-Knows the feature plan and the call's tokens, but no models or devices. Invariants: every window has vectors or a reason
-why not; a window that was encoded once for several equal ones appears in the columns of each of them.
+Knows the feature plan, but no models or devices. Invariant: every window has vectors or a reason why not.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from threading import Event, Lock
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from varve.encoder.feature_plan import Column, FeaturePlan, ModelShape
-from varve.encoder.model import pooling
+from varve.encoder.feature_plan import FeaturePlan, ModelShape
 from varve.encoder.model.forward import Vectors
 from varve.encoder.packing import Index, Pack, token_index
-from varve.encoder.postprocessing import finish
-from varve.encoder.ragged import Columns, Ragged
-from varve.preprocessing.tokenizer import Tokens, starts_of
+from varve.encoder.sparse_vectors import SparsePieces, SparseVectors
+from varve.preprocessing.tokens import starts_of
 
 NOT_FINITE = "the features are not finite"
 
@@ -41,26 +36,30 @@ class Counts:
 
 @dataclass(slots=True)
 class HostVectors:
-    """The float32 vectors of W windows with T tokens, on the host."""
+    """The float32 vectors of W windows with T tokens, pooled over U units (windows, or their chunks), on the host."""
 
     cu_seqlens: Index  # (W + 1,) where the tokens of each window start
+    cu_units: Index  # (W + 1,) where the units of each window start
     cu_attentions: Index  # (W + 1,) where the attention weights of each window start
-    pooled: dict[tuple[str, int], NDArray[np.float32]] = field(default_factory=dict)  # (pool, layer) → (W, H)
-    tokens: dict[int, NDArray[np.float32]] = field(default_factory=dict)  # layer → (T, H)
+    pooled: dict[tuple[str, int], NDArray[np.float32]] = field(default_factory=dict)  # (pool, layer) → (U, H)
+    tokens: dict[int | str, NDArray[np.float32]] = field(default_factory=dict)  # layer, or column of a head → (T, D)
     attentions: dict[int, NDArray[np.float32]] = field(default_factory=dict)  # layer → flat, heads x L x L per window
+    sparse: dict[str, SparseVectors] = field(default_factory=dict)  # column → one vector per window
 
     def gather(self, windows: Index) -> "HostVectors":
         """The vectors of these windows; `windows` comes from `find_distinct`, so if it is as long as all, it is all."""
         if len(windows) == len(self.cu_seqlens) - 1:
             return self
-        token_places = token_index(self.cu_seqlens, windows)
+        token_places, unit_places = token_index(self.cu_seqlens, windows), token_index(self.cu_units, windows)
         attention_places = token_index(self.cu_attentions, windows)
         return HostVectors(
             starts_of(np.diff(self.cu_seqlens)[windows]),
+            starts_of(np.diff(self.cu_units)[windows]),
             starts_of(np.diff(self.cu_attentions)[windows]),
-            {key: vectors[windows] for key, vectors in self.pooled.items()},
-            {layer: vectors[token_places] for layer, vectors in self.tokens.items()},
+            {key: vectors[unit_places] for key, vectors in self.pooled.items()},
+            {key: vectors[token_places] for key, vectors in self.tokens.items()},
             {layer: weights[attention_places] for layer, weights in self.attentions.items()},
+            {name: vectors.take(windows) for name, vectors in self.sparse.items()},
         )
 
 
@@ -68,7 +67,12 @@ class Results:
     """Receives the vectors of one call's packs, from any thread."""
 
     def __init__(
-        self, feature_plan: FeaturePlan, pooled: frozenset[tuple[str, int]], lengths: Index, shape: ModelShape
+        self,
+        feature_plan: FeaturePlan,
+        pooled: frozenset[tuple[str, int]],
+        lengths: Index,
+        shape: ModelShape,
+        num_chunks: Index | None = None,
     ) -> None:
         """Allocate the arrays.
 
@@ -77,17 +81,24 @@ class Results:
             pooled: every (pool, layer) that a pass computes.
             lengths: (W,) tokens of each window that is encoded.
             shape: of the model.
+            num_chunks: (W,) chunks of each window; None: windows are pooled as a whole.
         """
-        token_layers, attention_layers = feature_plan.token_layers, feature_plan.attention_layers
-        cu_seqlens = starts_of(lengths)
+        attention_layers = feature_plan.attention_layers
+        cu_seqlens, num_windows = starts_of(lengths), len(lengths)
+        cu_units = np.arange(num_windows + 1) if num_chunks is None else starts_of(num_chunks)
         cu_attentions = starts_of(shape.num_heads * lengths**2 if attention_layers else 0 * lengths)
         self.vectors = HostVectors(
             cu_seqlens,
+            cu_units,
             cu_attentions,
-            {key: np.empty((len(lengths), shape.hidden_size), np.float32) for key in pooled},
-            {layer: np.empty((int(cu_seqlens[-1]), shape.hidden_size), np.float32) for layer in token_layers},
+            {key: np.empty((int(cu_units[-1]), shape.hidden_size), np.float32) for key in pooled},
+            {
+                key: np.empty((int(cu_seqlens[-1]), width), np.float32)
+                for key, width in feature_plan.token_widths(shape.hidden_size).items()
+            },
             {layer: np.empty(cu_attentions[-1], np.float32) for layer in attention_layers},
         )
+        self._sparse = {name: SparsePieces(num_windows) for name in feature_plan.masked_lm_heads}
         self.counts = Counts()
         self.reasons: dict[int, str] = {}  # window → why it could not be encoded
         self._num_pending = len(lengths)
@@ -99,20 +110,23 @@ class Results:
         """Copy the vectors of a pack to the places of its windows."""
         own, windows = self.vectors, pack.windows
         for key, pooled in vectors.pooled.items():
-            own.pooled[key][windows] = pooled.numpy(force=True)
-        for layer, hidden in vectors.tokens.items():
-            own.tokens[layer][token_index(own.cu_seqlens, windows)] = hidden.float().numpy(force=True)
+            own.pooled[key][token_index(own.cu_units, windows)] = pooled.numpy(force=True)
+        for key, hidden in vectors.tokens.items():
+            own.tokens[key][token_index(own.cu_seqlens, windows)] = hidden.float().numpy(force=True)
         for layer, weights in vectors.attentions.items():
             own.attentions[layer][token_index(own.cu_attentions, windows)] = weights.float().numpy(force=True)
+        with self._lock:
+            for name, rows in vectors.sparse.items():
+                self._sparse[name].add(windows, rows)
 
     def fail(self, pack: Pack, reason: str) -> None:
         """Record why the windows of a pack cannot be encoded, and fill their vectors with NaN."""
         own = self.vectors
-        for arrays, starts in ((own.tokens, own.cu_seqlens), (own.attentions, own.cu_attentions)):
-            for array in arrays.values():
-                array[token_index(starts, pack.windows)] = np.nan
-        for array in own.pooled.values():
-            array[pack.windows] = np.nan
+        arrays = [(array, own.cu_seqlens) for array in own.tokens.values()]
+        arrays += [(array, own.cu_attentions) for array in own.attentions.values()]
+        arrays += [(array, own.cu_units) for array in own.pooled.values()]
+        for array, starts in arrays:
+            array[token_index(starts, pack.windows)] = np.nan
         with self._lock:
             self.reasons |= {int(window): reason for window in pack.windows}
         self.mark_done(len(pack.windows))
@@ -120,10 +134,10 @@ class Results:
     def fail_non_finite(self) -> None:
         """Record a reason for windows with NaN or infinite features, unless they have one."""
         own = self.vectors
-        windows = np.arange(len(own.cu_seqlens) - 1)
-        arrays = [(array, windows) for array in own.pooled.values()]
+        arrays: list[tuple[NDArray, Index]] = [(array, own.cu_units[:-1]) for array in own.pooled.values()]
         arrays += [(array, own.cu_seqlens[:-1]) for array in own.tokens.values()]
         arrays += [(array, own.cu_attentions[:-1]) for array in own.attentions.values()]
+        arrays += [(vectors.weights, vectors.offsets[:-1]) for vectors in own.sparse.values()]
         for array, starts in arrays:
             for row in find_non_finite(array):
                 self.reasons.setdefault(int(np.searchsorted(starts, row, side="right")) - 1, NOT_FINITE)
@@ -150,6 +164,7 @@ class Results:
         self._done.wait()
         if self._error is not None:
             raise self._error
+        self.vectors.sparse = {name: pieces.join() for name, pieces in self._sparse.items()}
 
 
 def find_non_finite(vectors: NDArray) -> Index:
@@ -166,66 +181,3 @@ def find_non_finite(vectors: NDArray) -> Index:
     if not suspect:
         return np.zeros(0, np.int64)
     return np.flatnonzero(~np.isfinite(vectors).reshape(len(vectors), -1).all(axis=1))
-
-
-def make_columns(feature_plan: FeaturePlan, tokens: Tokens, vectors: HostVectors) -> Columns:
-    """Build the feature columns of the texts, in their order."""
-    columns: Columns = {}
-    shown = np.ones(len(tokens.input_ids), np.bool_)  # tokens that token columns hold
-    if tokens.sequence_ids is not None and not feature_plan.special_tokens:
-        shown = tokens.sequence_ids >= 0
-    token_offsets = starts_of(shown)[tokens.cu_seqlens[tokens.cu_windows]]
-    for column in feature_plan.columns:
-        columns |= _make_column(column, tokens, vectors, shown, token_offsets)
-    if feature_plan.wants("tokens"):
-        assert tokens.spans is not None
-        assert tokens.sequence_ids is not None
-        columns["input_ids"] = Ragged(tokens.input_ids[shown], token_offsets)
-        columns["offsets"] = Ragged(tokens.spans[shown], token_offsets)
-        columns["sequence_ids"] = Ragged(tokens.sequence_ids[shown], token_offsets)
-    if feature_plan.has_windows:
-        columns["windows"] = Ragged(_window_spans(tokens), tokens.cu_windows)
-    return columns
-
-
-def _make_column(
-    column: Column, tokens: Tokens, vectors: HostVectors, shown: NDArray[np.bool_], token_offsets: Index
-) -> Columns:
-    if column.form == "attentions":
-        weights = vectors.attentions[column.layers[0]].astype(column.dtype, copy=False)
-        return {column.name: Ragged(weights, vectors.cu_attentions[tokens.cu_windows])}
-    if column.form == "tokens":
-        return _finish(column, [vectors.tokens[layer][shown] for layer in column.layers], token_offsets)
-    layers = [vectors.pooled[column.pool, layer] for layer in column.layers]
-    if column.form == "windows":
-        return _finish(column, layers, tokens.cu_windows)
-    if len(tokens.lengths) > len(tokens.truncated):
-        layers = [_pool_windows(layer, tokens, column.pool) for layer in layers]
-    return _finish(column, layers, None)
-
-
-def _finish(column: Column, layers: Sequence[NDArray[np.float32]], offsets: Index | None) -> Columns:
-    """The column's stored values and, for int8, its scales; ragged if offsets are given."""
-    values, scales = finish(column, layers)
-    arrays = {column.name: values}
-    if scales is not None and column.scale_name:
-        arrays[column.scale_name] = scales
-    return {name: array if offsets is None else Ragged(array, offsets) for name, array in arrays.items()}
-
-
-def _pool_windows(pooled: NDArray[np.float32], tokens: Tokens, pool: str) -> NDArray[np.float32]:
-    """(W, H) vectors of windows → (R, H) vectors of texts."""
-    weights, cu_windows = torch.from_numpy(tokens.lengths), torch.from_numpy(tokens.cu_windows)
-    return pooling.pool_rows(torch.from_numpy(pooled), weights, cu_windows, pool).numpy()
-
-
-def _window_spans(tokens: Tokens) -> NDArray[np.int32]:
-    """(W, 2) characters [start, stop) of each window in its text; an empty span without text tokens."""
-    assert tokens.spans is not None
-    assert tokens.sequence_ids is not None
-    of_text = tokens.sequence_ids >= 0
-    largest = np.iinfo(np.int32).max
-    # Every window has tokens, so no segment of reduceat is empty.
-    starts = np.minimum.reduceat(np.where(of_text, tokens.spans[:, 0], largest), tokens.cu_seqlens[:-1])
-    stops = np.maximum.reduceat(np.where(of_text, tokens.spans[:, 1], 0), tokens.cu_seqlens[:-1])
-    return np.stack([np.minimum(starts, stops), stops], axis=1).astype(np.int32)

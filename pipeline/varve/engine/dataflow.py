@@ -23,6 +23,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from varve.cluster.nodes import read_cluster
 from varve.cluster.placement import IO_CPUS, WRITE_CPUS, Placement, diagnose
+from varve.encoder.checkpoint.declaration import TokenPooling
 from varve.engine.data_context import make_context, quiet_ray_data
 from varve.engine.datasource import ShardDatasource
 from varve.engine.lazy_stages import Replica, tokenize_part
@@ -36,6 +37,7 @@ from varve.monitoring.watchdog import Watchdog
 from varve.output import part_file
 from varve.output.part_file import Part
 from varve.output.part_table import PartTable
+from varve.output.token_pooling import pool_tokens
 from varve.ranges import Missing
 from varve.storage.object_store import Storage
 from varve.storage.retry import retries
@@ -159,7 +161,7 @@ def _build(
     )
     return dataset.map_batches(
         _commit,  # pyright: ignore[reportArgumentType] (as above)
-        fn_args=(storage, plan.fingerprint, reporter),
+        fn_args=(storage, plan.fingerprint, reporter, plan.feature_plan.token_poolings),
         num_cpus=WRITE_CPUS,
         max_retries=MAX_RETRIES,
         **_PART_BY_PART,
@@ -172,11 +174,18 @@ def _pool(placement: Placement) -> ActorPoolStrategy:
     return ActorPoolStrategy(size=placement.replicas, **TWO_CALLS)
 
 
-def _commit(batch: pa.Table, storage: Storage, fingerprint: str, reporter: RayReporter) -> pa.Table:
+def _commit(
+    batch: pa.Table,
+    storage: Storage,
+    fingerprint: str,
+    reporter: RayReporter,
+    token_poolings: Mapping[str, TokenPooling],
+) -> pa.Table:
     """Write one part of features; returns its record as JSON."""
     message = unpack_message(batch)
     started, retries_before = time.perf_counter(), retries()
-    part = part_file.write_part(storage, message.rows, message.table, fingerprint, message.counts)
+    table = pool_tokens(message.table, token_poolings)
+    part = part_file.write_part(storage, message.rows, table, fingerprint, message.counts)
     reporter.commit(part, time.perf_counter() - started, retries() - retries_before)
     return pa.table({"part": [json.dumps(part.to_json())]})
 

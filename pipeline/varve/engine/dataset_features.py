@@ -41,7 +41,8 @@ def features(
         dataset: has the text column(s).
         text: name of the text column, or of two columns for sentence pairs.
         model: Hub id, local folder, or the model section of a job.
-        features: name → definition or its short form; by default the mean of the last layer.
+        features: name → definition or its short form; by default what the checkpoint declares, else the mean of the
+            last layer.
         output_dtype: float32, float16, int8 or binary.
         replicas: number of actors; each takes one GPU if the cluster has GPUs.
         batch_rows: rows that are encoded together.
@@ -56,7 +57,7 @@ def features(
     threads = max(1, int(ray.cluster_resources().get("CPU", 1)) // replicas)
     return dataset.map_batches(
         _FeatureColumns,
-        fn_constructor_args=(spec, parse_features(features), columns, output_dtype, threads),
+        fn_constructor_args=(spec, parse_features(features) if features else None, columns, output_dtype, threads),
         batch_size=batch_rows,
         batch_format="pyarrow",
         compute=ActorPoolStrategy(size=replicas, **TWO_CALLS),
@@ -68,7 +69,12 @@ class _FeatureColumns:
     """Adds feature columns to the batches of a Ray dataset."""
 
     def __init__(
-        self, model: Model, features: dict[str, Feature], text_columns: Sequence[str], output_dtype: str, threads: int
+        self,
+        model: Model,
+        features: dict[str, Feature] | None,
+        text_columns: Sequence[str],
+        output_dtype: str,
+        threads: int,
     ) -> None:
         """Load the model."""
         silence_transformers()

@@ -73,8 +73,8 @@ def on_replica(plan: "Plan", placement: Placement, work: Callable[["Plan"], T]) 
     files = model_files(plan, placement)
 
     def call() -> T:
-        folder = files.local_folder() if files else plan.checkpoint.folder
-        return work(replace(plan, checkpoint=replace(plan.checkpoint, folder=folder)))
+        root = files.local_folder() if files else plan.checkpoint.root
+        return work(replace(plan, checkpoint=replace(plan.checkpoint, root=root)))
 
     options = {"num_cpus": placement.cpus, "num_gpus": placement.gpus, "max_retries": MAX_RETRIES}
     options |= {"accelerator_type": placement.accelerator} if placement.accelerator else {}
@@ -87,7 +87,11 @@ def on_replica(plan: "Plan", placement: Placement, work: Callable[["Plan"], T]) 
 def model_files(plan: "Plan", placement: Placement) -> ModelFiles | None:
     """The checkpoint's files for other nodes; None if there is one node and the pool cannot grow."""
     single = len(read_cluster().nodes) == 1 and placement.most_replicas == placement.replicas
-    return None if single else ModelFiles(plan.checkpoint.folder)
+    if single:
+        return None
+    checkpoint = plan.checkpoint
+    declared = checkpoint.declaration.files if checkpoint.declaration else ()
+    return ModelFiles(checkpoint.root, folders=("", checkpoint.body, checkpoint.tokenizer), files=declared)
 
 
 def unwrap_error(error: BaseException) -> VarveError:

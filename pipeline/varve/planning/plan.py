@@ -16,11 +16,14 @@ import pyarrow as pa
 
 from varve.config.job import Job
 from varve.config.model import Model, Windows
+from varve.encoder.checkpoint.declaration import TextRules
 from varve.encoder.checkpoint.defaults import make_feature_plan
-from varve.encoder.checkpoint.inspection import Checkpoint
-from varve.encoder.checkpoint.sentence_transformers import differences
+from varve.encoder.checkpoint.heads import text_rules
+from varve.encoder.checkpoint.inspection import Checkpoint, load_tokenizer
 from varve.encoder.feature_plan import FeaturePlan
 from varve.output.schema import output_schema
+from varve.output.vocabulary import VOCABULARY_KEY, encode_vocabulary, hash_vocabulary, list_tokens
+from varve.planning.declared_note import declared_note
 from varve.preprocessing.computed_columns import ComputedColumn
 from varve.source.dataset import Dataset
 from varve.workers.worker_spec import CheckpointFiles, WorkerSpec
@@ -43,6 +46,7 @@ class Resolved:
     block_rows: int
     rows_per_part: int
     config_sha256: str | None = None  # of the model; None in older outputs
+    heads_sha256: dict[str, str] | None = None  # file → SHA-256, of the heads and the declaration; None: not used
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,22 @@ class Plan:
         """The feature columns, and the layers that they need."""
         return make_feature_plan(self.job.model, self.job.pooled, self.checkpoint, self.job.output.dtype)
 
+    @cached_property
+    def text_rules(self) -> TextRules:
+        """How texts become tokens."""
+        return text_rules(self.job.model, self.feature_plan, self.checkpoint)
+
+    @property
+    def descriptions(self) -> dict[str, str]:
+        """Feature → what its head computes, in words; features without a head are absent."""
+        declaration = self.checkpoint.declaration
+        return {
+            name: declaration.describe(self.resolved.max_tokens, self.text_rules.prompt)
+            if declaration and self.job.pooled[name].pool == "declared"
+            else " → ".join(head.words)
+            for name, head in self.feature_plan.heads.items()
+        }
+
     @property
     def pairs(self) -> bool:
         """Whether a row's text is a sentence pair."""
@@ -78,6 +98,14 @@ class Plan:
         metadata = self._provenance()
         return output_schema(self.feature_plan, kept, pairs=self.pairs, computed=self.computed, metadata=metadata)
 
+    @cached_property
+    def vocabulary(self) -> bytes | None:
+        """The content of the output's vocabulary; None without sparse columns."""
+        sizes = [column.width for column in self.feature_plan.columns if column.form == "sparse"]
+        if not sizes:
+            return None
+        return encode_vocabulary(list_tokens(load_tokenizer(self.checkpoint).get_vocab(), max(sizes)))
+
     @property
     def total_rows(self) -> int | None:
         """Rows of the source; None if they are not known before they are read."""
@@ -85,16 +113,15 @@ class Plan:
 
     @property
     def notes(self) -> list[str]:
-        """Remarks for the user: on the source, and where sentence-transformers uses the model in another way."""
+        """Remarks for the user: on the source, and on the vector that the checkpoint declares."""
         max_tokens = None if isinstance(self.job.model.long_text, Windows) else self.resolved.max_tokens
-        found = differences(self.checkpoint.folder, self.feature_plan, max_tokens)
-        model = [f"sentence-transformers uses {self.job.model.name} differently: {'; '.join(found)}"] if found else []
-        return [*self.dataset.notes, *model]
+        note = declared_note(self.job.model, self.feature_plan, self.checkpoint, max_tokens)
+        return [*self.dataset.notes, *([note] if note else [])]
 
     @property
     def pinned_model(self) -> Model:
         """The job's model section with all values resolved, for workers."""
-        values = {"name": self.checkpoint.folder, "revision": None, "dtype": self.resolved.dtype}
+        values = {"name": self.checkpoint.root, "revision": None, "dtype": self.resolved.dtype}
         if not isinstance(self.job.model.long_text, Windows):
             values["max_tokens"] = self.resolved.max_tokens
         return self.job.model.model_copy(update=values)
@@ -134,6 +161,21 @@ class Plan:
             "tokenizer_sha256": self.resolved.tokenizer_sha256,
             "max_tokens": self.resolved.max_tokens,
             "versions": versions(),
+            **self._head_provenance(),
+            **({VOCABULARY_KEY: hash_vocabulary(self.vocabulary)} if self.vocabulary else {}),
+        }
+
+    def _head_provenance(self) -> dict[str, Any]:
+        """What readers need to know of features with heads and of prompts; nothing without them."""
+        if not (self.descriptions or self.text_rules.prompt or self.job.model.role != "none"):
+            return {}
+        declaration = self.checkpoint.declaration
+        return {
+            "descriptions": self.descriptions,
+            "role": self.job.model.role,
+            "prompt": self.text_rules.prompt,
+            "similarity": declaration.similarity if declaration else None,
+            "heads_sha256": self.resolved.heads_sha256,
         }
 
     def to_json(self) -> dict[str, Any]:
@@ -160,8 +202,9 @@ class Plan:
 def make_fingerprint(job: Job, code: Mapping[str, str], resolved: Resolved) -> str:
     """SHA-256 of a job, the hashes of its code (see `code_identity`) and its resolved values."""
     values = asdict(resolved)
-    if values["config_sha256"] is None:
-        del values["config_sha256"]
+    for name in ("config_sha256", "heads_sha256"):  # older outputs lack them
+        if values[name] is None:
+            del values[name]
     content = {"job": {**job.identity(), **code}, "resolved": values}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 

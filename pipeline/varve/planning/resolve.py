@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from varve.config.job import Job
 from varve.config.model import Windows
+from varve.encoder.checkpoint.declaration import TextRules
 from varve.encoder.checkpoint.defaults import (
     default_block_rows,
     default_tokens_per_pack,
@@ -19,10 +20,13 @@ from varve.encoder.checkpoint.defaults import (
     resolve_dtype,
     resolve_max_tokens,
 )
-from varve.encoder.checkpoint.inspection import Checkpoint, inspect_checkpoint, load_tokenizer
+from varve.encoder.checkpoint.heads import default_features, text_rules
+from varve.encoder.checkpoint.inspection import Checkpoint, load_tokenizer
 from varve.encoder.feature_plan import ROW_COLUMNS, FeaturePlan
 from varve.errors import JobError
+from varve.output.token_pooling import check_token_pooling
 from varve.planning import part_sizing
+from varve.planning.model_identity import hash_heads, inspect_model
 from varve.planning.plan import Plan, Resolved
 from varve.planning.udf_dry_run import DRY_RUN_ROWS, dry_run_functions
 from varve.preprocessing.computed_columns import find_computed
@@ -43,11 +47,14 @@ def make_plan(job: Job, *, device: str) -> Plan:
     Raises:
         JobError: something that the job names does not exist or does not fit.
     """
-    checkpoint = inspect_checkpoint(job.model.name, job.model.revision, trust_remote_code=job.model.trust_remote_code)
+    checkpoint = inspect_model(job.model, job.model.revision)
+    if job.features is None:
+        job = job.with_features(default_features(checkpoint))
     features = make_feature_plan(job.model, job.pooled, checkpoint, job.output.dtype)
     computed = find_computed(job.computed, job.folder)
-    max_tokens = resolve_max_tokens(job.model, checkpoint)
+    max_tokens = resolve_max_tokens(job.model, checkpoint, features)
     _check_tokens(job, checkpoint, max_tokens)
+    _check_texts(job, features, text_rules(job.model, features, checkpoint))
     dataset = open_dataset(job.source)
     _check_names(job, features)
     sample = rows_with_text(dataset, job.source.text_columns, SAMPLE_ROWS)
@@ -63,6 +70,7 @@ def make_plan(job: Job, *, device: str) -> Plan:
         tokenizer_sha256=checkpoint.tokenizer_sha256,
         config_sha256=checkpoint.config_sha256,
         max_tokens=max_tokens,
+        heads_sha256=hash_heads(job.model, features, checkpoint),
         dtype=resolve_dtype(job.model.dtype, device),
         tokens_per_pack=pack_tokens,
         block_rows=block_rows,
@@ -106,6 +114,20 @@ def _check_names(job: Job, features: FeaturePlan) -> None:
         if name in written:
             msg = f"source.keep: column {name!r} has the name of an output column. Rename the feature or the column"
             raise JobError(msg)
+
+
+def _check_texts(job: Job, features: FeaturePlan, rules: TextRules) -> None:
+    """Reject what needs a single text where texts are pairs, and windows of texts that have one fixed length."""
+    forms = {column.form for column in features.columns}
+    if len(job.source.text_columns) > 1 and (rules.prompt or forms & {"late", "clusters"}):
+        what = f"the prompt {rules.prompt!r}" if rules.prompt else "late interaction"
+        msg = f"source.text names two columns, but {what} needs a single text: name one column"
+        raise JobError(msg)
+    if rules.expansion and isinstance(job.model.long_text, Windows):
+        msg = "model.long_text: queries of this checkpoint have a fixed length: use long_text: truncate"
+        raise JobError(msg)
+    if any(form == "clusters" for form in forms):
+        check_token_pooling()
 
 
 def _check_tokens(job: Job, checkpoint: Checkpoint, max_tokens: int) -> None:

@@ -5,13 +5,15 @@ Knows nothing of outputs. Invariant: a value is replaced only by one with which 
 
 from pathlib import Path
 
+from varve.config.feature import MEAN_FEATURES
 from varve.config.job import Job
 from varve.config.model import Model, Windows
 from varve.config.source import BUILDERS, Source
 from varve.encoder.checkpoint.defaults import make_feature_plan, resolve_max_tokens
-from varve.encoder.checkpoint.inspection import inspect_checkpoint
+from varve.encoder.checkpoint.heads import default_features
 from varve.encoder.checkpoint.local_folder import find_local_folder
 from varve.encoder.feature_plan import FeaturePlan
+from varve.planning.model_identity import inspect_model
 from varve.planning.plan import Resolved
 
 
@@ -81,15 +83,19 @@ def _respell_by_model(job: Job, earlier: Job, resolved: Resolved) -> Job:
     if job.features == earlier.features and job.model == earlier.model:
         return job.model_copy(update={"features": earlier.features})  # their order is that of the columns
     model = job.model
-    checkpoint = inspect_checkpoint(model.name, resolved.model_commit, trust_remote_code=model.trust_remote_code)
+    checkpoint = inspect_model(model, resolved.model_commit)
+    if job.features is None:  # in outputs of older versions, the default was the mean of the last layer
+        by_default = earlier.features in (default_features(checkpoint), MEAN_FEATURES)
+        job = job.with_features((earlier.features if by_default else None) or default_features(checkpoint))
 
     def columns(of: Job, name: str) -> FeaturePlan:
         return make_feature_plan(of.model, {name: of.pooled[name]}, checkpoint, of.output.dtype)
 
     shared = job.pooled.keys() & earlier.pooled.keys()
     same = {name: earlier.pooled[name] for name in shared if columns(earlier, name) == columns(job, name)}
-    features = {name: same.get(name, feature) for name, feature in job.features.items()}
-    if model.max_tokens == "auto" and resolve_max_tokens(model, checkpoint) == resolved.max_tokens:
+    features = {name: same.get(name, feature) for name, feature in (job.features or {}).items()}
+    feature_plan = make_feature_plan(model, job.pooled, checkpoint, job.output.dtype)
+    if model.max_tokens == "auto" and resolve_max_tokens(model, checkpoint, feature_plan) == resolved.max_tokens:
         model = model.model_copy(update={"max_tokens": earlier.model.max_tokens})
     return job.model_copy(
         update={"model": model, "features": earlier.features if features == earlier.features else features}

@@ -14,10 +14,13 @@ import pyarrow as pa
 
 from varve.config.job import Job
 from varve.config.source import Source
-from varve.encoder.checkpoint.inspection import Checkpoint, inspect_checkpoint
+from varve.encoder.checkpoint.defaults import make_feature_plan
+from varve.encoder.checkpoint.inspection import Checkpoint
 from varve.errors import JobError
 from varve.output.manifest import JOB_NAME
 from varve.output.part_file import part_name
+from varve.output.vocabulary import write_vocabulary
+from varve.planning.model_identity import hash_heads, inspect_model
 from varve.planning.plan import Plan, Resolved, code_identity
 from varve.planning.resolve import make_plan
 from varve.planning.same_job import respell
@@ -72,13 +75,21 @@ def _check_output_outside_source(source: Source, storage: Storage) -> None:
 
 
 def save_plan(plan: Plan, storage: Storage) -> None:
-    """Write job.json, unless it exists. Among concurrent runs the first one determines the plan.
+    """Write job.json and the vocabulary of sparse columns, unless they exist.
+
+    Among concurrent runs the first one determines the plan.
 
     Raises:
         JobError: the existing job.json is not of this plan.
+        RunError: the existing vocabulary is another one.
     """
-    if storage.create(JOB_NAME, json.dumps(plan.to_json(), indent=1).encode()):
-        return
+    if not storage.create(JOB_NAME, json.dumps(plan.to_json(), indent=1).encode()):
+        _check_saved(plan, storage)
+    if plan.vocabulary is not None:
+        write_vocabulary(storage, plan.vocabulary)
+
+
+def _check_saved(plan: Plan, storage: Storage) -> None:
     stored = read_job(storage) or {}
     if stored.get("fingerprint") != plan.fingerprint:
         load_plan(plan.job, stored, storage.uri)
@@ -129,11 +140,9 @@ def saved_code_identity(stored: Mapping[str, Any]) -> dict[str, str]:
 
 def _restore(job: Job, computed: tuple[ComputedColumn, ...], stored: Mapping[str, Any], uri: str) -> Plan:
     resolved = Resolved(**stored["resolved"])
-    checkpoint = inspect_checkpoint(
-        job.model.name, resolved.model_commit, trust_remote_code=job.model.trust_remote_code
-    )
+    checkpoint = inspect_model(job.model, resolved.model_commit)
     dataset = reopen_source(stored, uri, job.source)
-    _check_unchanged(_changed_files(checkpoint, resolved), uri)
+    _check_unchanged(_changed_files(checkpoint, resolved) or _changed_heads(job, checkpoint, resolved), uri)
     return Plan(job, resolved, dataset, checkpoint, computed, stored["created_at"])
 
 
@@ -145,6 +154,13 @@ def _changed_files(checkpoint: Checkpoint, resolved: Resolved) -> list[str]:
         "the model's config.json": resolved.config_sha256 not in {None, checkpoint.config_sha256},
     }
     return [name for name, has_changed in changed.items() if has_changed]
+
+
+def _changed_heads(job: Job, checkpoint: Checkpoint, resolved: Resolved) -> list[str]:
+    """The files of heads and of the declaration that have changed since the job was planned."""
+    features = make_feature_plan(job.model, job.pooled, checkpoint, job.output.dtype)
+    before, after = resolved.heads_sha256 or {}, hash_heads(job.model, features, checkpoint) or {}
+    return [f"the model's {file}" for file in {**before, **after} if before.get(file) != after.get(file)]
 
 
 def load_source(storage: Storage) -> Dataset:

@@ -36,6 +36,7 @@ _FORMAT = 1
 JSON_NAME, TENSORS_NAME, ONNX_NAME = "model.json", "model.safetensors", "model.onnx"
 # What must be equal in the run that a probe was trained on and in a run that it predicts for.
 _SAME = ("revision", "weights_sha256", "tokenizer_sha256", "max_tokens", "long_text")
+_SAME_IF_RECORDED = ("role", "prompt", "heads_sha256")  # runs without prompts and heads do not record them
 _SAME_COLUMN = ("pool", "layers", "combine", "normalize", "width")
 
 
@@ -150,7 +151,10 @@ class Probe:
             JobError: with all differences.
         """
         trained, given = self.run, describe_run(output)
-        differences = [f"{key}: {trained[key]} → {given[key]}" for key in _SAME if trained[key] != given[key]]
+        keys = [*_SAME, *_SAME_IF_RECORDED]
+        differences = [
+            f"{key}: {trained.get(key)} → {given.get(key)}" for key in keys if trained.get(key) != given.get(key)
+        ]
         if differences:
             differences.insert(0, f"model: {trained['model']} → {given['model']}")
         for column in self.features:
@@ -230,4 +234,7 @@ def _format(column: Column, key: str) -> object:
 def describe_run(output: Output) -> dict[str, Any]:
     """All that decides the meaning of a run's vectors, and the run's fingerprint."""
     long_text = output.manifest.job["model"].get("long_text", "truncate")
-    return {**{key: output.metadata[key] for key in PROVENANCE_KEYS}, "long_text": long_text}
+    if isinstance(long_text, dict):  # a newer key, which older runs lack
+        long_text = {key: value for key, value in long_text.items() if (key, value) != ("chunk", None)}
+    recorded = [*PROVENANCE_KEYS, *(key for key in _SAME_IF_RECORDED if key in output.metadata)]
+    return {**{key: output.metadata[key] for key in recorded}, "long_text": long_text}

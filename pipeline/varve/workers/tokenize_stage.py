@@ -46,7 +46,7 @@ _tokenizers: dict[str, Tokenizer] = {}
 
 def _load_tokenizer(spec: WorkerSpec) -> Tokenizer:
     """The tokenizer, loaded once per process."""
-    key = spec.checkpoint.folder + spec.model.model_dump_json() + repr(spec.features)
+    key = spec.checkpoint.root + spec.model.model_dump_json() + repr(spec.features)
     if key not in _tokenizers:
         silence_transformers()
         checkpoint = spec.on_this_node().checkpoint

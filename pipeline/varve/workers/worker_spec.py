@@ -51,4 +51,4 @@ class WorkerSpec:
         """Return the same settings with the checkpoint's folder on this node."""
         if self.files is None:
             return self
-        return replace(self, checkpoint=replace(self.checkpoint, folder=self.files.local_folder()), files=None)
+        return replace(self, checkpoint=replace(self.checkpoint, root=self.files.local_folder()), files=None)

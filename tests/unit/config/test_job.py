@@ -254,7 +254,7 @@ def test_python_function_is_refused_outside_of_jobs():
 
 
 def test_schema_of_a_feature_is_one_of_two_kinds():
-    (features,) = json_schema()["properties"]["features"]["patternProperties"].values()
+    (features,) = json_schema()["properties"]["features"]["anyOf"][0]["patternProperties"].values()
     assert {kind["$ref"].rpartition("/")[2] for kind in features["oneOf"]} == {"Feature", "Computed"}
 
 

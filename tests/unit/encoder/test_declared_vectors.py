@@ -7,7 +7,7 @@ import string
 import pytest
 
 from tests.declarations import change, declaration, read, write_modules
-from tests.declared_checkpoints import CLUSTERED, SHAPES
+from tests.declared_checkpoints import CLUSTERED, SHAPES, VOCABULARY
 from varve.encoder.checkpoint.declaration import Expansion, Normalize, Pooling, TextRules, TokenMask
 from varve.encoder.checkpoint.declared_vectors import DeclaredVectors
 
@@ -146,7 +146,7 @@ def test_layers_of_a_role_without_encoder_come_from_the_other_role(declared):
     found = declaration(declared("SPLADE without inference for queries"), "query")
     assert (found.body, found.tokenizer) == ("document_0_Transformer", "query_0_SparseStaticEmbedding")
     assert found.head.pooling.file == "query_0_SparseStaticEmbedding/model.safetensors"
-    assert found.head.pooling.vocab_size == 30522
+    assert found.head.pooling.vocab_size == VOCABULARY
 
 
 def test_files_of_all_modules_and_their_weights_are_listed(declared):

@@ -1,15 +1,19 @@
+from dataclasses import replace
+
 import pytest
 
 from varve.config.feature import Feature
-from varve.encoder.feature_plan import ModelShape, plan_features
+from varve.encoder.checkpoint.declaration import Dense, Head, Normalize, Pooling, Splade, TokenWeights
+from varve.encoder.feature_columns import plan_features
+from varve.encoder.feature_plan import ModelShape
 from varve.errors import JobError
 
 SHAPE = ModelShape(num_layers=12, hidden_size=64, num_heads=4, num_labels=3, has_pooler=True)
 
 
-def make(dtype="float32", *, per_window=False, shape=SHAPE, **features):
+def make(dtype="float32", *, per_row="vector", heads=None, shape=SHAPE, **features):
     definitions = {name: Feature.model_validate(feature) for name, feature in features.items()}
-    return plan_features(definitions, shape, dtype=dtype, per_window=per_window)
+    return plan_features(definitions, shape, dtype=dtype, heads=heads, per_row=per_row)
 
 
 def test_several_layers_become_one_column_each_and_the_highest_decides_what_runs():
@@ -57,3 +61,61 @@ def test_pooler_and_logits_need_their_weights():
         make(shape=bare, p={"pool": "pooler"})
     with pytest.raises(JobError, match="no classification head"):
         make(shape=bare, p={"pool": "logits"})
+
+
+DENSE = Head(kind="dense", pooling=Pooling(("cls", "lasttoken"), include_prompt=True), row_steps=(Normalize(),))
+SHORT = Head(kind="dense", pooling=Pooling(("mean",), include_prompt=False))
+SPLADE = Head(kind="sparse", pooling=Splade("max"))
+FIXED = Head(kind="sparse", pooling=TokenWeights("weights.safetensors", 300))
+LATE = Head(kind="late", token_steps=(Dense("dense.safetensors", 64, 16, "identity", residual=False), Normalize()))
+MASKED_LM = replace(SHAPE, vocab_size=500)
+
+
+def test_head_decides_pools_width_and_names_of_its_columns():
+    heads = {"d": DENSE, "s": SPLADE, "l": LATE}
+    features = {"d": {"pool": "declared"}, "s": {"pool": "splade"}, "l": {"pool": "colbert_linear"}}
+    plan = make(heads=heads, shape=MASKED_LM, dtype="int8", **features)
+    assert plan.pooled == {("cls", 12), ("last", 12)}
+    assert {column.name: (column.form, column.width, column.dtype) for column in plan.columns} == {
+        "d": ("vector", 128, "int8"), "s": ("sparse", 500, "float32"), "l": ("late", 16, "int8"),
+    }  # fmt: skip
+    names = ["d", "d_scale", "s_ids", "s_weights", "l", "l_scale", "l_input_ids", "l_offsets"]
+    assert plan.names() == names
+    assert plan.token_widths(64) == {"l": 16}
+
+
+def test_pooling_without_the_prompt_is_another_pooling():
+    plan = make(heads={"d": SHORT}, d={"pool": "declared"}, e={"pool": "mean"})
+    assert plan.pooled == {("mean_of_text", 12), ("mean", 12)}
+
+
+def test_fixed_weights_of_tokens_need_no_layer():
+    plan = make(heads={"s": FIXED}, s={"pool": "declared"})
+    assert plan.top_layer == 0
+    assert not plan.needs_model
+    assert plan.columns[0].width == 300
+    assert make(heads={"s": FIXED}, s={"pool": "declared"}, e={"pool": "mean"}).needs_model
+
+
+@pytest.mark.parametrize(
+    ("feature", "head", "message"),
+    [
+        ({"pool": "splade"}, SPLADE, "no masked-LM head"),
+        ({"pool": "declared", "normalize": True}, FIXED, "takes no normalize"),
+        ({"pool": "declared", "dimensions": 129}, DENSE, "more than the 128 dimensions"),
+    ],
+)
+def test_feature_that_does_not_fit_its_head_is_refused(feature, head, message):
+    with pytest.raises(JobError, match=message):
+        make(heads={"e": head}, e=feature)
+
+
+@pytest.mark.parametrize(("feature", "head"), [({"pool": "cls"}, None), ({"pool": "declared"}, DENSE)])
+def test_chunks_of_a_pooling_of_single_tokens_are_refused(feature, head):
+    with pytest.raises(JobError, match="by mean or max, not by cls"):
+        make(per_row="chunks", heads={"e": head} if head else None, e=feature)
+
+
+def test_chunks_have_a_column_of_spans():
+    plan = make(per_row="chunks", heads={"e": SHORT}, e={"pool": "declared"}, m={"pool": "max", "layers": 3})
+    assert plan.names() == ["e", "m", "chunks"]

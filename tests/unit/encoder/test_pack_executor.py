@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from varve.config.feature import Feature
-from varve.encoder.feature_plan import ModelShape, plan_features
+from varve.encoder.feature_columns import plan_features
+from varve.encoder.feature_plan import ModelShape
 from varve.encoder.model.forward import Vectors
 from varve.encoder.pack_executor import PackExecutor
 from varve.encoder.packing import Pack

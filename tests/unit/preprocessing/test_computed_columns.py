@@ -239,7 +239,8 @@ def test_vectors_are_stored_like_features_and_single_values_with_statistics(colu
 
     import pyarrow.parquet as pq
 
-    from varve.encoder.feature_plan import ModelShape, plan_features
+    from varve.encoder.feature_columns import plan_features
+    from varve.encoder.feature_plan import ModelShape
     from varve.output.part_file import encode_part
     from varve.ranges import Range
 

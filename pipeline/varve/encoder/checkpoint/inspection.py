@@ -14,6 +14,8 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
 
 from varve.encoder.checkpoint.config_file import read_config
 from varve.encoder.checkpoint.consistency import check_consistency
+from varve.encoder.checkpoint.declaration import Declaration
+from varve.encoder.checkpoint.declared_vectors import read_declared_vectors
 from varve.encoder.checkpoint.hub import fetch
 from varve.encoder.checkpoint.weight_files import Shape, read_weights
 from varve.encoder.feature_plan import ModelShape
@@ -39,7 +41,8 @@ _MAX_TOKENIZER_BYTES = 128 * 2**20  # the largest known has 34 MB
 class Checkpoint:
     """An inspected checkpoint; its weights are not loaded."""
 
-    folder: str
+    name: str  # as the job names it, for messages
+    root: str  # folder that holds modules.json, if there is one
     commit: str | None  # of a Hub id; None for a local folder
     shape: ModelShape
     max_positions: int | None  # maximum number of tokens of a window; None: no limit
@@ -48,16 +51,47 @@ class Checkpoint:
     tokenizer_sha256: str
     config_sha256: str
     trust_remote_code: bool
+    body: str = ""  # folder of the encoder, relative to the root
+    tokenizer: str = ""  # folder of the tokenizer, relative to the root
+    declaration: Declaration | None = None  # of the job's role; None: nothing, or nothing that can be computed
+    problem: str | None = None  # why the declared vectors cannot be computed
+
+    @property
+    def folder(self) -> str:
+        """The encoder's folder."""
+        return str(Path(self.root, self.body))
+
+    @property
+    def tokenizer_folder(self) -> str:
+        """The tokenizer's folder."""
+        return str(Path(self.root, self.tokenizer))
 
 
-def inspect_checkpoint(name: str, revision: str | None = None, *, trust_remote_code: bool = False) -> Checkpoint:
+def inspect_checkpoint(
+    name: str,
+    revision: str | None = None,
+    *,
+    trust_remote_code: bool = False,
+    role: str = "none",
+    prompt: str | None = None,
+) -> Checkpoint:
     """Download a checkpoint if necessary, and inspect it.
 
+    Args:
+        name: Hub id or folder.
+        revision: of a Hub id.
+        trust_remote_code: code of the checkpoint may run.
+        role: of the texts (none, query or document), which decides what the checkpoint declares.
+        prompt: of the job, in place of a declared one.
+
     Raises:
-        JobError: the checkpoint does not exist, is not an encoder, has no complete safetensors weights, or its
-            configuration does not fit them.
+        JobError: the checkpoint does not exist, is not an encoder, has no complete safetensors weights, its
+            configuration does not fit them, or it does not define the role.
     """
-    folder, commit = fetch(name, revision)
+    root, commit = fetch(name, revision)
+    declared = read_declared_vectors(Path(root), name, role, prompt=prompt)
+    folder = str(Path(root, declared.body))
+    tokenizer = declared.declaration.tokenizer if declared.declaration else declared.body
     content = read_config(Path(folder), name)
     weights = read_weights(Path(folder), name, content)
     check_consistency(content, weights.shapes, name)
@@ -65,14 +99,19 @@ def inspect_checkpoint(name: str, revision: str | None = None, *, trust_remote_c
     check_consistency(config.to_dict(), weights.shapes, name)
     code = _known_code(config) or _import_code(config, weights.shapes, name, trust_remote_code=trust_remote_code)
     return Checkpoint(
-        folder=folder,
+        name=name,
+        root=root,
+        body=declared.body,
+        tokenizer=tokenizer,
+        declaration=declared.declaration,
+        problem=declared.problem,
         commit=commit,
         shape=_shape(config, code, weights.shapes),
         max_positions=_max_positions(config, code),
         vocab_size=getattr(config, "vocab_size", None),
-        weights_sha256=_sha256(weights.files),
-        tokenizer_sha256=_sha256(_find_tokenizer_files(folder, name)),
-        config_sha256=_sha256([Path(folder, "config.json")]),
+        weights_sha256=hash_files(weights.files),
+        tokenizer_sha256=hash_files(_find_tokenizer_files(str(Path(root, tokenizer)), name)),
+        config_sha256=hash_files([Path(folder, "config.json")]),
         trust_remote_code=trust_remote_code,
     )
 
@@ -83,7 +122,7 @@ def load_tokenizer(checkpoint: Checkpoint) -> Any:
     Raises:
         JobError: the checkpoint has no fast tokenizer, or the tokenizer has more tokens than the model has embeddings.
     """
-    folder = checkpoint.folder
+    folder = checkpoint.tokenizer_folder
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=checkpoint.trust_remote_code)
     except Exception as e:  # transformers, tokenizers and a checkpoint's own code raise many types
@@ -203,6 +242,7 @@ def _shape(config: PreTrainedConfig, code: _Code, weight_names: Iterable[str]) -
         num_heads=config.num_attention_heads,
         num_labels=(config.num_labels or 0) if has_head else 0,
         has_pooler=code.has_pooler and any(name.startswith(pooler) for name in weight_names),
+        vocab_size=config.vocab_size if any("ForMaskedLM" in str(name) for name in architectures) else 0,
     )
 
 
@@ -233,7 +273,7 @@ def _find_files(folder: str, *patterns: str) -> list[Path]:
     return sorted({file for pattern in patterns for file in Path(folder).glob(pattern) if file.is_file()})
 
 
-def _sha256(files: Sequence[Path]) -> str:
+def hash_files(files: Sequence[Path]) -> str:
     """The SHA-256 of a single file, or of the concatenated hashes of several files in order."""
     hashes = []
     for file in files:

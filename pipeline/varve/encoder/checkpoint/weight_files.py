@@ -56,7 +56,7 @@ def read_weights(folder: Path, name: str, config: Mapping[str, Any]) -> Weights:
             "Convert the weights: load the model with transformers and call save_pretrained"
         )
         raise JobError(msg)
-    return Weights(files, _read_shapes(folder / main))
+    return Weights(files, read_shapes(folder / main))
 
 
 def _check_name(file: str, where: str, name: str) -> str:
@@ -88,7 +88,7 @@ def _read_sharded(folder: Path, index: str, name: str) -> dict[str, Shape]:
                 "Download the model again"
             )
             raise JobError(msg)
-        shapes |= _read_shapes(folder / file)
+        shapes |= read_shapes(folder / file)
     if absent := sorted(files.keys() - shapes.keys()):
         lacking = f"{files[absent[0]]} lacks the weight {absent[0]!r:.90}"
         msg = f"model.name: {name}: {lacking}, which {index} expects in it. Download the model again"
@@ -96,7 +96,7 @@ def _read_sharded(folder: Path, index: str, name: str) -> dict[str, Shape]:
     return shapes
 
 
-def _read_shapes(file: Path) -> dict[str, Shape]:
+def read_shapes(file: Path) -> dict[str, Shape]:
     """Names and shapes of all weights of a file, from its header."""
     try:
         with file.open("rb") as content:

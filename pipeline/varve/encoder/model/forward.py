@@ -14,24 +14,35 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from varve.encoder.checkpoint.positions import first_position
-from varve.encoder.feature_plan import FeaturePlan
+from varve.encoder.feature_plan import OF_TEXT, FeaturePlan
 from varve.encoder.model import pooling
 from varve.encoder.model.batch import Batch, dense_batch, packed_batch
 from varve.encoder.model.cls_only_layer import ClsOnlyLayer
 from varve.encoder.model.heads import takes_mean
 from varve.encoder.model.layer_hooks import LayerHooks
+from varve.encoder.model.sparse_pooling import SparseRows
+from varve.encoder.model.token_heads import TokenHeads
+from varve.encoder.model.units import Units
 from varve.encoder.packing import Pack
 
-_POOLS = {"cls": pooling.cls, "last": pooling.last, "mean": pooling.mean, "max": pooling.maximum}
+_POOLS = {
+    "cls": pooling.cls,
+    "last": pooling.last,
+    "mean": pooling.mean,
+    "max": pooling.maximum,
+    "mean_sqrt_len": pooling.mean_sqrt_len,
+    "weighted_mean": pooling.weighted_mean,
+}
 
 
 @dataclass(slots=True)
 class Vectors:
     """The results of one pack, on the device."""
 
-    pooled: dict[tuple[str, int], Tensor] = field(default_factory=dict)  # (pool, layer) → (W, H) float32
-    tokens: dict[int, Tensor] = field(default_factory=dict)  # layer → (T, H)
+    pooled: dict[tuple[str, int], Tensor] = field(default_factory=dict)  # (pool, layer) → (U, H) float32
+    tokens: dict[int | str, Tensor] = field(default_factory=dict)  # layer, or column of a head → (T, D)
     attentions: dict[int, Tensor] = field(default_factory=dict)  # layer → flat, heads x L x L for each window
+    sparse: dict[str, SparseRows] = field(default_factory=dict)  # column → weights of the vocabulary of each window
 
 
 class Forward:
@@ -46,6 +57,8 @@ class Forward:
         packed: bool,
         token_types: bool,
         cls_only_layer: ClsOnlyLayer | None = None,
+        heads: TokenHeads | None = None,
+        prompt_tokens: int = 0,
     ) -> None:
         """Prepare passes.
 
@@ -56,9 +69,11 @@ class Forward:
             packed: use the packed layout; otherwise the dense one.
             token_types: the checkpoint's tokenizer gives `token_type_ids`.
             cls_only_layer: on the model's last layer, if the highest layer of the plan is computed for CLS tokens only.
+            heads: of the plan, which read the token vectors of the last layer.
+            prompt_tokens: first tokens of each window, which poolings of the text leave out.
         """
         self.model, self._hooks, self._feature_plan = model, hooks, feature_plan
-        self._cls_only_layer = cls_only_layer
+        self._cls_only_layer, self._heads, self._prompt_tokens = cls_only_layer, heads, prompt_tokens
         # The current CUDA device is per thread, and Triton launches on it whatever the device of the tensors.
         self._device_context = partial(torch.cuda.device, model.device) if model.device.type == "cuda" else nullcontext
         packing, padding = (
@@ -76,10 +91,11 @@ class Forward:
         """Run one pack."""
         plan, last = self._feature_plan, self._feature_plan.num_layers
         batch = self._make_batch(self.model, pack)
+        units = Units(pack, batch.cu_seqlens, self._prompt_tokens)
         vectors = Vectors()
 
         def tap(layer: int, hidden: Tensor) -> None:
-            self._keep(layer, hidden, batch, vectors)
+            self._keep(layer, hidden, batch, units, vectors)
 
         layer = self._cls_only_layer
         cls_only = nullcontext() if layer is None else layer.only(batch.cu_seqlens[:-1])
@@ -92,7 +108,7 @@ class Forward:
                 vectors.attentions[layer] = output.attentions[layer - 1].flatten()
         return vectors
 
-    def _keep(self, layer: int, hidden: Tensor, batch: Batch, vectors: Vectors) -> None:
+    def _keep(self, layer: int, hidden: Tensor, batch: Batch, units: Units, vectors: Vectors) -> None:
         """Add to `vectors` what the plan needs of a layer."""
         if self._cls_only_layer is not None and layer == self._feature_plan.top_layer:
             vectors.pooled["cls", layer] = hidden[0].float()
@@ -101,16 +117,31 @@ class Forward:
         pools = [pool for pool, pooled_layer in self._pooled if pooled_layer == layer]
         hidden_TH = ragged.float() if {"mean", "max"} <= set(pools) else ragged  # converts once for both
         for pool in pools:
-            vectors.pooled[pool, layer] = _POOLS[pool](hidden_TH, batch.cu_seqlens)
+            vectors.pooled[pool, layer] = _pool(hidden_TH, pool, units)
         if layer in self._feature_plan.token_layers:
             vectors.tokens[layer] = ragged
+        if self._heads is not None and layer == self._feature_plan.num_layers:
+            vectors.tokens |= self._heads.token_vectors(ragged)
+            vectors.sparse |= self._heads.sparse_rows(ragged, batch.cu_seqlens)
+
+
+def _pool(hidden_TH: Tensor, pool: str, units: Units) -> Tensor:
+    """(U, H) one vector per window or chunk."""
+    name = pool.removesuffix(OF_TEXT)
+    if name == pool:
+        return _POOLS[name](*units.all_tokens(hidden_TH))
+    hidden, cu_seqlens = units.text_tokens(hidden_TH)
+    if name == "weighted_mean":
+        return pooling.weighted_mean(hidden, cu_seqlens, units.prompt_tokens)
+    return _POOLS[name](hidden, cu_seqlens)
 
 
 def needs_only_cls_of_top_layer(feature_plan: FeaturePlan, model: PreTrainedModel) -> bool:
     """Whether the features need nothing but CLS vectors of the highest layer."""
     top = feature_plan.top_layer
     pools = {pool for pool, layer in pooled_vectors(feature_plan, model) if layer == top}
-    return pools == {"cls"} and top > 0 and top not in feature_plan.token_layers and not feature_plan.attention_layers
+    reads_tokens = top in feature_plan.token_layers or feature_plan.token_heads or feature_plan.masked_lm_heads
+    return pools == {"cls"} and top > 0 and not reads_tokens and not feature_plan.attention_layers
 
 
 def pooled_vectors(feature_plan: FeaturePlan, model: PreTrainedModel) -> frozenset[tuple[str, int]]:

@@ -45,6 +45,31 @@ def maximum(hidden_TH: Tensor, cu_seqlens: Tensor) -> Tensor:
     return _reduce(hidden_TH, "max", cu_seqlens)
 
 
+def mean_sqrt_len(hidden_TH: Tensor, cu_seqlens: Tensor) -> Tensor:
+    """The sum of the token vectors of each window, divided by the square root of their number: (W, H) float32.
+
+    Source: sentence-transformers, Pooling, mode mean_sqrt_len_tokens.
+    """
+    return mean(hidden_TH, cu_seqlens) * cu_seqlens.diff().float().sqrt()[:, None]
+
+
+def weighted_mean(hidden_TH: Tensor, cu_seqlens: Tensor, first: int = 0) -> Tensor:
+    """The mean of the token vectors of each window, weighted by the position of the token: (W, H) float32.
+
+    Args:
+        hidden_TH: token vectors.
+        cu_seqlens: where each window starts.
+        first: position of the first token that is given of each window; the weight of position p is p + 1.
+
+    Source: SGPT, Muennighoff 2022, section 3.2 (position-weighted mean).
+    """
+    lengths = cu_seqlens.diff()
+    starts = cu_seqlens[:-1].repeat_interleave(lengths, output_size=len(hidden_TH))
+    weights_T = (torch.arange(1, len(hidden_TH) + 1, device=hidden_TH.device) - starts + first).float()
+    sums = _reduce(hidden_TH.float() * weights_T[:, None], "sum", cu_seqlens)
+    return sums / _reduce(weights_T, "sum", cu_seqlens)[:, None]
+
+
 def _reduce(hidden_TH: Tensor, operation: str, cu_seqlens: Tensor) -> Tensor:
     # unsafe: a check of cu_seqlens would make the host wait for the GPU.
     return torch.segment_reduce(hidden_TH.float(), operation, offsets=cu_seqlens, unsafe=True)
@@ -53,8 +78,8 @@ def _reduce(hidden_TH: Tensor, operation: str, cu_seqlens: Tensor) -> Tensor:
 def pool_rows(pooled_WD: Tensor, weights_W: Tensor, rows: Tensor, pool: str) -> Tensor:
     """Combine the vectors of each row's windows: (R, D) float32.
 
-    "max" takes the maximum; every other pooling takes the mean weighted by the tokens of the windows, in float64, so
-    that long documents do not lose digits.
+    "max" and its variant without the prompt take the maximum; every other pooling takes the mean weighted by the tokens
+    of the windows, in float64, so that long documents do not lose digits.
 
     Args:
         pooled_WD: one vector per window.
@@ -62,7 +87,7 @@ def pool_rows(pooled_WD: Tensor, weights_W: Tensor, rows: Tensor, pool: str) -> 
         rows: (R + 1,) first window of each row.
         pool: the feature's pooling.
     """
-    if pool == "max":
+    if pool.startswith("max"):
         return torch.segment_reduce(pooled_WD, "max", offsets=rows)
     weights = weights_W.double()
     totals = torch.segment_reduce(weights, "sum", offsets=rows)
