@@ -59,7 +59,10 @@ def pool_tokens(table: pa.Table, poolings: Mapping[str, TokenPooling]) -> pa.Tab
 
 def _pool_column(table: pa.Table, column: Column, pooling: TokenPooling) -> dict[str, pa.Array]:
     """Stored name → the pooled vectors and, for int8, their scales."""
-    pooled = pool_rows(read_vector_lists(table, column), pooling)
+    tokens = read_vector_lists(table, column)
+    if column.dtype == "binary":  # the cosine distance is that of vectors of length 1
+        tokens = Ragged(normalize(tokens.values), tokens.offsets)
+    pooled = pool_rows(tokens, pooling)
     vectors, scales = quantize(pooled.values, column.dtype)
     types = {name: table.schema.field(name).type for name in column.stored_names}
     flat = pa.array(vectors.reshape(-1), types[column.name].value_type.value_type)

@@ -1,4 +1,4 @@
-"""The vocabulary of an output with sparse vectors: the token of each id, in one object beside the parts.
+"""The vocabulary of an output with sparse vectors: the token of each id, in one object.
 
 Knows nothing of tokenizers. Invariants: the object is a JSON array of strings, written once; the metadata of every part
 holds its SHA-256 under `VOCABULARY_KEY`.

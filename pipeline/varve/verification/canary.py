@@ -10,17 +10,15 @@ from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from varve.config.source import Source
 from varve.encoder.feature_plan import Column
 from varve.output.part_file import Part
-from varve.output.vectors import read_scales, read_vectors
 from varve.planning.plan import Plan
 from varve.source.dataset import Dataset
 from varve.storage.object_store import Storage
+from varve.verification.feature_difference import difference
 from varve.verification.kept_columns import compare_kept, compare_null
 from varve.verification.reference_model import Reference
 from varve.verification.sampled_rows import (
@@ -36,10 +34,14 @@ from varve.verification.udf_recheck import compare_alone, tolerance
 ROWS = 16
 # Allowed distance of a vector from the reference, relative to the length of the reference (at least 1).
 COMPUTE_TOLERANCE = {"float32": 2e-5, "float16": 5e-3, "bfloat16": 3e-2}
-# Added for the rounding of stored values. 0 for int8, whose rounding error (see `_half_step`) is subtracted per value.
+# Added for the rounding of stored values. 0 for int8, whose rounding error is subtracted (`feature_difference.py`).
 STORE_TOLERANCE = {"float32": 0.0, "float16": 1e-3, "int8": 0.0}
 # Allowed share of different signs in a binary vector: the sign of a value near zero is not determined.
 BINARY_TOLERANCE = {"float32": 0.01, "float16": 0.03, "bfloat16": 0.1}
+
+# Allowed share of pooled token vectors (see `feature_difference.py`) that differ: a few distances that are almost equal
+# change the clusters of some tokens, more often if vectors are rounded before they are clustered.
+CLUSTER_TOLERANCE = 0.25
 
 
 def compare(
@@ -133,8 +135,14 @@ class _Comparison:
         failures = {}
         vectors = self._reference.vectors(_texts(row, self._plan.job.source.text_columns))
         for column in self._columns:
-            want = vectors[column.name]
-            relative, max_abs = _differences(column, read_vectors(stored, column), want, _half_step(stored, column))
+            head = self._plan.feature_plan.heads.get(column.name)
+            relative, max_abs = difference(
+                column,
+                stored,
+                vectors[column.name],
+                cluster_tolerance=_vector_tolerance(column, self._plan),
+                max_active_dims=head.max_active_dims if head else None,
+            )
             figures = self._features[column.name]
             _update(figures, relative, max_abs)
             if not relative <= figures["tolerance"]:
@@ -174,28 +182,15 @@ def _update(figures: dict[str, float], relative: float, max_abs: float) -> None:
 
 
 def _tolerance(column: Column, plan: Plan) -> float:
+    if column.form == "clusters":
+        return CLUSTER_TOLERANCE
     if column.dtype == "binary":
         return BINARY_TOLERANCE[plan.resolved.dtype]
-    return COMPUTE_TOLERANCE[plan.resolved.dtype] + STORE_TOLERANCE[column.dtype]
+    return _vector_tolerance(column, plan)
 
 
-def _differences(
-    column: Column, got: NDArray[np.float32], want: NDArray[np.float32], half_step: NDArray[np.float32] | float
-) -> tuple[float, float]:
-    """(relative, absolute) difference of the worst vector; for binary the share of different signs, twice."""
-    if got.shape != want.shape:
-        return float("inf"), float("inf")
-    if column.dtype == "binary":
-        different = float(np.mean((got > 0) != (want > 0)))
-        return different, different
-    excess = np.maximum(np.abs(got - want) - half_step, 0)
-    relative = np.linalg.norm(excess, axis=1) / np.maximum(np.linalg.norm(want, axis=1), 1.0)
-    return float(relative.max(initial=0.0)), float(np.abs(got - want).max(initial=0.0))
-
-
-def _half_step(row: pa.Table, column: Column) -> NDArray[np.float32] | float:
-    """The largest rounding error of an int8 value, half a scale: (N, 1) for N vectors; 0 for other dtypes."""
-    return 0.0 if column.scale_name is None else read_scales(row, column) * np.float32(0.5)
+def _vector_tolerance(column: Column, plan: Plan) -> float:
+    return COMPUTE_TOLERANCE[plan.resolved.dtype] + STORE_TOLERANCE.get(column.dtype, 0.0)
 
 
 def _texts(row: pa.Table, columns: Sequence[str]) -> list[str]:

@@ -1,134 +1,197 @@
 """Computes the expected features of a row with plain transformers.
 
-Shares no code with the encoder: texts are tokenized by the checkpoint's own tokenizer and run one at a time through
-the eager float32 model. Knows nothing of parts or stores.
+Shares no code with the encoder: texts are tokenized by the checkpoint's own tokenizer (`reference_texts.py`), run one
+at a time through the eager float32 model, and through the heads that the checkpoint declares (`reference_heads.py`).
+Knows nothing of parts or stores.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
+from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification, PreTrainedModel
 
 from varve.config.model import Windows
+from varve.encoder.checkpoint.declaration import Pooling, Splade
 from varve.encoder.feature_plan import Column
 from varve.planning.plan import Plan
+from varve.verification.reference_heads import ReferenceHead, pool_clusters
+from varve.verification.reference_texts import ReferenceTexts, Window, cut_chunks
+
+Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
-class _Window:
+class _Pooled:
     """Pooled output of one window.
 
     Attributes:
         num_tokens: T, with special tokens.
-        pooled: (pool, layer) → one vector (1, H); for tokens (T, H); for attentions (1, heads x T x T).
+        pooled: (pool, layer) → (1, H), of chunks (C, H); for tokens (T, H); for attentions (1, heads x T x T).
+        heads: column → what its head gives for the window, see `ReferenceHead.run`.
     """
 
     num_tokens: int
-    pooled: dict[tuple[str, int], NDArray[np.float32]]
+    pooled: dict[tuple[str, int], Floats]
+    heads: dict[str, Floats]
 
 
 class Reference:
     """The checkpoint of a plan, run with eager attention in float32, one text at a time."""
 
     def __init__(self, plan: Plan) -> None:
-        """Load all layers of the checkpoint, independently of the encoder."""
+        """Load the tokenizer and the heads of the checkpoint, independently of the encoder."""
         self._plan = plan
-        checkpoint = plan.checkpoint
-        remote = checkpoint.trust_remote_code
-        # Windows always run from left to right, whatever side the checkpoint truncates.
-        side = {"truncation_side": "right"} if isinstance(plan.job.model.long_text, Windows) else {}
-        self._tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder, trust_remote_code=remote, **side)
-        auto = AutoModelForSequenceClassification if plan.feature_plan.wants("logits") else AutoModel
-        self._model: PreTrainedModel = auto.from_pretrained(
-            checkpoint.folder, attn_implementation="eager", dtype=torch.float32, trust_remote_code=remote
+        windows = plan.job.model.long_text
+        self._chunks = windows.chunk if isinstance(windows, Windows) else None
+        self._texts = ReferenceTexts(plan)
+        heads, root = plan.feature_plan.heads, plan.checkpoint.root
+        self._heads = {name: ReferenceHead(head, root, self._texts.tokenizer) for name, head in heads.items()}
+
+    @cached_property
+    def _model(self) -> PreTrainedModel:
+        """All layers of the checkpoint, with the head that columns need."""
+        features = self._plan.feature_plan
+        if features.masked_lm_heads:
+            return self._load(AutoModelForMaskedLM)
+        return self._load(AutoModelForSequenceClassification if features.wants("logits") else AutoModel)
+
+    @cached_property
+    def _model_with_pooler(self) -> Any:
+        """A masked-LM model has no pooler."""
+        return self._load(AutoModel) if self._plan.feature_plan.masked_lm_heads else self._model.base_model
+
+    def _load(self, auto: Any) -> PreTrainedModel:
+        checkpoint = self._plan.checkpoint
+        return auto.from_pretrained(
+            checkpoint.folder,
+            attn_implementation="eager",
+            dtype=torch.float32,
+            trust_remote_code=checkpoint.trust_remote_code,
         ).eval()
 
     @torch.inference_mode()
-    def vectors(self, texts: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+    def vectors(self, texts: Sequence[str]) -> dict[str, Floats]:
         """Return the expected features of one row.
 
         Args:
             texts: one text, or the two of a sentence pair.
 
         Returns:
-            column → (N, width) float32 for N vectors in the row; attention weights as (1, N).
+            column → (N, width) float32 for N vectors in the row; attention weights as (1, N). A sparse vector is (1,
+            width) with all its weights, whatever `max_active_dims` is.
         """
-        windows = [self._run(inputs, special) for inputs, special in self._tokenize(texts)]
+        windows = [self._run(window, texts[0]) for window in self._texts.windows(texts)]
         return {column.name: self._combine(column, windows) for column in self._plan.feature_plan.columns}
 
-    def _tokenize(self, texts: Sequence[str]) -> Iterator[tuple[dict[str, torch.Tensor], NDArray[np.bool_]]]:
-        """Yield (inputs of the model, (T,) whether a token is special) of each window."""
-        windows = self._plan.job.model.long_text
-        stride = windows.stride if isinstance(windows, Windows) else 0
-        # As batches of one: outside a batch an empty second text is ignored and its special token is missing.
-        encoded = self._tokenizer(
-            *([text] for text in texts),
-            truncation=True,
-            max_length=self._plan.resolved.max_tokens,
-            stride=stride,
-            return_overflowing_tokens=isinstance(windows, Windows),
-            return_special_tokens_mask=True,
-        )
-        names = [name for name in self._tokenizer.model_input_names if name in encoded]
-        for window, special in enumerate(encoded["special_tokens_mask"]):
-            inputs = {name: torch.tensor(encoded[name][window])[None] for name in names}
-            yield inputs, np.array(special, np.bool_)
-
-    def _run(self, inputs: dict[str, torch.Tensor], special: NDArray[np.bool_]) -> _Window:
+    def _run(self, window: Window, text: str) -> _Pooled:
         """Run one window and keep only what the columns need: a book has thousands of windows."""
         features = self._plan.feature_plan
-        attentions = features.wants("attentions")
-        output = dict(self._model(**inputs, output_hidden_states=True, output_attentions=attentions))
-        if features.wants("logits") and features.wants("pooler"):
-            output["pooler_output"] = self._model.base_model(**inputs).pooler_output
-        kept = torch.from_numpy(~special | features.special_tokens)
-        needed = {(column.pool, layer) for column in features.columns for layer in column.layers}
-        return _Window(len(special), {(pool, layer): _pool(pool, output, layer, kept) for pool, layer in needed})
+        chunks = cut_chunks(window, self._chunks, text) if self._chunks else None
+        output: dict[str, Any] = {}
+        if features.needs_model:
+            attentions = features.wants("attentions")
+            output = dict(self._model(**window.inputs, output_hidden_states=True, output_attentions=attentions))
+            if features.wants("pooler") and "pooler_output" not in output:
+                output["pooler_output"] = self._model_with_pooler(**window.inputs).pooler_output
+        kept = torch.from_numpy(window.is_text | features.special_tokens)
+        needed = {
+            (column.pool, layer)
+            for column in features.columns
+            if column.name not in self._heads
+            for layer in column.layers
+        }
+        units = chunks or [slice(0, len(window.ids))]
+        pooled = {(pool, layer): _pool(pool, output, layer, kept, units) for pool, layer in needed}
+        return _Pooled(len(window.ids), pooled, self._run_heads(window, output, chunks))
 
-    def _combine(self, column: Column, windows: Sequence[_Window]) -> NDArray[np.float32]:
-        layers = [_over_windows(column, layer, windows) for layer in column.layers]
-        match column.combine:
-            case "concat":
-                vectors = np.concatenate(layers, axis=1)
-            case "sum":
-                vectors = np.sum(layers, axis=0)
-            case "mean":
-                vectors = np.mean(layers, axis=0)
-            case _:
-                vectors = layers[0]
-        if column.form == "attentions":
+    def _run_heads(
+        self, window: Window, output: Mapping[str, Any], chunks: Sequence[slice] | None
+    ) -> dict[str, Floats]:
+        hidden = output["hidden_states"][-1][0] if output else None
+        logits = output["logits"][0] if self._plan.feature_plan.masked_lm_heads else None
+        return {name: head.run(window, hidden, logits, chunks) for name, head in self._heads.items()}
+
+    def _combine(self, column: Column, windows: Sequence[_Pooled]) -> Floats:
+        if column.name in self._heads:
+            vectors = self._combine_head(column, self._heads[column.name], windows)
+        else:
+            vectors = _combine_layers(column, windows)
+        if column.form in {"attentions", "sparse"}:
             return vectors
         vectors = vectors[:, : column.width]
         if column.normalize:
             vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-        return vectors
+        pooling = self._heads[column.name].head.token_pooling if column.form == "clusters" else None
+        if pooling is None:
+            return vectors
+        if column.dtype == "binary":  # signs are all that the writing stage has
+            vectors = np.where(vectors > 0, 1, -1).astype(np.float32) / np.float32(column.width**0.5)
+        return pool_clusters(vectors, pooling)
+
+    def _combine_head(self, column: Column, head: ReferenceHead, windows: Sequence[_Pooled]) -> Floats:
+        found = np.concatenate([window.heads[column.name] for window in windows])
+        pooling = head.head.pooling
+        if column.form == "sparse":
+            is_sum = isinstance(pooling, Splade) and pooling.strategy == "sum"
+            return found.sum(axis=0, keepdims=True) if is_sum else found.max(axis=0, keepdims=True)
+        if isinstance(pooling, Pooling):
+            if column.form == "vector":
+                found = _over_windows(found, pooling.modes, [window.num_tokens for window in windows])
+            return head.finish_rows(found)
+        return found
 
 
-def _over_windows(column: Column, layer: int, windows: Sequence[_Window]) -> NDArray[np.float32]:
-    """Concatenate the windows of a row; combine them if the row holds one vector."""
-    vectors = np.concatenate([window.pooled[column.pool, layer] for window in windows])
-    if column.form != "vector":
-        return vectors
-    if column.pool == "max":
-        return vectors.max(axis=0, keepdims=True)
-    weights = [window.num_tokens for window in windows]
-    return np.average(vectors.astype(np.float64), axis=0, weights=weights)[None].astype(np.float32)
+def _combine_layers(column: Column, windows: Sequence[_Pooled]) -> Floats:
+    layers = [np.concatenate([window.pooled[column.pool, layer] for window in windows]) for layer in column.layers]
+    if column.form == "vector":
+        weights = [window.num_tokens for window in windows]
+        layers = [_over_windows(layer, (column.pool,), weights) for layer in layers]
+    match column.combine:
+        case "concat":
+            return np.concatenate(layers, axis=1)
+        case "sum":
+            return np.sum(layers, axis=0)
+        case "mean":
+            return np.mean(layers, axis=0)
+        case _:
+            return layers[0]
 
 
-def _pool(pool: str, output: Mapping[str, Any], layer: int, kept: torch.Tensor) -> NDArray[np.float32]:
-    """Pool the output of transformers for one window; kept: (T,) whether token columns contain a token."""
-    state_TH = output["hidden_states"][layer][0]
+def _over_windows(vectors: Floats, pools: Sequence[str], weights: Sequence[int]) -> Floats:
+    """Combine the vectors of the windows of a row; those of several poolings are concatenated."""
+    combined = []
+    for pool, block in zip(pools, np.split(vectors, len(pools), axis=1), strict=True):
+        if pool == "max":
+            combined.append(block.max(axis=0, keepdims=True))
+        else:
+            combined.append(np.average(block.astype(np.float64), axis=0, weights=weights)[None].astype(np.float32))
+    return np.concatenate(combined, axis=1)
+
+
+def _pool(pool: str, output: Mapping[str, Any], layer: int, kept: torch.Tensor, units: Sequence[slice]) -> Floats:
+    """Pool the output of transformers for one window.
+
+    Args:
+        pool: of the feature.
+        output: of transformers.
+        layer: of the feature.
+        kept: (T,) whether token columns contain a token.
+        units: tokens over which vectors are pooled: all, or those of each chunk.
+    """
     match pool:
         case "attentions":
-            pooled = output["attentions"][layer - 1].reshape(1, -1)
+            return output["attentions"][layer - 1].reshape(1, -1).numpy()
         case "pooler":
-            pooled = output["pooler_output"]
+            return output["pooler_output"].numpy()
         case "logits":
-            pooled = output["logits"]
+            return output["logits"].numpy()
+    state_TH = output["hidden_states"][layer][0]
+    match pool:
         case "tokens":
             pooled = state_TH[kept]
         case "cls":
@@ -136,7 +199,7 @@ def _pool(pool: str, output: Mapping[str, Any], layer: int, kept: torch.Tensor) 
         case "last":
             pooled = state_TH[-1:].clone()
         case "mean":
-            pooled = state_TH.mean(0, keepdim=True)
+            pooled = torch.stack([state_TH[unit].mean(0) for unit in units])
         case _:
-            pooled = state_TH.max(0, keepdim=True).values
+            pooled = torch.stack([state_TH[unit].amax(0) for unit in units])
     return pooled.numpy()

@@ -90,7 +90,7 @@ def test_pooled_signs_are_those_of_the_means():
     pooling = TokenPooling(3.0, protected=1, normalize=False)
     table, rows = make_table("binary")
     for got, row in zip(read_rows(pool_tokens(table, {"late": pooling}), "binary"), rows, strict=True):
-        labels = cluster_tokens(row, pooling) if len(row) else np.zeros(0, np.int64)
+        labels = cluster_tokens(row / np.sqrt(np.float32(WIDTH)), pooling) if len(row) else np.zeros(0, np.int64)
         means = [row[labels == label].mean(axis=0) for label in range(labels.max(initial=-1) + 1)]
         np.testing.assert_array_equal(got > 0, np.reshape(means, (-1, WIDTH)) > 0)
 

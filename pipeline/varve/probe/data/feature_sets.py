@@ -10,7 +10,7 @@ from varve.encoder.feature_plan import Column
 from varve.errors import JobError
 from varve.probe.data.run_output import Output
 
-# Forms of a column whose name does not say what a row holds.
+# Forms of a column → description for messages; the others are described by their name.
 _FORMS = {
     "sparse": "sparse vectors",
     "late": "one vector per token (late interaction)",
