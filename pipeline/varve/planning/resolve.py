@@ -98,7 +98,8 @@ def _sizes(
     block_rows = default_block_rows(device, checkpoint, pack_tokens, tokens)
     if part_rows == "auto":
         num_rows = sum(dataset.shard_rows or ())
-        part_rows = part_sizing.rows_per_part(sample, tokens, features, computed_bytes, num_rows, block_rows)
+        chunks = part_sizing.chunks_per_row(job.model, tokens)
+        part_rows = part_sizing.rows_per_part(sample, tokens, features, computed_bytes, num_rows, block_rows, chunks)
     return pack_tokens, min(block_rows, part_rows), part_rows
 
 

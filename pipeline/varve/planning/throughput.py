@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from varve.encoder.description import describe
 from varve.encoder.encoder import Encoder
 from varve.output.part_file import encode_part
+from varve.output.token_pooling import pool_tokens
 from varve.planning.part_sizing import row_bytes
 from varve.planning.plan import Plan
 from varve.planning.source_sample import sample_source
@@ -26,6 +27,8 @@ from varve.workers.featurize import featurize
 
 BURST_S = 5.0
 _BURST_ROWS = 64
+# Forms whose size depends on the texts and the model in ways that only the encoded sample shows.
+_MEASURED = frozenset({"sparse", "late", "clusters", "chunks"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,11 +136,17 @@ def _sample_figures(burst: _Burst) -> dict[str, Any]:
 def _output_figures(plan: Plan, burst: _Burst, num_rows: int) -> dict[str, Any]:
     """The fields of `Estimate` that describe the output."""
     rows = max(1, len(burst.features))
-    sizes = row_bytes(plan.feature_plan, burst.tokens_per_row)
-    sizes |= {column.name: column.row_bytes or burst.features[column.name].nbytes / rows for column in plan.computed}
     began = time.process_time()
-    encode_part(Range(0, 0, len(burst.features)), burst.features, "")
+    features = pool_tokens(burst.features, plan.feature_plan.token_poolings)
+    encode_part(Range(0, 0, len(features)), features, "")
     encode_part_s = time.process_time() - began
+    sizes = row_bytes(plan.feature_plan, burst.tokens_per_row)
+    sizes |= {
+        column.name: sum(features[name].nbytes for name in column.stored_names) / rows
+        for column in plan.feature_plan.columns
+        if column.form in _MEASURED
+    }
+    sizes |= {column.name: column.row_bytes or features[column.name].nbytes / rows for column in plan.computed}
     return {
         "num_parts": plan.resolved.num_shards + num_rows // plan.resolved.rows_per_part,
         "rows_per_part": plan.resolved.rows_per_part,

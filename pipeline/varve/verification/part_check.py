@@ -141,9 +141,9 @@ def _list_failures(good: pa.Table, column: Column) -> list[str]:
 
 
 def _id_failures(good: pa.Table, column: Column) -> list[str]:
-    """Find ids of a sparse column that are not in the vocabulary, or do not ascend."""
-    ids, _ = read_sparse(good, column)
-    failures = []
+    """Find ids of a sparse column that are not in the vocabulary, or do not ascend, and weights of 0."""
+    ids, weights = read_sparse(good, column)
+    failures = [f"{column.stored_names[1]}: a weight is 0"] if (weights.values == 0).any() else []
     if len(ids.values) and not 0 <= ids.values.min() <= ids.values.max() < column.width:
         failures.append(f"{column.stored_names[0]}: ids outside of the vocabulary of {column.width} tokens")
     starts_row = np.zeros(len(ids.values) + 1, np.bool_)

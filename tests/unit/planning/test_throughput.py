@@ -5,25 +5,39 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tests.declared_checkpoints import CLUSTERED
 from varve.config.job import Job
+from varve.planning.part_sizing import row_bytes
+from varve.planning.plan import Plan
 from varve.planning.resolve import make_plan
 from varve.planning.throughput import estimate, flops_per_token, histogram
 
 TEXTS = ["one two", "three", None, "four five six"] * 3
+DECLARED = {"e": {"pool": "declared"}}
 
 
 @pytest.fixture
-def plan(tmp_path, tiny):
-    (tmp_path / "docs").mkdir()
-    pq.write_table(pa.table({"text": TEXTS}), tmp_path / "docs/0.parquet")
+def plan_of(tmp_path):
+    """(checkpoint, features) → the plan of a job over the texts."""
+
+    def make(name: str, features: dict) -> Plan:
+        (tmp_path / "docs").mkdir()
+        pq.write_table(pa.table({"text": TEXTS}), tmp_path / "docs/0.parquet")
+        content = {
+            "source": {"dataset": str(tmp_path / "docs"), "text": "text"},
+            "model": {"name": name}, "features": features,
+            "output": {"path": str(tmp_path / "out"), "rows_per_part": 5},
+        }  # fmt: skip
+        return make_plan(Job.parse(content).in_folder(str(tmp_path)), device="cpu")
+
+    return make
+
+
+@pytest.fixture
+def plan(plan_of, tmp_path, tiny):
     (tmp_path / "my_functions.py").write_text("def label(rows): return ['abcd'] * len(rows)\n")
-    content = {
-        "source": {"dataset": str(tmp_path / "docs"), "text": "text"},
-        "model": {"name": tiny("bert")},
-        "features": {"e": {"pool": "mean", "layers": 1}, "label": {"python": "my_functions:label", "type": "string"}},
-        "output": {"path": str(tmp_path / "out"), "rows_per_part": 5},
-    }
-    return make_plan(Job.parse(content).in_folder(str(tmp_path)), device="cpu")
+    label = {"python": "my_functions:label", "type": "string"}
+    return plan_of(tiny("bert"), {"e": {"pool": "mean", "layers": 1}, "label": label})
 
 
 def test_estimate_counts_rows_tokens_and_bytes(plan):
@@ -38,6 +52,19 @@ def test_estimate_counts_rows_tokens_and_bytes(plan):
     assert min(figures.tokens_per_s, figures.tokenizer_tokens_per_s, figures.ready_s, figures.write_s) > 0
     assert figures.compute_s is not None
     assert figures.compute_s > 0
+
+
+def test_sizes_of_sparse_and_pooled_vectors_are_those_of_the_sample(plan_of, declared):
+    figures = estimate(plan_of(declared("SPLADE with max_active_dims"), DECLARED), "cpu", 1)
+    entries = 20 * (4 + 4) * 9 / 12  # three of twelve rows are null
+    assert entries < figures.row_bytes["e"] < entries + 32  # offsets of two lists
+
+
+def test_size_of_pooled_tokens_is_that_after_pooling(plan_of, declared):
+    plan = plan_of(declared(CLUSTERED), DECLARED)
+    assert row_bytes(plan.feature_plan, 10.0)["e"] == 10 * 4 * plan.feature_plan.columns[0].width
+    figures = estimate(plan, "cpu", 1)
+    assert figures.row_bytes["e"] < 0.8 * row_bytes(plan.feature_plan, figures.num_tokens / 12)["e"]
 
 
 def test_flops_of_one_layer(plan):

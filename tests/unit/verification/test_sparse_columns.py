@@ -60,6 +60,7 @@ def test_part_with_sparse_and_late_columns_has_no_failures(tmp_path):
         ({"s_ids": [[9], None, [], [3]]}, "s_weights: its lists have other lengths than those of s_ids"),
         ({"s_ids": [None, None, [], [3]]}, "s_ids: 1 rows without an error have no value"),
         ({"s_weights": [[0.5, np.nan], None, [], [1.0]]}, "s_weights: NaN or infinity"),
+        ({"s_weights": [[0.5, 0.0], None, [], [1.0]]}, "s_weights: a weight is 0"),
         ({"l_input_ids": [[7], None, [], [8]]}, "l_input_ids: its lists have other lengths than those of l"),
         ({"l_offsets": [[], None, [], [[0, 1], [2, 3]]]}, "l_offsets: its lists have other lengths than those of l"),
         ({"l": [[[1.0, np.inf]], None, [], [[0.5, 0.5], [0.0, 1.0]]]}, "l: NaN or infinity"),
