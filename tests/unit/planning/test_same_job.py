@@ -3,10 +3,13 @@
 import json
 import shutil
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from safetensors.numpy import save_file
 
+from varve.config.feature import Feature
 from varve.config.job import Job
 from varve.errors import JobError
 from varve.planning.saved_plan import prepare, save_plan
@@ -102,6 +105,79 @@ def test_auto_that_resolves_to_something_else_is_refused(here):
     start(make_job(model__max_tokens=64))
     with pytest.raises(JobError, match=r'Changed:\n  model\.max_tokens: 64 → "auto"\n'):
         plan_of(make_job())
+
+
+def declare(folder) -> None:
+    """Let a model declare the mean after a Dense module."""
+    modules = [("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Dense", "Dense")]
+    listed = [{"idx": n, "path": path, "type": f"x.{kind}"} for n, (path, kind) in enumerate(modules)]
+    (folder / "modules.json").write_text(json.dumps(listed))
+    for path in ("1_Pooling", "2_Dense"):
+        (folder / path).mkdir(exist_ok=True)
+    (folder / "1_Pooling/config.json").write_text(json.dumps({"pooling_mode": "mean"}))
+    (folder / "2_Dense/config.json").write_text("{}")
+    save_dense(folder, seed=0)
+
+
+def save_dense(folder, seed: int) -> None:
+    weight = np.random.default_rng(seed).normal(size=(8, 32)).astype(np.float32)
+    save_file({"linear.weight": weight}, folder / "2_Dense/model.safetensors")
+
+
+def job_without_features() -> Job:
+    content = make_job().model_dump(mode="json")
+    del content["features"]
+    return Job.parse(content)
+
+
+@pytest.mark.parametrize("pool", ["mean", "declared"])
+def test_job_without_features_resumes_an_output_of_either_default(pool, here):
+    declare(here / "model")
+    features = {"embedding": {"pool": pool}}
+    before = start(Job.parse({**make_job().model_dump(mode="json"), "features": features}))
+    after = plan_of(job_without_features())
+    assert after.fingerprint == before.fingerprint
+    assert after.feature_plan == before.feature_plan
+
+
+def test_job_without_features_does_not_resume_other_features(here):
+    start(make_job())
+    with pytest.raises(JobError, match=r"features\.embedding"):
+        plan_of(job_without_features())
+
+
+def test_default_is_the_mean_for_a_checkpoint_that_declares_nothing(here):
+    assert plan_of(job_without_features()).job.features == {"embedding": Feature(pool="mean")}
+    declare(here / "model")
+    plan = plan_of(job_without_features())
+    assert plan.job.features == {"embedding": Feature(pool="declared")}
+    assert plan.descriptions["embedding"].startswith("mean → Dense 32→8 tanh; ")
+
+
+@pytest.mark.parametrize(
+    ("file", "change"),
+    [
+        ("2_Dense/model.safetensors", lambda folder: save_dense(folder, seed=1)),
+        (
+            "1_Pooling/config.json",
+            lambda folder: (folder / "1_Pooling/config.json").write_text('{"pooling_mode":"max"}'),
+        ),
+    ],
+)
+def test_changed_file_of_a_declared_vector_is_refused_by_name_and_makes_another_job(file, change, here):
+    declare(here / "model")
+    before = start(job_without_features())
+    change(here / "model")
+    with pytest.raises(JobError, match=f"the model's {file}"):
+        plan_of(job_without_features())
+    shutil.rmtree("out")
+    assert plan_of(job_without_features()).fingerprint != before.fingerprint
+
+
+def test_declaration_does_not_change_a_job_with_features_of_its_own(here):
+    before = start(make_job())
+    declare(here / "model")
+    assert plan_of(make_job()).fingerprint == before.fingerprint
 
 
 def test_file_of_the_current_folder_is_not_one_of_the_dataset(here):
