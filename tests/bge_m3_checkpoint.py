@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from torch.nn.functional import normalize
 from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerFast, XLMRobertaConfig, XLMRobertaModel
 
-from tests.declared_checkpoints import MAX_TOKENS, WIDTH, Bodies, save, shake
+from tests.tiny_bodies import MAX_TOKENS, WIDTH, Bodies, save, shake
 
 
 def bge_m3_folder(bodies: Bodies) -> Path:

@@ -93,7 +93,8 @@ def tiny(tmp_path_factory, minilm):
 @pytest.fixture(scope="session")
 def declared(tmp_path_factory, minilm):
     """(name in `declared_checkpoints.SHAPES`, architecture) → folder of a tiny checkpoint that declares its vectors."""
-    from tests.declared_checkpoints import SHAPES, Bodies  # imports sentence-transformers: seconds
+    from tests.declared_checkpoints import SHAPES  # imports sentence-transformers: seconds
+    from tests.tiny_bodies import Bodies
 
     bodies: dict[str, Bodies] = {}
     folders: dict[tuple[str, str], str] = {}

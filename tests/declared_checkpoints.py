@@ -1,36 +1,29 @@
-"""Checkpoints that declare their vectors, in every shape, saved by sentence-transformers itself; and its own vectors.
-
-Bodies are tiny and random, with the tokenizer of MiniLM. PyLate's and Stanford's files are written by hand.
-"""
+"""Checkpoints that declare their vectors, in every shape, saved by sentence-transformers; and the vectors it gives."""
 
 import json
 import os
-import shutil
-import string
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 from sentence_transformers import MultiVectorEncoder, SentenceTransformer, SparseEncoder
 from sentence_transformers.base.modules import Dense, Normalize, Router, Transformer
-from sentence_transformers.multi_vector_encoder.modules import HierarchicalTokenPooling, MultiVectorMask
+from sentence_transformers.multi_vector_encoder.modules import HierarchicalTokenPooling
 from sentence_transformers.sentence_transformer.modules import LayerNorm, Pooling
 from sentence_transformers.sparse_encoder.modules import SparseStaticEmbedding, SpladePooling
 from torch.nn import GELU, Identity
-from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoTokenizer
+from transformers import AutoModelForMaskedLM
 
-from tests.models import ARCHITECTURES
+from tests.late_checkpoints import late_checkpoint, pylate_checkpoint, stanford_checkpoint
 from tests.splade_checkpoint import splade_folder
+from tests.tiny_bodies import MAX_TOKENS, WIDTH, Bodies, save, shake
 
-WIDTH, MAX_TOKENS = 32, 64
 TEXTS = (
     "A short text.",
     "Hello, world! It's (nearly) fine; isn't it?",
@@ -43,31 +36,6 @@ PUNCTUATION = "!?... (,) --- ;:"  # a text without any other token
 ALL_ROLES = ("none", "query", "document")
 
 
-@dataclass
-class Bodies:
-    """Tiny random encoders of one architecture, each saved once."""
-
-    root: Path
-    minilm: str
-    architecture: str = "bert"
-    saved: dict[Any, str] = field(default_factory=dict)
-
-    def __call__(self, auto: Any = AutoModel, seed: int = 0) -> str:
-        if (auto, seed) not in self.saved:
-            torch.manual_seed(seed)
-            sizes = {"num_hidden_layers": 2, "num_attention_heads": 2, "max_position_embeddings": 128}
-            config = AutoConfig.for_model(self.architecture, **ARCHITECTURES[self.architecture] | sizes)
-            folder = self.new_folder()
-            shake(auto.from_config(config)).save_pretrained(folder)
-            AutoTokenizer.from_pretrained(self.minilm, model_max_length=128).save_pretrained(folder)
-            self.saved[auto, seed] = str(folder)
-        return self.saved[auto, seed]
-
-    def new_folder(self) -> Path:
-        """An empty folder."""
-        return Path(mkdtemp(dir=self.root))
-
-
 @dataclass(frozen=True)
 class Shape:
     """A kind of checkpoint."""
@@ -75,19 +43,6 @@ class Shape:
     family: str  # dense | sparse | late
     build: Callable[[Bodies], Path]
     roles: tuple[str, ...] = ("none",)  # that it defines
-
-
-def shake(module: Any) -> Any:
-    """Change all parameters a little, so that biases are not 0 and the weights of norms not 1."""
-    for parameter in module.parameters():
-        parameter.data.add_(torch.randn_like(parameter) * 0.05)
-    return module
-
-
-def save(modules: list[Any], bodies: Bodies, library: Any = SentenceTransformer, **options) -> Path:
-    folder = bodies.new_folder()
-    library(modules=modules, device="cpu", **options).save_pretrained(str(folder), create_model_card=False)
-    return folder
 
 
 def _dense(*modules: Callable[[], Any], **options) -> Callable[[Bodies], Path]:
@@ -153,73 +108,6 @@ def _inference_free(bodies: Bodies) -> Path:
     )
 
 
-def _late(
-    bodies: Bodies, *more: Any, expansion: Any = None, words: Iterable[str] = string.punctuation, **options
-) -> Path:
-    expansion = expansion or {"strategy": "fixed", "length": 16, "attend": False}
-    lengths = {"document_length": 48, "query_expansion": expansion, "max_seq_length": MAX_TOKENS}
-    torch.manual_seed(1)
-    at_tokens: Any = {"module_input_name": "token_embeddings"}
-    dense = Dense(WIDTH, 8, bias=False, activation_function=Identity(), **at_tokens)
-    modules = [Transformer(bodies(), **lengths), dense, MultiVectorMask(list(words)), Normalize(**at_tokens), *more]
-    return save(modules, bodies, MultiVectorEncoder, **options)
-
-
-def _pylate(bodies: Bodies, *, expansion: bool = True, markers: tuple[str, str] = ("[unused0] ", "[unused1] ")) -> Path:
-    """PyLate saves a Transformer and a Dense only; its settings imply the mask and the normalization."""
-    folder = _late(bodies)
-    modules = json.loads((folder / "modules.json").read_text())[:2]
-    modules[1]["type"] = "pylate.models.Dense.Dense"
-    dense = json.loads((folder / "1_Dense/config.json").read_text())
-    settings = {
-        "model_type": "ColBERT",
-        "__version__": {"sentence_transformers": "5.1.1"},
-        "prompts": {"query": "", "document": ""},
-        "default_prompt_name": None,
-        "similarity_fn_name": "MaxSim",
-        "query_prefix": markers[0],
-        "document_prefix": markers[1],
-        "query_length": 24,
-        "document_length": 40,
-        "attend_to_expansion_tokens": False,
-        "skiplist_words": list(string.punctuation),
-        "do_query_expansion": expansion,
-    }
-    contents = {
-        "modules.json": modules,
-        "1_Dense/config.json": {key: value for key, value in dense.items() if not key.startswith("module_")},
-        "sentence_bert_config.json": {"max_seq_length": 63, "do_lower_case": False},
-        "config_sentence_transformers.json": settings,
-    }
-    for name, content in contents.items():
-        (folder / name).write_text(json.dumps(content))
-    return folder
-
-
-def _stanford(bodies: Bodies) -> Path:
-    """Stanford's ColBERT: one file of weights with the projection in it, and its own settings."""
-    folder = bodies.new_folder() / "colbert"
-    shutil.copytree(bodies(), folder)
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"architectures": ["HF_ColBERT"]}))
-    weights = load_file(folder / "model.safetensors")
-    weights = {f"{bodies.architecture}.{name}": weight for name, weight in weights.items()}
-    torch.manual_seed(1)
-    weights["linear.weight"] = torch.randn(8, WIDTH) * 0.2
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    settings = {
-        "query_token_id": "[unused0]",
-        "doc_token_id": "[unused1]",
-        "query_maxlen": 24,
-        "doc_maxlen": 40,
-        "attend_to_mask_tokens": False,
-        "mask_punctuation": True,
-        "dim": 8,
-    }
-    (folder / "artifact.metadata").write_text(json.dumps(settings))
-    return folder
-
-
 def _dense_steps(bodies: Bodies) -> Path:
     modules = [_pool(), partial(Dense, WIDTH, 48), partial(Dense, 48, 16, bias=False, activation_function=Identity())]
     return _dense(*modules, lambda: shake(LayerNorm(16)), Normalize)(bodies)
@@ -255,29 +143,36 @@ SHAPES = {
     "SPLADE with max_active_dims": Shape("sparse", _splade("max", max_active_dims=20)),
     "the real SPLADE": Shape("sparse", lambda bodies: Path(splade_folder(bodies.new_folder() / "splade"))),
     "SPLADE without inference for queries": Shape("sparse", _inference_free, ALL_ROLES),
-    "MultiVectorEncoder": Shape("late", partial(_late, prompts={"query": "[Q] ", "document": "[D] "}), ALL_ROLES),
+    "MultiVectorEncoder": Shape(
+        "late", partial(late_checkpoint, prompts={"query": "[Q] ", "document": "[D] "}), ALL_ROLES
+    ),
     "MultiVectorEncoder with attended expansion": Shape(
-        "late", partial(_late, expansion={"strategy": "min", "length": 16, "attend": True}, words=()), ALL_ROLES
+        "late",
+        partial(late_checkpoint, expansion={"strategy": "min", "length": 16, "attend": True}, words=()),
+        ALL_ROLES,
     ),
-    "PyLate with expansion": Shape("late", _pylate, ALL_ROLES),
-    "PyLate without expansion": Shape("late", partial(_pylate, expansion=False), ALL_ROLES),
+    "PyLate with expansion": Shape("late", pylate_checkpoint, ALL_ROLES),
+    "PyLate without expansion": Shape("late", partial(pylate_checkpoint, expansion=False), ALL_ROLES),
     "PyLate with markers outside of the vocabulary": Shape(
-        "late", partial(_pylate, markers=("[Q] ", "[D] ")), ALL_ROLES
+        "late", partial(pylate_checkpoint, markers=("[Q] ", "[D] ")), ALL_ROLES
     ),
-    "Stanford's ColBERT": Shape("late", _stanford, ALL_ROLES),
-    CLUSTERED: Shape("late", lambda bodies: _late(bodies, HierarchicalTokenPooling(pool_factor=2)), ALL_ROLES),
+    "Stanford's ColBERT": Shape("late", stanford_checkpoint, ALL_ROLES),
+    CLUSTERED: Shape(
+        "late", lambda bodies: late_checkpoint(bodies, HierarchicalTokenPooling(pool_factor=2)), ALL_ROLES
+    ),
 }
 _LIBRARY = {"dense": SentenceTransformer, "sparse": SparseEncoder, "late": MultiVectorEncoder}
 
 
 @cache
-def _load(folder: str, family: str) -> Any:
+def load_model(folder: str, family: str) -> Any:
+    """The model of sentence-transformers."""
     return _LIBRARY[family](folder, device="cpu").eval()
 
 
 def expected_vectors(folder: str, family: str, role: str, texts: Iterable[str]) -> list[np.ndarray]:
     """The vectors of sentence-transformers, one text at a time: (dims,), (vocabulary,), or (tokens, dims) if late."""
-    model = _load(folder, family)
+    model = load_model(folder, family)
     encode = {"none": model.encode, "query": model.encode_query, "document": model.encode_document}[role]
     options = {"convert_to_sparse_tensor": False} if family == "sparse" else {}
     vectors = (encode([text], show_progress_bar=False, **options)[0] for text in texts)

@@ -7,7 +7,8 @@ import string
 import pytest
 
 from tests.declarations import change, declaration, read, write_modules
-from tests.declared_checkpoints import CLUSTERED, SHAPES, VOCABULARY
+from tests.declared_checkpoints import CLUSTERED, SHAPES
+from tests.tiny_bodies import VOCABULARY
 from varve.encoder.checkpoint.declaration import Expansion, Normalize, Pooling, TextRules, TokenMask
 from varve.encoder.checkpoint.declared_vectors import DeclaredVectors
 

@@ -1,8 +1,8 @@
 """What a checkpoint declares about its vectors: the modules of sentence-transformers, as frozen types without weights.
 
-Standard library only; `module_files.py` reads a declaration, the encoder and the canary apply it, each in its own code.
-Invariants: a declaration is complete (a module or value that is not represented here is refused when it is read), and
-it is for one role. Paths are relative to the checkpoint's root folder.
+Standard library only; `declared_vectors.py` reads a declaration, the encoder and the canary apply it, each in its own
+code. Invariants: a declaration is complete (a module or value that is not represented here is refused when it is read),
+and it is for one role. Paths are relative to the checkpoint's root folder.
 """
 
 from collections.abc import Iterator
@@ -159,7 +159,7 @@ class Head:
 
     @property
     def words(self) -> Iterator[str]:
-        """The steps in words, in their order."""
+        """A phrase for each step, in their order."""
         if self.kind == "late":
             yield f"token vectors ({self.mask})"
         yield from map(str, self.token_steps)
@@ -231,7 +231,7 @@ class Declaration:
     files: tuple[str, ...]
 
     def describe(self, max_tokens: int, prompt: str) -> str:
-        """The declaration in words.
+        """Describe the declaration in one line.
 
         Args:
             max_tokens: at which the job cuts texts.

@@ -22,8 +22,8 @@ from varve.encoder.checkpoint.declaration import (
 from varve.encoder.checkpoint.declared_text import ROLES, choose_prompt, read_expansion, read_max_tokens, read_prompts
 from varve.encoder.checkpoint.head_weights import find_weights
 from varve.encoder.checkpoint.json_file import UnreadableFileError, read_json
-from varve.encoder.checkpoint.module_files import MODULES, OTHERS, TOKENS, ModuleReader
-from varve.encoder.checkpoint.small_files import JsonObject, SmallFiles
+from varve.encoder.checkpoint.module_files import MODULES, TOKENS, ModuleReader
+from varve.encoder.checkpoint.small_files import OTHERS, JsonObject, SmallFiles
 from varve.errors import JobError, one_line
 
 SETTINGS = "config_sentence_transformers.json"

@@ -22,11 +22,10 @@ from varve.encoder.checkpoint.declaration import (
     TokenWeights,
 )
 from varve.encoder.checkpoint.head_weights import find_weights
-from varve.encoder.checkpoint.small_files import JsonObject, SmallFiles
+from varve.encoder.checkpoint.small_files import OTHERS, JsonObject, SmallFiles
 
 MODULES = "modules.json"
 TOKENS, ROW = "token_embeddings", "sentence_embedding"
-OTHERS = "Name other features, for example features.e.pool: mean"
 _TEXT_FILES = tuple(
     f"sentence_{name}_config.json"
     for name in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")

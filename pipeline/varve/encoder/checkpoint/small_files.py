@@ -14,6 +14,7 @@ from varve.errors import JobError
 
 _MAX_BYTES = 2**24
 _AGAIN = "Download the model again"
+OTHERS = "Name other features, for example features.e.pool: mean"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,7 @@ class JsonObject:
     def refuse(self, key: str, expected: str) -> NoReturn:
         """Raise the error for a value that this version does not know."""
         value = f"{self.content.get(key)!r:.60}"
-        msg = f"model.name: {self.name}: {key} in {self.file} is {value}: expected {expected}. {_AGAIN}"
+        msg = f"model.name: {self.name}: {key} in {self.file} is {value}: expected {expected}. {OTHERS}"
         raise JobError(msg)
 
     def _get(self, key: str, expected: str, is_valid: Callable[[Any], bool]) -> Any:
