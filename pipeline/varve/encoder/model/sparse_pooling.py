@@ -23,7 +23,7 @@ from varve.encoder.kernels.cpu_library import CpuLibrary
 from varve.encoder.kernels.cpu_weights import PackedWeights, WeightArena, can_pack_weights
 
 _FLOAT_BYTES = 4
-_CPU_TOKENS = 256  # whose logits are in memory at once: 31 MB for a vocabulary of 30,522
+_CPU_TOKENS = 256  # whose logits are in memory at once, 31 MB for a vocabulary of 30,522: fastest of 64 to 512
 _CUDA_LOGITS = (256 << 20) // _FLOAT_BYTES
 _CPU_MAXIMA = (8 << 20) // _FLOAT_BYTES  # in memory at once, where no logits are
 _MAX_PACKED_BYTES = 256 << 20  # of the weight's copy for the library; torch computes with a larger weight
