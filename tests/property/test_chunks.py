@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from tests.property.test_long_texts import TEXTS, byte_level
+from tests.property.test_long_texts import TEXTS, byte_level, unigram
 from varve.config.model import Chunks
 from varve.preprocessing.query_expansion import QueryExpansion
 from varve.preprocessing.sentences import find_sentence_ends
@@ -27,7 +27,7 @@ SENTENCES = st.lists(
 
 @pytest.fixture(scope="module")
 def pretrained(minilm):
-    return {"wordpiece": AutoTokenizer.from_pretrained(minilm), "bytes": byte_level()}
+    return {"wordpiece": AutoTokenizer.from_pretrained(minilm), "bytes": byte_level(), "unigram": unigram()}
 
 
 def chunks_of(tokens, window) -> list[tuple[int, int]]:
@@ -53,7 +53,7 @@ def check_spans(tokens) -> None:
                 assert (first, stop) == (tokens.cu_seqlens[window], tokens.cu_seqlens[window + 1])
 
 
-@pytest.mark.parametrize("kind", ["wordpiece", "bytes"])
+@pytest.mark.parametrize("kind", ["wordpiece", "bytes", "unigram"])
 @QUICK
 @given(
     texts=st.lists(TEXTS, max_size=3),
@@ -82,7 +82,7 @@ def test_chunks_of_equal_length_cover_the_text_and_share_tokens(pretrained, kind
     check_spans(tokens)
 
 
-@pytest.mark.parametrize("kind", ["wordpiece", "bytes"])
+@pytest.mark.parametrize("kind", ["wordpiece", "bytes", "unigram"])
 @QUICK
 @given(texts=st.lists(st.one_of(SENTENCES, TEXTS), max_size=3), stride=st.integers(0, 3), size=st.integers(1, 12))
 def test_chunks_of_sentences_are_as_many_whole_ones_as_fit(pretrained, kind, texts, stride, size):
