@@ -72,6 +72,7 @@ def _lower_case(bodies: Bodies) -> Path:
     folder = _dense(_pool())(bodies)
     for name, key, changes in (
         ("tokenizer.json", "normalizer", {"lowercase": False}),
+        ("tokenizer_config.json", None, {"do_lower_case": False}),
         ("sentence_bert_config.json", None, {"do_lower_case": True}),
     ):
         content = json.loads((folder / name).read_text())

@@ -25,7 +25,7 @@ def list_tokens(vocabulary: Mapping[str, int], size: int) -> list[str]:
     """
     tokens = [""] * size
     for token, index in vocabulary.items():
-        if 0 <= index < size:
+        if index < size:
             tokens[index] = token
     return tokens
 
