@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel
 
 from varve.config.feature import Feature
 from varve.config.feature_shorthand import parse_features
@@ -29,20 +28,13 @@ from varve.encoder.checkpoint.defaults import (
 )
 from varve.encoder.checkpoint.heads import default_features, text_rules
 from varve.encoder.checkpoint.inspection import Checkpoint, inspect_checkpoint
-from varve.encoder.checkpoint.loading import load_model
 from varve.encoder.deduplication import find_distinct
 from varve.encoder.head_outputs import add_head_outputs
-from varve.encoder.kernels.cpu_library import CpuLibrary, find_cpu_library
+from varve.encoder.loaded_model import LoadedModel, RunSettings
 from varve.encoder.memory_budget import measure_max_pack_tokens
-from varve.encoder.model.attention import attention_backend
-from varve.encoder.model.cls_only_layer import ClsOnlyLayer
-from varve.encoder.model.forward import Forward, needs_only_cls_of_top_layer, pooled_vectors
-from varve.encoder.model.fused_linear import has_batch_invariant_linears, linear_backend
-from varve.encoder.model.layer_hooks import LayerHooks, compile_layers, drop_layers_above
-from varve.encoder.model.parity_check import check_head, choose_layout, is_cls_only_exact
-from varve.encoder.model.token_heads import TokenHeads
+from varve.encoder.model.forward import pooled_vectors
 from varve.encoder.pack_executor import PackExecutor, available_cores
-from varve.encoder.packing import Pack, pack_windows
+from varve.encoder.packing import Index, Pack, pack_windows
 from varve.encoder.pending_call import PendingCall
 from varve.encoder.ragged import Columns
 from varve.encoder.results import HostVectors, Results
@@ -91,137 +83,42 @@ class Encoder:
             role=spec.role,
             prompt=spec.prompt,
         )
-        self._spec = spec
         definitions = parse_features(features or default_features(self.checkpoint))
         self.feature_plan = make_feature_plan(spec, definitions, self.checkpoint, output_dtype)
         self.max_tokens = resolve_max_tokens(spec, self.checkpoint, self.feature_plan)
         self.dtype = resolve_dtype(spec.dtype, self.device.type)
         self.tokens_per_pack = tokens_per_pack or default_tokens_per_pack(self.device.type, self.checkpoint)
         self.threads = threads or available_cores()
-        self.compiled = compiled and self.device.type == "cuda"
         self.tokenizer = make_tokenizer(spec, self.checkpoint, self.feature_plan)
-        self._load()
+        expansion = text_rules(spec, self.feature_plan, self.checkpoint).expansion
+        settings = RunSettings(
+            device=self.device,
+            dtype=self.dtype,
+            compiled=compiled and self.device.type == "cuda",
+            max_tokens=self.max_tokens,
+            token_types=self.tokenizer.gives_types,
+            prompt_tokens=self.tokenizer.prompt_tokens,
+            masks_tokens=expansion is not None and not expansion.attend,
+        )
+        self._start(settings)
 
-    def _load(self) -> None:
-        """Load in float32, compare with eager transformers, then drop the upper layers, cast, and start the executor.
-
-        Parity is checked before the cast, since half precision would hide small errors.
-        """
-        library = find_cpu_library() if self.device.type == "cpu" and self.dtype == "float32" else None
-        try:
-            hooks = self._load_checked(library)
-        except JobError:
-            if library is None:
-                raise
-            # The CPU library replaced layers whose code looks like a known pattern but computes something else.
-            hooks = self._load_checked(None)
-        if self.feature_plan.attention_layers:
-            self._model.set_attn_implementation("eager")
-            self.layout, self.layout_reason = "dense", "attentions were asked for: windows of equal length, no padding"
-        elif self._masks_tokens():
-            self._model.set_attn_implementation("eager")
-            self.layout, self.layout_reason = "dense", "queries are expanded by tokens that are not attended to"
+    def _start(self, settings: RunSettings) -> None:
+        """Load the model and start the threads that run its packs."""
+        loaded = LoadedModel(self.checkpoint, self.feature_plan, settings)
+        self.layout, self.layout_reason, self.top_layer = loaded.layout, loaded.layout_reason, loaded.top_layer
+        self.attention, self.linear, self.compiled = loaded.attention, loaded.linear, loaded.compiled
+        self.num_parameters = loaded.num_parameters
+        self.max_pack_tokens = measure_max_pack_tokens(loaded.forward, self.device, self.max_tokens)
+        self._model, self._classifier = loaded.model, loaded.classifier
         self._row_heads = RowHeads(self.feature_plan, self.checkpoint, self.device)
-        forward = self._make_forward(self._model, self._whole_model, hooks, self.dtype)
-        shape = self.checkpoint.shape
-        self.linear = linear_backend(self._model)
-        head_dim = shape.hidden_size // shape.num_heads
-        self.attention = attention_backend(self._model, head_dim) if self.layout == "packed" else "torch"
-        self.max_pack_tokens = measure_max_pack_tokens(forward, self.device, self.max_tokens)
         self._executor = PackExecutor.for_device(
             self.device,
-            forward,
+            loaded.forward,
             self.threads,
-            make_fallback=self._make_bfloat16_forward if self.dtype == "float16" else None,
+            make_fallback=loaded.make_bfloat16_forward if self.dtype == "float16" else None,
             max_pack_tokens=self.max_pack_tokens,
-            split_last=self._is_batch_invariant(),
+            split_last=loaded.is_batch_invariant,
         )
-
-    def _load_checked(self, library: CpuLibrary | None) -> LayerHooks:
-        """Load the model and choose its layout; with a CPU library, replace its linear layers first."""
-        needs_logits = self.feature_plan.wants("logits")
-        head = "classification" if needs_logits else "masked_lm" if self.feature_plan.masked_lm_heads else "none"
-        self._model, self._whole_model = load_model(self.checkpoint, head=head, device=self.device)
-        hooks, positions = LayerHooks(self._model), self.checkpoint.max_positions
-        if self._classifier is not None:
-            check_head(self._classifier, positions, token_types=self.tokenizer.gives_types)
-        self._token_heads = TokenHeads.load(
-            self.feature_plan,
-            self.checkpoint,
-            self.device,
-            self._whole_model,
-            token_types=self.tokenizer.gives_types,
-        )
-        self.layout, self.layout_reason = self._choose_layout(self._model, hooks, library)
-        return hooks
-
-    def _choose_layout(
-        self, model: PreTrainedModel, hooks: LayerHooks, library: CpuLibrary | None = None
-    ) -> tuple[str, str]:
-        return choose_layout(
-            model,
-            hooks,
-            self.checkpoint.max_positions,
-            self.max_tokens,
-            token_types=self.tokenizer.gives_types,
-            library=library,
-        )
-
-    def _make_forward(
-        self, model: PreTrainedModel, whole_model: PreTrainedModel | None, hooks: LayerHooks, dtype: str
-    ) -> Forward:
-        drop_layers_above(model, self.feature_plan.top_layer)
-        cls_only_layer = self._find_cls_only_layer(model)
-        (whole_model or model).to(getattr(torch, dtype))
-        self.compiled = self.compiled and compile_layers(model)
-        self.top_layer = "all tokens" if cls_only_layer is None else "first tokens"
-        return Forward(
-            model,
-            hooks,
-            self.feature_plan,
-            packed=self.layout == "packed",
-            token_types=self.tokenizer.gives_types,
-            cls_only_layer=cls_only_layer,
-            heads=self._token_heads,
-            prompt_tokens=self.tokenizer.prompt_tokens,
-        )
-
-    def _find_cls_only_layer(self, model: PreTrainedModel) -> ClsOnlyLayer | None:
-        """The highest layer computed for CLS tokens only, if no feature needs other tokens and the numbers agree."""
-        if self.layout != "packed" or self.compiled or not needs_only_cls_of_top_layer(self.feature_plan, model):
-            return None
-        layer = ClsOnlyLayer.of(model)
-        return layer if layer and is_cls_only_exact(model, layer, self.checkpoint.max_positions) else None
-
-    def _make_bfloat16_forward(self) -> Forward:
-        """The same pass in bfloat16, which has the range of float32, for windows that overflow in float16."""
-        model, _ = load_model(self.checkpoint, head="none", device=self.device)
-        hooks = LayerHooks(model)
-        if self.layout == "packed":
-            self._choose_layout(model, hooks)
-        else:
-            model.set_attn_implementation(self._model.config._attn_implementation or "eager")  # noqa: SLF001 (no public name)
-        return self._make_forward(model, None, hooks, "bfloat16")
-
-    def _is_batch_invariant(self) -> bool:
-        """Whether the bits of a window do not depend on the other windows of its pack."""
-        heads = self._token_heads is None or self._token_heads.is_batch_invariant
-        return heads and self.attention != "torch" and has_batch_invariant_linears(self._model)
-
-    def _masks_tokens(self) -> bool:
-        """Whether some tokens are not attended to, which packed attention cannot express."""
-        expansion = text_rules(self._spec, self.feature_plan, self.checkpoint).expansion
-        return expansion is not None and not expansion.attend
-
-    @property
-    def num_parameters(self) -> int:
-        """Number of parameters in memory, without those of dropped layers."""
-        return sum(parameter.numel() for parameter in (self._whole_model or self._model).parameters())
-
-    @property
-    def _classifier(self) -> PreTrainedModel | None:
-        """The classification model around the encoder, if logits are needed."""
-        return self._whole_model if self.feature_plan.wants("logits") else None
 
     def __call__(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> Columns:
         """Encode R texts or sentence pairs.
@@ -265,16 +162,21 @@ class Encoder:
         pooled = pooled_vectors(self.feature_plan, self._model)
         num_chunks = None if tokens.cu_chunks is None else np.diff(tokens.cu_chunks)[distinct]
         results = Results(self.feature_plan, pooled, lengths, self.checkpoint.shape, num_chunks)
-        if not self.feature_plan.needs_model:
+        if self.feature_plan.needs_model:
+            self._submit(tokens, distinct, results)
+        else:
             results.mark_done(len(lengths))
-            return PendingCall(self.feature_plan, self._add_head_outputs, tokens, inverse, results, self._row_heads)
-        equal = bool(self.feature_plan.attention_layers)
+        results.count(repeats=len(inverse) - len(distinct))
+        return PendingCall(self.feature_plan, self._add_head_outputs, tokens, inverse, results, self._row_heads)
+
+    def _submit(self, tokens: Tokens, distinct: Index, results: Results) -> None:
+        """Queue the packs of the distinct windows."""
+        lengths, equal = tokens.lengths[distinct], bool(self.feature_plan.attention_layers)
         packs = list(pack_windows(lengths, self.tokens_per_pack, padded=self.layout == "dense", equal=equal))
-        results.count(repeats=len(inverse) - len(distinct), packs=len(packs), packed_tokens=int(lengths.sum()))
+        results.count(packs=len(packs), packed_tokens=int(lengths.sum()))
         # Packs with the longest windows run first: short ones at the end keep all lanes busy until the queue is empty.
         queue = [Pack.of(tokens, distinct[windows], windows) for windows in reversed(packs)]
         self._executor.submit(queue, results)
-        return PendingCall(self.feature_plan, self._add_head_outputs, tokens, inverse, results, self._row_heads)
 
     def _add_head_outputs(self, vectors: HostVectors) -> None:
         has_pooler = self.checkpoint.shape.has_pooler

@@ -46,6 +46,9 @@ def plan_features(
     feature_plan = FeaturePlan(columns, top_layer, shape.num_layers, special_tokens=True in special_tokens, heads=heads)
     if per_row == "chunks":
         _check_chunk_pools(feature_plan)
+    if feature_plan.masked_lm_heads and (others := [pool for pool in ("pooler", "logits") if feature_plan.wants(pool)]):
+        msg = f"features: pool {others[0]} and splade need two different models of the checkpoint: write two jobs"
+        raise JobError(msg)
     names = [*feature_plan.names(pairs=True), *ROW_COLUMNS]
     if duplicates := sorted({name for name in names if names.count(name) > 1}):
         msg = f"features: two output columns would be named {duplicates[0]}: rename a feature"

@@ -55,7 +55,7 @@ class Manifest:
     seconds: dict[str, float]  # phase of the run that published → duration
     stages: dict[str, Any]  # stage → work and utilization in the run that published; the bottleneck
     encoder: dict[str, Any]
-    descriptions: dict[str, str] = field(default_factory=dict)  # feature with a head → what it computes, in words
+    descriptions: dict[str, str] = field(default_factory=dict)  # feature with a head → what it computes
     canary: dict[str, Any]
     versions: dict[str, str]
     job: dict[str, Any]

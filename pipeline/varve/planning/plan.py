@@ -72,7 +72,7 @@ class Plan:
 
     @property
     def descriptions(self) -> dict[str, str]:
-        """Feature → what its head computes, in words; features without a head are absent."""
+        """Feature → a description of what its head computes; features without a head are absent."""
         declaration = self.checkpoint.declaration
         return {
             name: declaration.describe(self.resolved.max_tokens, self.text_rules.prompt)

@@ -110,6 +110,11 @@ def test_feature_that_does_not_fit_its_head_is_refused(feature, head, message):
         make(heads={"e": head}, e=feature)
 
 
+def test_masked_lm_head_beside_the_pooler_is_refused():
+    with pytest.raises(JobError, match="pool pooler and splade need two different models"):
+        make(heads={"s": SPLADE}, shape=MASKED_LM, s={"pool": "splade"}, p={"pool": "pooler"})
+
+
 @pytest.mark.parametrize(("feature", "head"), [({"pool": "cls"}, None), ({"pool": "declared"}, DENSE)])
 def test_chunks_of_a_pooling_of_single_tokens_are_refused(feature, head):
     with pytest.raises(JobError, match="by mean or max, not by cls"):

@@ -100,7 +100,7 @@ def _read_linear(checkpoint: Checkpoint, stem: str, activation: str) -> Step:
 
 
 def head_files(model: Model, feature_plan: FeaturePlan, checkpoint: Checkpoint) -> list[str]:
-    """Files beside the encoder's own that decide the features: of the declaration, and with the weights of heads."""
+    """Files that decide the features, apart from the encoder's own: of the declaration, and with weights of heads."""
     uses = uses_declaration(model, feature_plan)
     declared = checkpoint.declaration.files if checkpoint.declaration and uses else ()
     steps = [step for head in feature_plan.heads.values() for step in head.token_steps + head.row_steps]
