@@ -30,7 +30,7 @@ from varve.cli.main import COMMANDS
 from varve.config.compute import Compute, Replicas
 from varve.config.feature import Computed, Feature, Pool
 from varve.config.job import Job, json_schema
-from varve.config.model import Model, Windows
+from varve.config.model import Chunks, Model, Windows
 from varve.config.output import Output
 from varve.config.source import Source
 from varve.monitoring import prometheus
@@ -72,7 +72,7 @@ def written(default: Any) -> str:
     ("section", "expected"),
     [
         ("source", defaults(Source)),
-        ("model", defaults(Model) | defaults(Windows, "long_text.")),
+        ("model", defaults(Model) | defaults(Windows, "long_text.") | defaults(Chunks, "long_text.chunk.")),
         ("features", defaults(Feature) | defaults(Computed)),
         ("output", defaults(Output)),
         ("compute", defaults(Compute) | defaults(Replicas, "replicas.")),
@@ -136,7 +136,7 @@ def test_documented_commands_are_parsed_by_their_own_parsers(block):
 def test_flags_are_these_and_no_more():
     """Growth of the command line is a decision: this list is edited by hand."""
     assert job_arguments() == {
-        "--set", "--dataset", "--data-files", "--split", "--text", "--keep", "--model", "--max-tokens", "--feature",
+        "--set", "--dataset", "--data-files", "--split", "--text", "--keep", "--model", "--role", "--prompt", "--max-tokens", "--feature",
         "--output",
     }  # fmt: skip
 

@@ -17,12 +17,15 @@ from varve.encoder.postprocessing import finish
 from varve.encoder.ragged import Columns, Ragged
 from varve.encoder.results import HostVectors
 from varve.encoder.row_heads import RowHeads
+from varve.encoder.token_pooling import pool_rows
 from varve.preprocessing.tokens import Tokens, starts_of
 
 Floats = NDArray[np.float32]
 
 
-def make_columns(feature_plan: FeaturePlan, tokens: Tokens, vectors: HostVectors, heads: RowHeads) -> Columns:
+def make_columns(
+    feature_plan: FeaturePlan, tokens: Tokens, vectors: HostVectors, heads: RowHeads, *, pools_tokens: bool = False
+) -> Columns:
     """Build the feature columns of the texts, in their order.
 
     Args:
@@ -30,15 +33,19 @@ def make_columns(feature_plan: FeaturePlan, tokens: Tokens, vectors: HostVectors
         tokens: of the texts.
         vectors: of their windows.
         heads: of the plan.
+        pools_tokens: apply the token pooling of late-interaction columns, which otherwise hold every token.
     """
-    return _ColumnMaker(feature_plan, tokens, vectors, heads).make()
+    return _ColumnMaker(feature_plan, tokens, vectors, heads, pools_tokens=pools_tokens).make()
 
 
 class _ColumnMaker:
     """The feature columns of one call."""
 
-    def __init__(self, feature_plan: FeaturePlan, tokens: Tokens, vectors: HostVectors, heads: RowHeads) -> None:
+    def __init__(
+        self, feature_plan: FeaturePlan, tokens: Tokens, vectors: HostVectors, heads: RowHeads, *, pools_tokens: bool
+    ) -> None:
         self._plan, self._tokens, self._vectors, self._heads = feature_plan, tokens, vectors, heads
+        self._poolings = feature_plan.token_poolings if pools_tokens else {}
         self._shown = np.ones(len(tokens.input_ids), np.bool_)  # tokens that token columns hold
         if tokens.sequence_ids is not None and not feature_plan.special_tokens:
             self._shown = tokens.sequence_ids >= 0
@@ -76,7 +83,10 @@ class _ColumnMaker:
 
     def _make_late(self, column: Column) -> Columns:
         kept = self._heads.kept_tokens(column.name, self._tokens)
-        columns = _finish(column, [self._vectors.tokens[column.name][kept]], self._offsets_of(kept))
+        vectors = Ragged(self._vectors.tokens[column.name][kept], self._offsets_of(kept))
+        if pooling := self._poolings.get(column.name):
+            vectors = pool_rows(vectors, pooling)
+        columns = _finish(column, [vectors.values], vectors.offsets)
         return columns | self._token_columns(f"{column.name}_", kept) if column.form == "late" else columns
 
     def _make_pooled(self, column: Column) -> Columns:

@@ -142,7 +142,7 @@ class Encoder:
             JobError: see `start`.
             RunError: a text does not fit into the device's memory, or one of its features is not finite.
         """
-        encoded = self.start(tokens).result()
+        encoded = self.start(tokens).result(pools_tokens=True)
         for text, reason in encoded.reasons.items():
             msg = f"text {text}: {reason}"
             raise RunError(msg)

@@ -42,13 +42,18 @@ class PendingCall:
         self._feature_plan, self._add_head_outputs = feature_plan, add_head_outputs
         self._tokens, self._inverse, self._results, self._heads = tokens, inverse, results, heads
 
-    def result(self) -> Encoded:
-        """Wait for the packs and make all feature columns of the texts, in their order."""
+    def result(self, *, pools_tokens: bool = False) -> Encoded:
+        """Wait for the packs and make all feature columns of the texts, in their order.
+
+        Args:
+            pools_tokens: apply the token pooling of late-interaction columns, which otherwise hold every token.
+        """
         self._results.wait()
         vectors = self._results.vectors
         self._add_head_outputs(vectors)
         self._results.fail_non_finite()
-        columns = make_columns(self._feature_plan, self._tokens, vectors.gather(self._inverse), self._heads)
+        gathered = vectors.gather(self._inverse)
+        columns = make_columns(self._feature_plan, self._tokens, gathered, self._heads, pools_tokens=pools_tokens)
         return Encoded(columns, self._results.counts, self._reasons())
 
     def _reasons(self) -> dict[int, str]:

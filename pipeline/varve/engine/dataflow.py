@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 
 # CPUs of one tokenizer task: `tokenizers` spreads a batch over cores, and other tasks use its pauses.
 _TOKENIZER_CPUS = 1.0
+_POOLING_CPUS = 1.0  # of a writer that clusters token vectors
 # Restarts of one replica. A part that kills its worker is isolated long before (workers/replica.py); nodes may come and
 # go for days.
 _MAX_RESTARTS = 1000
@@ -162,7 +163,7 @@ def _build(
     return dataset.map_batches(
         _commit,  # pyright: ignore[reportArgumentType] (as above)
         fn_args=(storage, plan.fingerprint, reporter, plan.feature_plan.token_poolings),
-        num_cpus=WRITE_CPUS,
+        num_cpus=_POOLING_CPUS if plan.feature_plan.token_poolings else WRITE_CPUS,
         max_retries=MAX_RETRIES,
         **_PART_BY_PART,
     )

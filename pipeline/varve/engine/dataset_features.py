@@ -13,6 +13,7 @@ from varve.encoder.encoder import Encoder
 from varve.engine.ray_tasks import TWO_CALLS
 from varve.errors import JobError
 from varve.output.schema import output_schema
+from varve.output.token_pooling import pool_tokens
 from varve.preprocessing.text_blocks import tokenize_blocks
 from varve.process_state import silence_transformers
 from varve.workers.featurize import featurize
@@ -88,6 +89,7 @@ class _FeatureColumns:
         _check_names(batch.column_names, set(schema.names) - _PART_COLUMNS)
         blocks = tokenize_blocks(self._encoder.tokenizer, batch, self._text_columns, max(1, len(batch)))
         result, _, _ = featurize(self._encoder, batch, blocks, schema=schema, shard=0, start=0, pairs=pairs)
+        result = pool_tokens(result, self._encoder.feature_plan.token_poolings)
         added = result.drop_columns(list(_PART_COLUMNS))
         return pa.table([*batch.columns, *added.columns], schema=pa.schema([*batch.schema, *added.schema]))
 

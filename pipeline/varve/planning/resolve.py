@@ -127,8 +127,11 @@ def _check_texts(job: Job, features: FeaturePlan, rules: TextRules) -> None:
     if rules.expansion and isinstance(job.model.long_text, Windows):
         msg = "model.long_text: queries of this checkpoint have a fixed length: use long_text: truncate"
         raise JobError(msg)
-    if any(form == "clusters" for form in forms):
+    if "clusters" in forms:
         check_token_pooling()
+        if job.output.dtype == "binary":
+            msg = "output.dtype: binary is not allowed with token pooling, whose clusters signs do not determine"
+            raise JobError(msg)
 
 
 def _check_tokens(job: Job, checkpoint: Checkpoint, max_tokens: int) -> None:

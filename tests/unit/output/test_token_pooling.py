@@ -14,9 +14,10 @@ from varve.encoder.checkpoint.declaration import TokenPooling
 from varve.encoder.feature_plan import FeaturePlan
 from varve.encoder.postprocessing import quantize
 from varve.encoder.ragged import Columns, Ragged
+from varve.encoder.token_pooling import cluster_tokens
 from varve.errors import JobError
 from varve.output.schema import METADATA_KEY, describe, feature_arrays
-from varve.output.token_pooling import check_token_pooling, cluster_tokens, pool_tokens
+from varve.output.token_pooling import check_token_pooling, pool_tokens
 from varve.output.vectors import read_vector_lists
 
 WIDTH = 24
