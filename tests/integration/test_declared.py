@@ -273,3 +273,15 @@ def test_prompt_of_the_job_replaces_the_declared_one(shape, prompt, declared):
     columns = encoder_of(folder, role="query", prompt=prompt)(SHORT)
     want = [model.encode_query([text], prompt=prompt)[0] for text in SHORT]
     assert_close(vectors_of(columns, family, 0), [torch.as_tensor(vector).numpy() for vector in want])
+
+
+def test_unknown_module_is_refused_unless_the_job_names_other_features(declared, tmp_path):
+    folder = shutil.copytree(declared("pooling mean"), tmp_path / "model")
+    modules = json.loads((folder / "modules.json").read_text())
+    modules.append({"idx": 2, "name": "2", "path": "2_CNN", "type": "sentence_transformers.models.CNN"})
+    (folder / "modules.json").write_text(json.dumps(modules))
+    for features, options in ((None, {}), ({"e": "declared"}, {}), ({"e": "mean"}, {"role": "query", "prompt": "q: "})):
+        with pytest.raises(JobError, match=r"modules\.json has the module sentence_transformers\.models\.CNN"):
+            encoder_of(str(folder), features, **options)
+    got = encoder_of(str(folder), {"embedding": "mean"}, max_tokens=MAX_TOKENS)(list(TEXTS))
+    assert_close(vectors_of(got, "dense", 0), expected_vectors(declared("pooling mean"), "dense", "none", TEXTS))

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -57,6 +58,7 @@ def test_what_cannot_be_computed_is_refused_with_its_name(modules, expected, tmp
         ({"modality_config": {"message": {}}}, "modality_config in sentence_bert_config.json is {'message': {}}"),
         ({"module_output_name": "scores"}, "module_output_name in sentence_bert_config.json is 'scores'"),
         ({"processing_kwargs": {"text": {"max_length": 9}}}, "processing_kwargs in sentence_bert_config.json is"),
+        ({"do_lower_case": "yes"}, "do_lower_case in sentence_bert_config.json is 'yes': expected true or false"),
         ({"max_seq_length": "many"}, "max_seq_length in sentence_bert_config.json is 'many': expected a whole number"),
     ],
 )
@@ -126,10 +128,23 @@ def test_weights_of_a_wrong_shape_or_name_are_refused(tmp_path):
     file = folder / "2_Dense/model.safetensors"
     save_file({"linear.weight": torch.zeros(16)}, file)
     assert "the weight linear.weight has the shape [16]: expected a matrix" in problem(folder)
+    save_file({"linear.weight": torch.zeros(16, 32), "linear.bias": torch.zeros(8)}, file)
+    assert "the weight linear.bias has the shape [8]: expected [16]" in problem(folder)
     save_file({"weight": torch.zeros(16, 32)}, file)
     assert "2_Dense/model.safetensors lacks the weight linear.weight" in problem(folder)
     file.write_bytes(b"version https://git-lfs.github.com/spec/v1")
     assert "is not a complete safetensors file" in problem(folder)
+
+
+def test_steps_for_vectors_of_another_width_are_refused(tmp_path, declared):
+    head = declaration(write_modules(tmp_path, MEAN, DENSE)).head
+    assert head.width(32) == 16
+    with pytest.raises(JobError, match=r"2_Dense/model\.safetensors is for vectors of 32 dimensions, not of 64"):
+        head.width(64)
+    head = declaration(declared("two Dense, LayerNorm and Normalize")).head
+    assert head.width(32) == 16
+    with pytest.raises(JobError, match=r"4_LayerNorm/model\.safetensors is for vectors of 16 dimensions, not of 48"):
+        replace(head, row_steps=(head.row_steps[0], head.row_steps[2])).width(32)
 
 
 def test_pickled_dense_is_refused_with_a_command_that_converts_it(declared, tmp_path):

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from varve.errors import JobError
+
 MODES = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
 ACTIVATIONS = ("identity", "tanh", "gelu", "relu", "silu", "sigmoid")
 
@@ -47,6 +49,7 @@ class LayerNorm:
     """Layer normalization of a row's vector."""
 
     file: str  # with `norm.weight` and `norm.bias`
+    features: int
 
     def __str__(self) -> str:
         return "LayerNorm"
@@ -152,7 +155,11 @@ class Head:
     max_active_dims: int | None = None
 
     def width(self, hidden_size: int) -> int:
-        """Dimensions of a dense vector or of a token's vector."""
+        """Dimensions of a dense vector or of a token's vector.
+
+        Raises:
+            JobError: the weights of a step are for vectors with other dimensions.
+        """
         width = _width_after(self.token_steps, hidden_size)
         width *= len(self.pooling.modes) if isinstance(self.pooling, Pooling) else 1
         return _width_after(self.row_steps, width)
@@ -173,7 +180,14 @@ class Head:
 
 
 def _width_after(steps: tuple[Step, ...], width: int) -> int:
-    return next((step.out_features for step in reversed(steps) if isinstance(step, Dense)), width)
+    for step in steps:
+        match step:
+            case Dense(file=file, in_features=expected) | LayerNorm(file=file, features=expected) if expected != width:
+                msg = f"model.name: {file} is for vectors of {expected} dimensions, not of {width}. Download it again"
+                raise JobError(msg)
+            case Dense(out_features=out_features):
+                width = out_features
+    return width
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,6 +43,17 @@ class HeadWeights:
             raise JobError(msg)
         return shape[0]
 
+    def check_shape(self, weight: str, *shape: int) -> None:
+        """Refuse a weight that has another shape; it may be absent.
+
+        Raises:
+            JobError: it has.
+        """
+        if self.shapes.get(weight, shape) != shape:
+            found, expected = list(self.shapes[weight]), list(shape)
+            msg = f"model.name: {self.file}: the weight {weight} has the shape {found}: expected {expected}"
+            raise JobError(msg)
+
 
 def find_weights(root: Path, folder: str, name: str, *needed: str, stem: str = "model") -> HeadWeights:
     """The weights of a head.

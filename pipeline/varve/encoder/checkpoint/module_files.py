@@ -9,9 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from varve.encoder.checkpoint.declaration import (
-    ACTIVATIONS,
     MODES,
-    Dense,
     LayerNorm,
     Normalize,
     Pooling,
@@ -21,6 +19,7 @@ from varve.encoder.checkpoint.declaration import (
     TokenPooling,
     TokenWeights,
 )
+from varve.encoder.checkpoint.dense_module import read_dense
 from varve.encoder.checkpoint.head_weights import find_weights
 from varve.encoder.checkpoint.small_files import OTHERS, JsonObject, SmallFiles
 
@@ -161,20 +160,15 @@ class ModuleReader:
         config = self.files.read(path, "config.json")
         place = config.choice("module_input_name", (TOKENS, ROW), TOKENS if self.late else ROW)
         config.choice("module_output_name", (place,), place)
-        weights = find_weights(self.files.root, path, self.files.name, "linear.weight")
-        self.files.names.append(weights.file)
-        out_features, in_features = weights.matrix("linear.weight")
-        residual = config.flag("use_residual")
-        if residual and out_features != in_features and "residual.weight" not in weights.shapes:
-            self.files.refuse(f"{weights.file} lacks the weight residual.weight")
-        dense = Dense(weights.file, in_features, out_features, _read_activation(config), residual)
-        self.add_step(dense, place, path)
+        self.add_step(read_dense(self.files, path, config), place, path)
 
     def _read_layer_norm(self, _kind: str, path: str) -> None:
         self.files.read_if_exists(path, "config.json")
         weights = find_weights(self.files.root, path, self.files.name, "norm.weight", "norm.bias")
         self.files.names.append(weights.file)
-        self.add_step(LayerNorm(weights.file), ROW, path)
+        features = weights.length("norm.weight")
+        weights.check_shape("norm.bias", features)
+        self.add_step(LayerNorm(weights.file, features), ROW, path)
 
     def _read_normalize(self, _kind: str, path: str) -> None:
         config = self.files.read_if_exists(path, "config.json")
@@ -237,11 +231,3 @@ class ModuleReader:
         if self.pooling or self.late:
             self.files.refuse(f"{MODULES} applies {pooling} ({path}) in a place that is not supported", OTHERS)
         self.pooling = pooling
-
-
-def _read_activation(config: JsonObject) -> str:
-    activation = config.text("activation_function") or "torch.nn.modules.activation.Tanh"
-    name = activation.rpartition(".")[2].lower()
-    if not activation.startswith("torch.nn.") or name not in ACTIVATIONS:
-        config.refuse("activation_function", f"a class of torch.nn: one of {', '.join(ACTIVATIONS)}")
-    return name
