@@ -26,12 +26,15 @@ from varve.encoder.encoder import Encoder
 from varve.errors import JobError
 
 TOLERANCE = 5e-6  # of the largest value
-ALL = [(shape, role) for shape in SHAPES for role in SHAPES[shape].roles if shape != CLUSTERED]
+ALL = [(shape, role) for shape in SHAPES for role in SHAPES[shape].roles]
 SHORT = [text for text in TEXTS if len(text) < 30]  # that fit one window, and the length of queries
 # Queries whose added tokens are not attended to.
-UNATTENDED = {"MultiVectorEncoder", "PyLate with expansion", "PyLate with markers outside of the vocabulary"} | {
-    "Stanford's ColBERT"
-}
+UNATTENDED = {
+    "MultiVectorEncoder",
+    CLUSTERED,
+    "PyLate with expansion",
+    "PyLate with markers outside of the vocabulary",
+} | {"Stanford's ColBERT"}
 
 
 def encoder_of(folder: str, features=None, **model) -> Encoder:
