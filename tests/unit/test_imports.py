@@ -96,7 +96,8 @@ def test_no_file_of_the_package_has_the_name_of_a_standard_module():
 
 
 def test_planning_a_known_model_does_not_wait_for_the_code_of_models(minilm):
-    look = "from varve.encoder.checkpoint.inspection import inspect_checkpoint, load_tokenizer"
+    look = "from varve.encoder.checkpoint.inspection import inspect_checkpoint; "
+    look += "from varve.encoder.checkpoint.pretrained_tokenizer import load_tokenizer"
     heavy = "sorted({'transformers.modeling_utils', 'varve.encoder.model.attention'} & set(sys.modules))"
     code = (
         f"import sys, varve.planning.saved_plan; {look}; load_tokenizer(inspect_checkpoint({minilm!r})); print({heavy})"

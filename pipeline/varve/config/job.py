@@ -61,6 +61,11 @@ class Job(Section):
         return {name: feature for name, feature in (self.features or {}).items() if isinstance(feature, Feature)}
 
     @property
+    def reads_declaration(self) -> bool:
+        """Whether a feature is, or may be by default, what the checkpoint declares."""
+        return self.features is None or any(feature.pool == "declared" for feature in self.pooled.values())
+
+    @property
     def computed(self) -> dict[str, Computed]:
         """The features that Python functions compute."""
         return {name: feature for name, feature in (self.features or {}).items() if isinstance(feature, Computed)}

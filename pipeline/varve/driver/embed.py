@@ -78,7 +78,7 @@ def _run(job: Job, undo: ExitStack, *, progress: TextIO | None) -> Outcome:
     if finished is None and not storage.is_local:  # a store that can't be written fails before Ray's start, not after
         storage = replace(storage, conditional=storage.check())
     if finished is None:
-        check_local_folder(job.model.name)
+        check_local_folder(job.model, reads_declaration=job.reads_declaration)
     placement = None if finished else _start(job, timer)
     job_run = import_without_gc(_JOB_RUN)
     if progress is not None:

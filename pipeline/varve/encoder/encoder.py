@@ -19,6 +19,7 @@ from varve.config.feature_shorthand import parse_features
 from varve.config.model import Model
 from varve.config.validation_errors import validate_section
 from varve.encoder.arguments import check_texts
+from varve.encoder.checkpoint.checkpoint import Checkpoint
 from varve.encoder.checkpoint.defaults import (
     default_tokens_per_pack,
     make_feature_plan,
@@ -27,7 +28,7 @@ from varve.encoder.checkpoint.defaults import (
     resolve_max_tokens,
 )
 from varve.encoder.checkpoint.heads import default_features, text_rules
-from varve.encoder.checkpoint.inspection import Checkpoint, inspect_checkpoint
+from varve.encoder.checkpoint.inspection import inspect_checkpoint
 from varve.encoder.deduplication import find_distinct
 from varve.encoder.head_outputs import add_head_outputs
 from varve.encoder.loaded_model import LoadedModel, RunSettings

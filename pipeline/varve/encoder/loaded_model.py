@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedModel
 
-from varve.encoder.checkpoint.inspection import Checkpoint
+from varve.encoder.checkpoint.checkpoint import Checkpoint
 from varve.encoder.checkpoint.loading import load_model
 from varve.encoder.feature_plan import FeaturePlan
 from varve.encoder.kernels.cpu_library import CpuLibrary, find_cpu_library

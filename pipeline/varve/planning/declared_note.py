@@ -4,8 +4,8 @@ Knows nothing of sources and outputs.
 """
 
 from varve.config.model import Model
+from varve.encoder.checkpoint.checkpoint import Checkpoint
 from varve.encoder.checkpoint.declaration import Declaration, Normalize, Pooling
-from varve.encoder.checkpoint.inspection import Checkpoint
 from varve.encoder.feature_plan import POOL_OF_MODE, POOLED, Column, FeaturePlan
 
 

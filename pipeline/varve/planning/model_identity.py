@@ -6,8 +6,9 @@ Knows nothing of sources and outputs.
 from pathlib import Path
 
 from varve.config.model import Model
+from varve.encoder.checkpoint.checkpoint import Checkpoint
 from varve.encoder.checkpoint.heads import head_files
-from varve.encoder.checkpoint.inspection import Checkpoint, hash_files, inspect_checkpoint
+from varve.encoder.checkpoint.inspection import hash_files, inspect_checkpoint
 from varve.encoder.feature_plan import FeaturePlan
 
 

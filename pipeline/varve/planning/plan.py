@@ -16,10 +16,11 @@ import pyarrow as pa
 
 from varve.config.job import Job
 from varve.config.model import Model, Windows
+from varve.encoder.checkpoint.checkpoint import Checkpoint
 from varve.encoder.checkpoint.declaration import TextRules
 from varve.encoder.checkpoint.defaults import make_feature_plan
 from varve.encoder.checkpoint.heads import text_rules
-from varve.encoder.checkpoint.inspection import Checkpoint, load_tokenizer
+from varve.encoder.checkpoint.pretrained_tokenizer import load_tokenizer
 from varve.encoder.feature_plan import FeaturePlan
 from varve.output.schema import output_schema
 from varve.output.vocabulary import VOCABULARY_KEY, encode_vocabulary, hash_vocabulary, list_tokens

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from varve.config.job import Job
 from varve.config.model import Windows
+from varve.encoder.checkpoint.checkpoint import Checkpoint
 from varve.encoder.checkpoint.declaration import TextRules
 from varve.encoder.checkpoint.defaults import (
     default_block_rows,
@@ -21,7 +22,7 @@ from varve.encoder.checkpoint.defaults import (
     resolve_max_tokens,
 )
 from varve.encoder.checkpoint.heads import default_features, text_rules
-from varve.encoder.checkpoint.inspection import Checkpoint, load_tokenizer
+from varve.encoder.checkpoint.pretrained_tokenizer import load_tokenizer
 from varve.encoder.feature_plan import ROW_COLUMNS, FeaturePlan
 from varve.errors import JobError
 from varve.output.token_pooling import check_token_pooling

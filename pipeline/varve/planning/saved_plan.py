@@ -14,8 +14,8 @@ import pyarrow as pa
 
 from varve.config.job import Job
 from varve.config.source import Source
+from varve.encoder.checkpoint.checkpoint import Checkpoint
 from varve.encoder.checkpoint.defaults import make_feature_plan
-from varve.encoder.checkpoint.inspection import Checkpoint
 from varve.errors import JobError
 from varve.output.manifest import JOB_NAME
 from varve.output.part_file import part_name

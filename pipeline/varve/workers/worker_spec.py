@@ -11,7 +11,7 @@ import pyarrow as pa
 from varve.config.feature import Feature
 from varve.config.model import Model
 from varve.config.output import Output
-from varve.encoder.checkpoint.inspection import Checkpoint
+from varve.encoder.checkpoint.checkpoint import Checkpoint
 from varve.preprocessing.computed_columns import ComputedColumn
 
 

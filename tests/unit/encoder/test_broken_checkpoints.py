@@ -17,10 +17,12 @@ from safetensors.torch import load_file, save_file
 from transformers.activations import ACT2CLS
 
 from varve.config.job import Job
+from varve.config.model import Model
 from varve.driver.embed import embed
 from varve.encoder.checkpoint.consistency import ACTIVATIONS
-from varve.encoder.checkpoint.inspection import inspect_checkpoint, load_tokenizer
+from varve.encoder.checkpoint.inspection import inspect_checkpoint
 from varve.encoder.checkpoint.local_folder import check_local_folder
+from varve.encoder.checkpoint.pretrained_tokenizer import load_tokenizer
 from varve.encoder.encoder import Encoder
 from varve.errors import JobError
 
@@ -66,7 +68,7 @@ def refusal(folder: Path, *, before_ray: bool) -> str:
         inspect_checkpoint(str(folder))
     if before_ray:
         with pytest.raises(JobError) as early:
-            check_local_folder(str(folder))
+            check_local_folder(Model(name=str(folder)))
         assert str(early.value) == str(error.value)
     assert "\n" not in str(error.value)
     return str(error.value)
@@ -74,11 +76,23 @@ def refusal(folder: Path, *, before_ray: bool) -> str:
 
 def test_whole_checkpoints_pass(copied, minilm):
     folder = copied("bert")
-    for name in (minilm, str(folder), "someone/model", "x" * 5000, "\0"):
-        check_local_folder(name)
+    for name in (minilm, str(folder), "someone/model", "x" * 5000):
+        check_local_folder(Model(name=name))
     whole = inspect_checkpoint(str(folder))
-    check_local_folder(str(shard(folder)))
+    check_local_folder(Model(name=str(shard(folder))))
     assert inspect_checkpoint(str(folder)).shape == whole.shape
+
+
+def test_encoder_in_a_subfolder_of_the_declaration_is_checked_there(declared):
+    folder = Path(declared("Router with two bodies"))
+    for role in ("query", "document"):
+        check_local_folder(Model(name=str(folder), role=role), reads_declaration=True)
+    for config in folder.glob("document*/config.json"):
+        if (config.parent / "model.safetensors").exists():
+            config.write_text("{")
+    check_local_folder(Model(name=str(folder), role="query"))
+    with pytest.raises(JobError, match="document"):
+        check_local_folder(Model(name=str(folder), role="document"))
 
 
 def test_weights_of_the_hub_cache_are_links_and_pass(copied):
@@ -86,7 +100,7 @@ def test_weights_of_the_hub_cache_are_links_and_pass(copied):
     for file in folder.glob("*.safetensors"):
         blob = file.rename(folder.parent / file.stem)
         file.symlink_to(os.path.relpath(blob, folder))
-    check_local_folder(str(folder))
+    check_local_folder(Model(name=str(folder)))
     assert inspect_checkpoint(str(folder)).shape.num_layers == 3
 
 

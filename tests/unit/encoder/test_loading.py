@@ -16,8 +16,9 @@ from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoTokeni
 
 from tests.models import ARCHITECTURES
 from varve.config.feature import Feature
-from varve.encoder.checkpoint.inspection import inspect_checkpoint, load_tokenizer
+from varve.encoder.checkpoint.inspection import inspect_checkpoint
 from varve.encoder.checkpoint.loading import load_model
+from varve.encoder.checkpoint.pretrained_tokenizer import load_tokenizer
 from varve.encoder.encoder import Encoder
 from varve.errors import JobError
 

@@ -9,9 +9,10 @@ from typing import Any
 
 from varve.config.feature import Feature
 from varve.config.model import NO_ATTENTIONS_OF_WINDOWS, Model, Windows
+from varve.encoder.checkpoint.checkpoint import Checkpoint
 from varve.encoder.checkpoint.declaration import TextRules
 from varve.encoder.checkpoint.heads import find_heads, text_rules, uses_declaration
-from varve.encoder.checkpoint.inspection import Checkpoint, load_tokenizer
+from varve.encoder.checkpoint.pretrained_tokenizer import load_tokenizer
 from varve.encoder.feature_columns import plan_features
 from varve.encoder.feature_plan import FeaturePlan
 from varve.errors import JobError

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from varve.config.feature import DECLARED_FEATURES, MEAN_FEATURES, Feature
 from varve.config.model import Model
+from varve.encoder.checkpoint.checkpoint import Checkpoint
 from varve.encoder.checkpoint.declaration import (
     Declaration,
     Dense,
@@ -23,7 +24,6 @@ from varve.encoder.checkpoint.declaration import (
     TokenPooling,
 )
 from varve.encoder.checkpoint.head_weights import find_weights
-from varve.encoder.checkpoint.inspection import Checkpoint
 from varve.encoder.feature_plan import FeaturePlan
 from varve.errors import JobError
 

@@ -6,20 +6,20 @@ Invariant: for a known architecture no model code is imported, which takes secon
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
+from transformers import AutoConfig, PreTrainedConfig
 
+from varve.encoder.checkpoint.checkpoint import Checkpoint
 from varve.encoder.checkpoint.config_file import read_config
 from varve.encoder.checkpoint.consistency import check_consistency
-from varve.encoder.checkpoint.declaration import Declaration
 from varve.encoder.checkpoint.declared_vectors import read_declared_vectors
 from varve.encoder.checkpoint.hub import fetch
+from varve.encoder.checkpoint.pretrained_tokenizer import find_tokenizer_files
 from varve.encoder.checkpoint.weight_files import Shape, read_weights
 from varve.encoder.feature_plan import ModelShape
-from varve.errors import JobError, first_line, one_line
+from varve.errors import JobError, one_line
 
 # Properties that only the model code of transformers defines, for the most used architectures (a test compares them):
 # model type → (prefix of the encoder's weights, positions start after padding_idx, has a pooler).
@@ -33,38 +33,6 @@ _KNOWN = {
     "roberta": ("roberta", True, True),
     "xlm-roberta": ("roberta", True, True),
 }
-
-_MAX_TOKENIZER_BYTES = 128 * 2**20  # the largest known has 34 MB
-
-
-@dataclass(frozen=True, slots=True)
-class Checkpoint:
-    """An inspected checkpoint; its weights are not loaded."""
-
-    name: str  # as the job names it, for messages
-    root: str  # folder that holds modules.json, if there is one
-    commit: str | None  # of a Hub id; None for a local folder
-    shape: ModelShape
-    max_positions: int | None  # maximum number of tokens of a window; None: no limit
-    vocab_size: int | None  # number of token embeddings; None: unknown
-    weights_sha256: str
-    tokenizer_sha256: str
-    config_sha256: str
-    trust_remote_code: bool
-    body: str = ""  # folder of the encoder, relative to the root
-    tokenizer: str = ""  # folder of the tokenizer, relative to the root
-    declaration: Declaration | None = None  # of the job's role; None: nothing, or nothing that can be computed
-    problem: str | None = None  # why the declared vectors cannot be computed
-
-    @property
-    def folder(self) -> str:
-        """The encoder's folder."""
-        return str(Path(self.root, self.body))
-
-    @property
-    def tokenizer_folder(self) -> str:
-        """The tokenizer's folder."""
-        return str(Path(self.root, self.tokenizer))
 
 
 def inspect_checkpoint(
@@ -110,51 +78,10 @@ def inspect_checkpoint(
         max_positions=_max_positions(config, code),
         vocab_size=getattr(config, "vocab_size", None),
         weights_sha256=hash_files(weights.files),
-        tokenizer_sha256=hash_files(_find_tokenizer_files(str(Path(root, tokenizer)), name)),
+        tokenizer_sha256=hash_files(find_tokenizer_files(str(Path(root, tokenizer)), name)),
         config_sha256=hash_files([Path(folder, "config.json")]),
         trust_remote_code=trust_remote_code,
     )
-
-
-def load_tokenizer(checkpoint: Checkpoint) -> Any:
-    """Load the checkpoint's fast tokenizer.
-
-    Raises:
-        JobError: the checkpoint has no fast tokenizer, or the tokenizer has more tokens than the model has embeddings.
-    """
-    folder = checkpoint.tokenizer_folder
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=checkpoint.trust_remote_code)
-    except Exception as e:  # transformers, tokenizers and a checkpoint's own code raise many types
-        raise _tokenizer_error(folder, f"{type(e).__name__}: {first_line(e)}") from e
-    if not getattr(tokenizer, "is_fast", False):
-        raise _tokenizer_error(folder, f"{type(tokenizer).__name__} is a slow one")
-    # Without a vocabulary transformers makes one of special tokens alone. Remote code may read files with any name.
-    if not (_has_vocabulary(folder) or type(tokenizer).__module__.startswith("transformers_modules.")):
-        raise _tokenizer_error(folder, "it has no vocabulary")
-    _check_ids(tokenizer, checkpoint)
-    return tokenizer
-
-
-def _tokenizer_error(folder: str, reason: str) -> JobError:
-    if not _has_vocabulary(folder):
-        reason = "it contains none of tokenizer.json, vocab.txt, vocab.json and *.model"
-    return JobError(
-        f"model.name: {folder} has no fast tokenizer: {reason}. Save the model's tokenizer to the same folder: "
-        "AutoTokenizer.from_pretrained(MODEL).save_pretrained(FOLDER)"
-    )
-
-
-def _check_ids(tokenizer: Any, checkpoint: Checkpoint) -> None:
-    """Check that every token has an embedding, except added tokens, which occur only in texts that contain them."""
-    vocabulary = tokenizer.backend_tokenizer.get_vocab(with_added_tokens=False)
-    highest = max([*vocabulary.values(), *tokenizer("")["input_ids"]], default=0)
-    if checkpoint.vocab_size is not None and highest >= checkpoint.vocab_size:
-        msg = (
-            f"model.name: the tokenizer in {checkpoint.folder} has token ids up to {highest}, but the model has "
-            f"{checkpoint.vocab_size} embeddings: it belongs to another model. Save the model's tokenizer there"
-        )
-        raise JobError(msg)
 
 
 def _load_config(folder: str, name: str, *, trust_remote_code: bool) -> PreTrainedConfig:
@@ -249,28 +176,6 @@ def _shape(config: PreTrainedConfig, code: _Code, weight_names: Iterable[str]) -
 def _max_positions(config: PreTrainedConfig, code: _Code) -> int | None:
     positions = getattr(config, "max_position_embeddings", None)
     return positions - code.first_position if isinstance(positions, int) and positions > 0 else None
-
-
-def _has_vocabulary(folder: str) -> bool:
-    files = _find_files(folder, "tokenizer*.json", "vocab.*", "*.model")
-    return any(file.name != "tokenizer_config.json" for file in files)
-
-
-def _find_tokenizer_files(folder: str, name: str) -> list[Path]:
-    files = _find_files(
-        folder, "tokenizer*.json", "vocab.*", "merges.txt", "*.model", "special_tokens_map.json", "added_tokens.json"
-    )
-    for file in files:
-        if (size := file.stat().st_size) > _MAX_TOKENIZER_BYTES:
-            limit = _MAX_TOKENIZER_BYTES // 2**20
-            msg = f"model.name: {name}: {file.name} has {size:,} bytes: a tokenizer's file has {limit} MiB at most"
-            raise JobError(msg)
-    return files
-
-
-def _find_files(folder: str, *patterns: str) -> list[Path]:
-    """The regular files that match; opening anything else, such as a named pipe, could wait for ever."""
-    return sorted({file for pattern in patterns for file in Path(folder).glob(pattern) if file.is_file()})
 
 
 def hash_files(files: Sequence[Path]) -> str:

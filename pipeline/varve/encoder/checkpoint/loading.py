@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification, PreTrainedModel
 
-from varve.encoder.checkpoint.inspection import Checkpoint
+from varve.encoder.checkpoint.checkpoint import Checkpoint
 from varve.errors import JobError, one_line
 
 _CLASSES = {
