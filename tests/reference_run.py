@@ -13,7 +13,7 @@ from varve.workers.featurize import featurize
 def rows_of(job: Job) -> pa.Table:
     """The rows that a run must write, bit for bit, sorted by shard and row."""
     plan = make_plan(job, device="cpu")
-    encoder = Encoder(plan.pinned_model, job.pooled, output_dtype=job.output.dtype, device="cpu")
+    encoder = Encoder(plan.pinned_model, plan.job.pooled, output_dtype=job.output.dtype, device="cpu")
     columns, block_rows = job.source.text_columns, plan.resolved.block_rows
     tables = []
     for shard in range(plan.resolved.num_shards):
