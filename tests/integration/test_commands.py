@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -330,7 +331,9 @@ def test_full_disk_exits_with_1_and_leaves_no_half_part(arguments, tmp_path, min
         subprocess.run(["umount", str(small)], check=True)
 
 
-def test_plan_notes_that_a_checkpoint_defines_another_pooling(arguments, tiny, tmp_path, capsys):
+@pytest.fixture
+def declaring(tiny, tmp_path) -> str:
+    """A checkpoint that declares the vector of the first token."""
     model = tmp_path / "model"
     shutil.copytree(tiny("bert"), model)
     (model / "1_Pooling").mkdir()
@@ -338,9 +341,34 @@ def test_plan_notes_that_a_checkpoint_defines_another_pooling(arguments, tiny, t
         json.dumps([{"type": "a.Transformer"}, {"type": "a.Pooling", "path": "1_Pooling"}])
     )
     (model / "1_Pooling/config.json").write_text(json.dumps({"pooling_mode_cls_token": True}))
-    assert run_command(["plan", *arguments(model=str(model)), "--json"]) == 0
+    return str(model)
+
+
+def test_plan_notes_that_no_feature_is_the_declared_vector(arguments, declaring, capsys):
+    assert run_command(["plan", *arguments(model=declaring, feature="e=mean"), "--json"]) == 0
     captured = capsys.readouterr()
     (note,) = json.loads(captured.out)["notes"]
     assert captured.err == f"{note}\n"
-    assert str(model) in note
-    assert "cls pooling" in note
+    assert f"{declaring} declares another vector: cls; " in note
+
+
+def test_plan_describes_the_declared_vector(arguments, declaring, capsys):
+    assert run_command(["plan", *arguments(model=declaring, prompt="query: ")]) == 0
+    captured = capsys.readouterr()
+    assert "embedding: cls; prompt 'query: '; " in captured.out
+    assert not captured.err
+
+
+def test_embed_refuses_what_the_checkpoint_declares_and_varve_cannot_compute(arguments, declaring, tmp_path, capsys):
+    Path(declaring, "modules.json").write_text(json.dumps([{"type": "a.Transformer"}, {"type": "a.CNN", "path": "1"}]))
+    assert run_command(["embed", *arguments(model=declaring)]) == 2
+    assert "a.CNN" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_embed_refuses_a_role_that_the_checkpoint_does_not_define(arguments, declaring, tmp_path, capsys):
+    assert run_command(["embed", *arguments(model=declaring, role="query")]) == 2
+    error = capsys.readouterr().err
+    assert "model.role: query is not defined" in error
+    assert 'model.prompt: "query: "' in error
+    assert not (tmp_path / "out").exists()
