@@ -6,7 +6,7 @@ Knows a model only by its `ModelShape` and its heads; imports neither torch nor 
 from collections.abc import Mapping
 
 from varve.config.feature import HEADS, Feature
-from varve.encoder.checkpoint.declaration import Head, LexicalWeights, Splade, TokenWeights
+from varve.encoder.checkpoint.head import Head, LexicalWeights, Splade, TokenWeights
 from varve.encoder.feature_plan import CHUNK_POOLS, OF_TEXT, ROW_COLUMNS, Column, FeaturePlan, ModelShape, layer_suffix
 from varve.errors import JobError
 

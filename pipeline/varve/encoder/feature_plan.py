@@ -7,7 +7,7 @@ above `FeaturePlan.top_layer`.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from varve.encoder.checkpoint.declaration import Head, Pooling, Splade, TokenPooling, TokenWeights
+from varve.encoder.checkpoint.head import Head, Pooling, Splade, TokenPooling, TokenWeights
 
 POOLED = frozenset({"cls", "mean", "max", "last"})  # poolings of token vectors
 CHUNK_POOLS = frozenset({"mean", "max"})  # poolings of the tokens of a chunk

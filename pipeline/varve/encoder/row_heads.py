@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from varve.encoder.checkpoint.checkpoint import Checkpoint
-from varve.encoder.checkpoint.declaration import Head, LexicalWeights, Splade, TokenMask, TokenWeights
+from varve.encoder.checkpoint.head import Head, LexicalWeights, Splade, TokenMask, TokenWeights
 from varve.encoder.checkpoint.pretrained_tokenizer import load_tokenizer
 from varve.encoder.feature_plan import FeaturePlan
 from varve.encoder.model.steps import Steps

@@ -8,7 +8,7 @@ Pooling; computed as `HierarchicalTokenPooling` of sentence-transformers 6.2 wit
 import numpy as np
 from numpy.typing import NDArray
 
-from varve.encoder.checkpoint.declaration import TokenPooling
+from varve.encoder.checkpoint.head import TokenPooling
 from varve.encoder.postprocessing import normalize
 from varve.encoder.ragged import Ragged
 

@@ -23,7 +23,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from varve.cluster.nodes import read_cluster
 from varve.cluster.placement import IO_CPUS, WRITE_CPUS, Placement, diagnose
-from varve.encoder.checkpoint.declaration import TokenPooling
+from varve.encoder.checkpoint.head import TokenPooling
 from varve.engine.data_context import make_context, quiet_ray_data
 from varve.engine.datasource import ShardDatasource
 from varve.engine.lazy_stages import Replica, tokenize_part

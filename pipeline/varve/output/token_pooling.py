@@ -10,7 +10,7 @@ from importlib.util import find_spec
 import numpy as np
 import pyarrow as pa
 
-from varve.encoder.checkpoint.declaration import TokenPooling
+from varve.encoder.checkpoint.head import TokenPooling
 from varve.encoder.feature_plan import Column
 from varve.encoder.postprocessing import normalize, quantize
 from varve.encoder.ragged import Ragged

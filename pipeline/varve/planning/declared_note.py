@@ -1,11 +1,13 @@
-"""A remark for jobs whose features differ from the vector that their checkpoint declares.
+"""Remarks for jobs whose features or prompts differ from what their checkpoint declares.
 
 Knows nothing of sources and outputs.
 """
 
 from varve.config.model import Model
 from varve.encoder.checkpoint.checkpoint import Checkpoint
-from varve.encoder.checkpoint.declaration import Declaration, Normalize, Pooling
+from varve.encoder.checkpoint.declaration import Declaration
+from varve.encoder.checkpoint.head import Normalize, Pooling
+from varve.encoder.checkpoint.heads import uses_declaration
 from varve.encoder.feature_plan import POOL_OF_MODE, POOLED, Column, FeaturePlan
 
 
@@ -33,6 +35,20 @@ def declared_note(
     )
     text = f"{model.name} declares another vector: {words}. No feature of this job is that vector; pool: declared is"
     return "".join(filter(str.isprintable, text))  # texts of the checkpoint reach the terminal
+
+
+def prompt_note(model: Model, feature_plan: FeaturePlan, checkpoint: Checkpoint) -> str | None:
+    """The remark on a prompt for passages that is not put before documents; None if there is none."""
+    declaration = checkpoint.declaration
+    if declaration is None or not declaration.passage_prompt or model.prompt is not None:
+        return None
+    if not uses_declaration(model, feature_plan):
+        return None
+    return (
+        f"{model.name} declares the prompt {declaration.passage_prompt!r} for passages, but sentence-transformers "
+        "puts no prompt before its documents, and neither does this job. "
+        f"model.prompt: {declaration.passage_prompt!r} adds it"
+    )
 
 
 def _is_declared(column: Column, declaration: Declaration) -> bool:

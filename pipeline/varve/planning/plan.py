@@ -24,7 +24,7 @@ from varve.encoder.checkpoint.pretrained_tokenizer import load_tokenizer
 from varve.encoder.feature_plan import FeaturePlan
 from varve.output.schema import output_schema
 from varve.output.vocabulary import VOCABULARY_KEY, encode_vocabulary, hash_vocabulary, list_tokens
-from varve.planning.declared_note import declared_note
+from varve.planning.declared_note import declared_note, prompt_note
 from varve.preprocessing.computed_columns import ComputedColumn
 from varve.source.dataset import Dataset
 from varve.workers.worker_spec import CheckpointFiles, WorkerSpec
@@ -116,8 +116,9 @@ class Plan:
     def notes(self) -> list[str]:
         """Remarks for the user: on the source, and on the vector that the checkpoint declares."""
         max_tokens = None if isinstance(self.job.model.long_text, Windows) else self.resolved.max_tokens
-        note = declared_note(self.job.model, self.feature_plan, self.checkpoint, max_tokens)
-        return [*self.dataset.notes, *([note] if note else [])]
+        model = (self.job.model, self.feature_plan, self.checkpoint)
+        found = (declared_note(*model, max_tokens), prompt_note(*model))
+        return [*self.dataset.notes, *filter(None, found)]
 
     @property
     def pinned_model(self) -> Model:

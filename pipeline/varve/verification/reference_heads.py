@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor
 
-from varve.encoder.checkpoint.declaration import (
+from varve.encoder.checkpoint.head import (
     Dense,
     Head,
     LayerNorm,

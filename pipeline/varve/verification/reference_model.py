@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification, PreTrainedModel
 
 from varve.config.model import Windows
-from varve.encoder.checkpoint.declaration import Pooling, Splade
+from varve.encoder.checkpoint.head import Pooling, Splade
 from varve.encoder.feature_plan import Column
 from varve.planning.plan import Plan
 from varve.verification.reference_heads import ReferenceHead, pool_clusters

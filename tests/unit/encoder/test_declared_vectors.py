@@ -9,8 +9,9 @@ import pytest
 from tests.declarations import change, declaration, read, write_modules
 from tests.declared_checkpoints import CLUSTERED, SHAPES
 from tests.tiny_bodies import VOCABULARY
-from varve.encoder.checkpoint.declaration import Expansion, Normalize, Pooling, TextRules, TokenMask
+from varve.encoder.checkpoint.declaration import Expansion, TextRules
 from varve.encoder.checkpoint.declared_vectors import DeclaredVectors
+from varve.encoder.checkpoint.head import Normalize, Pooling, TokenMask
 
 PUNCTUATION = tuple(string.punctuation)
 SPLADE = "masked-LM head → log1p(relu) → "

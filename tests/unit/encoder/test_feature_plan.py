@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from varve.config.feature import Feature
-from varve.encoder.checkpoint.declaration import Dense, Head, Normalize, Pooling, Splade, TokenWeights
+from varve.encoder.checkpoint.head import Dense, Head, Normalize, Pooling, Splade, TokenWeights
 from varve.encoder.feature_columns import plan_features
 from varve.encoder.feature_plan import ModelShape
 from varve.errors import JobError

@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer, BertFo
 from tests.docstrings import docstrings
 from tests.models import ARCHITECTURES, BERT, leave_all_to_torch
 from tests.splade_checkpoint import splade_folder
-from varve.encoder.checkpoint.declaration import Splade
+from varve.encoder.checkpoint.head import Splade
 from varve.encoder.kernels.cpu_library import find_cpu_library
 from varve.encoder.model.masked_lm import MaskedLmHead, check_masked_lm_head
 from varve.errors import JobError

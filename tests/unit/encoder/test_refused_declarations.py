@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.declarations import change, declaration, problem, write_modules
 from tests.declared_checkpoints import run_conversion
-from varve.encoder.checkpoint.declaration import Normalize
+from varve.encoder.checkpoint.head import Normalize
 from varve.encoder.checkpoint.head_weights import find_weights
 from varve.errors import JobError
 

@@ -10,7 +10,7 @@ import torch
 from sentence_transformers.multi_vector_encoder.modules import HierarchicalTokenPooling
 
 from tests.outputs import column
-from varve.encoder.checkpoint.declaration import TokenPooling
+from varve.encoder.checkpoint.head import TokenPooling
 from varve.encoder.feature_plan import FeaturePlan
 from varve.encoder.postprocessing import quantize
 from varve.encoder.ragged import Columns, Ragged

@@ -11,8 +11,8 @@ from tests.models import RAGGED
 from tests.outputs import column
 from varve.config.feature import Feature
 from varve.config.model import Chunks, Model, Windows
-from varve.encoder.checkpoint.declaration import Head, Splade
 from varve.encoder.checkpoint.defaults import default_block_rows, default_tokens_per_pack, make_tokenizer
+from varve.encoder.checkpoint.head import Head, Splade
 from varve.encoder.checkpoint.inspection import inspect_checkpoint
 from varve.encoder.feature_columns import plan_features
 from varve.encoder.feature_plan import FeaturePlan

@@ -9,17 +9,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from varve.encoder.checkpoint.colbert_files import ColbertSettings, read_pylate, read_stanford
-from varve.encoder.checkpoint.declaration import (
-    Declaration,
-    Dense,
-    Head,
-    Normalize,
-    Pooling,
-    Splade,
-    TextRules,
-    TokenMask,
-)
+from varve.encoder.checkpoint.declaration import Declaration, TextRules
 from varve.encoder.checkpoint.declared_text import ROLES, choose_prompt, read_expansion, read_max_tokens, read_prompts
+from varve.encoder.checkpoint.head import Dense, Head, Normalize, Pooling, Splade, TokenMask
 from varve.encoder.checkpoint.head_weights import find_weights
 from varve.encoder.checkpoint.json_file import UnreadableFileError, read_json
 from varve.encoder.checkpoint.module_files import MODULES, TOKENS, ModuleReader
@@ -29,6 +21,7 @@ from varve.errors import JobError, one_line
 SETTINGS = "config_sentence_transformers.json"
 _STANFORD, _ARTIFACT = "HF_ColBERT", "artifact.metadata"
 _MAX_BYTES = 2**24
+_PASSAGES = ("passage", "corpus")
 # Kind of the vectors → how sentence-transformers can compare them, its default first.
 _SIMILARITIES = {
     "dense": ("cosine", "dot", "euclidean", "manhattan"),
@@ -110,6 +103,9 @@ def _read(reader: ModuleReader) -> Declaration:
         prompts[marked] = marker + prompts.get(marked, "").removeprefix(marker)
     distinguishes = reader.has_roles or reader.late or any(prompts.get(key) for key in ROLES)
     declaration = _assemble(reader, settings, choose_prompt(settings, prompts, role), tuple(colbert.markers.values()))
+    if role == "document" and not declaration.text.prompt:
+        passages = next(filter(None, map(prompts.get, _PASSAGES)), "")
+        declaration = replace(declaration, passage_prompt=passages)
     return declaration if distinguishes else replace(declaration, role="none")
 
 

@@ -3,7 +3,7 @@
 Standard library only; reads no weights. Invariant: the weights have the shapes that the layer needs.
 """
 
-from varve.encoder.checkpoint.declaration import ACTIVATIONS, Dense
+from varve.encoder.checkpoint.head import ACTIVATIONS, Dense
 from varve.encoder.checkpoint.head_weights import find_weights
 from varve.encoder.checkpoint.small_files import JsonObject, SmallFiles
 

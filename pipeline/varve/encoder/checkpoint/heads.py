@@ -11,18 +11,8 @@ from pathlib import Path
 from varve.config.feature import DECLARED_FEATURES, MEAN_FEATURES, Feature
 from varve.config.model import Model
 from varve.encoder.checkpoint.checkpoint import Checkpoint
-from varve.encoder.checkpoint.declaration import (
-    Declaration,
-    Dense,
-    Head,
-    LexicalWeights,
-    Normalize,
-    Splade,
-    Step,
-    TextRules,
-    TokenMask,
-    TokenPooling,
-)
+from varve.encoder.checkpoint.declaration import Declaration, TextRules
+from varve.encoder.checkpoint.head import Dense, Head, LexicalWeights, Normalize, Splade, Step, TokenMask, TokenPooling
 from varve.encoder.checkpoint.head_weights import find_weights
 from varve.encoder.feature_plan import FeaturePlan
 from varve.errors import JobError

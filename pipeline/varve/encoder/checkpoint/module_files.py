@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from varve.encoder.checkpoint.declaration import (
+from varve.encoder.checkpoint.dense_module import read_dense
+from varve.encoder.checkpoint.head import (
     MODES,
     LayerNorm,
     Normalize,
@@ -19,7 +20,6 @@ from varve.encoder.checkpoint.declaration import (
     TokenPooling,
     TokenWeights,
 )
-from varve.encoder.checkpoint.dense_module import read_dense
 from varve.encoder.checkpoint.head_weights import find_weights
 from varve.encoder.checkpoint.small_files import OTHERS, JsonObject, SmallFiles
 

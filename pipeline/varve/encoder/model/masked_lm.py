@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
-from varve.encoder.checkpoint.declaration import Splade
+from varve.encoder.checkpoint.head import Splade
 from varve.encoder.kernels.cpu_library import CpuLibrary, find_cpu_library
 from varve.encoder.kernels.cpu_weights import WeightArena, can_pack_weights
 from varve.encoder.model.batch import tokenizer_inputs

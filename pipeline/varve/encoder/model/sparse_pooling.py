@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import linear, pad
 
-from varve.encoder.checkpoint.declaration import Splade
+from varve.encoder.checkpoint.head import Splade
 from varve.encoder.kernels.cpu_library import CpuLibrary
 from varve.encoder.kernels.cpu_weights import PackedWeights, WeightArena, can_pack_weights
 

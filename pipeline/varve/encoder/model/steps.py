@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
 
-from varve.encoder.checkpoint.declaration import Dense, LayerNorm, Normalize, Step
+from varve.encoder.checkpoint.head import Dense, LayerNorm, Normalize, Step
 from varve.errors import JobError, first_line
 
 # Source: sentence-transformers 6.2, base/modules/dense.py; GELU is the exact one.

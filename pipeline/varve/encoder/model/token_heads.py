@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from varve.encoder.checkpoint.checkpoint import Checkpoint
-from varve.encoder.checkpoint.declaration import Splade
+from varve.encoder.checkpoint.head import Splade
 from varve.encoder.feature_plan import FeaturePlan
 from varve.encoder.model.masked_lm import MaskedLmHead, check_masked_lm_head
 from varve.encoder.model.sparse_pooling import SparseRows
