@@ -83,8 +83,8 @@ def test_whole_checkpoints_pass(copied, minilm):
     assert inspect_checkpoint(str(folder)).shape == whole.shape
 
 
-def test_encoder_in_a_subfolder_of_the_declaration_is_checked_there(declared):
-    folder = Path(declared("Router with two bodies"))
+def test_encoder_in_a_subfolder_of_the_declaration_is_checked_there(declared, tmp_path):
+    folder = Path(shutil.copytree(declared("Router with two bodies"), tmp_path / "router"))
     for role in ("query", "document"):
         check_local_folder(Model(name=str(folder), role=role), reads_declaration=True)
     for config in folder.glob("document*/config.json"):

@@ -1,5 +1,7 @@
 """Runs of checkpoints that declare their vectors: the canary and `varve verify` pass, and find what is wrong."""
 
+from itertools import product
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -10,6 +12,7 @@ from tests.bge_m3_checkpoint import bge_m3_folder
 from tests.declared_checkpoints import CLUSTERED, PUNCTUATION, TEXTS, Bodies
 from tests.finished_runs import finish
 from varve import Job
+from varve.errors import JobError
 from varve.output.manifest import Manifest
 from varve.output.part_file import write_part
 from varve.planning.resolve import make_plan
@@ -77,10 +80,20 @@ def test_run_passes_its_canary(run, declared, name, role):
     assert all(difference <= 5e-6 for difference in worst(run(DECLARED, name=declared(name), role=role)).values())
 
 
-@pytest.mark.parametrize("dtype", ["float16", "int8", "binary"])
-@pytest.mark.parametrize("name", ["prompts with a default", "MultiVectorEncoder", CLUSTERED])
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        *product(["prompts with a default", "MultiVectorEncoder"], ["float16", "int8", "binary"]),
+        *product([CLUSTERED], ["float16", "int8"]),
+    ],
+)
 def test_rounded_run_passes_its_canary(run, declared, name, dtype):
     run(DECLARED, dtype, name=declared(name), role="document")
+
+
+def test_signs_of_clustered_tokens_are_refused(run, declared):
+    with pytest.raises(JobError, match="binary is not allowed with token pooling"):
+        run(DECLARED, "binary", name=declared(CLUSTERED), role="document")
 
 
 @pytest.mark.parametrize(
