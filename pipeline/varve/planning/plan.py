@@ -6,7 +6,7 @@ Knows nothing of Ray or of existing outputs.
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -76,7 +76,7 @@ class Plan:
         """Feature → a description of what its head computes; features without a head are absent."""
         declaration = self.checkpoint.declaration
         return {
-            name: declaration.describe(self.resolved.max_tokens, self.text_rules.prompt)
+            name: replace(declaration, head=head).describe(self.resolved.max_tokens, self.text_rules.prompt)
             if declaration and self.job.pooled[name].pool == "declared"
             else " → ".join(head.words)
             for name, head in self.feature_plan.heads.items()

@@ -35,7 +35,7 @@ def make_job(**changes) -> Job:
     }
     for key, value in changes.items():
         section, _, name = key.partition("__")
-        content.setdefault(section, {})[name] = value
+        content[section] = {**content.get(section, {}), name: value} if name else value
     return Job.parse(content)
 
 
@@ -152,6 +152,16 @@ def test_default_is_the_mean_for_a_checkpoint_that_declares_nothing(here):
     plan = plan_of(job_without_features())
     assert plan.job.features == {"embedding": Feature(pool="declared")}
     assert plan.descriptions["embedding"].startswith("mean → Dense 32→8 tanh; ")
+
+
+def test_description_has_the_options_of_the_feature(here):
+    declare(here / "model")
+    modules = json.loads((here / "model/modules.json").read_text())
+    (here / "model/modules.json").write_text(json.dumps([modules[0], {**modules[2], "idx": 1}]))
+    settings = {"model_type": "MultiVectorEncoder"}
+    (here / "model/config_sentence_transformers.json").write_text(json.dumps(settings))
+    plan = plan_of(make_job(features={"e": {"pool": "declared", "token_pooling": 2}}))
+    assert "Dense 32→8 tanh → clusters of 2 tokens; " in plan.descriptions["e"]
 
 
 @pytest.mark.parametrize(
