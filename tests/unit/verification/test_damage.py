@@ -263,15 +263,16 @@ def forge(change):
     """Change the rows of a part, write it as a run does, and repair its record and the sums of the manifest."""
 
     def damage(output: Path) -> None:
+        of_extremes = parts(output)[0]  # holds the shortest and the longest text, which are in every sample
         path, content = output / "_varve/manifest.json", json.loads((output / "_varve/manifest.json").read_text())
-        rows, record = parse_name(f"data/{first(output).name}"), content["parts"][1]
+        rows, record = parse_name(f"data/{of_extremes.name}"), content["parts"][0]
         assert rows is not None
-        table = change(pq.read_table(first(output)))
+        table = change(pq.read_table(of_extremes))
         part, written = encode_part(rows, table, content["fingerprint"], record["counts"])
-        first(output).write_bytes(written)
-        content["parts"][1] = {key: value for key, value in part.to_json().items() if key != "fingerprint"}
+        of_extremes.write_bytes(written)
+        content["parts"][0] = {key: value for key, value in part.to_json().items() if key != "fingerprint"}
         for name in ("num_tokens", "num_errors", "num_null_texts", "num_truncated", "file_bytes"):
-            content[name] += content["parts"][1][name] - record[name]
+            content[name] += content["parts"][0][name] - record[name]
         path.write_text(json.dumps(content))
 
     return damage
