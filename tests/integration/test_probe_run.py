@@ -88,7 +88,7 @@ def scikit_learn(path: str, feature: str) -> float:
     from sklearn.preprocessing import StandardScaler
 
     from varve.probe.data.dataset import Question, load_rows
-    from varve.probe.data.run_output import Output
+    from varve.output.run_output import Output
     from varve.probe.models.linear import CS
 
     rows = load_rows(Output.open(path), Question(label="package", handcrafted=("n_words",)))

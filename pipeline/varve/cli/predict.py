@@ -29,7 +29,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _predict(arguments: argparse.Namespace) -> int:
     require_extra("scipy")
-    from varve.probe.data.run_output import Output
+    from varve.output.run_output import Output
     from varve.probe.predictions import predict
     from varve.probe.saved_probe import Probe
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from varve.encoder.feature_plan import Column
 from varve.errors import JobError
-from varve.probe.data.run_output import Output
+from varve.output.run_output import Output
 
 # Forms of a column → description for messages; the others are described by their name.
 _FORMS = {

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from varve.errors import JobError
 from varve.preprocessing.computed_columns import is_text
-from varve.probe.data.run_output import index_in
+from varve.output.run_output import index_in
 
 _MAX_CATEGORIES = 50
 

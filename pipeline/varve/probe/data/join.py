@@ -18,7 +18,7 @@ from pyarrow import json as json_files
 
 from varve.errors import JobError, one_line
 from varve.probe.data.handcrafted import decode_dictionary
-from varve.probe.data.run_output import index_in
+from varve.output.run_output import index_in
 from varve.storage.fsspec_files import read_file
 
 _READERS = {

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from varve.errors import JobError
 from varve.preprocessing.computed_columns import is_text
 from varve.probe.data.handcrafted import decode_dictionary, to_float64
-from varve.probe.data.run_output import index_in
+from varve.output.run_output import index_in
 
 _MAX_CLASSES = 1000
 # Whole numbers with more distinct values than this are quantities, not classes.

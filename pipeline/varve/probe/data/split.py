@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from varve.errors import JobError
 from varve.preprocessing.computed_columns import is_text
-from varve.probe.data.run_output import index_in
+from varve.output.run_output import index_in
 
 TRAIN, VALIDATION, TEST = 0, 1, 2
 NAMES = ("train", "validation", "test")

@@ -18,7 +18,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from varve.errors import JobError, RunError, VarveError
 from varve.preprocessing.computed_columns import is_text
 from varve.probe.data.dataset import LabelledRows, sample_rows
-from varve.probe.data.run_output import Output
+from varve.output.run_output import Output
 from varve.probe.data.split import TEST, TRAIN, VALIDATION
 from varve.probe.models.linear import log_loss
 

@@ -3,7 +3,7 @@ import pytest
 
 from tests.probes import problem
 from varve.output.vectors import read_vectors
-from varve.probe.data.run_output import Output, stored_names
+from varve.output.run_output import Output, stored_names
 
 
 @pytest.mark.parametrize("dtype", ["float16", "int8", "binary"])
