@@ -32,7 +32,9 @@ def column(name: str, width: int, *, pool="cls", layer=0, **changes) -> Column:
     return Column(name=name, width=width, **{**base, **changes})
 
 
-def write_output(path: Path | str, features: dict, kept: dict, *, rows_per_part=200, errors=(), **provenance) -> str:
+def write_output(
+    path: Path | str, features: dict, kept: dict, *, rows_per_part=200, errors=(), shards=None, **provenance
+) -> str:
     """Write a finished run.
 
     Args:
@@ -41,6 +43,7 @@ def write_output(path: Path | str, features: dict, kept: dict, *, rows_per_part=
         kept: name → values of R rows.
         rows_per_part: rows of each part.
         errors: rows without features.
+        shards: number of rows of each shard, which may be 0; by default one shard has all rows.
         provenance: replaces values of `PROVENANCE`, the metadata of the model.
     """
     metadata = {**PROVENANCE, **provenance}
@@ -53,8 +56,7 @@ def write_output(path: Path | str, features: dict, kept: dict, *, rows_per_part=
     good = np.ones(rows, np.bool_)
     good[list(errors)] = False
     parts = []
-    for start in range(0, rows, rows_per_part):
-        stop = min(start + rows_per_part, rows)
+    for shard, first, start, stop in _cells(shards or [rows], rows_per_part):
         encoded = good[start:stop]
         arrays = feature_arrays(plan, _stored(features, start, stop, encoded), encoded, pairs=False)
         reasons = pa.array([None if ok else "worker died" for ok in encoded], pa.string())
@@ -65,15 +67,24 @@ def write_output(path: Path | str, features: dict, kept: dict, *, rows_per_part=
                 "num_tokens": pa.array(np.where(encoded, 10, 0), pa.int32(), mask=~encoded),
                 "truncated": pa.array(np.zeros(stop - start, bool), mask=~encoded),
                 "error": reasons,
-                "shard": pa.array(np.zeros(stop - start, np.int32)),
-                "row": pa.array(np.arange(start, stop)),
+                "shard": pa.array(np.full(stop - start, shard, np.int32)),
+                "row": pa.array(np.arange(start - first, stop - first)),
             },
             schema=schema,
         )
-        parts.append(write_part(storage, Range(0, start, stop), table, metadata["fingerprint"]))
+        parts.append(write_part(storage, Range(shard, start - first, stop - first), table, metadata["fingerprint"]))
     storage.create("_varve/job.json", json.dumps({"fingerprint": metadata["fingerprint"]}).encode())
     publish(storage, _manifest(storage, metadata, rows, len(errors), parts))
     return str(path)
+
+
+def _cells(shards: list, rows_per_part: int):
+    """(shard, its first row, first row of a part, last + 1), rows counted over all shards."""
+    first = 0
+    for shard, rows in enumerate(shards):
+        for start in range(first, first + max(rows, 1), rows_per_part):
+            yield shard, first, start, min(start + rows_per_part, first + rows)
+        first += rows
 
 
 def _stored(features: dict, start: int, stop: int, encoded: np.ndarray) -> dict:

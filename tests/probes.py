@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from varve.probe.data.dataset import LabelledRows, Question, load_rows
 from varve.output.run_output import Output
+from varve.probe.data.dataset import LabelledRows, Question, load_rows
 from varve.probe.models.study import Study, study
 
 ROWS, WIDTH, CLASSES = 600, 12, 3

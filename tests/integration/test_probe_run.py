@@ -87,8 +87,8 @@ def scikit_learn(path: str, feature: str) -> float:
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    from varve.probe.data.dataset import Question, load_rows
     from varve.output.run_output import Output
+    from varve.probe.data.dataset import Question, load_rows
     from varve.probe.models.linear import CS
 
     rows = load_rows(Output.open(path), Question(label="package", handcrafted=("n_words",)))

@@ -21,9 +21,9 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 ORDER = [
     "errors", "ranges", "process_state", "config", "storage", "monitoring", "source", "preprocessing",
     "cluster", "encoder", "output", "workers", "planning", "engine", "verification", "driver", "submission", "probe",
-    "cli", "__main__",
+    "indexing", "retrieval", "cli", "__main__",
 ]  # fmt: skip
-MAX_ENTRIES = 22
+MAX_ENTRIES = 24
 
 
 def module_name(path: Path) -> str:

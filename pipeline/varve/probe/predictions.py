@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 from varve.errors import JobError, RunError
 from varve.output.json_text import MAX_BYTES, parse_object
 from varve.output.part_file import DATA_PREFIX, Part
+from varve.output.run_output import Output, stored_names
 from varve.output.schema import METADATA_KEY
 from varve.output.vectors import read_vectors
-from varve.output.run_output import Output, stored_names
 from varve.probe.saved_probe import Probe
 
 _PREFIX = "predictions"

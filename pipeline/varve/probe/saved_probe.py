@@ -26,9 +26,9 @@ from safetensors.numpy import save as to_safetensors
 from varve.encoder.feature_plan import Column
 from varve.errors import JobError, one_line
 from varve.output.json_text import parse_object
+from varve.output.run_output import PROVENANCE_KEYS, Output
 from varve.output.schema import describe, parse_columns
 from varve.probe.data.handcrafted import HandCrafted, encode
-from varve.output.run_output import PROVENANCE_KEYS, Output
 from varve.probe.models.head import Head, Shape
 from varve.probe.onnx_graph import make_graph
 

@@ -11,9 +11,10 @@ import posixpath
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -33,6 +34,7 @@ T = TypeVar("T")
 # A part is uploaded in one request, which takes long on a slow line.
 _CLIENT = {"connect_timeout": "4s", "timeout": "300s"}
 _PAGE = 1000
+_CHUNK_BYTES = 8 * 2**20  # of a download
 _MAX_PARALLEL_LISTINGS = 16
 _EXPECTED = "expected a folder, or a path where one can be created"
 _CHECK_NAME = "_varve/check"
@@ -136,6 +138,35 @@ class Storage:
             raise ObjectTooLargeError(msg)
         return found
 
+    def upload(self, name: str, path: Path) -> None:
+        """Write a file as an object of any size, in several requests; an object of this name is replaced.
+
+        For objects whose bytes are a function of their name's folder, so that two writers write the same.
+
+        Raises:
+            RunError: the store refused or failed, or the file cannot be read.
+        """
+        self._request(lambda: obstore.put(_store(self.uri, create=True), name, path), name)
+
+    def download(self, name: str, path: Path) -> bool:
+        """Write an object of any size to a file; False if the object does not exist.
+
+        Raises:
+            RunError: the store refused or failed, or the file cannot be written.
+        """
+        if self.is_local and not is_folder(self.uri):
+            return False
+        return self._request(lambda: _get_file(_store(self.uri), name, path), name)
+
+    def delete(self, names: Sequence[str]) -> None:
+        """Delete objects; one that does not exist is no error.
+
+        Raises:
+            RunError: the store refused or failed.
+        """
+        for name in names:
+            self._request(partial(_delete, _store(self.uri), name), name)
+
     def list(self, prefix: str, splits: Sequence[str] = ()) -> Iterator[ListedObject]:
         """List the objects below a prefix, page by page.
 
@@ -219,6 +250,25 @@ def _get_at_most(store: ObjectStore, name: str, max_bytes: int) -> bytes | int |
         if parse_error(e).is_container_missing:
             raise
         return None
+
+
+def _get_file(store: ObjectStore, name: str, path: Path) -> bool:
+    """Write an object to a file; False if the object does not exist."""
+    try:
+        found = obstore.get(store, name)
+        with path.open("wb") as file:
+            for chunk in found.stream(_CHUNK_BYTES):
+                file.write(chunk)
+    except (NotFoundError, FileNotFoundError) as e:
+        if parse_error(e).is_container_missing:
+            raise
+        return False
+    return True
+
+
+def _delete(store: ObjectStore, name: str) -> None:
+    with suppress(NotFoundError, FileNotFoundError):
+        obstore.delete(store, name)
 
 
 def _get(store: ObjectStore, name: str, start: int | None = None, stop: int | None = None) -> bytes | None:

@@ -7,9 +7,9 @@ from tests.outputs import column, write_output
 from tests.probes import WIDTH, problem
 from varve.encoder.feature_plan import FeaturePlan
 from varve.errors import JobError
+from varve.output.run_output import Output
 from varve.output.schema import output_schema
 from varve.probe.data.feature_sets import choose_feature_sets
-from varve.output.run_output import Output
 
 
 @pytest.fixture

@@ -13,11 +13,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from varve.errors import JobError
+from varve.output.run_output import Output
 from varve.probe.data import handcrafted, split
 from varve.probe.data.handcrafted import HandCrafted
 from varve.probe.data.join import JoinTable
 from varve.probe.data.labels import read_labels
-from varve.output.run_output import Output
 
 _MIN_ROWS = 20
 _IMBALANCE = 5  # largest class / smallest class, from which classes are weighted

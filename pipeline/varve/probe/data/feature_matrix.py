@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from varve.encoder.feature_plan import Column
 from varve.errors import RunError
+from varve.output.run_output import Output, stored_names
 from varve.output.vectors import read_vectors
 from varve.probe.data.dataset import LabelledRows
-from varve.output.run_output import Output, stored_names
 from varve.probe.data.split import NAMES
 
 # A file is shuffled by blocks of so many rows: random reads of about a megabyte.

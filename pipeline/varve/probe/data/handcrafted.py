@@ -14,8 +14,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from varve.errors import JobError
-from varve.preprocessing.computed_columns import is_text
 from varve.output.run_output import index_in
+from varve.preprocessing.computed_columns import is_text
 
 _MAX_CATEGORIES = 50
 

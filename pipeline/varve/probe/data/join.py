@@ -17,8 +17,8 @@ from pyarrow import csv as csv_files
 from pyarrow import json as json_files
 
 from varve.errors import JobError, one_line
-from varve.probe.data.handcrafted import decode_dictionary
 from varve.output.run_output import index_in
+from varve.probe.data.handcrafted import decode_dictionary
 from varve.storage.fsspec_files import read_file
 
 _READERS = {

@@ -10,9 +10,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from varve.errors import JobError
+from varve.output.run_output import index_in
 from varve.preprocessing.computed_columns import is_text
 from varve.probe.data.handcrafted import decode_dictionary, to_float64
-from varve.output.run_output import index_in
 
 _MAX_CLASSES = 1000
 # Whole numbers with more distinct values than this are quantities, not classes.

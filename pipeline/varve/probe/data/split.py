@@ -12,8 +12,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from varve.errors import JobError
-from varve.preprocessing.computed_columns import is_text
 from varve.output.run_output import index_in
+from varve.preprocessing.computed_columns import is_text
 
 TRAIN, VALIDATION, TEST = 0, 1, 2
 NAMES = ("train", "validation", "test")

@@ -16,9 +16,9 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression, Ridge
 
 from varve.errors import JobError, RunError, VarveError
+from varve.output.run_output import Output
 from varve.preprocessing.computed_columns import is_text
 from varve.probe.data.dataset import LabelledRows, sample_rows
-from varve.output.run_output import Output
 from varve.probe.data.split import TEST, TRAIN, VALIDATION
 from varve.probe.models.linear import log_loss
 

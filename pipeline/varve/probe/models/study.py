@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from varve.errors import JobError, VarveError
+from varve.output.run_output import Output
 from varve.probe.data.dataset import LabelledRows, Question, load_rows, sample_rows
 from varve.probe.data.feature_sets import choose_feature_sets
-from varve.output.run_output import Output
 from varve.probe.data.split import TEST, TRAIN, VALIDATION
 from varve.probe.models.bag_of_words import Texts, score_bag_of_words
 from varve.probe.models.metrics import TITLES, Evaluation, evaluate

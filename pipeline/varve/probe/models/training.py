@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from varve.output.run_output import Output
 from varve.probe.data.dataset import LabelledRows
 from varve.probe.data.feature_matrix import Matrix, build_matrices
 from varve.probe.data.feature_sets import FeatureSet
-from varve.output.run_output import Output
 from varve.probe.data.split import TEST, TRAIN, VALIDATION
 from varve.probe.models.head import Head, Shape
 from varve.probe.models.linear import FittedHead, TrainingData, fit_logistic, fit_ridge

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from tests.probes import problem
-from varve.output.vectors import read_vectors
 from varve.output.run_output import Output, stored_names
+from varve.output.vectors import read_vectors
 
 
 @pytest.mark.parametrize("dtype", ["float16", "int8", "binary"])

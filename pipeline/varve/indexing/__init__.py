@@ -1,0 +1,1 @@
+"""Search indexes of a finished output: read, built, proved, published."""

@@ -1,0 +1,87 @@
+"""Finds the target of an address: TARGET:DEST, postgresql://..., qdrant://..., or the folder of a published index.
+
+Invariant: the library of a target is imported only if its address asks for it.
+"""
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+from varve.config.index import TARGETS, Index
+from varve.errors import JobError
+from varve.indexing.index_folder import IndexFolder
+from varve.indexing.record import IndexRecord
+from varve.indexing.target import Searcher, Target
+from varve.storage.object_store import Storage
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedIndex:
+    """An index that was found at an address."""
+
+    target: Target
+    record: IndexRecord
+
+    def open(self) -> AbstractContextManager[Searcher]:
+        """What answers queries."""
+        return self.target.open(self.record)
+
+
+def open_target(name: str, destination: str, settings: Index | None = None) -> Target:
+    """The target of a name and a destination (`Index.target`, `Index.destination`).
+
+    Args:
+        name: one of `TARGETS`.
+        destination: where the index is.
+        settings: of an index that is built; None to read one.
+
+    Raises:
+        JobError: the destination is malformed.
+    """
+    match name:
+        case "npy" | "fbin":
+            from varve.indexing.arrays.array_target import ArrayTarget  # noqa: PLC0415
+
+            return ArrayTarget(destination, settings, name)
+        case "faiss":
+            from varve.indexing.faiss.faiss_target import FaissTarget  # noqa: PLC0415
+
+            return FaissTarget(destination, settings)
+        case "usearch":
+            from varve.indexing.usearch.usearch_target import UsearchTarget  # noqa: PLC0415
+
+            return UsearchTarget(destination, settings)
+        case "lance":
+            from varve.indexing.lance.lance_target import LanceTarget  # noqa: PLC0415
+
+            return LanceTarget(destination, settings)
+        case "ndjson":
+            from varve.indexing.ndjson.ndjson_target import NdjsonTarget  # noqa: PLC0415
+
+            return NdjsonTarget(destination, settings)
+        case "postgresql":
+            from varve.indexing.pgvector.pgvector_target import PgvectorTarget  # noqa: PLC0415
+
+            return PgvectorTarget(destination, settings)
+        case _:
+            from varve.indexing.qdrant.qdrant_target import QdrantTarget  # noqa: PLC0415
+
+            return QdrantTarget(destination, settings)
+
+
+def find_index(address: str) -> PublishedIndex | None:
+    """The index at an address, as `--to` names it, or of a folder that holds one; None if there is none.
+
+    Raises:
+        JobError: the address is malformed.
+        RunError: it cannot be reached, or its record cannot be read.
+    """
+    name, _, destination = address.partition(":")
+    if name in TARGETS:
+        target = open_target(name, destination.removeprefix("//") if name in {"postgresql", "qdrant"} else destination)
+        record = target.published()
+        return None if record is None else PublishedIndex(target, record)
+    try:
+        record = IndexFolder(Storage(address, patient=False)).published()
+    except JobError:
+        return None
+    return None if record is None else PublishedIndex(open_target(record.request.target, address), record)

@@ -1,0 +1,215 @@
+"""A feature of a finished output as the source of an index: positions, and the vectors of each part.
+
+Knows nothing of targets. Invariants: position p is the p-th vector in the manifest's order of parts, without rows that
+have an error, so every worker knows the positions of its part without reading the others; equal outputs give equal
+positions. Safe to pickle: it holds addresses and counts, no vectors.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Self
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from varve.encoder.feature_plan import SPAN_COLUMNS, Column
+from varve.encoder.ragged import Ragged
+from varve.errors import JobError, RunError
+from varve.indexing.metric import Metric, have_unit_length
+from varve.indexing.rows import ITEM, POSITION, ROW, SHARD, IndexRows, SparseVectors
+from varve.output.run_output import Output
+from varve.output.vectors import list_offsets, read_sparse, read_vector_lists, read_vectors
+
+DENSE, SPARSE, LATE = "dense", "sparse", "late"
+_KIND_OF_FORM = {"vector": DENSE, "windows": DENSE, "chunks": DENSE, "sparse": SPARSE, "late": LATE, "clusters": LATE}
+_SAMPLE_PARTS = 64
+_UNIT_SAMPLE = 1000
+
+
+@dataclass(frozen=True)
+class IndexSource:
+    """A feature of a finished output.
+
+    Attributes:
+        output: the finished run.
+        column: definition of the feature.
+        metric: how its vectors are compared.
+        columns: kept columns that `ids` holds.
+        starts: (parts + 1,) position of the first vector of each part; the last value is the number of vectors.
+    """
+
+    output: Output
+    column: Column
+    metric: Metric
+    columns: tuple[str, ...]
+    starts: NDArray[np.int64]
+
+    @classmethod
+    def open(cls, output: Output, feature: str | None = None, columns: Sequence[str] = ()) -> Self:
+        """Open a feature of an output.
+
+        Args:
+            output: of a finished run.
+            feature: name of the column; None: the only feature that can be searched, or the only dense one.
+            columns: kept columns of the run.
+
+        Raises:
+            JobError: there is no such feature or column, or its vectors cannot be searched.
+            RunError: the output cannot be read.
+        """
+        column = find_feature(output, feature)
+        if unknown := [name for name in columns if name not in output.kept_columns]:
+            listed = ", ".join(output.kept_columns) or "none"
+            msg = f"{output.storage.uri} has no kept column {unknown[0]!r}; it has: {listed}"
+            raise JobError(msg)
+        source = cls(output, column, Metric("dot"), tuple(columns), _count_vectors(output, column))
+        return replace(source, metric=_find_metric(source))
+
+    @property
+    def kind(self) -> str:
+        """dense, sparse or late."""
+        return _KIND_OF_FORM[self.column.form]
+
+    @property
+    def num_vectors(self) -> int:
+        """Number of positions."""
+        return int(self.starts[-1])
+
+    @property
+    def num_parts(self) -> int:
+        """Number of parts of the output; a part may have no vectors."""
+        return len(self.starts) - 1
+
+    @property
+    def width(self) -> int:
+        """Dimensions of a vector; of a sparse one, the size of the vocabulary."""
+        return self.column.width
+
+    @property
+    def has_items(self) -> bool:
+        """Whether a row of the output may hold several vectors of the index: windows or chunks."""
+        return self.column.form in SPAN_COLUMNS
+
+    def read(self, part: int, columns: Sequence[str] | None = None) -> IndexRows:
+        """The vectors of one part.
+
+        Args:
+            part: its number in the manifest's order.
+            columns: kept columns of the run to read instead of `self.columns`.
+
+        Raises:
+            RunError: the part is missing or damaged, or has another number of vectors than its record says.
+        """
+        kept = list(self.columns if columns is None else columns)
+        names = [*self.column.stored_names[: 2 if self.kind == SPARSE or self.column.scale_name else 1]]
+        table = self.output.read(self.output.manifest.parts[part], [*names, SHARD, ROW, *kept])
+        table = table.filter(table[names[0]].is_valid())
+        vectors, rows_of, items = self._decode(table)
+        first, expected = int(self.starts[part]), int(self.starts[part + 1] - self.starts[part])
+        if len(rows_of) != expected:
+            name = self.output.manifest.parts[part].name
+            msg = f"{self.output.storage.uri}/{name} has {len(rows_of)} vectors of {self.column.name}, expected "
+            raise RunError(msg + f"{expected}. See `varve verify`")
+        ids = {POSITION: pa.array(np.arange(first, first + expected, dtype=np.int64))}
+        described = table.select([SHARD, ROW, *kept]).take(pa.array(rows_of))
+        ids |= {SHARD: described[SHARD], ROW: described[ROW]}
+        ids |= {ITEM: pa.array(items)} if self.has_items else {}
+        return IndexRows(part, first, vectors, pa.table({**ids, **{name: described[name] for name in kept}}))
+
+    def _decode(
+        self, table: pa.Table
+    ) -> tuple[NDArray[np.float32] | SparseVectors | Ragged, NDArray[np.int64], NDArray[np.int32] | None]:
+        """(vectors, row of the table of each vector, number of each vector in its row)."""
+        rows = np.arange(len(table))
+        if self.kind == SPARSE:
+            return SparseVectors(*read_sparse(table, self.column)), rows, None
+        if self.kind == LATE:
+            return read_vector_lists(table, self.column), rows, None
+        if not self.has_items:
+            return read_vectors(table, self.column), rows, None
+        lists = read_vector_lists(table, self.column)
+        lengths = np.diff(lists.offsets)
+        items = np.arange(len(lists.values)) - np.repeat(lists.offsets[:-1], lengths)
+        return lists.values, np.repeat(rows, lengths), items.astype(np.int32)
+
+    def part_of(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """(N,) number of the part that holds each position."""
+        return np.searchsorted(self.starts, positions, side="right") - 1
+
+    def sample_positions(self, num_vectors: int, seed: int) -> NDArray[np.int64]:
+        """Ascending positions of a random sample, from at most 64 parts; a function of the source and the seed."""
+        random = np.random.default_rng(seed)
+        filled = np.flatnonzero(np.diff(self.starts))
+        parts = np.sort(random.choice(filled, min(_SAMPLE_PARTS, len(filled)), replace=False))
+        ranges = [np.arange(int(self.starts[part]), int(self.starts[part + 1])) for part in parts]
+        candidates = np.concatenate(ranges) if ranges else np.zeros(0, np.int64)
+        return np.sort(random.choice(candidates, min(num_vectors, len(candidates)), replace=False))
+
+    def dense_at(self, positions: NDArray[np.int64]) -> NDArray[np.float32]:
+        """(N, width) float32 vectors of a dense feature at N positions, in their order; reads the parts that hold them.
+
+        Raises:
+            RunError: a part is missing or damaged.
+        """
+        found = np.zeros((len(positions), self.width), np.float32)
+        part_of = self.part_of(positions)
+        for part in np.unique(part_of):
+            rows = self.read(int(part), ())
+            here = part_of == part
+            found[here] = rows.dense[positions[here] - rows.first]
+        return found
+
+
+def find_feature(output: Output, name: str | None) -> Column:
+    """The feature column of this name; None: the only one that can be searched, or the only dense one.
+
+    Raises:
+        JobError: there is none, or several.
+    """
+    searchable = {c.name: c for c in output.features.values() if c.form in _KIND_OF_FORM}
+    if name is None:
+        dense = [c for c in searchable.values() if _KIND_OF_FORM[c.form] == DENSE]
+        choice = dense or list(searchable.values())
+        if len(choice) == 1:
+            return choice[0]
+        msg = f"{output.storage.uri} has {len(choice)} features that can be searched: choose one with --feature"
+        raise JobError(f"{msg} ({', '.join(searchable)})" if searchable else msg)
+    if name not in searchable:
+        listed = ", ".join(searchable) or "none"
+        reason = "is not a vector that can be searched" if name in output.features else "is not there"
+        msg = f"{output.storage.uri}: the feature {name!r} {reason}; it has: {listed}"
+        raise JobError(msg)
+    return searchable[name]
+
+
+def _count_vectors(output: Output, column: Column) -> NDArray[np.int64]:
+    """(parts + 1,) the position of the first vector of each part."""
+    parts = output.manifest.parts
+    if column.form in SPAN_COLUMNS:
+        counts = [int(list_offsets(output.read(part, [SPAN_COLUMNS[column.form]]).column(0))[-1]) for part in parts]
+    else:
+        table = parts.columns
+        counts = table["stop"].to_numpy() - table["start"].to_numpy()
+        counts = counts - table["num_errors"].to_numpy() - table["num_null_texts"].to_numpy()
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(counts, dtype=np.int64)])
+
+
+def _find_metric(source: IndexSource) -> Metric:
+    """How the feature's vectors are compared: as the checkpoint declares, else by cosine.
+
+    Raises:
+        JobError: by Manhattan distance, which no target has.
+    """
+    declared = source.output.metadata.get("similarity")
+    if source.kind == LATE:
+        return Metric("maxsim")
+    if source.kind == SPARSE:
+        return Metric("dot")
+    if declared == "manhattan":
+        msg = f"{source.column.name}: the checkpoint compares vectors by Manhattan distance, which no index supports"
+        raise JobError(msg)
+    if declared in {"dot", "euclidean"} and source.column.pool == "declared":
+        return Metric(declared)
+    sample = source.dense_at(source.sample_positions(_UNIT_SAMPLE, seed=0))
+    return Metric("cosine", unit=have_unit_length(sample, source.column.dtype))
