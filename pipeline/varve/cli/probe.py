@@ -20,8 +20,8 @@ from varve.cli.command import (
 from varve.errors import JobError
 
 if TYPE_CHECKING:
+    from varve.engine.thread_tasks import Spread
     from varve.probe.models.study import Study
-    from varve.verification.verify import Spread
 
 # The largest seed that numpy and scikit-learn accept.
 _MAX_SEED = 2**32 - 1
@@ -87,8 +87,8 @@ def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _probe(arguments: argparse.Namespace) -> int:
     require_extra("sklearn", "jinja2")
+    from varve.cluster.memory_limit import default_bytes, parse_bytes
     from varve.probe.data.dataset import Question
-    from varve.probe.data.memory_limit import default_bytes, parse_bytes
     from varve.probe.models.study import study
     from varve.probe.report import report
     from varve.process_state import silence_datasets, silence_transformers

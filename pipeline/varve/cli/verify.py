@@ -56,9 +56,10 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 
 def _run_checks(arguments: argparse.Namespace, *, on_ray: bool) -> "list[Check]":
+    from varve.engine.thread_tasks import in_threads
     from varve.planning.saved_plan import CodePermission
     from varve.process_state import silence_datasets, silence_transformers
-    from varve.verification.verify import in_threads, verify
+    from varve.verification.verify import verify
 
     silence_transformers()
     silence_datasets()

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from varve.indexing.metric import Metric
-from varve.indexing.rows import Vectors
-from varve.indexing.scores import block_scores, pair_scores, prepare, prepare_queries, take
+from varve.indexing.rows import Vectors, take
+from varve.indexing.scores import block_scores, pair_scores, prepare, prepare_queries
 
 _BLOCK_ROWS = 2048
 _PAIRS_AT_ONCE = 16_384

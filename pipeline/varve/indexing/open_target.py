@@ -41,31 +41,32 @@ def open_target(name: str, destination: str, settings: Index | None = None) -> T
         case "npy" | "fbin":
             from varve.indexing.arrays.array_target import ArrayTarget  # noqa: PLC0415
 
-            return ArrayTarget(destination, settings, name)
+            target: Target = ArrayTarget(destination, settings, name)
         case "faiss":
             from varve.indexing.faiss.faiss_target import FaissTarget  # noqa: PLC0415
 
-            return FaissTarget(destination, settings)
+            target = FaissTarget(destination, settings)
         case "usearch":
             from varve.indexing.usearch.usearch_target import UsearchTarget  # noqa: PLC0415
 
-            return UsearchTarget(destination, settings)
+            target = UsearchTarget(destination, settings)
         case "lance":
             from varve.indexing.lance.lance_target import LanceTarget  # noqa: PLC0415
 
-            return LanceTarget(destination, settings)
+            target = LanceTarget(destination, settings)
         case "ndjson":
             from varve.indexing.ndjson.ndjson_target import NdjsonTarget  # noqa: PLC0415
 
-            return NdjsonTarget(destination, settings)
+            target = NdjsonTarget(destination, settings)
         case "postgresql":
             from varve.indexing.pgvector.pgvector_target import PgvectorTarget  # noqa: PLC0415
 
-            return PgvectorTarget(destination, settings)
+            target = PgvectorTarget(destination, settings)
         case _:
             from varve.indexing.qdrant.qdrant_target import QdrantTarget  # noqa: PLC0415
 
-            return QdrantTarget(destination, settings)
+            target = QdrantTarget(destination, settings)
+    return target
 
 
 def find_index(address: str) -> PublishedIndex | None:

@@ -3,6 +3,7 @@
 Invariant: vector i of a part has position `first + i`, and row i of `ids` describes it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -65,3 +66,37 @@ class IndexRows:
     def positions(self) -> NDArray[np.int64]:
         """(N,) consecutive positions."""
         return np.arange(self.first, self.first + len(self), dtype=np.int64)
+
+
+def take(vectors: Vectors, rows: NDArray[np.int64] | slice) -> Vectors:
+    """Some of the vectors, in the given order."""
+    if isinstance(vectors, np.ndarray):
+        return vectors[rows]
+    chosen = np.arange(len(vectors))[rows]
+    if isinstance(vectors, Ragged):
+        return _take_lists(vectors, chosen)
+    return SparseVectors(_take_lists(vectors.ids, chosen), _take_lists(vectors.weights, chosen))
+
+
+def _take_lists(lists: Ragged, rows: NDArray[np.int64]) -> Ragged:
+    starts, lengths = lists.offsets[:-1][rows], np.diff(lists.offsets)[rows]
+    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+    at = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], lengths)
+    return Ragged(lists.values[at], offsets)
+
+
+def concatenate(vectors: Sequence[Vectors]) -> Vectors:
+    """Several blocks of vectors of the same feature as one; at least one block."""
+    first = vectors[0]
+    if isinstance(first, np.ndarray):
+        return np.concatenate([each for each in vectors if isinstance(each, np.ndarray)])
+    if isinstance(first, Ragged):
+        return _join([each for each in vectors if isinstance(each, Ragged)])
+    sparse = [each for each in vectors if isinstance(each, SparseVectors)]
+    return SparseVectors(_join([each.ids for each in sparse]), _join([each.weights for each in sparse]))
+
+
+def _join(lists: Sequence[Ragged]) -> Ragged:
+    lengths = np.concatenate([np.diff(each.offsets) for each in lists])
+    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+    return Ragged(np.concatenate([each.values for each in lists]), offsets)

@@ -9,27 +9,10 @@ from numpy.typing import NDArray
 
 from varve.encoder.ragged import Ragged
 from varve.indexing.metric import Metric, to_unit_length
-from varve.indexing.rows import SparseVectors, Vectors
+from varve.indexing.rows import SparseVectors, Vectors, take
 
 # Sum of `width` float32 products, against the exact sum: relative to the lengths of both vectors.
 _EPSILON = float(np.finfo(np.float32).eps)
-
-
-def take(vectors: Vectors, rows: NDArray[np.int64] | slice) -> Vectors:
-    """Some of the vectors, in the given order."""
-    if isinstance(vectors, np.ndarray):
-        return vectors[rows]
-    chosen = np.arange(len(vectors))[rows]
-    if isinstance(vectors, Ragged):
-        return _take_lists(vectors, chosen)
-    return SparseVectors(_take_lists(vectors.ids, chosen), _take_lists(vectors.weights, chosen))
-
-
-def _take_lists(lists: Ragged, rows: NDArray[np.int64]) -> Ragged:
-    starts, lengths = lists.offsets[:-1][rows], np.diff(lists.offsets)[rows]
-    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
-    at = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], lengths)
-    return Ragged(lists.values[at], offsets)
 
 
 def block_scores(queries: Vectors, vectors: Vectors, metric: Metric) -> tuple[NDArray[np.float32], float]:

@@ -14,17 +14,16 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from varve.encoder.feature_plan import SPAN_COLUMNS, Column
-from varve.encoder.ragged import Ragged
 from varve.errors import JobError, RunError
 from varve.indexing.metric import Metric, have_unit_length
-from varve.indexing.rows import ITEM, POSITION, ROW, SHARD, IndexRows, SparseVectors
+from varve.indexing.rows import ITEM, POSITION, ROW, SHARD, IndexRows, SparseVectors, Vectors, concatenate, take
 from varve.output.run_output import Output
 from varve.output.vectors import list_offsets, read_sparse, read_vector_lists, read_vectors
 
 DENSE, SPARSE, LATE = "dense", "sparse", "late"
 _KIND_OF_FORM = {"vector": DENSE, "windows": DENSE, "chunks": DENSE, "sparse": SPARSE, "late": LATE, "clusters": LATE}
 _SAMPLE_PARTS = 64
-_UNIT_SAMPLE = 1000
+_UNIT_SAMPLE, _UNIT_PARTS = 1000, 2
 
 
 @dataclass(frozen=True)
@@ -117,9 +116,7 @@ class IndexSource:
         ids |= {ITEM: pa.array(items)} if self.has_items else {}
         return IndexRows(part, first, vectors, pa.table({**ids, **{name: described[name] for name in kept}}))
 
-    def _decode(
-        self, table: pa.Table
-    ) -> tuple[NDArray[np.float32] | SparseVectors | Ragged, NDArray[np.int64], NDArray[np.int32] | None]:
+    def _decode(self, table: pa.Table) -> tuple[Vectors, NDArray[np.int64], NDArray[np.int32] | None]:
         """(vectors, row of the table of each vector, number of each vector in its row)."""
         rows = np.arange(len(table))
         if self.kind == SPARSE:
@@ -137,28 +134,34 @@ class IndexSource:
         """(N,) number of the part that holds each position."""
         return np.searchsorted(self.starts, positions, side="right") - 1
 
-    def sample_positions(self, num_vectors: int, seed: int) -> NDArray[np.int64]:
-        """Ascending positions of a random sample, from at most 64 parts; a function of the source and the seed."""
+    def sample_positions(self, num_vectors: int, seed: int, max_parts: int = _SAMPLE_PARTS) -> NDArray[np.int64]:
+        """Ascending positions of a random sample from a few parts; a function of the source and the seed."""
         random = np.random.default_rng(seed)
         filled = np.flatnonzero(np.diff(self.starts))
-        parts = np.sort(random.choice(filled, min(_SAMPLE_PARTS, len(filled)), replace=False))
+        parts = np.sort(random.choice(filled, min(max_parts, len(filled)), replace=False))
         ranges = [np.arange(int(self.starts[part]), int(self.starts[part + 1])) for part in parts]
         candidates = np.concatenate(ranges) if ranges else np.zeros(0, np.int64)
         return np.sort(random.choice(candidates, min(num_vectors, len(candidates)), replace=False))
 
-    def dense_at(self, positions: NDArray[np.int64]) -> NDArray[np.float32]:
-        """(N, width) float32 vectors of a dense feature at N positions, in their order; reads the parts that hold them.
+    def at(self, positions: NDArray[np.int64]) -> Vectors:
+        """The vectors of N positions, in their order; reads the parts that hold them, one after another.
 
         Raises:
             RunError: a part is missing or damaged.
         """
-        found = np.zeros((len(positions), self.width), np.float32)
         part_of = self.part_of(positions)
+        found: list[Vectors] = []
         for part in np.unique(part_of):
             rows = self.read(int(part), ())
-            here = part_of == part
-            found[here] = rows.dense[positions[here] - rows.first]
-        return found
+            found.append(take(rows.vectors, positions[part_of == part] - rows.first))
+        order = np.argsort(np.argsort(part_of, kind="stable"), kind="stable")
+        return take(concatenate(found), order) if found else take(self.read(0, ()).vectors, slice(0, 0))
+
+    def dense_at(self, positions: NDArray[np.int64]) -> NDArray[np.float32]:
+        """(N, width) float32 vectors of a dense feature at N positions, in their order; see `at`."""
+        vectors = self.at(positions)
+        assert isinstance(vectors, np.ndarray)
+        return vectors
 
 
 def find_feature(output: Output, name: str | None) -> Column:
@@ -211,5 +214,5 @@ def _find_metric(source: IndexSource) -> Metric:
         raise JobError(msg)
     if declared in {"dot", "euclidean"} and source.column.pool == "declared":
         return Metric(declared)
-    sample = source.dense_at(source.sample_positions(_UNIT_SAMPLE, seed=0))
+    sample = source.dense_at(source.sample_positions(_UNIT_SAMPLE, seed=0, max_parts=_UNIT_PARTS))
     return Metric("cosine", unit=have_unit_length(sample, source.column.dtype))

@@ -8,13 +8,12 @@ part (`expect`).
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import pyarrow as pa
 
+from varve.engine.thread_tasks import Spread, in_threads
 from varve.errors import JobError, RunError, one_line
 from varve.output import manifest
 from varve.output.manifest import MANIFEST_NAME, Manifest
@@ -32,17 +31,7 @@ from varve.verification.reopened_run import ReopenedRun, reopen_run
 from varve.verification.sampled_rows import choose_rows
 from varve.verification.vocabulary_check import check_vocabulary
 
-_THREADS = 4
 _HASH = re.compile(r"(?:sha256:)?([0-9a-f]{64})", re.IGNORECASE)
-
-# Applies a function to many items in parallel and yields the results in any order.
-Spread = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]
-
-
-def in_threads(work: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
-    """Apply a function to items in a few threads of this process."""
-    with ThreadPoolExecutor(_THREADS) as threads:
-        yield from threads.map(work, items)
 
 
 def verify(
