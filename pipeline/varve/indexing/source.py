@@ -5,7 +5,7 @@ have an error, so every worker knows the positions of its part without reading t
 positions. Safe to pickle: it holds addresses and counts, no vectors.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -24,6 +24,8 @@ DENSE, SPARSE, LATE = "dense", "sparse", "late"
 _KIND_OF_FORM = {"vector": DENSE, "windows": DENSE, "chunks": DENSE, "sparse": SPARSE, "late": LATE, "clusters": LATE}
 _SAMPLE_PARTS = 64
 _UNIT_SAMPLE, _UNIT_PARTS = 1000, 2
+_BLOCK_BYTES = 2**24  # of decoded vectors that are in memory at once, about
+_TOKENS_PER_ROW = 64  # of late interaction and of sparse vectors, about
 
 
 @dataclass(frozen=True)
@@ -101,20 +103,50 @@ class IndexSource:
             RunError: the part is missing or damaged, or has another number of vectors than its record says.
         """
         kept = list(self.columns if columns is None else columns)
-        names = [*self.column.stored_names[: 2 if self.kind == SPARSE or self.column.scale_name else 1]]
-        table = self.output.read(self.output.manifest.parts[part], [*names, SHARD, ROW, *kept])
-        table = table.filter(table[names[0]].is_valid())
+        table = self.output.read(self.output.manifest.parts[part], [*self._stored_names, SHARD, ROW, *kept])
+        table = self._without_nulls(table)
         vectors, rows_of, items = self._decode(table)
         first, expected = int(self.starts[part]), int(self.starts[part + 1] - self.starts[part])
-        if len(rows_of) != expected:
-            name = self.output.manifest.parts[part].name
-            msg = f"{self.output.storage.uri}/{name} has {len(rows_of)} vectors of {self.column.name}, expected "
-            raise RunError(msg + f"{expected}. See `varve verify`")
+        self._check_count(part, len(rows_of))
         ids = {POSITION: pa.array(np.arange(first, first + expected, dtype=np.int64))}
         described = table.select([SHARD, ROW, *kept]).take(pa.array(rows_of))
         ids |= {SHARD: described[SHARD], ROW: described[ROW]}
         ids |= {ITEM: pa.array(items)} if self.has_items else {}
         return IndexRows(part, first, vectors, pa.table({**ids, **{name: described[name] for name in kept}}))
+
+    def blocks(self, part: int) -> Iterator[tuple[int, Vectors]]:
+        """(position of the first vector, vectors) of one part, a few rows at a time; reads no other columns.
+
+        Raises:
+            RunError: as `read`.
+        """
+        first = int(self.starts[part])
+        for table in self.output.batches(self.output.manifest.parts[part], self._stored_names, self._block_rows):
+            vectors, _, _ = self._decode(self._without_nulls(table))
+            if len(vectors):
+                yield first, vectors
+            first += len(vectors)
+        self._check_count(part, first - int(self.starts[part]))
+
+    @property
+    def _stored_names(self) -> list[str]:
+        """Columns that hold the vectors; the first one is null in rows without."""
+        return [*self.column.stored_names[: 2 if self.kind == SPARSE or self.column.scale_name else 1]]
+
+    @property
+    def _block_rows(self) -> int:
+        bytes_per_row = {DENSE: 4 * self.width, LATE: 4 * self.width * _TOKENS_PER_ROW, SPARSE: 8 * _TOKENS_PER_ROW}
+        return int(np.clip(_BLOCK_BYTES // bytes_per_row[self.kind], 64, 8192))
+
+    def _without_nulls(self, table: pa.Table) -> pa.Table:
+        cells = table[self._stored_names[0]]
+        return table.filter(cells.is_valid()) if cells.null_count else table
+
+    def _check_count(self, part: int, num_vectors: int) -> None:
+        if num_vectors != (expected := int(self.starts[part + 1] - self.starts[part])):
+            name = self.output.manifest.parts[part].name
+            msg = f"{self.output.storage.uri}/{name} has {num_vectors} vectors of {self.column.name}, expected "
+            raise RunError(msg + f"{expected}. See `varve verify`")
 
     def _decode(self, table: pa.Table) -> tuple[Vectors, NDArray[np.int64], NDArray[np.int32] | None]:
         """(vectors, row of the table of each vector, number of each vector in its row)."""
@@ -144,18 +176,27 @@ class IndexSource:
         return np.sort(random.choice(candidates, min(num_vectors, len(candidates)), replace=False))
 
     def at(self, positions: NDArray[np.int64]) -> Vectors:
-        """The vectors of N positions, in their order; reads the parts that hold them, one after another.
+        """The vectors of N positions, in their order; reads the parts that hold them, block by block.
 
         Raises:
             RunError: a part is missing or damaged.
         """
-        part_of = self.part_of(positions)
         found: list[Vectors] = []
-        for part in np.unique(part_of):
-            rows = self.read(int(part), ())
-            found.append(take(rows.vectors, positions[part_of == part] - rows.first))
-        order = np.argsort(np.argsort(part_of, kind="stable"), kind="stable")
-        return take(concatenate(found), order) if found else take(self.read(0, ()).vectors, slice(0, 0))
+        places: list[NDArray[np.int64]] = []
+        for part in np.unique(self.part_of(positions)):
+            last = positions[self.part_of(positions) == part].max()
+            for first, block in self.blocks(int(part)):
+                inside = np.flatnonzero((positions >= first) & (positions < first + len(block)))
+                if len(inside):
+                    found.append(take(block, positions[inside] - first))
+                    places.append(inside)
+                if first + len(block) > last:
+                    break
+        return take(concatenate(found), np.argsort(np.concatenate(places))) if found else self._no_vectors()
+
+    def _no_vectors(self) -> Vectors:
+        names = self._stored_names
+        return self._decode(pa.schema([self.output.schema.field(name) for name in names]).empty_table())[0]
 
     def dense_at(self, positions: NDArray[np.int64]) -> NDArray[np.float32]:
         """(N, width) float32 vectors of a dense feature at N positions, in their order; see `at`."""
