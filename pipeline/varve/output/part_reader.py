@@ -17,6 +17,7 @@ from varve.output.parquet_footer import ColumnChunk, read_footer_sizes
 # A part is at most about 512 MB unless the job sets rows_per_part; vectors hardly compress.
 _FREE_BYTES = 2 * 1024**3
 _MAX_EXPANSION = 100
+_BUFFER_BYTES = 2**22  # of each column whose pages are read one by one
 
 
 class ImplausiblePartError(RunError):
@@ -36,17 +37,45 @@ def read_columns(source: Any, names: Sequence[str] | None, num_rows: int, file_b
         ImplausiblePartError: see there; nothing was decoded, or only dictionaries.
         pa.ArrowException, OSError, KeyError, ValueError: the file is damaged or lacks a column.
     """
+    chunks = _read_chunks(source, num_rows)
+    with pq.ParquetFile(source, pre_buffer=True) as file:
+        names = file.schema_arrow.names if names is None else list(names)
+        _check_columns(source, file, names, chunks, file_bytes)
+        return file.read(columns=names, use_threads=False).select(names)
+
+
+def read_batches(
+    source: Any, names: Sequence[str], num_rows: int, file_bytes: int, batch_rows: int
+) -> Iterator[pa.Table]:
+    """Decode columns of a Parquet file, at most `batch_rows` rows at a time, in their order.
+
+    Memory is that of a batch and of the pages that it is in, also if the file is one row group. The other arguments and
+    the errors are those of `read_columns`.
+    """
+    chunks = _read_chunks(source, num_rows)
+    with pq.ParquetFile(source, buffer_size=_BUFFER_BYTES) as file:
+        _check_columns(source, file, names, chunks, file_bytes)
+        for batch in file.iter_batches(batch_rows, columns=list(names), use_threads=False):
+            yield pa.Table.from_batches([batch]).select(names)
+
+
+def _read_chunks(source: Any, num_rows: int) -> Sequence[ColumnChunk]:
+    """The column chunks of the footer, which holds the expected number of rows."""
     found, chunks = read_footer_sizes(source)
     if found != num_rows:
         msg = f"it holds {found} rows, its name says {num_rows}"
         raise ImplausiblePartError(msg)
-    with pq.ParquetFile(source, pre_buffer=True) as file:
-        names = file.schema_arrow.names if names is None else list(names)
-        if unknown := [name for name in names if name not in file.schema_arrow.names]:
-            raise KeyError(unknown[0])
-        if strings := _check_chunks([chunk for chunk in chunks if _belongs(chunk.path, set(names))], file_bytes):
-            _check_dictionaries(source, strings, file_bytes)
-        return file.read(columns=names, use_threads=False).select(names)
+    return chunks
+
+
+def _check_columns(
+    source: Any, file: pq.ParquetFile, names: Sequence[str], chunks: Sequence[ColumnChunk], file_bytes: int
+) -> None:
+    """Check that the columns exist, and that they fit in memory."""
+    if unknown := [name for name in names if name not in file.schema_arrow.names]:
+        raise KeyError(unknown[0])
+    if strings := _check_chunks([chunk for chunk in chunks if _belongs(chunk.path, set(names))], file_bytes):
+        _check_dictionaries(source, strings, file_bytes)
 
 
 def _check_chunks(chunks: Sequence[ColumnChunk], file_bytes: int) -> list[str]:

@@ -7,6 +7,7 @@ from a local folder as from an object store.
 
 import io
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self
@@ -18,7 +19,7 @@ from varve.encoder.feature_plan import ROW_COLUMNS, SPAN_COLUMNS, TOKEN_COLUMNS,
 from varve.errors import JobError, RunError, one_line
 from varve.output.manifest import JOB_NAME, MANIFEST_NAME, Manifest, read_manifest
 from varve.output.part_file import Part, read_footer
-from varve.output.part_reader import ImplausiblePartError, read_columns
+from varve.output.part_reader import ImplausiblePartError, read_batches, read_columns
 from varve.output.schema import ROW_TYPES, feature_columns, feature_types, read_metadata
 from varve.storage.object_store import Storage
 
@@ -108,18 +109,41 @@ class Output:
         """
         if not part.range.num_rows:
             return pa.schema([self.schema.field(name) for name in names]).empty_table()
-        try:
+        with self._errors_of(part):
             table = read_columns(_PartReader(self.storage, part), names, part.range.num_rows, part.file_bytes)
+        self._check_types(part, table)
+        return table
+
+    def batches(self, part: Part, names: Sequence[str], batch_rows: int) -> Iterator[pa.Table]:
+        """These columns of one part, at most `batch_rows` rows at a time; memory does not depend on the part's size.
+
+        Raises:
+            RunError: the part is missing or damaged.
+        """
+        if not part.range.num_rows:
+            return
+        with self._errors_of(part):
+            reader, rows = _PartReader(self.storage, part), part.range.num_rows
+            for table in read_batches(reader, names, rows, part.file_bytes, batch_rows):
+                self._check_types(part, table)
+                yield table
+
+    @contextmanager
+    def _errors_of(self, part: Part) -> Iterator[None]:
+        """Converts errors of Arrow to a RunError that names the part."""
+        try:
+            yield
         except ImplausiblePartError as e:
             msg = f"{self.storage.uri}/{part.name}: {e}. See `varve verify`"
             raise RunError(msg) from e
         except (pa.ArrowException, OSError, KeyError, ValueError) as e:
             msg = f"{self.storage.uri}/{part.name} cannot be read: {one_line(e)}. See `varve verify`"
             raise RunError(msg) from e
-        if [field.type for field in table.schema] != [self.schema.field(name).type for name in names]:
+
+    def _check_types(self, part: Part, table: pa.Table) -> None:
+        if [field.type for field in table.schema] != [self.schema.field(name).type for name in table.column_names]:
             msg = f"{self.storage.uri}/{part.name}: its columns are not those of the first part. See `varve verify`"
             raise RunError(msg)
-        return table
 
 
 def _check_manifest(manifest: Manifest) -> None:
