@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from varve.encoder.encoder import Encoder
     from varve.engine.dataset_features import features
     from varve.errors import JobError, RunError, VarveError
+    from varve.indexing.index import index
     from varve.probe.saved_probe import Probe
+    from varve.retrieval.search import search
 
 __all__ = [
     "Computed",
@@ -34,6 +36,8 @@ __all__ = [
     "VarveError",
     "embed",
     "features",
+    "index",
+    "search",
 ]
 
 # Imported on first use, so that commands which only read a manifest need not import torch and Ray.
@@ -49,6 +53,8 @@ _HOMES = {
     "VarveError": "varve.errors",
     "embed": "varve.driver.embed",
     "features": "varve.engine.dataset_features",
+    "index": "varve.indexing.index",
+    "search": "varve.retrieval.search",
 }
 
 

@@ -21,7 +21,7 @@ from varve.process_state import keep_environment
 from varve.storage.object_store import Storage
 
 if TYPE_CHECKING:
-    from varve.engine.thread_tasks import Spread
+    from varve.engine.parallel import Spread
 
 # Read by Ray and tokenizers when they are imported, and by Python. Values that the user has set stay.
 ENVIRONMENT = {

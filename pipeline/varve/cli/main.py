@@ -16,6 +16,8 @@ COMMANDS = {
     "plan": "estimate the time, size and cost of a job",
     "status": "show how much of a job is done",
     "verify": "check a finished output: coverage, checksums, values",
+    "index": "build a search index of an output and prove its recall",
+    "search": "find the rows of an output or an index that are nearest to a text",
     "render": "write a job as a Kubernetes RayJob or a Slurm script",
     "clean": "list or delete files of interrupted uploads",
     "probe": "train classifiers on an output and compare its layers",

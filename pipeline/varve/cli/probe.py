@@ -20,7 +20,7 @@ from varve.cli.command import (
 from varve.errors import JobError
 
 if TYPE_CHECKING:
-    from varve.engine.thread_tasks import Spread
+    from varve.engine.parallel import Spread
     from varve.probe.models.study import Study
 
 # The largest seed that numpy and scikit-learn accept.

@@ -1,21 +1,17 @@
 """`varve verify PATH`: check a finished output from its stored bytes."""
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from varve.cli.command import open_output, print_json, run, show_progress, start_ray_tasks
-from varve.output.manifest import read_manifest
+from varve.cli.command import open_output, print_json, run, show_progress
+from varve.output.manifest import Manifest, read_manifest
 
 if TYPE_CHECKING:
     from varve.verification.check import Check
 
 _MAX_SHOWN = 10
-# Larger outputs are checked on Ray; for smaller ones its start takes longer than the check.
-_LARGE_BYTES = 2_000_000_000
-_MANY_PARTS = 500
 _DESCRIPTION = """Check a finished output from its stored bytes: all rows exactly once and no other file, checksums, row
 numbers, NaN and lengths of vectors, what its records derive from, and a sample of rows encoded again by plain
 transformers. Nothing is changed, and no code that the output names is run, unless --code or --trust-remote-code permits
@@ -43,9 +39,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _verify(arguments: argparse.Namespace) -> int:
     storage = open_output(arguments.path)
-    manifest = read_manifest(storage)
-    is_large = manifest is not None and (manifest.file_bytes > _LARGE_BYTES or len(manifest.parts) > _MANY_PARTS)
-    checks = _run_checks(arguments, on_ray=is_large or bool(os.environ.get("RAY_ADDRESS")))
+    checks = _run_checks(arguments, read_manifest(storage))
     passed = all(check.passed for check in checks)
     if arguments.json:
         print_json({"path": storage.uri, "passed": passed, "checks": list(map(_to_json, checks))})
@@ -55,21 +49,20 @@ def _verify(arguments: argparse.Namespace) -> int:
     return 0 if passed else 1
 
 
-def _run_checks(arguments: argparse.Namespace, *, on_ray: bool) -> "list[Check]":
-    from varve.engine.thread_tasks import in_threads
+def _run_checks(arguments: argparse.Namespace, manifest: Manifest | None) -> "list[Check]":
+    from varve.engine.parallel import choose_spread
     from varve.planning.saved_plan import CodePermission
     from varve.process_state import silence_datasets, silence_transformers
     from varve.verification.verify import verify
 
     silence_transformers()
     silence_datasets()
-    spread = start_ray_tasks() if on_ray else in_threads
     return verify(
         arguments.path,
         deep=arguments.deep,
         expect=arguments.expect,
         permission=CodePermission(arguments.code, arguments.trust_remote_code),
-        spread=spread,
+        spread=choose_spread(manifest),
         on_part=_show_progress,
     )
 

@@ -5,12 +5,16 @@ environment (PGPASSWORD, QDRANT_API_KEY).
 """
 
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from varve.config.base import Name, PositiveInt, Section, to_tuple
 from varve.config.credentials import Location
+from varve.config.validation_errors import validate_section
+from varve.config.yaml_text import read_yaml_file
+from varve.errors import JobError
 
 TARGETS = ("npy", "fbin", "faiss", "usearch", "lance", "ndjson", "postgresql", "qdrant")
 _SIZE = r"^\s*(\d+\.?\d*|\.\d+)(e\d{1,2})?\s*([KMGTkmgt]i?)?[Bb]?\s*$"
@@ -33,7 +37,7 @@ class Index(Section):
     recall: Annotated[float, Field(gt=0, le=1)] = Field(
         default=0.95, description="recall@10 that the lower end of the 95 % interval must reach"
     )
-    memory: Annotated[str, Field(pattern=_SIZE)] | None = Field(
+    memory: str | None = Field(
         default=None, description="of the finished index, such as 4GB; null: half of this machine's memory"
     )
     queries: Location | None = Field(
@@ -61,12 +65,42 @@ class Index(Section):
             raise ValueError(msg)
         return to
 
+    @field_validator("memory")
+    @classmethod
+    def _check_memory(cls, memory: str | None) -> str | None:
+        if memory is not None and not re.match(_SIZE, memory):
+            msg = f"{memory!r} is not allowed: expected bytes, or a size such as 4GB or 4GiB"
+            raise ValueError(msg)
+        return memory
+
     @model_validator(mode="after")
     def _check_columns(self) -> Self:
         if len({*self.columns}) != len(self.columns):
             msg = "keep lists a column twice, or the column of key"
             raise ValueError(msg)
         return self
+
+    @classmethod
+    def load(cls, path: str) -> Self:
+        """Read an index file.
+
+        Raises:
+            JobError: the file is missing or not a YAML mapping, or a key or a value is wrong.
+        """
+        content = read_yaml_file(path)
+        if not isinstance(content, dict):
+            msg = f"{path}: expected a mapping with the keys {', '.join(cls.model_fields)}"
+            raise JobError(msg)
+        return cls.parse(content, path)
+
+    @classmethod
+    def parse(cls, content: Mapping[str, Any], where: str = "index") -> Self:
+        """Validate a mapping; messages begin with `where`.
+
+        Raises:
+            JobError: with one line per error: the key, the value, what is allowed.
+        """
+        return validate_section(cls, content, where)
 
     @property
     def target(self) -> str:
@@ -88,8 +122,3 @@ class Index(Section):
         """The values that decide the content of the index."""
         content = self.model_dump(mode="json")
         return {name: content[name] for name in ("feature", "kind", "recall", "memory", "key", "keep", "shards")}
-
-
-def is_size(text: str) -> bool:
-    """Whether a text is a number of bytes such as 4GB, 4GiB or 2e9."""
-    return re.match(_SIZE, text) is not None

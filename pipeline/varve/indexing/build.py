@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from varve.cluster.memory_limit import default_bytes, parse_bytes
 from varve.config.index import Index
-from varve.engine.thread_tasks import Spread
+from varve.engine.parallel import Spread, choose_spread
 from varve.errors import JobError, RunError
 from varve.indexing.open_target import open_target
 from varve.indexing.part_pass import OnStep, Tasks, add_parts
@@ -51,12 +51,12 @@ class Built:
     finished_before: bool
 
 
-def build(settings: Index, spread: Spread, on_step: OnStep = lambda _step, _done, _total: None) -> Built:
+def build(settings: Index, spread: Spread | None = None, on_step: OnStep = lambda _step, _done, _total: None) -> Built:
     """Build an index until it is published, or continue an interrupted build.
 
     Args:
         settings: the index file.
-        spread: runs the work on parts in parallel: in threads, or on a cluster.
+        spread: runs the work on parts in parallel; None: threads, or Ray for large outputs and on a cluster.
         on_step: called with (step, parts that are done, number of parts).
 
     Raises:
@@ -80,7 +80,8 @@ def build(settings: Index, spread: Spread, on_step: OnStep = lambda _step, _done
     kinds = _affordable(target, source, settings)
     request = make_request(source, settings)
     target.begin(request)
-    record = _build_kinds(target, source, kinds, settings, request, Tasks(spread, on_step))
+    tasks = Tasks(spread or choose_spread(output.manifest), on_step)
+    record = _build_kinds(target, source, kinds, settings, request, tasks)
     target.clean(record)
     return Built(record, target.address, finished_before=False)
 
@@ -133,7 +134,7 @@ def _build_kinds(
         if setting is not None:
             return _publish(target, kind, source, request, setting, measurements)
         logger.warning("%s does not reach a recall@10 of %s", kind.name, settings.recall)
-    raise RunError(_not_reached(target, kinds, measurements, settings))
+    raise RunError(_not_reached(target, measurements, settings))
 
 
 def _proof_queries(source: IndexSource, settings: Index) -> list[ProofQueries]:
@@ -180,9 +181,9 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _not_reached(target: Target, kinds: Sequence[Kind], measurements: Sequence[Measurement], settings: Index) -> str:
+def _not_reached(target: Target, measurements: Sequence[Measurement], settings: Index) -> str:
     best = max(measurements, key=lambda m: m.low)
-    table = recall_table(measurements, {kind.name: kind.bytes_per_vector for kind in kinds})
+    table = recall_table(measurements)
     return (
         f"no index reaches a recall@10 of {settings.recall}: the best, {best.kind}, has {best.recall['10']:.4f} "
         f"({best.low:.4f} to {best.high:.4f}).\n{table}Nothing is published at {target.address}. Lower --recall, or "

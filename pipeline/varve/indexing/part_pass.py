@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from varve.engine.thread_tasks import Spread
+from varve.engine.parallel import Spread
 from varve.indexing.neighbours import Neighbours, nearest
 from varve.indexing.recall import DEPTH, Proof, ProofQueries
 from varve.indexing.source import IndexSource
@@ -28,6 +28,7 @@ class Tasks:
     on_step: OnStep
 
     def run(self, step: str, work: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
+        """Apply a function to each item; yields the results in any order."""
         self.on_step(step, 0, len(items))
         for done, result in enumerate(self.spread(work, items), 1):
             self.on_step(step, done, len(items))

@@ -70,10 +70,10 @@ def prove(
     """
     measurements: list[Measurement] = []
     for setting in kind.settings:
-        of_setting = [measure(searcher, source, kind.name, proof, setting) for proof in proofs]
+        of_setting = [measure(searcher, source, kind, proof, setting) for proof in proofs]
         reached = all(m.low >= target for m in of_setting)
         if reached or setting == kind.settings[-1]:
-            of_setting = [measure(searcher, source, kind.name, proof, setting, deep=True) for proof in proofs]
+            of_setting = [measure(searcher, source, kind, proof, setting, deep=True) for proof in proofs]
             reached = all(m.low >= target for m in of_setting)
         measurements += of_setting
         if reached:
@@ -82,7 +82,7 @@ def prove(
 
 
 def measure(
-    searcher: Searcher, source: IndexSource, kind: str, proof: Proof, setting: Mapping[str, int], *, deep: bool = False
+    searcher: Searcher, source: IndexSource, kind: Kind, proof: Proof, setting: Mapping[str, int], *, deep: bool = False
 ) -> Measurement:
     """Ask every query once, one at a time, for 10 neighbours; with `deep` also for 100."""
     found, times_ms = _ask(searcher, proof.queries, K, setting)
@@ -93,7 +93,8 @@ def measure(
         recall["100"] = float(_share_found(deep_found, proof, source, DEEP_K).mean())
     margin = _Z * float(shares.std()) / len(shares) ** 0.5
     return Measurement(
-        kind=kind,
+        kind=kind.name,
+        bytes_per_vector=round(kind.bytes_per_vector, 2),
         setting=dict(setting),
         recall={k: round(value, 5) for k, value in recall.items()},
         low=round(max(0.0, recall["10"] - margin), 5),
@@ -160,16 +161,9 @@ def _count_hits(
     return np.minimum((scores >= lowest).sum(axis=1), available)
 
 
-def recall_table(measurements: Sequence[Measurement], bytes_of: Mapping[str, float]) -> str:
-    """The measurements as lines of text.
-
-    Args:
-        measurements: in the order in which they were made.
-        bytes_of: kind → bytes per vector.
-    """
-    lines = [
-        ("index", "setting", "queries", "recall@1", "recall@10", "95 % interval", "recall@100", "p50", "p99", "bytes")
-    ]
+def recall_table(measurements: Sequence[Measurement]) -> str:
+    """The measurements as lines of text, in the order in which they were made."""
+    lines: list[tuple[str, ...]] = [_TITLES]
     for m in measurements:
         setting = " ".join(f"{name}={value}" for name, value in m.setting.items()) or "-"
         deep = f"{m.recall['100']:.4f}" if "100" in m.recall else "-"
@@ -177,7 +171,7 @@ def recall_table(measurements: Sequence[Measurement], bytes_of: Mapping[str, flo
             (
                 m.kind, setting, f"{m.num_queries:,} {m.queries}", f"{m.recall['1']:.4f}", f"{m.recall['10']:.4f}",
                 f"{m.low:.4f} - {m.high:.4f}", deep, f"{m.p50_ms:.2f} ms", f"{m.p99_ms:.2f} ms",
-                f"{bytes_of[m.kind]:,.0f}",
+                f"{m.bytes_per_vector:,.0f}",
             )
         )  # fmt: skip
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]

@@ -73,6 +73,7 @@ class Measurement:
 
     Attributes:
         kind: of the index.
+        bytes_per_vector: of this kind.
         setting: parameters of the search, such as {"nprobe": 16}.
         recall: k → share of the k exact neighbours, or of vectors that are as near, that were found; k = 1, 10, 100.
         low: lower end of the 95 % interval of recall@10.
@@ -84,6 +85,7 @@ class Measurement:
     """
 
     kind: str
+    bytes_per_vector: float
     setting: dict[str, int]
     recall: dict[str, float]
     low: float

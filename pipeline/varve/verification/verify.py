@@ -13,7 +13,7 @@ from functools import partial
 
 import pyarrow as pa
 
-from varve.engine.thread_tasks import Spread, in_threads
+from varve.engine.parallel import Spread, in_threads
 from varve.errors import JobError, RunError, one_line
 from varve.output import manifest
 from varve.output.manifest import MANIFEST_NAME, Manifest

@@ -23,7 +23,7 @@ from varve.probe.models.metrics import TITLES, Evaluation, evaluate
 from varve.probe.models.training import ModelResult, StudySettings, train_model
 
 if TYPE_CHECKING:
-    from varve.engine.thread_tasks import Spread
+    from varve.engine.parallel import Spread
 
 _MAP_ROWS = 1500
 _SHOWN_CLASSES = 5

@@ -1,0 +1,48 @@
+"""Work on many items in parallel: in threads of this process, or in tasks of Ray.
+
+Invariant: importing this file does not import Ray.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from varve.output.manifest import Manifest
+
+_THREADS = 4
+# Larger outputs are read in tasks of Ray; for smaller ones its start takes longer than the work.
+_LARGE_BYTES = 2_000_000_000
+_MANY_PARTS = 500
+
+# Applies a function to many items in parallel and yields the results in any order.
+Spread = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]
+
+
+def in_threads(work: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
+    """Apply a function to items in a few threads of this process."""
+    with ThreadPoolExecutor(_THREADS) as threads:
+        yield from threads.map(work, items)
+
+
+def choose_spread(manifest: Manifest | None) -> Spread:
+    """What reads the parts of an output: the Ray that is connected or at RAY_ADDRESS, a local Ray, or threads.
+
+    Args:
+        manifest: of the output; a local Ray is started if it is large.
+    """
+    is_large = manifest is not None and (manifest.file_bytes > _LARGE_BYTES or len(manifest.parts) > _MANY_PARTS)
+    if is_large or os.environ.get("RAY_ADDRESS") or _is_connected():
+        from varve.cluster.connection import start_ray  # noqa: PLC0415 (imports Ray)
+        from varve.config.compute import Compute  # noqa: PLC0415
+        from varve.engine.ray_tasks import spread  # noqa: PLC0415
+
+        start_ray(Compute())
+        return spread
+    return in_threads
+
+
+def _is_connected() -> bool:
+    """Whether this process has a Ray."""
+    return "ray" in sys.modules and sys.modules["ray"].is_initialized()
