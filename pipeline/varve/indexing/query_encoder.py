@@ -144,8 +144,9 @@ class _QueryRules:
         max_tokens = output.metadata["max_tokens"]
         model = job.model.model_copy(update={"long_text": "truncate", "dtype": "auto", "max_tokens": max_tokens})
         if declared and uses_declaration(job.model, plan):
-            auto = {"max_tokens": "auto"} if declared.text.max_tokens or declared.body != checkpoint.body else {}
-            model = model.model_copy(update={"role": "query", "prompt": options.prompt, **auto})
+            of_role = declared.text.max_tokens or declared.body != checkpoint.body or job.model.max_tokens == "auto"
+            max_tokens = "auto" if of_role else max_tokens
+            model = model.model_copy(update={"role": "query", "prompt": options.prompt, "max_tokens": max_tokens})
             return cls(model, _for_queries(model, checkpoint, declared), _remark(job, declared, options))
         # A run that does not use the declaration still has dense vectors of a model that expects its prompt.
         is_dense = all(column.form in _DENSE_FORMS for column in columns)
