@@ -1,0 +1,344 @@
+"""The target `faiss:FOLDER`: one index file that plain FAISS reads, or one file per shard of a graph.
+
+    index.faiss                            its ids are positions
+    index-00000-of-00003.faiss             a shard of a graph: its ids are positions - the shard's first position
+    vectors.npy                            RaBitQ only: vectors that its candidates are compared with again
+    _varve/staged/KIND/trained/index.faiss the index without vectors
+    _varve/staged/KIND/parts/              codes of the parts; a graph has none
+    _varve/staged/KIND/finished/           the files above, until they are published
+
+Invariants: equal requests give equal bytes, whatever was interrupted, with any number of workers; staged objects of two
+kinds have different names; memory while merging is bounded by one inverted list, while building a graph by its codes.
+"""
+
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import datetime
+from functools import lru_cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from varve.config.index import Index
+from varve.errors import JobError, RunError
+from varve.indexing.faiss.coded_part import check_size, encode_part
+from varve.indexing.faiss.faiss_kind import FaissKind, candidates
+from varve.indexing.faiss.faiss_library import decode_index, load_faiss
+from varve.indexing.faiss.faiss_searcher import FaissSearcher
+from varve.indexing.faiss.graph_file import write_graph
+from varve.indexing.faiss.merged_file import write_flat, write_lists
+from varve.indexing.faiss.stored_vectors import stored_dtype, write_vectors
+from varve.indexing.faiss.training import train_index
+from varve.indexing.index_folder import STAGED, IndexFolder
+from varve.indexing.metric import Metric
+from varve.indexing.record import IndexRecord, IndexRequest
+from varve.indexing.rows import IndexRows
+from varve.indexing.source import DENSE, IndexSource
+from varve.indexing.target import Kind
+from varve.storage.object_store import Storage
+
+INDEX_NAME = "index.faiss"
+VECTORS_NAME = "vectors.npy"
+_GRAPH_SHARD_ROWS = 1_000_000
+_PART = re.compile(r"part-(\d{8})\.(codes|vectors)")
+_INDEX_FILE = re.compile(r"index(-\d{5}-of-\d{5})?\.faiss|vectors\.npy")
+
+
+@dataclass(frozen=True)
+class FaissTarget:
+    """A folder or object store prefix that holds an index of FAISS.
+
+    Attributes:
+        destination: path or address.
+        settings: of an index that is built; None to read one.
+    """
+
+    destination: str
+    settings: Index | None = None
+
+    @property
+    def _folder(self) -> IndexFolder:
+        return IndexFolder(Storage(self.destination))
+
+    @property
+    def address(self) -> str:
+        """Where the index is."""
+        return self._folder.storage.uri
+
+    @property
+    def accepts(self) -> frozenset[str]:
+        """Dense features."""
+        return frozenset({DENSE})
+
+    def published(self) -> IndexRecord | None:
+        """The record of the published index; None if there is none."""
+        return self._folder.published()
+
+    def check(self, source: IndexSource) -> None:
+        """Refuse what FAISS cannot index.
+
+        Raises:
+            JobError: faiss is missing, the feature is not dense or has binary vectors or none, or the kind is wrong.
+        """
+        load_faiss()
+        name = source.column.name
+        if source.kind not in self.accepts:
+            msg = f"{name} has {source.kind} vectors; the target faiss indexes dense ones: choose another --feature"
+            raise JobError(msg)
+        if source.column.dtype == "binary":
+            msg = f"{name} has binary vectors; the target faiss indexes float32, float16 and int8 ones: choose such a "
+            msg += "feature (with --kind IVF{n},RaBitQ the index is as small), or write the bits with --to npy:DEST"
+            raise JobError(msg)
+        if not source.num_vectors:
+            msg = f"{name} has no vectors, so there is nothing to index"
+            raise JobError(msg)
+        self.kinds(source)
+
+    def begin(self, request: IndexRequest) -> None:
+        """Write the request, or find that of an interrupted build."""
+        self._folder.begin(request)
+
+    def kinds(self, source: IndexSource) -> Sequence[Kind]:
+        """The kind that the user named, or what `auto` tries.
+
+        Raises:
+            JobError: the target does not build the kind, or not of these vectors.
+        """
+        asked = self.settings.kind if self.settings else "auto"
+        found = candidates(source.num_vectors) if asked == "auto" else [FaissKind.parse(asked)]
+        for kind in found:
+            kind.check(source.width, source.num_vectors)
+        return [kind.describe(source.width, source.num_vectors) for kind in found]
+
+    def train(self, kind: Kind, source: IndexSource) -> None:
+        """Stage the index without vectors, unless it exists."""
+        if not self.published() and not _names(self._folder.storage, f"{_staged(kind)}/trained"):
+            content = train_index(FaissKind.parse(kind.name), source)
+            self._folder.storage.create(_trained_name(kind), content)
+
+    def added(self, kind: Kind, source: IndexSource) -> set[int]:
+        """Numbers of the parts whose codes and ids are there; of a published index, all."""
+        if self.published():
+            return set(range(source.num_parts))
+        with_ids = self._folder.parts_with_ids(source.starts)
+        filled = set(np.flatnonzero(np.diff(source.starts)).tolist())
+        for suffix in _suffixes(FaissKind.parse(kind.name)):
+            with_ids -= filled - self._staged_parts(kind, suffix)
+        return with_ids
+
+    def _staged_parts(self, kind: Kind, suffix: str) -> set[int]:
+        found = (_PART.fullmatch(name) for name in _names(self._folder.storage, f"{_staged(kind)}/parts"))
+        return {int(match[1]) for match in found if match and match[2] == suffix}
+
+    def add(self, kind: Kind, source: IndexSource, rows: IndexRows) -> None:
+        """Stage the codes and write the ids of one part, unless they are there."""
+        faiss_kind, storage = FaissKind.parse(kind.name), self._folder.storage
+        if len(rows) and (suffixes := _suffixes(faiss_kind)):
+            vectors = source.metric.prepare(rows.dense)
+            index = _cached_index(storage, _trained_name(kind), *_version(storage, kind))
+            storage.create(_part_name(kind, rows.part, "codes"), encode_part(faiss_kind, index, vectors, rows.first))
+            if "vectors" in suffixes:
+                content = vectors.astype(stored_dtype(source)).tobytes()
+                storage.create(_part_name(kind, rows.part, "vectors"), content)
+        self._folder.write_ids(rows)
+
+    def pieces(self, kind: Kind, source: IndexSource) -> int:
+        """Number of files."""
+        return len(self._file_names(FaissKind.parse(kind.name), source))
+
+    def _file_names(self, kind: FaissKind, source: IndexSource) -> list[str]:
+        shards = len(self._shard_starts(kind, source)) - 1
+        names = [INDEX_NAME] if shards == 1 else [f"index-{n:05d}-of-{shards:05d}.faiss" for n in range(shards)]
+        return [*names, VECTORS_NAME] if kind.rescores else names
+
+    def _shard_starts(self, kind: FaissKind, source: IndexSource) -> list[int]:
+        """Position of the first vector of each index file, then the number of vectors."""
+        shards = 1
+        if kind.family == "graph":
+            asked = self.settings.shards if self.settings else None
+            shards = min(asked or -(-source.num_vectors // _GRAPH_SHARD_ROWS), source.num_vectors)
+        return [source.num_vectors * shard // shards for shard in range(shards + 1)]
+
+    def finish(self, kind: Kind, source: IndexSource, piece: int) -> None:
+        """Write one file of the index, unless it is there.
+
+        Raises:
+            RunError: a staged part is missing or damaged.
+        """
+        storage, faiss_kind = self._folder.storage, FaissKind.parse(kind.name)
+        name = self._file_names(faiss_kind, source)[piece]
+        finished = f"{_staged(kind)}/finished"
+        if name in _names(storage, finished) or self.published():
+            return
+        with _workspace(storage, f"{_staged(kind)}/work") as work:
+            self._write_piece(kind, source, piece, work / name)
+            if storage.is_local:
+                Path(storage.uri, finished).mkdir(parents=True, exist_ok=True)
+                (work / name).replace(Path(storage.uri, finished, name))
+            else:
+                storage.upload(f"{finished}/{name}", work / name)
+
+    def _write_piece(self, kind: Kind, source: IndexSource, piece: int, path: Path) -> None:
+        faiss_kind = FaissKind.parse(kind.name)
+        if path.name == VECTORS_NAME:
+            dtype = stored_dtype(source)
+            parts = self._parts(kind, source, "vectors", source.width * dtype.itemsize, path.parent)
+            shape = (source.num_vectors, source.width)
+            return write_vectors([file for file, _ in parts], shape, dtype, path)
+        index = _read_index(self._folder.storage, _trained_name(kind))
+        if faiss_kind.family == "graph":
+            starts = self._shard_starts(faiss_kind, source)
+            return write_graph(index, source, starts[piece], starts[piece + 1], path)
+        if faiss_kind.family == "lists":
+            return write_lists(index, self._parts(kind, source, "codes", None, path.parent), path)
+        parts = self._parts(kind, source, "codes", index.code_size, path.parent)
+        return write_flat(index, [file for file, _ in parts], source.num_vectors, path)
+
+    def _parts(
+        self, kind: Kind, source: IndexSource, suffix: str, vector_bytes: int | None, scratch: Path
+    ) -> list[tuple[Path, int]]:
+        """(local file, number of vectors) of each part that has vectors, ascending; their size is checked."""
+        counts = np.diff(source.starts)
+        found = []
+        for part in np.flatnonzero(counts).tolist():
+            path = self._folder.local_file(_part_name(kind, part, suffix), scratch)
+            if vector_bytes is not None:
+                check_size(path, vector_bytes * int(counts[part]))
+            found.append((path, int(counts[part])))
+        return found
+
+    @contextmanager
+    def searcher(self, kind: Kind, source: IndexSource) -> Iterator[FaissSearcher]:
+        """The finished index, before it is published."""
+        faiss_kind = FaissKind.parse(kind.name)
+        names, starts = self._file_names(faiss_kind, source), self._shard_starts(faiss_kind, source)
+        finished = f"{_staged(kind)}/finished"
+        staged = _names(self._folder.storage, finished)
+        names = [f"{finished}/{name}" if name in staged else name for name in names]
+        with self._open(faiss_kind, source.metric, names, starts[:-1]) as searcher:
+            yield searcher
+
+    @contextmanager
+    def _open(
+        self, kind: FaissKind, metric: Metric, names: Sequence[str], firsts: Sequence[int]
+    ) -> Iterator[FaissSearcher]:
+        with TemporaryDirectory(prefix="varve-") as scratch:
+            paths = [self._folder.local_file(name, Path(scratch)) for name in names]
+            files = list(zip(firsts, paths, strict=False))  # the vectors come after them
+            vectors = paths[-1] if kind.rescores else None
+            yield FaissSearcher.open(kind, metric, self._folder, files, vectors)
+
+    def publish(self, kind: Kind, source: IndexSource, record: IndexRecord) -> IndexRecord:
+        """Give the finished files their names, and write the manifest."""
+        faiss_kind, storage = FaissKind.parse(kind.name), self._folder.storage
+        names = self._file_names(faiss_kind, source)
+        if (published := self.published()) is not None:
+            return published
+        finished = f"{_staged(kind)}/finished"
+        for name in sorted(_names(storage, finished) & set(names)):
+            _promote(storage, f"{finished}/{name}", name)
+        firsts = self._shard_starts(faiss_kind, source)[:-1]
+        details = {**record.details, "files": names, "first_positions": firsts}
+        versions = {**record.versions, "faiss": load_faiss().__version__}
+        return self._folder.publish(replace(record, details=details, versions=versions), names)
+
+    def clean(self, record: IndexRecord) -> None:
+        """Remove what was staged, and files of other kinds."""
+        self._folder.remove_staged()
+        storage = self._folder.storage
+        other = [n for n in _names(storage, "") if _INDEX_FILE.fullmatch(n) and n not in record.files]
+        storage.delete(other)
+        if storage.is_local:  # also the folders, and files of an interrupted write, which a listing does not show
+            shutil.rmtree(Path(storage.uri, STAGED), ignore_errors=True)
+
+    def verify(self, record: IndexRecord) -> list[str]:
+        """Compare every file with the record."""
+        return self._folder.verify(record)
+
+    @contextmanager
+    def open(self, record: IndexRecord) -> Iterator[FaissSearcher]:
+        """The published index."""
+        metric = Metric(**record.request.metric)
+        names, firsts = record.details["files"], record.details["first_positions"]
+        with self._open(FaissKind.parse(record.kind), metric, names, firsts) as searcher:
+            yield searcher
+
+
+def _staged(kind: Kind) -> str:
+    return f"{STAGED}/{kind.name.replace(',', '-')}"
+
+
+def _trained_name(kind: Kind) -> str:
+    return f"{_staged(kind)}/trained/{INDEX_NAME}"
+
+
+def _part_name(kind: Kind, part: int, suffix: str) -> str:
+    return f"{_staged(kind)}/parts/part-{part:08d}.{suffix}"
+
+
+def _suffixes(kind: FaissKind) -> tuple[str, ...]:
+    """What is staged of a part."""
+    if kind.family == "graph":
+        return ()
+    return ("codes", "vectors") if kind.rescores else ("codes",)
+
+
+def _names(storage: Storage, folder: str) -> set[str]:
+    """Names of the objects in a folder, without it."""
+    return {entry.name.rpartition("/")[2] for entry in storage.list(folder)}
+
+
+def _version(storage: Storage, kind: Kind) -> tuple[int, datetime | None]:
+    """(size, time) of the trained index, so that the cached one of a deleted folder is not used."""
+    found = next(iter(storage.list(f"{_staged(kind)}/trained")), None)
+    return (found.size, found.modified_at) if found else (0, None)
+
+
+@lru_cache(maxsize=2)
+def _cached_index(storage: Storage, name: str, size: int, modified_at: datetime | None) -> Any:  # noqa: ARG001 (key)
+    return _read_index(storage, name)
+
+
+def _read_index(storage: Storage, name: str) -> Any:
+    """The trained index.
+
+    Raises:
+        RunError: it is missing or damaged.
+    """
+    content = storage.read(name)
+    if content is None:
+        msg = f"{storage.uri}/{name} is missing: run the same command again"
+        raise RunError(msg)
+    return decode_index(content, f"{storage.uri}/{name}")
+
+
+@contextmanager
+def _workspace(storage: Storage, folder: str) -> Iterator[Path]:
+    """A folder for large files: of a local index on its own disk, else in the temporary folder of the machine."""
+    parent = Path(storage.uri, folder) if storage.is_local else None
+    if parent:
+        parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix="varve-", dir=parent) as path:
+        yield Path(path)
+
+
+def _promote(storage: Storage, staged: str, name: str) -> None:
+    """Give a finished file its name. It keeps the staged one, so this may be repeated."""
+    if not storage.is_local:
+        with TemporaryDirectory(prefix="varve-") as scratch:
+            copy = Path(scratch, "file")
+            if storage.download(staged, copy):
+                storage.upload(name, copy)
+        return
+    source, final = Path(storage.uri, staged), Path(storage.uri, name)
+    if final.exists() and final.samefile(source):
+        return
+    with TemporaryDirectory(prefix="varve-", dir=source.parent) as scratch:
+        link = Path(scratch, name)
+        link.hardlink_to(source)
+        link.replace(final)
