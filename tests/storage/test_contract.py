@@ -1,6 +1,7 @@
 """The contract of every store: memory, a local folder, Ceph's S3 gateway, Azurite, and simulators of GCS and S3."""
 
 import pickle
+import random
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -72,6 +73,86 @@ def test_listing_over_many_pages_and_in_parallel_has_each_object_once(storage):
     assert sorted(found.name for found in storage.list("data")) == names
     splits = ["data/part-00000", "data/part-00300", "data/part-00301", "data/part-1", "data/part-2"]
     assert sorted(found.name for found in storage.list("data", splits)) == names
+
+
+def test_file_of_several_requests_is_uploaded_and_downloaded(storage, tmp_path):
+    content = bytes(range(256)) * 100_000
+    (tmp_path / "file").write_bytes(content)
+    storage.upload("data/large.bin", tmp_path / "file")
+    assert storage.read("data/large.bin", 25_599_990, 25_600_000) == content[-10:]
+    assert storage.download("data/large.bin", tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == content
+
+
+def test_blocks_are_written_as_one_object(storage, tmp_path):
+    blocks = [bytes([number]) * 3_000_000 for number in range(8)]
+    storage.write("data/blocks.bin", 24_000_000, lambda: map(memoryview, blocks))
+    assert [found[:2] for found in storage.list("data")] == [("data/blocks.bin", 24_000_000)]
+    assert storage.download("data/blocks.bin", tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == b"".join(blocks)
+
+
+def test_blocks_that_fail_leave_no_object(storage):
+    def blocks():
+        yield b"x" * 20_000_000
+        msg = "a part is missing"
+        raise RunError(msg)
+
+    with pytest.raises(RunError, match="a part is missing"):
+        storage.write("data/blocks.bin", 40_000_000, blocks)
+    assert storage.read("data/blocks.bin") is None
+    assert list(storage.list("data")) == []
+
+
+def test_upload_replaces_an_object(storage, tmp_path):
+    assert storage.create("a", b"first")
+    (tmp_path / "file").write_bytes(b"second")
+    storage.upload("a", tmp_path / "file")
+    assert storage.read("a") == b"second"
+    storage.write("a", 5, lambda: [b"third"])
+    assert storage.read("a") == b"third"
+    storage.write("empty", 0, list)
+    assert storage.read("empty") == b""
+
+
+def test_missing_object_is_not_downloaded(storage, tmp_path):
+    assert not storage.download("nothing", tmp_path / "copy")
+    assert not (tmp_path / "copy").exists()
+    storage.create("a", b"x")
+    assert not storage.download("nothing", tmp_path / "copy")
+    assert not (tmp_path / "copy").exists()
+
+
+def test_deleted_objects_are_gone_and_may_be_deleted_again(storage):
+    storage.delete(["nothing"])  # in an output that does not exist
+    for name in ("data/a", "data/b", "other/c"):
+        storage.create(name, b"x")
+    storage.delete(["data/a", "data/b"])
+    assert [found.name for found in storage.list("data")] == []
+    assert storage.read("data/a") is None
+    storage.delete(["data/a", "data/nothing"])
+    assert storage.read("other/c") == b"x"
+    assert storage.create("data/a", b"y")
+
+
+def test_uploads_of_many_requests_survive_faults(container, faulty, servers, monkeypatch, tmp_path):
+    address = container("radosgw")
+    control = faulty("radosgw")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", control.endpoint)
+    content = random.Random(0).randbytes(60_000_000)
+    (tmp_path / "file").write_bytes(content)
+    storage = Storage(f"{address}/large")
+    control.faults(slow_down=0.15, reset=0.08, lost=0.1, seed=7)
+    storage.upload("file", tmp_path / "file")
+    storage.write("blocks", len(content), lambda: (content[at : at + 999_999] for at in range(0, 60_000_000, 999_999)))
+    for name in ("file", "blocks"):
+        assert storage.download(name, tmp_path / name)
+        assert (tmp_path / name).read_bytes() == content
+    counts = control.counts()
+    assert min(counts[fault] for fault in ("slow_down", "reset", "lost")) > 0
+    storage.delete(["file", "blocks"])
+    control.faults()
+    assert list(storage.list("")) == []
 
 
 def test_create_if_absent_is_detected(storage):

@@ -9,11 +9,11 @@ machine's role and are never part of a `Storage`, so they cannot be pickled or p
 import os
 import posixpath
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import lru_cache, partial
 from itertools import pairwise
 from pathlib import Path
@@ -34,7 +34,14 @@ T = TypeVar("T")
 # A part is uploaded in one request, which takes long on a slow line.
 _CLIENT = {"connect_timeout": "4s", "timeout": "300s"}
 _PAGE = 1000
-_CHUNK_BYTES = 8 * 2**20  # of a download
+_CHUNK_BYTES = 8 * 2**20  # of a download, and of an upload in several requests
+_MAX_CHUNKS = 9000  # of an upload; S3 allows 10,000
+_MAX_PARALLEL_CHUNKS = 4
+# One of many requests fails often, and must not repeat the others.
+_REPEATED = {
+    "max_retries": 10,
+    "backoff": {"init_backoff": timedelta(seconds=0.1), "max_backoff": timedelta(seconds=5), "base": 2},
+}
 _MAX_PARALLEL_LISTINGS = 16
 _EXPECTED = "expected a folder, or a path where one can be created"
 _CHECK_NAME = "_varve/check"
@@ -146,7 +153,30 @@ class Storage:
         Raises:
             RunError: the store refused or failed, or the file cannot be read.
         """
-        self._request(lambda: obstore.put(_store(self.uri, create=True), name, path), name)
+        self._request(lambda: obstore.put(_store(self.uri, create=True, repeats=True), name, path), name)
+
+    def write(self, name: str, num_bytes: int, blocks: Callable[[], Iterable[bytes | memoryview]]) -> None:
+        """Write blocks as one object while they are made: it needs a few blocks of memory and no disk. See `upload`.
+
+        Args:
+            name: of the object.
+            num_bytes: of all blocks together, about.
+            blocks: returns the blocks from the first one; called again if the store fails.
+
+        Raises:
+            RunError: the store refused or failed.
+        """
+
+        def put() -> None:
+            size = max(_CHUNK_BYTES, num_bytes // _MAX_CHUNKS)
+            store = _store(self.uri, create=True, repeats=True)
+            # Without `with`, which would publish what was written before an error.
+            file = obstore.open_writer(store, name, buffer_size=size, max_concurrency=_MAX_PARALLEL_CHUNKS)
+            for block in blocks():
+                file.write(block)
+            file.close()
+
+        self._request(put, name)
 
     def download(self, name: str, path: Path) -> bool:
         """Write an object of any size to a file; False if the object does not exist.
@@ -164,6 +194,8 @@ class Storage:
         Raises:
             RunError: the store refused or failed.
         """
+        if self.is_local and not is_folder(self.uri):
+            return
         for name in names:
             self._request(partial(_delete, _store(self.uri), name), name)
 
@@ -283,17 +315,18 @@ def _get(store: ObjectStore, name: str, start: int | None = None, stop: int | No
 
 
 @lru_cache(maxsize=8)
-def _store(uri: str, *, create: bool = False) -> ObjectStore:
-    """The client of an address, cached per process."""
+def _store(uri: str, *, create: bool = False, repeats: bool = False) -> ObjectStore:
+    """The client of an address, cached per process; `repeats`: it repeats single requests of an upload itself."""
     if "://" not in uri:
         is_folder(uri)
         return LocalStore(uri, mkdir=create)
     if uri.startswith("memory://"):
         return _memory(uri)
     options: dict[str, Any] = {"client_options": {**_CLIENT, "allow_http": _allows_http()}}
+    # `with_retries` repeats and counts requests; the client would not count them.
+    options["retry_config"] = _REPEATED if repeats else {"max_retries": 0}
     try:
-        # `with_retries` repeats and counts requests; the client would not count them.
-        return from_url(_escaped(uri), **options, retry_config={"max_retries": 0})
+        return from_url(_escaped(uri), **options)
     except (BaseError, ValueError) as e:
         why = first_line(e)
         msg = f"output.path: {uri} is not a folder or an address of a store (s3://, gs://, az://): {why}"
