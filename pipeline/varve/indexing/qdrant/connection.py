@@ -1,0 +1,121 @@
+"""Requests to a Qdrant server: repeated while it is busy or unreachable, within bounds, and errors with one message.
+
+Knows nothing of indexes. Invariants: each request is idempotent, so it may be repeated after a lost answer; the key is
+read from the environment and is in no message.
+"""
+
+import os
+from collections.abc import Callable
+from functools import lru_cache
+from typing import TYPE_CHECKING, TypeVar
+
+from tenacity import RetryCallState, Retrying, retry_if_exception, wait_random_exponential
+
+from varve.errors import JobError, RunError, one_line
+
+if TYPE_CHECKING:
+    from qdrant_client import QdrantClient
+
+T = TypeVar("T")
+
+KEY = "QDRANT_API_KEY"
+_TIMEOUT_S = 120
+_BUSY = {408, 429, 500, 502, 503, 504}
+_MAX_ATTEMPTS, _MAX_S = 40, 300.0
+# At the start, a server that cannot be reached is probably a wrong address.
+_MAX_UNREACHABLE_S = 6.0
+_FIRST_PAUSE_S, _MAX_PAUSE_S = 0.05, 5.0
+
+
+class NotCompletedError(Exception):
+    """The server accepted a write, and did not complete it within its own time limit."""
+
+
+def request(url: str, call: Callable[["QdrantClient"], T], *, patient: bool = True) -> T:
+    """Make a request of a server, and repeat it after temporary errors.
+
+    Args:
+        url: of the server.
+        call: an idempotent request.
+        patient: repeat it for minutes if the server cannot be reached; else for seconds.
+
+    Raises:
+        JobError: the key is refused, or qdrant-client is missing.
+        RunError: the server cannot be reached, or refuses the request.
+    """
+    client = _client(url, os.environ.get(KEY))
+
+    def should_stop(state: RetryCallState) -> bool:
+        error = state.outcome.exception() if state.outcome else None
+        limit = _MAX_UNREACHABLE_S if not patient and _status(error) is None else _MAX_S
+        return state.attempt_number >= _MAX_ATTEMPTS or (state.seconds_since_start or 0.0) >= limit
+
+    retrying = Retrying(
+        retry=retry_if_exception(_is_transient),
+        stop=should_stop,
+        wait=wait_random_exponential(multiplier=_FIRST_PAUSE_S, max=_MAX_PAUSE_S),
+        reraise=True,
+    )
+    try:
+        return retrying(call, client)
+    except Exception as e:  # noqa: BLE001 (others are raised as they are)
+        raise _translate(url, e) from None
+
+
+@lru_cache(maxsize=8)
+def _client(url: str, key: str | None) -> "QdrantClient":
+    """One client per process: it keeps connections open, and threads share it."""
+    try:
+        from qdrant_client import QdrantClient  # noqa: PLC0415 (0.7 s)
+    except ImportError as e:
+        msg = "qdrant-client is missing: run pip install '.[qdrant]' in Varve's folder"
+        raise JobError(msg) from e
+    return QdrantClient(url=url, api_key=key, timeout=_TIMEOUT_S, check_compatibility=False)
+
+
+def status_of(error: BaseException | None) -> int | None:
+    """The HTTP status that a `RunError` of `request` came with."""
+    return _status(error.__context__) if isinstance(error, RunError) else None
+
+
+def _status(error: BaseException | None) -> int | None:
+    return getattr(error, "status_code", None)
+
+
+def _is_transient(error: BaseException) -> bool:
+    from qdrant_client.common.client_exceptions import ResourceExhaustedResponse  # noqa: PLC0415
+    from qdrant_client.http.exceptions import ResponseHandlingException  # noqa: PLC0415
+
+    if isinstance(error, ResponseHandlingException):
+        return _is_broken_connection(error.source)
+    return isinstance(error, (ResourceExhaustedResponse, NotCompletedError)) or _status(error) in _BUSY
+
+
+def _is_broken_connection(error: BaseException) -> bool:
+    import httpx  # noqa: PLC0415 (a dependency of qdrant-client)
+
+    return isinstance(error, httpx.TransportError) and not isinstance(error, httpx.UnsupportedProtocol)
+
+
+def _translate(url: str, error: Exception) -> Exception:
+    """The error that the user reads."""
+    from qdrant_client.http.exceptions import ApiException, ResponseHandlingException  # noqa: PLC0415
+
+    status = _status(error)
+    if status in {401, 403}:
+        given = "the key in QDRANT_API_KEY" if os.environ.get(KEY) else "a request without a key (QDRANT_API_KEY)"
+        return JobError(f"{url} refused {given}: HTTP status {status}")
+    if isinstance(error, ResponseHandlingException):
+        reason = f"{type(error.source).__name__} {one_line(error.source)}"
+        return RunError(f"{url} cannot be reached: {reason}. Is it the address of Qdrant's REST interface?")
+    if isinstance(error, NotCompletedError):
+        return RunError(f"{url} did not complete a write within {_MAX_S:.0f} s")
+    if isinstance(error, ApiException):
+        return RunError(f"{url} refused a request: {one_line(_reason(error))}")
+    return error
+
+
+def _reason(error: Exception) -> str:
+    content = getattr(error, "content", b"")
+    text = content.decode(errors="replace") if isinstance(content, bytes) else str(content)
+    return f"HTTP status {_status(error)} {text}" if text else str(error)
