@@ -100,7 +100,7 @@ def _affordable(target: Target, source: IndexSource, settings: Index) -> list[Ki
         name = min(needs, key=lambda kind: needs[kind])
         msg = (
             f"no index of {source.num_vectors:,} vectors fits into {data_size(limit)}: the smallest, {name}, needs "
-            f"{data_size(needs[name])}. Raise --memory, or use an output of dtype int8 or binary"
+            f"{data_size(needs[name])}. Raise --memory"
         )
         raise RunError(msg)
     return affordable
