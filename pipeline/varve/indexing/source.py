@@ -128,6 +128,19 @@ class IndexSource:
             first += len(vectors)
         self._check_count(part, first - int(self.starts[part]))
 
+    def blocks_of(self, positions: range) -> Iterator[tuple[int, Vectors]]:
+        """(position of the first vector, vectors) of consecutive positions; reads only the parts that hold them.
+
+        Raises:
+            RunError: as `read`.
+        """
+        last_part = int(np.searchsorted(self.starts, positions.stop))
+        for part in range(int(self.part_of(np.array(positions.start))), last_part) if positions else ():
+            for first, block in self.blocks(part):
+                start, stop = max(positions.start - first, 0), min(positions.stop - first, len(block))
+                if start < stop:
+                    yield first + start, take(block, slice(start, stop))
+
     @property
     def _stored_names(self) -> list[str]:
         """Columns that hold the vectors; the first one is null in rows without."""

@@ -148,12 +148,7 @@ class ArrayTarget:
 
 def _file_content(files: ArrayFormat, source: IndexSource, file: int) -> Iterator[bytes | memoryview]:
     """The bytes of one file, block by block; only the parts that hold its rows are read."""
-    positions = files.positions(file)
     yield files.header(file)
-    first_part, last_part = source.part_of(np.array([positions.start, positions.stop - 1]))
-    for part in range(int(first_part), int(last_part) + 1):
-        for first, block in source.blocks(part):
-            assert isinstance(block, np.ndarray)
-            start, stop = max(positions.start - first, 0), min(positions.stop - first, len(block))
-            if start < stop:
-                yield files.encode(block[start:stop]).data.cast("B")
+    for _, block in source.blocks_of(files.positions(file)):
+        assert isinstance(block, np.ndarray)
+        yield files.encode(block).data.cast("B")

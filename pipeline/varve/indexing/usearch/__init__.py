@@ -1,0 +1,1 @@
+"""HNSW graphs in USearch's file format."""
