@@ -41,11 +41,6 @@ KINDS = {
     "qdrant": ("hnsw",),
     "usearch": ("f32",),
 }
-    "faiss": ("IVF64,SQ8", "HNSW16,SQ8", "Flat"),
-    "postgresql": ("hnsw",),
-    "qdrant": ("hnsw",),
-    "usearch": ("f32",),
-}
 BYTE_EQUAL = ("npy", "fbin", "faiss", "ndjson")
 ROWS, WIDTH, ROWS_PER_PART = 12_000, 48, 300
 ERRORS = (7, 4001, 4002)
