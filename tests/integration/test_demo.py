@@ -2,7 +2,7 @@ import json
 
 import pyarrow.parquet as pq
 
-from varve.cli.demo import MAX_ROWS
+from varve.cli.demo import INDEX_KIND, MAX_ROWS
 from varve.cli.main import run_command
 
 
@@ -11,6 +11,10 @@ def test_demo_answers_searches_and_verifies_its_output(tmp_path, capsys):
     result = json.loads(capsys.readouterr().out)
     assert result["verified"]
     assert result["num_rows"] == MAX_ROWS
+    assert result["index"]["kind"] == INDEX_KIND
+    proved = result["index"]["measurements"][-1]
+    assert proved["low"] >= 0.95
+    assert proved["num_queries"] == 1000
     found = {question: [name for _, name, _ in answers] for question, answers in result["searches"].items()}
     assert "shlex.split" in found["split a string into words"]
     assert any("remove" in name for name in found["remove a directory and everything in it"])

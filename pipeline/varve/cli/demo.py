@@ -1,4 +1,4 @@
-"""`varve demo`: embed docstrings of the installed Python, check the output, and search it.
+"""`varve demo`: embed docstrings of the installed Python, check the output, index it and search the index.
 
 Real texts and a real model without a network: see corpus.py.
 """
@@ -9,13 +9,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from varve.cli.command import print_json, run, writable_folder
 from varve.cli.corpus import docstrings, model_folder
+from varve.cli.index_summary import index_json, index_summary
 from varve.cli.run_summary import summary
 from varve.config.job import Job
 from varve.errors import JobError, RunError
@@ -28,8 +27,9 @@ SEARCHES = (
     "compute the arithmetic average of numbers",
 )
 _NUM_ANSWERS = 3
-_DESCRIPTION = f"""Embed {MAX_ROWS:,} docstrings of the installed Python with all-MiniLM-L6-v2, check the output, and
-search it. Needs no network."""
+INDEX_KIND = "HNSW32,SQ8"  # `auto` compares all vectors of so few rows
+_DESCRIPTION = f"""Embed {MAX_ROWS:,} docstrings of the installed Python with all-MiniLM-L6-v2, check the output, build
+an index, prove its recall and search it. Needs no network."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -63,16 +63,21 @@ def _demo(arguments: argparse.Namespace) -> int:
     checks = verify(job.output.path)
     if failures := [failure for check in checks for failure in check.failures]:
         raise RunError(f"{job.output.path} is not verified:\n  " + "\n  ".join(failures))
-    answers = search(folder / "features", model, SEARCHES)
+    from varve.indexing.index import index
+
+    to = f"faiss:{folder / 'index'}"
+    record = index(job.output.path, to, feature="embedding", kind=INDEX_KIND, keep=["name"])
+    answers = answer(folder, SEARCHES)
     if arguments.json:
-        print_json({**manifest.summary(), "verified": True, "searches": answers})
+        print_json({**manifest.summary(), "verified": True, "index": index_json(record), "searches": answers})
         return 0
     sys.stdout.write(summary(manifest))
-    sys.stdout.write(f"Verified: {', '.join(check.name for check in checks)}\n")
+    sys.stdout.write(f"Verified: {', '.join(check.name for check in checks)}\n\n")
+    sys.stdout.write(index_summary(record, str(folder / "index")))
     for query, nearest in answers.items():
         sys.stdout.write(f"\nSearch: {query}\n")
         sys.stdout.writelines(f"  {score:.2f}  {name}: {line}\n" for score, name, line in nearest)
-    sys.stdout.write(_how_to_read(folder / "features"))
+    sys.stdout.write(_how_to_read(folder))
     return 0
 
 
@@ -106,35 +111,36 @@ def write_docstrings(folder: Path, max_rows: int = MAX_ROWS) -> int:
     return len(table)
 
 
-def search(features: Path, model: Path, queries: Sequence[str]) -> dict[str, list[tuple[float, str, str]]]:
-    """query → (cosine similarity, name, first line) of the nearest docstrings."""
-    from varve.encoder.encoder import Encoder
+def answer(folder: Path, queries: Sequence[str]) -> dict[str, list[tuple[float, str, str]]]:
+    """query → (score, name, first line) of the nearest docstrings, from the index in the folder of a demo."""
+    from varve.retrieval.search import search
 
-    output = ds.dataset(features / "data").to_table(columns=["name", "embedding", "shard", "row"])
-    vectors = np.stack(output["embedding"].to_numpy())
-    encode = Encoder(str(model), {"embedding": "mean+normalize"}, device="cpu")
-    scores = np.asarray(encode(queries)["embedding"]) @ vectors.T
+    found = search(str(folder / "index"), queries, _NUM_ANSWERS).to_pylist()
     return {
         query: [
-            (float(row[at]), *_source_row(features.parent, output, int(at))) for at in np.argsort(-row)[:_NUM_ANSWERS]
+            (row["score"], row["name"], _first_line(folder, row["shard"], row["row"]))
+            for row in found
+            if row["query"] == number
         ]
-        for query, row in zip(queries, scores, strict=True)
+        for number, query in enumerate(queries)
     }
 
 
-def _source_row(folder: Path, output: pa.Table, at: int) -> tuple[str, str]:
-    """(name, first line of the docstring) of an output row, whose columns shard and row locate its text."""
-    shard, row = output["shard"][at].as_py(), output["row"][at].as_py()
+def _first_line(folder: Path, shard: int, row: int) -> str:
+    """The first line of a docstring: shard and row locate its text in the source."""
     source = pq.read_table(folder / "docstrings" / f"docstrings-{shard:02d}.parquet")
-    return output["name"][at].as_py(), source["docstring"][row].as_py().splitlines()[0]
+    return source["docstring"][row].as_py().splitlines()[0]
 
 
-def _how_to_read(features: Path) -> str:
-    parts = f"{features}/data/*.parquet"
+def _how_to_read(folder: Path) -> str:
+    parts = f"{folder}/features/data/*.parquet"
     return f"""
-The output is in {features}. To read it:
+To search again:
+  varve search {folder}/index "read a file line by line"
+To read the output:
   duckdb    FROM '{parts}'
   polars    pl.read_parquet("{parts}")
   datasets  load_dataset("parquet", data_files="{parts}")
-The run is described in {features}/_varve/manifest.json
+  faiss     faiss.read_index("{folder}/index/index.faiss")
+The run is described in {folder}/features/_varve/manifest.json, the index in {folder}/index/_varve/manifest.json
 """
