@@ -118,7 +118,7 @@ def test_changed_head_is_refused(declared, run_job, tmp_path):
     output = run_job(str(folder), TEXTS[:2])
     settings = Path(folder, "1_Pooling/config.json")
     settings.write_text(json.dumps({**json.loads(settings.read_text()), "include_prompt": False}))
-    with pytest.raises(JobError, match="1_Pooling/config.json of .*: sha256"):
+    with pytest.raises(JobError, match=r"1_Pooling/config\.json of .*: sha256"):
         encode_queries(output, output.features["e"], ["x"])
 
 
@@ -149,5 +149,5 @@ def test_output_of_pairs_is_refused(tiny, run_job):
 def test_output_without_a_complete_job_is_refused(tmp_path):
     path = write_output(tmp_path / "o", {column("e", 8): np.ones((3, 8), np.float32)}, {"doc": ["a", "b", "c"]})
     output = Output.open(path)
-    with pytest.raises(JobError, match="manifest.json"):
+    with pytest.raises(JobError, match=r"manifest\.json"):
         encode_queries(output, output.features["e"], ["x"])
