@@ -28,6 +28,7 @@ from varve.indexing.record import RECORD_NAME, REQUEST_NAME, IndexRecord, IndexR
 from varve.indexing.rows import POSITION, IndexRows
 from varve.output.json_text import MAX_BYTES
 from varve.storage.object_store import Storage
+from varve.storage.stale_uploads import find_stale_uploads
 
 IDS = "ids"
 STAGED = "_varve/staged"
@@ -175,8 +176,10 @@ class IndexFolder:
         return failures
 
     def remove_staged(self, prefix: str = STAGED) -> None:
-        """Delete the objects that only the build needed."""
+        """Delete the objects that only the build needed, and what interrupted uploads left in a local folder."""
         self.storage.delete([entry.name for entry in self.storage.list(prefix)])
+        for upload in find_stale_uploads(self.storage):
+            upload.remove()
 
 
 def _ids_name(first: int, stop: int) -> str:

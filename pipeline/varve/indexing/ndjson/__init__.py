@@ -1,0 +1,1 @@
+"""Documents for OpenSearch and Elasticsearch: files of bulk lines, and their sending."""
