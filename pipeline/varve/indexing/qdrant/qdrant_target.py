@@ -10,7 +10,6 @@ ids that are functions of their rows, so a part that is added twice is there onc
 unfinished collection; collections that Varve did not make are not touched.
 """
 
-import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -30,10 +29,10 @@ from varve.indexing.qdrant.points import batches
 from varve.indexing.qdrant.qdrant_kind import Graph, is_half, kinds_of
 from varve.indexing.qdrant.qdrant_searcher import QdrantSearcher
 from varve.indexing.record import IndexRecord, IndexRequest
+from varve.indexing.request import make_request
 from varve.indexing.rows import IndexRows
 from varve.indexing.source import DENSE, LATE, SPARSE, IndexSource
 from varve.indexing.target import Kind
-from varve.output.schema import describe
 
 if TYPE_CHECKING:
     from qdrant_client import QdrantClient
@@ -145,15 +144,9 @@ class QdrantTarget:
         return kinds_of(source, self.settings.kind if self.settings else "auto")
 
     def _collection(self, source: IndexSource) -> Collection:
-        content = {
-            "source": source.output.manifest.sha256,
-            "feature": describe(source.column),
-            "metric": asdict(source.metric),
-            "columns": source.columns,
-            "settings": self.settings.identity() if self.settings else {},
-        }
-        fingerprint = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
-        return Collection(self._at.url, f"{self._at.name}__{fingerprint}")
+        assert self.settings is not None, "only an index that is built has a staged collection"
+        fingerprint = make_request(source, self.settings).fingerprint
+        return Collection(self._at.url, f"{self._at.name}__{fingerprint[:8]}")
 
     def train(self, kind: Kind, source: IndexSource) -> None:
         """Create the collection, unless it exists. All kinds are graphs of the same points."""
