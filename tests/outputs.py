@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from varve.encoder.feature_plan import Column, FeaturePlan
 from varve.encoder.ragged import Ragged
+from varve.indexing.rows import SparseVectors, take
 from varve.output.manifest import Manifest, publish
 from varve.output.part_file import write_part
 from varve.output.part_table import PartTable
@@ -39,7 +40,8 @@ def write_output(
 
     Args:
         path: folder or address.
-        features: column definition → (R, width) float32, which are converted to the dtype of the column.
+        features: column definition → (R, width) float32, which are converted to the dtype of the column; sparse
+            vectors; or lists of vectors, for windows, chunks and late interaction.
         kept: name → values of R rows.
         rows_per_part: rows of each part.
         errors: rows without features.
@@ -90,10 +92,12 @@ def _cells(shards: list, rows_per_part: int):
 def _stored(features: dict, start: int, stop: int, encoded: np.ndarray) -> dict:
     stored = {}
     for definition, values in features.items():
+        if isinstance(values, SparseVectors | Ragged):
+            stored |= _stored_lists(definition, take(values, np.arange(start, stop)[encoded]))
+            continue
         if definition.form == "windows":  # one per row
-            offsets = np.arange(int(encoded.sum()) + 1)
-            stored[definition.name] = Ragged(values[start:stop][encoded], offsets)
-            stored["windows"] = Ragged(np.zeros((len(offsets) - 1, 2), np.int32), offsets)
+            lists = Ragged(values[start:stop][encoded], np.arange(int(encoded.sum()) + 1))
+            stored |= _stored_lists(definition, lists)
             continue
         vectors = np.asarray(values)[start:stop][encoded]
         if definition.dtype == "int8":
@@ -105,6 +109,19 @@ def _stored(features: dict, start: int, stop: int, encoded: np.ndarray) -> dict:
         kinds = {"float16": np.float16, "float32": np.float32}
         stored[definition.name] = vectors.astype(kinds.get(definition.dtype, vectors.dtype))
     return stored
+
+
+def _stored_lists(definition: Column, values: SparseVectors | Ragged) -> dict:
+    """Columns of sparse vectors, of windows or chunks, or of late interaction; float32 or float16."""
+    if isinstance(values, SparseVectors):
+        return {f"{definition.name}_ids": values.ids, f"{definition.name}_weights": values.weights}
+    vectors = Ragged(values.values.astype(definition.dtype), values.offsets)
+    spans = Ragged(np.zeros((len(values.values), 2), np.int32), values.offsets)
+    if definition.form in {"windows", "chunks"}:
+        return {definition.name: vectors, definition.form: spans}
+    tokens = Ragged(np.zeros(len(values.values), np.int32), values.offsets)
+    late = {f"{definition.name}_input_ids": tokens, f"{definition.name}_offsets": spans}
+    return {definition.name: vectors} | (late if definition.form == "late" else {})
 
 
 def _manifest(storage: Storage, metadata: dict, rows: int, errors: int, parts: list) -> Manifest:

@@ -20,7 +20,7 @@ def opensearch(folder: Path) -> Iterator[str]:
     """Start the server on the loopback interface; yields its URL."""
     port, log = free_port(), folder / "opensearch.log"
     binary = next((Path(sys.prefix) / "lib").glob("python*/site-packages/osmem_server/bin/osmem*"))
-    command = [str(binary), "--no-ja", "--addr", f"127.0.0.1:{port}", "--parent-pid", str(os.getpid())]
+    command = [str(binary), "-no-ja", "-no-stdin-watch", "-addr", f"127.0.0.1:{port}", "-parent-pid", str(os.getpid())]
     process = start(command, log)
     url = f"http://127.0.0.1:{port}"
     try:

@@ -67,7 +67,13 @@ def vector_texts(vectors: NDArray) -> pa.Array:
     """(N,) JSON arrays of (N, width) values."""
     width = vectors.shape[1]
     offsets = np.arange(0, vectors.size + 1, width, dtype=np.int64)
-    return _array_texts(pa.array(vectors.reshape(-1)).cast(TEXT), offsets, "[", "]")
+    values = vectors.reshape(-1)
+    texts = pa.array(values).cast(TEXT)
+    if len(zeros := np.flatnonzero((values == 0) & np.signbit(values))):  # -0 would be read as the integer 0
+        mask = np.zeros(len(values), np.bool_)
+        mask[zeros] = True
+        texts = _call("if_else", pa.array(mask), pa.scalar("-0.0", TEXT), texts)
+    return _array_texts(texts, offsets, "[", "]")
 
 
 def weight_texts(names: pa.Array, weights: Ragged) -> pa.Array:
