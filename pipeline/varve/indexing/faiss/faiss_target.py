@@ -14,6 +14,7 @@ kinds have different names; memory while merging is bounded by one inverted list
 import re
 import shutil
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -45,6 +46,8 @@ from varve.storage.object_store import Storage
 INDEX_NAME = "index.faiss"
 VECTORS_NAME = "vectors.npy"
 _GRAPH_SHARD_ROWS = 1_000_000
+_DOWNLOADS = 8
+_COPY_BYTES = 2**24
 _PART = re.compile(r"part-(\d{8})\.(codes|vectors)")
 _INDEX_FILE = re.compile(r"index(-\d{5}-of-\d{5})?\.faiss|vectors\.npy")
 
@@ -83,19 +86,13 @@ class FaissTarget:
         """Refuse what FAISS cannot index.
 
         Raises:
-            JobError: faiss is missing, the feature is not dense or has binary vectors or none, or the kind is wrong.
+            JobError: faiss is missing, the vectors are binary, or the kind cannot be built of them.
         """
         load_faiss()
         name = source.column.name
-        if source.kind not in self.accepts:
-            msg = f"{name} has {source.kind} vectors; the target faiss indexes dense ones: choose another --feature"
-            raise JobError(msg)
         if source.column.dtype == "binary":
             msg = f"{name} has binary vectors; the target faiss indexes float32, float16 and int8 ones: choose such a "
             msg += "feature (with --kind IVF{n},RaBitQ the index is as small), or write the bits with --to npy:DEST"
-            raise JobError(msg)
-        if not source.num_vectors:
-            msg = f"{name} has no vectors, so there is nothing to index"
             raise JobError(msg)
         self.kinds(source)
 
@@ -204,12 +201,13 @@ class FaissTarget:
     ) -> list[tuple[Path, int]]:
         """(local file, number of vectors) of each part that has vectors, ascending; their size is checked."""
         counts = np.diff(source.starts)
-        found = []
-        for part in np.flatnonzero(counts).tolist():
-            path = self._folder.local_file(_part_name(kind, part, suffix), scratch)
-            if vector_bytes is not None:
-                check_size(path, vector_bytes * int(counts[part]))
-            found.append((path, int(counts[part])))
+        parts = np.flatnonzero(counts)
+        with ThreadPoolExecutor(_DOWNLOADS) as threads:
+            names = [_part_name(kind, part, suffix) for part in parts.tolist()]
+            paths = list(threads.map(lambda name: self._folder.local_file(name, scratch), names))
+        found = list(zip(paths, counts[parts].tolist(), strict=True))
+        for path, num_vectors in found if vector_bytes is not None else []:
+            check_size(path, vector_bytes * num_vectors)
         return found
 
     @contextmanager
@@ -330,10 +328,11 @@ def _workspace(storage: Storage, folder: str) -> Iterator[Path]:
 def _promote(storage: Storage, staged: str, name: str) -> None:
     """Give a finished file its name. It keeps the staged one, so this may be repeated."""
     if not storage.is_local:
-        with TemporaryDirectory(prefix="varve-") as scratch:
-            copy = Path(scratch, "file")
-            if storage.download(staged, copy):
-                storage.upload(name, copy)
+        size = next(entry.size for entry in storage.list(staged.rpartition("/")[0]) if entry.name == staged)
+        starts = range(0, size, _COPY_BYTES)
+        storage.write(
+            name, size, lambda: (storage.read(staged, at, min(at + _COPY_BYTES, size)) or b"" for at in starts)
+        )
         return
     source, final = Path(storage.uri, staged), Path(storage.uri, name)
     if final.exists() and final.samefile(source):

@@ -42,7 +42,6 @@ def _prepared(source: IndexSource, first: int, stop: int) -> Iterator[NDArray[np
     """The vectors of some positions, part after part, as the metric compares them."""
     parts = source.part_of(np.array([first, stop - 1]))
     for part in range(int(parts[0]), int(parts[1]) + 1):
-        rows = source.read(part, ())
-        if len(rows):
-            here = rows.dense[max(first - rows.first, 0) : max(stop - rows.first, 0)]
-            yield contiguous(source.metric.prepare(here))
+        for at, block in source.blocks(part):
+            assert isinstance(block, np.ndarray)
+            yield contiguous(source.metric.prepare(block[max(first - at, 0) : max(stop - at, 0)]))

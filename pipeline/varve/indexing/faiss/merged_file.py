@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from varve.indexing.faiss.coded_part import Run
 from varve.indexing.faiss.faiss_library import load_faiss
 
-_BLOCK_BYTES = 2**24
-_MAX_RUNS = 256  # merged at once: each of them is an open file
+_BLOCK_BYTES = 2**23
+MAX_RUNS = 512  # merged at once: each of them is an open file
 _LISTS_FOURCC = b"ilar"
 
 
@@ -50,38 +50,28 @@ def append_files(file: BinaryIO, paths: Sequence[Path]) -> None:
             shutil.copyfileobj(source, file, _BLOCK_BYTES)
 
 
-def write_lists(index: Any, runs: Sequence[tuple[Path, int]], path: Path) -> None:
-    """Write an index with inverted lists. Many runs are merged in several passes, next to the file.
+def write_lists(index: Any, runs: Sequence[tuple[Path, int]], path: Path, max_runs: int = MAX_RUNS) -> None:
+    """Write an index with inverted lists. Many runs are merged in several passes, in files next to `path`.
 
     Args:
         index: trained, without vectors; it is changed.
         runs: (file of a run, number of its vectors), ascending by position; at least one.
         path: of the file to write.
+        max_runs: that are merged at once, at least 2.
     """
     code_bytes, num_lists = index.code_size, load_faiss().extract_index_ivf(index).nlist
-    level = 0
-    while len(runs) > _MAX_RUNS:
-        name = f"{path.name}.{level}"
-        merged = [
-            _merge_runs(runs[at : at + _MAX_RUNS], code_bytes, num_lists, path.with_name(f"{name}.{at}"))
-            for at in range(0, len(runs), _MAX_RUNS)
-        ]
-        if level:
-            _remove(runs)
-        runs, level = merged, level + 1
+    passes = 0
+    while len(runs) > max_runs:
+        groups = [runs[at : at + max_runs] for at in range(0, len(runs), max_runs)]
+        paths = [path.with_name(f"{path.name}.{passes}.{group}") for group in range(len(groups))]
+        runs = [_merge_runs(group, code_bytes, num_lists, to) for group, to in zip(groups, paths, strict=True)]
+        passes += 1
     mapped = [Run.map(file, num_vectors, code_bytes) for file, num_vectors in runs]
     sizes = _list_sizes(mapped, num_lists)
     with path.open("wb") as file:
         file.write(_lists_header(index, sizes))
         for block in _blocks(mapped, sizes, code_bytes):
             _write_block(file, block)
-    if level:
-        _remove(runs)
-
-
-def _remove(runs: Sequence[tuple[Path, int]]) -> None:
-    for path, _ in runs:
-        path.unlink()
 
 
 def _merge_runs(runs: Sequence[tuple[Path, int]], code_bytes: int, num_lists: int, path: Path) -> tuple[Path, int]:

@@ -5,6 +5,9 @@ Knows nothing of files. Invariant: the result is a function of the kind and the 
 
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from varve.indexing.faiss.faiss_kind import FaissKind
 from varve.indexing.faiss.faiss_library import contiguous, metric_type, one_thread
 from varve.indexing.source import IndexSource
@@ -23,8 +26,7 @@ def train_index(kind: FaissKind, source: IndexSource) -> bytes:
         # The C++ object holds a pointer only, so this frame holds the graph.
         graph = _search_centroids_by_graph(faiss, index, kind) if kind.centroid_links else None
         if not index.is_trained:
-            positions = source.sample_positions(sample_size(kind, source), seed=_SEED)
-            index.train(contiguous(source.metric.prepare(source.dense_at(positions))))
+            index.train(contiguous(source.metric.prepare(_sample(source, sample_size(kind, source)))))
         if graph is not None:
             index.clustering_index = None
         return faiss.serialize_index(index).tobytes()
@@ -34,6 +36,20 @@ def sample_size(kind: FaissKind, source: IndexSource) -> int:
     """Number of vectors to train with."""
     wanted = max(_VECTORS_PER_LIST * kind.num_lists, _MIN_VECTORS)
     return min(source.num_vectors, wanted, _MAX_SAMPLE_BYTES // (4 * source.width))
+
+
+def _sample(source: IndexSource, num_vectors: int) -> NDArray[np.float32]:
+    """(num_vectors, width) in one array, which may be large: each block is copied to its place."""
+    positions = source.sample_positions(num_vectors, seed=_SEED)
+    sample = np.empty((num_vectors, source.width), np.float32)
+    filled = 0
+    for part in np.unique(source.part_of(positions)).tolist():
+        for first, block in source.blocks(part):
+            assert isinstance(block, np.ndarray)
+            start, stop = np.searchsorted(positions, [first, first + len(block)])
+            sample[start:stop] = block[positions[start:stop] - first]
+            filled += int(stop - start)
+    return sample[:filled]
 
 
 def _create(faiss: Any, kind: FaissKind, source: IndexSource) -> Any:
