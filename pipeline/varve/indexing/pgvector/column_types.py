@@ -99,5 +99,7 @@ def find_type(field: pa.Field) -> ColumnType:
 
 def from_values(field: pa.Field, values: list) -> pa.Array:
     """An Arrow column of values that psycopg has returned."""
+    if pa.types.is_null(field.type):
+        return pa.nulls(len(values))
     stored = pa.array(values, find_type(field).arrow)
     return stored if stored.type == field.type else stored.cast(field.type)

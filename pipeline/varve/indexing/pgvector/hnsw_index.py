@@ -64,7 +64,7 @@ class Graph:
     def build_bytes(self, value_bytes: float, rows: int) -> int:
         """Memory of the graph while it is built; `maintenance_work_mem` must be above it."""
         per_row = _aligned(value_bytes) + 192 + 16 * self.m * (2 + self._upper_layers)
-        return int(1.1 * per_row * rows) + 2**24
+        return int(1.2 * per_row * rows) + 2**20
 
     @property
     def _upper_layers(self) -> float:

@@ -26,7 +26,7 @@ from varve.indexing.pgvector.table_searcher import TableSearcher
 from varve.indexing.pgvector.vector_type import VectorType, choose_type
 from varve.indexing.record import IndexRecord, IndexRequest
 from varve.indexing.request import make_request
-from varve.indexing.rows import IndexRows, SparseVectors
+from varve.indexing.rows import ITEM, POSITION, ROW, SHARD, IndexRows, SparseVectors
 from varve.indexing.source import DENSE, SPARSE, IndexSource
 from varve.indexing.target import Kind
 
@@ -219,9 +219,11 @@ class PgvectorTarget:
 
 
 def _schema_of(source: IndexSource) -> pa.Schema:
-    """The schema of `IndexRows.ids`, without reading a large part."""
-    part = int((source.starts[1:] - source.starts[:-1]).argmin())
-    return source.read(part).ids.schema.remove_metadata()
+    """The schema of `IndexRows.ids`."""
+    stored = source.output.schema
+    fields = [(POSITION, pa.int64()), *((name, stored.field(name).type) for name in (SHARD, ROW))]
+    fields += [(ITEM, pa.int32())] if source.has_items else []
+    return pa.schema([*fields, *((name, stored.field(name).type) for name in source.columns)])
 
 
 def _searcher(

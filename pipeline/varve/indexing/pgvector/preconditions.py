@@ -39,7 +39,9 @@ SELECT current_setting('server_version_num')::int AS server, current_user AS rol
     has_database_privilege(current_database(), 'CREATE') AS may_create,
     current_setting('transaction_read_only') = 'on' AS read_only
 """
-_SCHEMA = "SELECT has_schema_privilege(oid, 'CREATE, USAGE') FROM pg_namespace WHERE nspname = %s"
+_SCHEMA = """
+SELECT has_schema_privilege(oid, 'CREATE') AND has_schema_privilege(oid, 'USAGE') FROM pg_namespace WHERE nspname = %s
+"""
 # The table that a relation belongs to: itself, or that of an index.
 _TABLE_OF = """
 SELECT t.relname, pg_has_role(t.relowner, 'USAGE') FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -54,8 +56,8 @@ def check_source(source: IndexSource, vector_type: VectorType, *, is_graph: bool
     Raises:
         JobError: the message names the column, its value and the limit.
     """
-    for field in source.output.schema if not source.columns else _kept_fields(source):
-        _check_column(field)
+    for name in source.columns:
+        _check_column(source.output.schema.field(name))
     limits = MAX_GRAPH_WIDTH if is_graph else MAX_WIDTH
     if vector_type.width > limits[vector_type.name]:
         msg = (
@@ -65,10 +67,6 @@ def check_source(source: IndexSource, vector_type: VectorType, *, is_graph: bool
         raise JobError(msg)
     if is_graph and vector_type.name == SPARSEVEC:
         _check_nonzero(source)
-
-
-def _kept_fields(source: IndexSource) -> list[pa.Field]:
-    return [source.output.schema.field(name) for name in source.columns]
 
 
 def _check_column(field: pa.Field) -> None:
