@@ -77,8 +77,14 @@ class Postgres:
             self._process = None
 
     def restart(self, by: signal.Signals) -> None:
+        """End the server, and start it when the last process of the old one has ended."""
         self.end(by)
+        wait_until(lambda: not self._processes(), "the end of PostgreSQL's processes", self.log)
         self.start()
+
+    def _processes(self) -> list[Path]:
+        """Processes in the data folder: a server's own outlive a killed postmaster for a moment."""
+        return [path for path in Path("/proc").glob("[0-9]*/cwd") if _is_in(path, self._data)]
 
     def dsn(self, database: str = "postgres", user: str = SUPERUSER) -> str:
         return f"host=127.0.0.1 port={self.port} user={user} dbname={database}"
@@ -158,6 +164,13 @@ def postgres(*settings: str, has_pgvector: bool = True) -> Iterator[Postgres]:
     finally:
         server.end()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_in(link: Path, folder: Path) -> bool:
+    try:
+        return link.readlink() == folder
+    except OSError:  # ended meanwhile
+        return False
 
 
 def _environment() -> dict[str, str]:

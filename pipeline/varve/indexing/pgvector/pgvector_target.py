@@ -21,7 +21,7 @@ from varve.indexing.pgvector.client import keyword, psycopg, register_vector, sq
 from varve.indexing.pgvector.connection import PATIENCE_S, connect, repeat
 from varve.indexing.pgvector.hnsw_index import Graph, is_graph
 from varve.indexing.pgvector.staged_table import EMBEDDING, StagedTable
-from varve.indexing.pgvector.table_name import TableName, resolve
+from varve.indexing.pgvector.table_name import PARTS, TableName, exists, read_comment, resolve
 from varve.indexing.pgvector.table_searcher import TableSearcher
 from varve.indexing.pgvector.vector_type import VectorType, choose_type
 from varve.indexing.record import IndexRecord, IndexRequest
@@ -109,11 +109,11 @@ class PgvectorTarget:
     def train(self, kind: Kind, source: IndexSource) -> None:  # noqa: ARG002 (all kinds have one table)
         """Create the table of the build."""
         schema = _schema_of(source)
-        self._repeat(lambda c, name: staged_table.create(c, self._staged(name, source), schema))
+        self._repeat(lambda c, name: staged_table.create(c, self._staged(c, name, source), schema))
 
     def added(self, kind: Kind, source: IndexSource) -> set[int]:  # noqa: ARG002
         """Numbers of the parts in the ledger."""
-        return self._repeat(lambda c, name: staged_table.added_parts(c, self._staged(name, source)))
+        return self._repeat(lambda c, name: staged_table.added_parts(c, self._staged(c, name, source)))
 
     def add(self, kind: Kind, source: IndexSource, rows: IndexRows) -> None:  # noqa: ARG002
         """Add a part in one transaction, unless it is in the ledger.
@@ -122,7 +122,7 @@ class PgvectorTarget:
             JobError: the key has a null.
             RunError: a value cannot be stored, or the server does not return within `patience_s`.
         """
-        self._repeat(lambda c, name: staged_table.add_part(c, self._staged(name, source), rows))
+        self._repeat(lambda c, name: staged_table.add_part(c, self._staged(c, name, source), rows))
 
     def pieces(self, kind: Kind, source: IndexSource) -> int:  # noqa: ARG002
         """One: the server uses several processes itself."""
@@ -138,9 +138,10 @@ class PgvectorTarget:
         schema, value_bytes = _schema_of(source), self._value_bytes(source)
 
         def work(connection: psycopg.Connection, name: TableName) -> None:
-            staged = self._staged(name, source)
-            hnsw_index.require_rows(connection, staged, source.num_vectors)
-            hnsw_index.finish(connection, staged, schema, Graph.parse(kind.name), value_bytes)
+            staged = self._staged(connection, name, source)
+            if staged.name != name:
+                hnsw_index.require_rows(connection, staged, source.num_vectors)
+                hnsw_index.finish(connection, staged, schema, Graph.parse(kind.name), value_bytes)
 
         self._repeat(work)
 
@@ -148,7 +149,7 @@ class PgvectorTarget:
     def searcher(self, kind: Kind, source: IndexSource) -> Iterator[TableSearcher]:
         """The table of the build."""
         with connect(self._place) as connection:
-            staged = self._staged(resolve(connection, self._place), source)
+            staged = self._staged(connection, resolve(connection, self._place), source)
             is_graph = Graph.parse(kind.name) is not None
             yield _searcher(connection, staged.name, staged.vector_type, _schema_of(source), is_graph=is_graph)
 
@@ -161,7 +162,7 @@ class PgvectorTarget:
         """
 
         def work(connection: psycopg.Connection, name: TableName) -> IndexRecord:
-            staged = self._staged(name, source)
+            staged = self._staged(connection, name, source)
             details = _details(name, staged, _schema_of(source), kind)
             versions = record.versions | _server_versions(connection)
             complete = replace(record, details=record.details | details, versions=versions)
@@ -196,12 +197,26 @@ class PgvectorTarget:
     def _repeat(self, work: Callable[[psycopg.Connection, TableName], T]) -> T:
         """Run work with the name of the table, again after a failure that passes."""
         place = self._place
-        return repeat(place, self.patience_s, lambda connection: work(connection, resolve(connection, place)))
 
-    def _staged(self, name: TableName, source: IndexSource) -> StagedTable:
-        """The table of the build, whose name every worker derives from the source and the settings."""
+        def attempt(connection: psycopg.Connection) -> T:
+            name = resolve(connection, place)
+            try:
+                return work(connection, name)
+            except psycopg.errors.UndefinedTable:  # another process has published this build meanwhile
+                return work(connection, name)
+
+        return repeat(place, self.patience_s, attempt)
+
+    def _staged(self, connection: psycopg.Connection, name: TableName, source: IndexSource) -> StagedTable:
+        """The table of the build, whose name every worker derives from the source and the settings.
+
+        It is the published one if another process has published this build.
+        """
         fingerprint = make_request(source, self._settings).fingerprint
-        return StagedTable(name.staged(fingerprint), self._vector_type(source), self._settings.key)
+        staged, noted = name.staged(fingerprint), read_comment(connection, name)
+        if noted and noted.get("fingerprint") == fingerprint and not exists(connection, staged.add(PARTS)):
+            staged = name
+        return StagedTable(staged, self._vector_type(source), self._settings.key)
 
     def _is_graph(self, source: IndexSource) -> bool:
         return is_graph(self._settings.kind, source.num_vectors)

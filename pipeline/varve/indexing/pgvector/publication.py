@@ -60,7 +60,7 @@ def publish(connection: psycopg.Connection, name: TableName, staged: TableName, 
         lock_name(connection, str(name))
         connection.execute(_LOCK_TIMEOUT)
         noted, old = read_comment(connection, staged.add(PARTS)), read_comment(connection, name)
-        if noted is None or not exists(connection, staged):
+        if staged == name or noted is None or not exists(connection, staged):
             return _published_by_another(connection, name, staged, old)
         grants = _remove_old(connection, name, old)
         _rename(connection, name, staged)
@@ -75,7 +75,7 @@ def _published_by_another(
     connection: psycopg.Connection, name: TableName, staged: TableName, old: dict[str, Any] | None
 ) -> IndexRecord:
     record = published_record(connection, name)
-    if record is None or old is None or staged.table != name.staged(old["fingerprint"]).table:
+    if record is None or old is None or staged not in {name, name.staged(old["fingerprint"])}:
         msg = f"{staged} is missing: it was dropped. Run the same command again"
         raise RunError(msg)
     return record
