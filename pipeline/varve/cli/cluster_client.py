@@ -15,7 +15,11 @@ if TYPE_CHECKING:
 def add_cluster_arguments(parser: argparse.ArgumentParser, *, required: bool) -> None:
     """Add --to and --installed."""
     parser.add_argument(
-        "--to", required=required, metavar="ADDRESS", help="address of the cluster's dashboard: http://HOST:8265"
+        "--to",
+        dest="cluster",
+        required=required,
+        metavar="ADDRESS",
+        help="address of the cluster's dashboard: http://HOST:8265",
     )
     parser.add_argument(
         "--installed",

@@ -70,7 +70,7 @@ def run(
     restore_environment = keep_environment()
     for variable, value in ENVIRONMENT.items():
         os.environ.setdefault(variable, value)
-    use_token(os.environ.get("RAY_ADDRESS") if uses_ray and not getattr(arguments, "to", None) else None)
+    use_token(os.environ.get("RAY_ADDRESS") if uses_ray and not getattr(arguments, "cluster", None) else None)
     warnings.filterwarnings("ignore")
     # They act like Ctrl-C, until a run handles signals itself (monitoring/watchdog.py). `nohup` lets SIGHUP be ignored.
     signal.signal(signal.SIGTERM, signal.default_int_handler)

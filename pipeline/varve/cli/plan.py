@@ -43,7 +43,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _plan(arguments: argparse.Namespace) -> int:
-    if arguments.installed and not arguments.to:
+    if arguments.installed and not arguments.cluster:
         msg = "--installed needs --to ADDRESS: without it the job is measured on this machine or at RAY_ADDRESS"
         raise JobError(msg)
     price = arguments.price_per_hour
@@ -51,8 +51,8 @@ def _plan(arguments: argparse.Namespace) -> int:
         msg = f"--price-per-hour: {price:g} is not allowed: expected 0 or more"
         raise JobError(msg)
     job = read_job(arguments)
-    if arguments.to:
-        report = _measure_at(arguments.to, job, price, with_code=not arguments.installed)
+    if arguments.cluster:
+        report = _measure_at(arguments.cluster, job, price, with_code=not arguments.installed)
     else:
         report = _measure_here(job, price)
     sys.stderr.writelines(f"{note}\n" for note in report.get("notes", ()))

@@ -39,7 +39,7 @@ def _submit(arguments: argparse.Namespace) -> int:
     job = read_job(arguments)
     from varve.submission.jobs_client import ClusterHead, submission_name
 
-    head = ClusterHead(arguments.to)
+    head = ClusterHead(arguments.cluster)
     last, count = head.latest(submission_name(job))
     if arguments.logs:
         return _print_logs(head, last, as_json=arguments.json)
