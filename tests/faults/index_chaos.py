@@ -129,18 +129,17 @@ def places(target: str, folder: Path, running: ExitStack) -> Iterator[tuple[Call
     if target == "postgresql":
         from tests.servers.postgres import postgres
 
-        server = running.enter_context(postgres(folder / "pg"))
-
-        def restart() -> None:
-            server.kill()
-            server.start()
-
-        yield lambda name: f"{server.url}?table={name}", restart
+        server = running.enter_context(postgres())
+        database = server.create_database()
+        yield (
+            lambda name: f"postgresql://{server.destination(database, name)}",
+            lambda: server.restart(signal.SIGQUIT),
+        )
     elif target == "qdrant":
         from tests.servers.qdrant import qdrant
 
         server = running.enter_context(qdrant(folder / "qdrant"))
-        yield lambda name: f"{server.address}/{name}", None
+        yield lambda name: f"qdrant://{server.host}/{name}", lambda: (server.kill(), server.start())
     else:
         yield lambda name: f"{target}:s3://index/{name}", None
 
