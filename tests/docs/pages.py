@@ -15,7 +15,13 @@ import pytest
 from varve.cli.main import COMMANDS, run_command
 
 ROOT = Path(__file__).parents[2]
-README, JOBS, INFRA, PIPELINE = PAGES = ("README.md", "jobs/README.md", "infra/README.md", "pipeline/README.md")
+README, JOBS, SEARCH, INFRA, PIPELINE = PAGES = (
+    "README.md",
+    "jobs/README.md",
+    "jobs/search.md",
+    "infra/README.md",
+    "pipeline/README.md",
+)
 MODEL_ID = "sentence-transformers/all-MiniLM-L6-v2"
 
 _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)

@@ -14,6 +14,7 @@ from tests.docs.pages import (
     PIPELINE,
     README,
     ROOT,
+    SEARCH,
     all_blocks,
     all_flags,
     anchors,
@@ -29,6 +30,7 @@ from tests.docs.pages import (
 from varve.cli.main import COMMANDS
 from varve.config.compute import Compute, Replicas
 from varve.config.feature import Computed, Feature, Pool
+from varve.config.index import Index
 from varve.config.job import Job, json_schema
 from varve.config.model import Chunks, Model, Windows
 from varve.config.output import Output
@@ -49,9 +51,9 @@ def test_readme_is_short():
 # The job file.
 
 
-def documented_keys(section: str) -> dict[str, str]:
+def documented_keys(section: str, page: str = JOBS) -> dict[str, str]:
     """key → default, of a section's tables of keys."""
-    rows = table(sections(JOBS)[section], "| key | default | |")
+    rows = table(sections(page)[section], "| key | default | |")
     return {key.strip("`"): default.strip("`") for key, default, _ in rows}
 
 
@@ -82,6 +84,10 @@ def test_keys_of_the_job_file_are_documented_with_their_defaults(section, expect
     assert documented_keys(section) == expected
 
 
+def test_keys_of_the_index_file_are_documented_with_their_defaults():
+    assert documented_keys("Build an index", SEARCH) == defaults(Index)
+
+
 def test_every_key_of_the_json_schema_is_documented():
     schema = json_schema()
     keys = {key for definition in schema["$defs"].values() for key in definition.get("properties", {})}
@@ -95,14 +101,16 @@ def test_every_pool_is_documented():
 
 
 @pytest.mark.parametrize("block", all_blocks("yaml"), ids=str)
-def test_documented_job_is_a_job(block):
-    Job.parse(yaml.safe_load(block.text))
+def test_documented_job_or_index_is_one(block):
+    is_index = block.page == SEARCH
+    (Index if is_index else Job).parse(yaml.safe_load(block.text))
 
 
 @pytest.mark.parametrize("recipe", sorted((ROOT / "jobs/recipes").glob("*.yaml")), ids=lambda path: path.stem)
-def test_recipe_is_a_job_with_hardware_and_cost_in_its_header(recipe):
-    Job.load(str(recipe))
-    header = recipe.read_text().split("source:")[0]
+def test_recipe_is_a_job_or_an_index_with_hardware_and_cost_in_its_header(recipe):
+    is_index = recipe.stem.startswith("index-")
+    (Index if is_index else Job).load(str(recipe))
+    header = re.split(r"^\w+:", recipe.read_text(), maxsplit=1, flags=re.MULTILINE)[0]
     assert "Hardware:" in header
     assert "Cost:" in header
 
