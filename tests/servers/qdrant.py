@@ -393,14 +393,18 @@ class RunningServer:
     process: subprocess.Popen | None = None
 
     @property
-    def address(self) -> str:
+    def host(self) -> str:
         return f"127.0.0.1:{self.port}"
+
+    @property
+    def address(self) -> str:
+        return f"qdrant://{self.host}"
 
     def start(self, *options: str) -> None:
         command = [sys.executable, "-m", "tests.servers.qdrant", str(self.folder / "data"), str(self.port)]
         log = self.folder / "qdrant.log"
         self.process = start([*command, *self.options, *options], log, env={**os.environ, **self.environment})
-        wait_until(lambda: answers(f"http://{self.address}/"), "Qdrant's engine", log, self.process)
+        wait_until(lambda: answers(f"http://{self.host}/"), "Qdrant's engine", log, self.process)
 
     def kill(self) -> None:
         """SIGKILL."""

@@ -49,7 +49,7 @@ class QdrantAddress:
         if not host or not _NAME.fullmatch(name) or "__" in name:
             msg = (
                 f"qdrant://{destination}: the name of the collection is {name!r}; {_EXPECTED}. A name consists of "
-                f"letters, digits, dots, hyphens and single underscores"
+                "letters, digits, dots, hyphens and single underscores"
             )
             raise JobError(msg)
         if options.keys() - {"https"} or options.get("https", "true") not in {"true", "false"}:

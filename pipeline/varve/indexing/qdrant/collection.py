@@ -138,8 +138,8 @@ class Collection:
         is_large = num_vectors * vector_bytes > 1024 * _INDEXING_THRESHOLD_KB * max(1, info.segments_count)
         if graph.m and is_large and not info.indexed_vectors_count:
             msg = (
-                f"{self.url}: {self.name} is ready, but none of its {num_vectors:,} vectors is in a graph"
-                f". See the log of the server"
+                f"{self.url}: {self.name} is ready, but none of its {num_vectors:,} vectors is in a graph. "
+                "See the log of the server"
             )
             raise RunError(msg)
 

@@ -37,7 +37,7 @@ def check_keys(source: IndexSource, key: str) -> None:
         listed = "".join(f"\n  {one[0]!r}: {_place(one)} and {_place(other)}" for one, other in examples)
         msg = (
             f"{source.output.storage.uri}: --key {key} has the same value in several rows:{listed}\n"
-            f"Choose a column of unique values, or leave --key out: then shard and row identify a row"
+            "Choose a column of unique values, or leave --key out: then shard and row identify a row"
         )
         raise JobError(msg)
 

@@ -120,14 +120,14 @@ class QdrantTarget:
         if name in {each.name for each in request(url, lambda client: client.get_collections()).collections}:
             msg = (
                 f"{self.address}: {name} is a collection. Varve makes {name} an alias of its own collection: choose "
-                f"another name, or delete the collection"
+                "another name, or delete the collection"
             )
             raise JobError(msg)
         replaced = self._alias_of()
         if replaced and not Collection(url, replaced).metadata():
             msg = (
                 f"{self.address}: {name} is an alias of the collection {replaced}, which Varve did not make: choose "
-                f"another name, or delete the alias"
+                "another name, or delete the alias"
             )
             raise JobError(msg)
 
@@ -167,22 +167,26 @@ class QdrantTarget:
         return 1
 
     def finish(self, kind: Kind, source: IndexSource, piece: int) -> None:
-        """Build the graph, then count the points and compare some with the source.
+        """Count the points, build the graph, and compare some points with the source.
 
         Raises:
             RunError: the server failed, or points are missing or differ.
         """
         collection, graph = self._collection(source), Graph.parse(kind.name)
+        self._check_count(collection, source)
         stored_bytes = source.width * (2 if is_half(source) else 4)
         collection.build(graph, source.num_vectors, stored_bytes, sparse=source.kind == SPARSE)
+        self._check_count(collection, source)
+        compare(QdrantSearcher(collection, Layout.of(source)), source)
+
+    def _check_count(self, collection: Collection, source: IndexSource) -> None:
         found = collection.count(0, source.num_vectors)
         if found != source.num_vectors:
             msg = (
-                f"{self._at.url}: {collection.name} has {found:,} points, expected {source.num_vectors:,}"
-                f". Delete the collection and build the index again"
+                f"{self._at.url}: {collection.name} has {found:,} points, expected {source.num_vectors:,}. "
+                "Delete the collection and build the index again"
             )
             raise RunError(msg)
-        compare(QdrantSearcher(collection, Layout.of(source)), source)
 
     @contextmanager
     def searcher(self, kind: Kind, source: IndexSource) -> Iterator[QdrantSearcher]:
