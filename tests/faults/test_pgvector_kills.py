@@ -19,7 +19,7 @@ from varve.indexing.record import IndexRecord
 from varve.indexing.request import make_request
 
 KILLED = 9
-CALLS = 150  # of a build: round trips to the server
+CALLS = 190  # of a build: round trips to the server
 CONTENT = "SELECT count(*), count(DISTINCT position), md5(string_agg(t::text, '|' ORDER BY position)) FROM {} t"
 LEFTOVERS = "SELECT relname FROM pg_class WHERE relkind = 'r' AND relname LIKE '{}\\_\\_%'"
 

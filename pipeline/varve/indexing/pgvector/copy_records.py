@@ -20,7 +20,7 @@ from varve.indexing.rows import IndexRows, SparseVectors, take
 
 HEADER = b"PGCOPY\n\xff\r\n\0" + struct.pack("!ii", 0, 0)
 TRAILER = struct.pack("!h", -1)
-_CHUNK_BYTES = 2**22
+_CHUNK_BYTES = 2**19  # larger messages are read by the server as a whole before it works on them
 _NULL = -1
 
 # One piece of every row: (N, bytes) of a fixed length, or N values of any length, null or empty where there is nothing.
@@ -28,7 +28,7 @@ Piece = NDArray[np.uint8] | pa.Array
 
 
 def copy_records(rows: IndexRows, vector_type: VectorType) -> Iterator[bytes | memoryview]:
-    """The content of a COPY of the columns of `rows.ids` and the vectors, in blocks of about 4 MB.
+    """The content of a COPY of the columns of `rows.ids` and the vectors, in blocks of about 512 kB.
 
     Args:
         rows: N vectors of one part.
