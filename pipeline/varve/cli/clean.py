@@ -5,15 +5,18 @@ import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
-from varve.cli.command import open_output, print_json, run
+from varve.cli.command import print_json, run
 from varve.errors import JobError
+from varve.indexing.record import REQUEST_NAME
 from varve.monitoring.progress_line import clock_time, data_size
 from varve.output import part_file
+from varve.output.manifest import JOB_NAME
+from varve.storage.object_store import Storage
 from varve.storage.stale_uploads import StaleUpload, find_stale_uploads
 
 _MAX_SHOWN = 20
-_DESCRIPTION = """List the staged files that interrupted uploads left in a local output, and delete them with --delete.
-Committed parts are never touched. Object stores keep no such files."""
+_DESCRIPTION = """List the staged files that interrupted uploads left in a local output or index, and delete them with
+--delete. Committed parts are never touched. Object stores keep no such files."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -22,7 +25,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("path", metavar="PATH", help="output.path of the job")
+    parser.add_argument("path", metavar="PATH", help="output of a run, or folder of an index")
     parser.add_argument("--delete", action="store_true", help="delete the files (default: only list them)")
     parser.add_argument(
         "--older-than",
@@ -37,7 +40,7 @@ def _clean(arguments: argparse.Namespace) -> int:
     if arguments.older_than < 0:
         msg = f"--older-than: {arguments.older_than} is not allowed: expected hours, 0 or more"
         raise JobError(msg)
-    storage = open_output(arguments.path)
+    storage = _open(arguments.path)
     now = datetime.now(UTC)
     found = list(find_stale_uploads(storage))
     old = [upload for upload in found if now - upload.modified_at >= timedelta(hours=arguments.older_than)]
@@ -61,6 +64,19 @@ def _clean(arguments: argparse.Namespace) -> int:
     else:
         _print(old, num_younger, unknown, now, deleted=arguments.delete)
     return 0
+
+
+def _open(path: str) -> Storage:
+    """An output or the folder of an index.
+
+    Raises:
+        JobError: the path is empty, or there is neither at it.
+    """
+    storage = Storage(path, patient=False)
+    if all(storage.read(name) is None for name in (JOB_NAME, REQUEST_NAME)):
+        msg = f"{storage.uri} holds no output of Varve, and no index"
+        raise JobError(msg)
+    return storage
 
 
 def _age_s(upload: StaleUpload, now: datetime) -> float:

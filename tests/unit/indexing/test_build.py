@@ -212,3 +212,14 @@ def test_index_file_is_read_and_its_mistakes_are_named(run, tmp_path, capsys):
     assert run_command(["index", str(file), "--recall", "0.9"]) == 2
     assert run_command(["index", run]) == 2
     assert "--to is missing" in capsys.readouterr().err
+
+
+def test_clean_lists_and_deletes_a_staged_file_of_an_index(run, tmp_path, capsys):
+    folder = tmp_path / "index"
+    build(settings_of(run, folder))
+    (folder / "index.faiss#3").write_bytes(b"half of it")
+    assert run_command(["clean", str(folder), "--older-than", "0"]) == 0
+    assert "index.faiss#3" in capsys.readouterr().out
+    assert run_command(["clean", str(folder), "--older-than", "0", "--delete"]) == 0
+    assert sorted(path.name for path in folder.iterdir()) == ["_varve", "ids", "index.faiss"]
+    assert run_command(["index", str(folder), "--verify"]) == 0
