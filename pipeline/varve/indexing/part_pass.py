@@ -42,7 +42,7 @@ def add_parts(
     for _ in tasks.run(f"{kind.name}: train", partial(_train, target, source), [kind]):
         pass
     missing = {*range(source.num_parts)} - target.added(kind, source)
-    # All parts are read if exact neighbours are needed, also those that an interrupted build added.
+    # All parts are read if exact neighbours are needed, also the ones of an interrupted build.
     parts = [*range(source.num_parts)] if queries else sorted(missing)
     per_task = min(_PARTS_PER_TASK, max(1, len(parts) // 64))
     groups = [parts[start : start + per_task] for start in range(0, len(parts), per_task)]
