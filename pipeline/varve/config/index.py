@@ -17,6 +17,7 @@ from varve.config.yaml_text import read_yaml_file
 from varve.errors import JobError
 
 TARGETS = ("npy", "fbin", "faiss", "usearch", "lance", "ndjson", "postgresql", "qdrant")
+_IDENTITY = ("feature", "kind", "recall", "memory", "queries", "key", "keep", "shards")
 _SIZE = r"^\s*(\d+\.?\d*|\.\d+)(e\d{1,2})?\s*([KMGTkmgt]i?)?[Bb]?\s*$"
 
 
@@ -121,4 +122,4 @@ class Index(Section):
     def identity(self) -> dict[str, Any]:
         """The values that decide the content of the index."""
         content = self.model_dump(mode="json")
-        return {name: content[name] for name in ("feature", "kind", "recall", "memory", "key", "keep", "shards")}
+        return {name: content[name] for name in _IDENTITY}
