@@ -24,7 +24,8 @@ DENSE, SPARSE, LATE = "dense", "sparse", "late"
 _KIND_OF_FORM = {"vector": DENSE, "windows": DENSE, "chunks": DENSE, "sparse": SPARSE, "late": LATE, "clusters": LATE}
 _SAMPLE_PARTS = 64
 _UNIT_SAMPLE, _UNIT_PARTS = 1000, 2
-_BLOCK_BYTES = 2**24  # of decoded vectors that are in memory at once, about
+_BLOCK_BYTES = 2**22  # of decoded vectors that are in memory at once, about
+_COMPARED_ROWS = 2048  # that `neighbours.nearest` compares at once
 _TOKENS_PER_ROW = 64  # of late interaction and of sparse vectors, about
 
 
@@ -149,7 +150,8 @@ class IndexSource:
     @property
     def _block_rows(self) -> int:
         bytes_per_row = {DENSE: 4 * self.width, LATE: 4 * self.width * _TOKENS_PER_ROW, SPARSE: 8 * _TOKENS_PER_ROW}
-        return int(np.clip(_BLOCK_BYTES // bytes_per_row[self.kind], 64, 8192))
+        rows = int(np.clip(_BLOCK_BYTES // bytes_per_row[self.kind], 64, 8192))
+        return rows if rows < _COMPARED_ROWS else rows // _COMPARED_ROWS * _COMPARED_ROWS
 
     def _without_nulls(self, table: pa.Table) -> pa.Table:
         cells = table[self._stored_names[0]]

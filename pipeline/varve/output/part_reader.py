@@ -17,7 +17,7 @@ from varve.output.parquet_footer import ColumnChunk, read_footer_sizes
 # A part is at most about 512 MB unless the job sets rows_per_part; vectors hardly compress.
 _FREE_BYTES = 2 * 1024**3
 _MAX_EXPANSION = 100
-_BUFFER_BYTES = 2**22  # of each column whose pages are read one by one
+_BUFFER_BYTES = 2**23  # of each column whose pages are read one by one
 
 
 class ImplausiblePartError(RunError):
@@ -53,7 +53,7 @@ def read_batches(
     the errors are those of `read_columns`.
     """
     chunks = _read_chunks(source, num_rows)
-    with pq.ParquetFile(source, buffer_size=_BUFFER_BYTES) as file:
+    with pq.ParquetFile(source, pre_buffer=False, buffer_size=_BUFFER_BYTES) as file:
         _check_columns(source, file, names, chunks, file_bytes)
         for batch in file.iter_batches(batch_rows, columns=list(names), use_threads=False):
             yield pa.Table.from_batches([batch]).select(names)
