@@ -15,6 +15,7 @@ import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -33,7 +34,7 @@ from varve.storage.stale_uploads import find_stale_uploads
 IDS = "ids"
 STAGED = "_varve/staged"
 _IDS_NAME = re.compile(r"ids/ids-(\d{12})-(\d{12})\.parquet")
-_BLOCK_BYTES = 2**24
+_UPLOAD_S = 60  # an upload writes more often
 
 
 @dataclass(frozen=True)
@@ -178,8 +179,11 @@ class IndexFolder:
     def remove_staged(self, prefix: str = STAGED) -> None:
         """Delete the objects that only the build needed, and what interrupted uploads left in a local folder."""
         self.storage.delete([entry.name for entry in self.storage.list(prefix)])
+        # A younger one may be an upload of another process that builds the same index.
+        oldest = datetime.now(UTC) - timedelta(seconds=_UPLOAD_S)
         for upload in find_stale_uploads(self.storage):
-            upload.remove()
+            if upload.modified_at < oldest:
+                upload.remove()
 
 
 def _ids_name(first: int, stop: int) -> str:

@@ -110,7 +110,8 @@ class SearchServer:
                 method, f"{self.url}/{path}", data=content, headers=headers, auth=_basic(), timeout=_TIMEOUT_S
             )
         except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as e:
-            msg = f"{self.url} cannot be reached: {one_line(e)}. Check the address, and that the server runs"
+            cause = getattr(e.args[0], "reason", e) if e.args else e
+            msg = f"{self.url} cannot be reached: {one_line(cause)}. Check the address, and that the server runs"
             raise TransientError(msg) from e
         except requests.RequestException as e:
             msg = f"{self.url}/{path}: the request failed: {one_line(e)}"

@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from varve.config.index import Index
-from varve.errors import JobError
+from varve.errors import JobError, RunError
 from varve.indexing.index_folder import STAGED, IndexFolder
 from varve.indexing.metric import Metric
 from varve.indexing.record import IndexRecord, IndexRequest
@@ -126,11 +126,18 @@ class UsearchTarget:
         """Give the staged graphs their names, and write the manifest; see `Target`."""
         starts = self._starts(kind, source)[:-1]
         names = [_name(piece, len(starts)) for piece in range(len(starts))]
-        for piece, name in enumerate(names):
-            with TemporaryDirectory(prefix="varve-") as scratch:
-                staged = self._folder.local_file(_staged_name(kind.name, piece, len(starts)), Path(scratch))
-                self._folder.storage.upload(name, staged)
+        try:
+            for piece, name in enumerate(names):
+                self._copy(_staged_name(kind.name, piece, len(starts)), name)
+        except RunError:
+            if existing := self._folder.published():  # by another process, which removed what was staged
+                return existing
+            raise
         return self._folder.publish(replace(record, details={_STARTS: starts.tolist()}), names)
+
+    def _copy(self, staged: str, name: str) -> None:
+        with TemporaryDirectory(prefix="varve-") as scratch:
+            self._folder.storage.upload(name, self._folder.local_file(staged, Path(scratch)))
 
     def clean(self, record: IndexRecord) -> None:  # noqa: ARG002
         """See `Target`."""
