@@ -67,9 +67,9 @@ class Table:
         Raises:
             RunError: the store failed.
         """
-        write = lance_library().fragment.write_fragments
+        write = lance_library().fragment.write_fragments  # "overwrite": also where another process has made the dataset
         with self._reports("written"):
-            written = write(rows, self.uri, schema=rows.schema, mode="create", storage_options=self._options)
+            written = write(rows, self.uri, schema=rows.schema, mode="overwrite", storage_options=self._options)
         return [fragment.to_json() for fragment in written]
 
     def create(self, schema: pa.Schema, fragments: Sequence[Mapping[str, Any]]) -> None:
@@ -98,7 +98,7 @@ class Table:
         dataset = self.require()
         with self._reports("indexed"):
             segment = dataset.create_index_uncommitted(
-                VECTOR, kind, name=index, fragment_ids=list(fragments), **options
+                VECTOR, kind, name=index, fragment_ids=list(fragments), replace=True, **options
             )
         return encode_segment(segment)
 
