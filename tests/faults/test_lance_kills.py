@@ -75,9 +75,7 @@ def test_killed_builders_publish_the_rows_of_an_undisturbed_build(tmp_path, cont
 
 
 @pytest.mark.parametrize("death", [death for death in DEATHS if death[1] == "after"])
-def test_kill_after_each_write_leaves_no_file_that_the_dataset_does_not_use(
-    tmp_path, context, path, undisturbed, death
-):
+def test_kill_after_each_write_leaves_no_unused_file(tmp_path, context, path, undisturbed, death):
     folder = tmp_path / "index"
     assert run_together(context, path, str(folder), [(1, death)]) == [-signal.SIGKILL]
     assert run_together(context, path, str(folder), [(1, None)]) == [0]
