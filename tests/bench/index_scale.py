@@ -175,19 +175,21 @@ def run(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
         # A new process for each stage, so that its peak memory is its own.
         pool = stack.enter_context(multiprocessing.get_context("spawn").Pool(2, maxtasksperchild=1))
 
-        def stage(label: str, *tasks: tuple) -> list[dict[str, Any]]:
+        def stage(label: str, *tasks: tuple) -> list[Neighbours]:
             started = time.monotonic()
             results = pool.starmap(measured, tasks, chunksize=1)
             figures[label] = {"s": time.monotonic() - started, "processes": results}
-            sys.stderr.write(f"{label}: {figures[label]['s']:.0f} s\n")
-            return results
+            exact = [each.pop("exact") for each in results if "exact" in each]
+            sys.stderr.write(f"{label}: {json.dumps(figures[label], default=float)}\n")
+            return exact
 
         if arguments.assign:
             stage("assign", (assign, source, arguments.assign))
         stage("train", (train, target, kind, source))
         shares = [list(range(share, source.num_parts, 2)) for share in range(2)]
-        added = stage("add", *((add, target, kind, source, share, arguments.queries) for share in shares))
-        exact = Neighbours.merge([each.pop("exact") for each in added])
+        exact = Neighbours.merge(
+            stage("add", *((add, target, kind, source, share, arguments.queries) for share in shares))
+        )
         stage("merge", *((finish, target, kind, source, piece) for piece in range(target.pieces(kind, source))))
         sizes = {p.name: p.stat().st_size for p in folder.rglob("finished/*")}
         figures["files"] = sizes

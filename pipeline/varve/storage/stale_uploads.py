@@ -4,6 +4,7 @@ They were never visible as objects, so removing them is safe. The client does no
 disk. In a store a part is uploaded in one request and leaves nothing; multipart uploads there belong to other programs.
 """
 
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -46,8 +47,14 @@ def find_stale_uploads(storage: Storage) -> Iterator[StaleUpload]:
         JobError: the path of the output is not that of a folder.
     """
     folder = Path(storage.uri)
-    for path in sorted(folder.rglob("*#*")) if storage.is_local and is_folder(storage.uri) else ():
-        if path.is_file() and _STAGED.fullmatch(path.name):
+    if not storage.is_local or not is_folder(storage.uri):
+        return
+    # Other processes may remove folders and files meanwhile, which `os.walk`, unlike `Path.rglob`, ignores.
+    found = [Path(root, name) for root, _, names in os.walk(folder) for name in names if _STAGED.fullmatch(name)]
+    for path in sorted(found):
+        try:
             status = path.stat()
-            modified_at = datetime.fromtimestamp(status.st_mtime, UTC)
-            yield StaleUpload(path, str(path.relative_to(folder)), status.st_size, modified_at)
+        except FileNotFoundError:
+            continue
+        modified_at = datetime.fromtimestamp(status.st_mtime, UTC)
+        yield StaleUpload(path, str(path.relative_to(folder)), status.st_size, modified_at)

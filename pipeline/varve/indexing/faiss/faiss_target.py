@@ -15,7 +15,7 @@ import re
 import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import lru_cache
@@ -118,6 +118,19 @@ class FaissTarget:
             content = train_index(FaissKind.parse(kind.name), source)
             self._folder.storage.create(_trained_name(kind), content)
 
+    @contextmanager
+    def _unless_published(self) -> Iterator[None]:
+        """Ignore that staged objects are missing if another builder has published the index and removed them.
+
+        Raises:
+            RunError, FileNotFoundError: they are missing, and the index is not published.
+        """
+        try:
+            yield
+        except (RunError, FileNotFoundError):
+            if not self.published():
+                raise
+
     def added(self, kind: Kind, source: IndexSource) -> set[int]:
         """Numbers of the parts whose codes and ids are there; of a published index, all."""
         if self.published():
@@ -134,15 +147,20 @@ class FaissTarget:
 
     def add(self, kind: Kind, source: IndexSource, rows: IndexRows) -> None:
         """Stage the codes and write the ids of one part, unless they are there."""
+        if len(rows):
+            with self._unless_published():
+                self._stage(kind, source, rows)
+                self._folder.write_ids(rows)
+
+    def _stage(self, kind: Kind, source: IndexSource, rows: IndexRows) -> None:
         faiss_kind, storage = FaissKind.parse(kind.name), self._folder.storage
-        if len(rows) and (suffixes := _suffixes(faiss_kind)):
-            vectors = source.metric.prepare(rows.dense)
+        vectors, suffixes = source.metric.prepare(rows.dense), _suffixes(faiss_kind)
+        if "codes" in suffixes:
             index = _cached_index(storage, _trained_name(kind), *_version(storage, kind))
             storage.create(_part_name(kind, rows.part, "codes"), encode_part(faiss_kind, index, vectors, rows.first))
-            if "vectors" in suffixes:
-                content = vectors.astype(stored_dtype(source)).tobytes()
-                storage.create(_part_name(kind, rows.part, "vectors"), content)
-        self._folder.write_ids(rows)
+        if "vectors" in suffixes:
+            content = vectors.astype(stored_dtype(source)).tobytes()
+            storage.create(_part_name(kind, rows.part, "vectors"), content)
 
     def pieces(self, kind: Kind, source: IndexSource) -> int:
         """Number of files."""
@@ -172,7 +190,7 @@ class FaissTarget:
         finished = f"{_staged(kind)}/finished"
         if name in _names(storage, finished) or self.published():
             return
-        with _workspace(storage, f"{_staged(kind)}/work") as work:
+        with self._unless_published(), _workspace(storage, f"{_staged(kind)}/work") as work:
             self._write_piece(kind, source, piece, work / name)
             if storage.is_local:
                 Path(storage.uri, finished).mkdir(parents=True, exist_ok=True)
@@ -215,11 +233,12 @@ class FaissTarget:
         """The finished index, before it is published."""
         faiss_kind = FaissKind.parse(kind.name)
         names, starts = self._file_names(faiss_kind, source), self._shard_starts(faiss_kind, source)
-        finished = f"{_staged(kind)}/finished"
-        staged = _names(self._folder.storage, finished)
-        names = [f"{finished}/{name}" if name in staged else name for name in names]
-        with self._open(faiss_kind, source.metric, names, starts[:-1]) as searcher:
-            yield searcher
+        finished = [f"{_staged(kind)}/finished/{name}" for name in names]
+        with ExitStack() as stack:
+            opened = None
+            with self._unless_published():
+                opened = stack.enter_context(self._open(faiss_kind, source.metric, finished, starts[:-1]))
+            yield opened or stack.enter_context(self._open(faiss_kind, source.metric, names, starts[:-1]))
 
     @contextmanager
     def _open(
@@ -238,8 +257,9 @@ class FaissTarget:
         if (published := self.published()) is not None:
             return published
         finished = f"{_staged(kind)}/finished"
-        for name in sorted(_names(storage, finished) & set(names)):
-            _promote(storage, f"{finished}/{name}", name)
+        with self._unless_published():
+            for name in names:
+                _promote(storage, f"{finished}/{name}", name)
         firsts = self._shard_starts(faiss_kind, source)[:-1]
         details = {**record.details, "files": names, "first_positions": firsts}
         versions = {**record.versions, "faiss": load_faiss().__version__}
@@ -328,7 +348,10 @@ def _workspace(storage: Storage, folder: str) -> Iterator[Path]:
 def _promote(storage: Storage, staged: str, name: str) -> None:
     """Give a finished file its name. It keeps the staged one, so this may be repeated."""
     if not storage.is_local:
-        size = next(entry.size for entry in storage.list(staged.rpartition("/")[0]) if entry.name == staged)
+        sizes = {entry.name: entry.size for entry in storage.list(staged.rpartition("/")[0])}
+        if (size := sizes.get(staged)) is None:
+            msg = f"{storage.uri}/{staged} is missing: run the same command again"
+            raise RunError(msg)
         starts = range(0, size, _COPY_BYTES)
         storage.write(
             name, size, lambda: (storage.read(staged, at, min(at + _COPY_BYTES, size)) or b"" for at in starts)
