@@ -17,7 +17,8 @@ from varve.indexing.rows import Vectors, take
 from varve.indexing.scores import block_scores, pair_scores, prepare, prepare_queries
 
 _BLOCK_ROWS = 2048
-_PAIRS_AT_ONCE = 16_384
+_PAIRS_AT_ONCE = 1024  # float64 vectors that fit the cache of a core
+_MANY_CANDIDATES = 4  # times k for each query
 NONE = -1  # position where fewer than k neighbours exist
 
 
@@ -102,7 +103,18 @@ def _candidates(
         of_block = np.partition(scores, scores.shape[1] - k, axis=1)[:, -k] - 2 * error
         lowest = np.maximum(lowest, of_block)
     mask = scores >= (lowest - 2 * error)[:, None]
+    if isinstance(block, np.ndarray) and np.count_nonzero(mask) > _MANY_CANDIDATES * k * len(mask):
+        mask[:, _repetitions(block, k)] = False
     return [(int(query), np.flatnonzero(mask[query])) for query in np.flatnonzero(mask.any(axis=1))]
+
+
+def _repetitions(vectors: NDArray[np.float32], k: int) -> NDArray[np.int64]:
+    """Rows that are no neighbours, because k equal ones with lower positions are before them."""
+    rows = np.ascontiguousarray(vectors).view(np.dtype((np.void, vectors.shape[1] * vectors.itemsize))).ravel()
+    _, group, sizes = np.unique(rows, return_inverse=True, return_counts=True)
+    by_group = np.argsort(group, kind="stable")
+    place = np.arange(len(rows)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    return by_group[place >= k]
 
 
 def _scored(

@@ -43,8 +43,9 @@ def pair_scores(queries: Vectors, vectors: Vectors, metric: Metric) -> NDArray[n
     if isinstance(queries, np.ndarray) and isinstance(vectors, np.ndarray):
         one, other = queries.astype(np.float64), vectors.astype(np.float64)
         if metric.name == "euclidean":
-            return -np.square(one - other).sum(axis=1).astype(np.float32)
-        return np.multiply(one, other).sum(axis=1).astype(np.float32)
+            one -= other
+            return -np.einsum("nd,nd->n", one, one).astype(np.float32)
+        return np.einsum("nd,nd->n", one, other).astype(np.float32)
     pairs = (np.array([pair]) for pair in range(len(queries)))
     return np.array([_list_scores(take(queries, pair), take(vectors, pair))[0, 0] for pair in pairs], np.float32)
 
@@ -74,7 +75,8 @@ def _list_scores(queries: Vectors, vectors: Vectors) -> NDArray[np.float64]:
         return _sparse_scores(queries, vectors)
     assert isinstance(queries, Ragged)
     assert isinstance(vectors, Ragged)
-    return np.stack([_late_scores(queries[query], vectors) for query in range(len(queries))])
+    exact = Ragged(vectors.values.astype(np.float64), vectors.offsets)
+    return np.stack([_late_scores(queries[query], exact) for query in range(len(queries))])
 
 
 def _sparse_scores(queries: SparseVectors, vectors: SparseVectors) -> NDArray[np.float64]:
@@ -93,8 +95,11 @@ def _sparse_scores(queries: SparseVectors, vectors: SparseVectors) -> NDArray[np
 
 
 def _late_scores(query: NDArray, vectors: Ragged) -> NDArray[np.float64]:
-    """(N,) MaxSim: for each token of the query the best token of a text, summed; 0 for a text without tokens."""
-    products = query.astype(np.float64) @ vectors.values.astype(np.float64).T
+    """(N,) MaxSim: for each token of the query the best token of a text, summed; 0 for a text without tokens.
+
+    `vectors` are float64.
+    """
+    products = query.astype(np.float64) @ vectors.values.T
     lengths = np.diff(vectors.offsets)
     filled = np.flatnonzero(lengths)
     scores = np.zeros(len(vectors))

@@ -65,6 +65,10 @@ class IndexSource:
             listed = ", ".join(output.kept_columns) or "none"
             msg = f"{output.storage.uri} has no kept column {unknown[0]!r}; it has: {listed}"
             raise JobError(msg)
+        own = (POSITION, ITEM) if column.form in SPAN_COLUMNS else (POSITION,)
+        if taken := [name for name in columns if name in own]:
+            msg = f"the kept column {taken[0]!r} has the name of a column of the index. Rename it in the job file"
+            raise JobError(msg)
         source = cls(output, column, Metric("dot"), tuple(columns), _count_vectors(output, column))
         return replace(source, metric=_find_metric(source))
 
