@@ -81,6 +81,13 @@ class Index(Section):
             raise ValueError(msg)
         return self
 
+    @model_validator(mode="after")
+    def _check_send(self) -> Self:
+        if self.send and self.target != "ndjson":
+            msg = f"send needs documents: expected ndjson:DEST as the value of to, not {self.to!r}"
+            raise ValueError(msg)
+        return self
+
     @classmethod
     def load(cls, path: str) -> Self:
         """Read an index file.
