@@ -162,7 +162,7 @@ def postgres(*settings: str, has_pgvector: bool = True) -> Iterator[Postgres]:
         server.start()
         yield server
     finally:
-        server.end()
+        server.end(signal.SIGQUIT)  # its data is not needed any more
         shutil.rmtree(folder, ignore_errors=True)
 
 

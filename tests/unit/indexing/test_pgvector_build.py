@@ -266,7 +266,25 @@ def test_pgvector_little_build_memory_becomes_a_warning(caplog, tmp_path):
         target = database.target(path, kind="hnsw")
         _, record = build(target, source_of(target), "postgresql")
         assert target.verify(record) == []
-    assert any("no longer fits into maintenance_work_mem" in entry.getMessage() for entry in caplog.records)
+        (warning,) = [entry.getMessage() for entry in caplog.records]
+        assert "no longer fits into maintenance_work_mem" in warning
+        caplog.clear()
+        option = warning.partition("add ")[2].partition(" to the address")[0]
+        database.execute("DROP TABLE docs, docs_parts")
+        again = replace(target, destination=target.destination + option)
+        build(again, source_of(target), "postgresql")
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize("missing", ["parts", "rows"])
+def test_pgvector_table_with_missing_vectors_is_not_finished(database, path, missing):
+    target = database.target(path, kind="hnsw")
+    source, kind = load(target)
+    table = f"docs__{make_request(source, target.settings).fingerprint[:8]}"
+    ledger = f'DELETE FROM "{table}_parts" WHERE part = 1'
+    database.execute(ledger if missing == "parts" else f'DELETE FROM "{table}" WHERE position = 7')
+    with pytest.raises(RunError, match="vectors, expected 997. " + ("Run" if missing == "parts" else "Drop it")):
+        target.finish(kind, source, 0)
 
 
 @pytest.mark.parametrize(("m", "ef", "width"), [(16, 64, 32), (16, 64, 384), (32, 128, 128)])

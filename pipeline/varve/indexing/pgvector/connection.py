@@ -132,7 +132,7 @@ def _refusal(error: psycopg.Error) -> str | None:
 
 def _failure(address: Address, error: psycopg.Error) -> RunError | JobError:
     """The error as one message with what to do."""
-    text = one_line(error).rstrip(".")
+    text = one_line(error).rstrip(".?")
     if isinstance(error, psycopg.errors.InsufficientPrivilege):
         return JobError(f"{address}: {text}. Ask the owner of the database for this right, or choose another user")
     if isinstance(error, psycopg.errors.UndefinedTable):

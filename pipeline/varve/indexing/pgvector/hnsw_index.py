@@ -101,34 +101,48 @@ def list_kinds(kind: str, num_vectors: int, value_bytes: float) -> list[Kind]:
 
 
 def finish(
-    connection: psycopg.Connection, staged: StagedTable, schema: pa.Schema, graph: Graph | None, value_bytes: float
+    connection: psycopg.Connection,
+    staged: StagedTable,
+    schema: pa.Schema,
+    graph: Graph | None,
+    num_vectors: int,
+    value_bytes: float,
 ) -> None:
     """Add the primary key, the index of positions and the graph, unless they exist.
 
+    Args:
+        connection: to the database.
+        staged: the table.
+        schema: of `IndexRows.ids`.
+        graph: its parameters; None for a flat table.
+        num_vectors: of the source.
+        value_bytes: size of a stored vector.
+
     Raises:
         JobError: the key is not unique.
+        RunError: vectors are missing.
     """
+    _require_rows(connection, staged, num_vectors, sql.SQL("SELECT coalesce(sum(rows), 0) FROM {}"), staged.ledger)
     if not exists(connection, staged.name.add(KEY)):
         # Rows that killed loaders left are removed before they would be indexed.
         connection.execute(sql.SQL("VACUUM (ANALYZE) {}").format(staged.name.quoted))
     _add_keys(connection, staged, schema)
+    _require_rows(connection, staged, num_vectors, sql.SQL("SELECT count(*) FROM {}"), staged.name)
     with transaction(connection):
         lock_name(connection, str(staged.name))
-        _build_graph(connection, staged, graph, value_bytes)
+        _build_graph(connection, staged, graph, graph.build_bytes(value_bytes, num_vectors) if graph else 0)
     connection.execute(sql.SQL("ANALYZE {}").format(staged.name.quoted))
 
 
-def require_rows(connection: psycopg.Connection, staged: StagedTable, num_vectors: int) -> None:
-    """Compare the ledger with the source.
-
-    Raises:
-        RunError: parts are missing.
-    """
-    statement = sql.SQL("SELECT coalesce(sum(rows), 0) FROM {}").format(staged.ledger.quoted)
-    (found,) = connection.execute(statement).fetchone() or (0,)
-    if found != num_vectors:
-        msg = f"{staged.name} has {found:,} vectors, expected {num_vectors:,}. Run the same command again: it resumes"
-        raise RunError(msg)
+def _require_rows(
+    connection: psycopg.Connection, staged: StagedTable, expected: int, statement: sql.SQL, table: TableName
+) -> None:
+    """Compare the rows of the table, or of its ledger, with the source."""
+    (found,) = connection.execute(statement.format(table.quoted)).fetchone() or (0,)
+    if found != expected:
+        msg = f"{staged.name} has {found:,} vectors, expected {expected:,}. "
+        repair = "Run the same command again: it resumes" if table == staged.ledger else "Drop it, and build it again"
+        raise RunError(msg + repair)
 
 
 def _add_keys(connection: psycopg.Connection, staged: StagedTable, schema: pa.Schema) -> None:
@@ -170,7 +184,7 @@ def _duplicates(connection: psycopg.Connection, staged: StagedTable, columns: li
     return JobError(msg)
 
 
-def _build_graph(connection: psycopg.Connection, staged: StagedTable, graph: Graph | None, value_bytes: float) -> None:
+def _build_graph(connection: psycopg.Connection, staged: StagedTable, graph: Graph | None, memory_bytes: int) -> None:
     """Create the graph that is wanted, and drop another one, or one that is not valid."""
     name = staged.name.add(GRAPH)
     found = find_index(connection, name)
@@ -179,9 +193,8 @@ def _build_graph(connection: psycopg.Connection, staged: StagedTable, graph: Gra
     if found:
         connection.execute(sql.SQL("DROP INDEX {}").format(name.quoted))
     if graph:
-        (rows,) = connection.execute(sql.SQL("SELECT count(*) FROM {}").format(staged.name.quoted)).fetchone() or (0,)
-        _give_memory(connection, graph.build_bytes(value_bytes, rows))
-        _create_graph(connection, staged, graph)
+        _give_memory(connection, memory_bytes)
+        _create_graph(connection, staged, graph, memory_bytes)
 
 
 def find_index(connection: psycopg.Connection, name: TableName) -> dict[str, Any] | None:
@@ -205,7 +218,7 @@ def _give_memory(connection: psycopg.Connection, wanted_bytes: int) -> None:
     connection.execute(statement, [min(wanted_bytes, _MAX_BUILD_BYTES)])
 
 
-def _create_graph(connection: psycopg.Connection, staged: StagedTable, graph: Graph) -> None:
+def _create_graph(connection: psycopg.Connection, staged: StagedTable, graph: Graph, memory_bytes: int) -> None:
     statement = sql.SQL("CREATE INDEX {} ON {} USING hnsw ({} {}) WITH ({})").format(
         sql.Identifier(staged.name.add(GRAPH).table),
         staged.name.quoted,
@@ -216,8 +229,9 @@ def _create_graph(connection: psycopg.Connection, staged: StagedTable, graph: Gr
 
     def warn(notice: psycopg.errors.Diagnostic) -> None:
         if _NO_MEMORY in (text := notice.message_primary or ""):
-            advice = "the build takes much longer. Raise the server's maintenance_work_mem or shared_buffers"
-            logger.warning("%s: %s: %s", staged.name, text, advice)
+            option = f"options=-c%20maintenance_work_mem%3D{memory_bytes // 2**20 + 1}MB"
+            advice = f"if the server has the memory, add &{option} to the address"
+            logger.warning("%s: %s, and the build takes much longer: %s", staged.name, text, advice)
 
     connection.add_notice_handler(warn)
     try:

@@ -140,8 +140,8 @@ class PgvectorTarget:
         def work(connection: psycopg.Connection, name: TableName) -> None:
             staged = self._staged(connection, name, source)
             if staged.name != name:
-                hnsw_index.require_rows(connection, staged, source.num_vectors)
-                hnsw_index.finish(connection, staged, schema, Graph.parse(kind.name), value_bytes)
+                graph = Graph.parse(kind.name)
+                hnsw_index.finish(connection, staged, schema, graph, source.num_vectors, value_bytes)
 
         self._repeat(work)
 
