@@ -269,7 +269,16 @@ def test_kept_column_with_a_name_of_lance_is_refused(tmp_path):
         target_of(tmp_path / "index", source).check(source)
 
 
-def test_searches_write_nothing_to_stderr(tmp_path, source, capfd):
+def test_part_that_another_process_has_added_and_committed_may_be_added_again(tmp_path, source):
+    target = target_of(tmp_path / "index", source)
+    kind, record = build(target, source, "lance")
+    target.add(kind, source, source.read(1))
+    with target.open(record) as searcher:
+        check_rows(searcher, source)
+        assert searcher.dataset.count_rows() == source.num_vectors
+
+
+def test_build_and_search_write_nothing_to_stderr(tmp_path, source, capfd):
     target = target_of(tmp_path / "index", source, kind="IVF_SQ")
     kind, record = build(target, source, "lance")
     with target.open(record) as searcher:

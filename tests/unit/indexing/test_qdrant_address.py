@@ -2,6 +2,8 @@
 
 import datetime as dt
 import socket
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -10,6 +12,8 @@ import pytest
 
 from tests.index_sources import ROWS, clustered, open_source, write_source
 from tests.outputs import column, write_output
+from tests.servers.processes import answers, end, free_port, start
+from tests.waiting import wait_until
 from varve.errors import JobError, RunError
 from varve.indexing.qdrant.address import QdrantAddress
 from varve.indexing.qdrant.keys import check_keys
@@ -65,6 +69,30 @@ def test_unreachable_server_fails_within_seconds_with_its_address():
     with pytest.raises(RunError, match=rf"http://127\.0\.0\.1:{port} cannot be reached: ConnectError"):
         QdrantTarget(f"127.0.0.1:{port}/docs").published()
     assert time.monotonic() - started < 30
+
+
+def test_server_that_is_not_qdrant_is_named(tmp_path):
+    (tmp_path / "collections").mkdir()
+    (tmp_path / "collections/docs").write_text("<h1>Hello</h1>")
+    port = free_port()
+    command = [sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.1", "--directory", str(tmp_path)]
+    server = start(command, tmp_path / "log")
+    try:
+        wait_until(lambda: answers(f"http://127.0.0.1:{port}/"), "a web server", tmp_path / "log", server)
+        with pytest.raises(RunError, match=r"is not Qdrant's REST interface: its answer .* is '<h1>Hello</h1>'"):
+            QdrantTarget(f"127.0.0.1:{port}/docs").published()
+    finally:
+        end([server])
+
+
+def test_published_record_is_asked_for_without_importing_the_client():
+    code = (
+        "import sys; from varve.indexing.qdrant.qdrant_target import QdrantTarget\n"
+        "try: QdrantTarget('127.0.0.1:9/docs').published()\n"
+        "except Exception: pass\n"
+        "assert 'qdrant_client' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def write_keys(path, keys, **options) -> str:

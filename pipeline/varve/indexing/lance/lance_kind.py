@@ -19,7 +19,15 @@ _AUTO = ("IVF_SQ", "IVF_RQ", "IVF_HNSW_SQ")
 _MAX_EXACT = 20_000  # vectors that are compared in milliseconds
 _ROWS_PER_SEGMENT = 2**20
 _ROWS_PER_CENTROID = 256  # that Lance trains a centroid with
-_SEARCHES = ((4, 2), (8, 4), (16, 8), (32, 8), (64, 16), (128, 32), (256, 64))  # (nprobes, refine_factor)
+_SEARCHES = (
+    (4, 2),
+    (8, 4),
+    (16, 8),
+    (32, 8),
+    (64, 16),
+    (128, 32),
+    (256, 64),
+)  # (nprobes, refine_factor): k times this number are compared exactly
 
 
 def kinds_of(source: IndexSource, asked: str) -> list[Kind]:
@@ -57,7 +65,7 @@ def _kind(name: str, source: IndexSource) -> Kind:
         "IVF_HNSW_SQ": width + 184,
     }
     centroids = num_partitions(rows_per_segment(source))
-    settings = tuple({"nprobes": n, "refine_factor": r} for n, r in _SEARCHES if n < 2 * centroids) or ({},)
+    settings = tuple({"nprobes": min(n, centroids), "refine_factor": r} for n, r in _SEARCHES)
     return Kind(name, codes[name] + 4 * width * centroids / rows_per_segment(source), settings)
 
 

@@ -67,9 +67,11 @@ class Table:
         Raises:
             RunError: the store failed.
         """
-        write = lance_library().fragment.write_fragments  # "overwrite": also where another process has made the dataset
+        write = lance_library().fragment.write_fragments
+        # Another process may have made the dataset; where it has not, Lance warns of the mode "overwrite".
+        mode = "create" if self.open() is None else "overwrite"
         with self._reports("written"):
-            written = write(rows, self.uri, schema=rows.schema, mode="overwrite", storage_options=self._options)
+            written = write(rows, self.uri, schema=rows.schema, mode=mode, storage_options=self._options)
         return [fragment.to_json() for fragment in written]
 
     def create(self, schema: pa.Schema, fragments: Sequence[Mapping[str, Any]]) -> None:

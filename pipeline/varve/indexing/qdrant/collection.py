@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from varve.errors import RunError
-from varve.indexing.qdrant.connection import NotCompletedError, request, status_of
+from varve.indexing.qdrant.connection import NotCompletedError, read_json, request
 from varve.indexing.qdrant.qdrant_kind import Graph
 from varve.indexing.rows import POSITION
 
@@ -48,13 +48,8 @@ class Collection:
 
     def metadata(self, *, patient: bool = True) -> dict[str, Any] | None:
         """Varve's metadata of the collection; None if it does not exist, {} if another program made it."""
-        try:
-            info = request(self.url, lambda client: client.get_collection(self.name), patient=patient)
-        except RunError as e:
-            if status_of(e) == 404:
-                return None
-            raise
-        return (info.config.metadata or {}).get(METADATA, {})
+        info = read_json(self.url, f"/collections/{self.name}", patient=patient)
+        return None if info is None else (info["config"].get("metadata") or {}).get(METADATA, {})
 
     def create(self, params: dict[str, Any]) -> None:
         """Create the collection without a graph, unless it exists, and the index that counts positions.

@@ -7,7 +7,7 @@ read from the environment and is in no message.
 import os
 from collections.abc import Callable
 from functools import lru_cache
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tenacity import RetryCallState, Retrying, retry_if_exception, wait_random_exponential
 
@@ -44,7 +44,34 @@ def request(url: str, call: Callable[["QdrantClient"], T], *, patient: bool = Tr
         RunError: the server cannot be reached, or refuses the request.
     """
     client = _client(url, os.environ.get(KEY))
+    return _repeat(url, lambda: call(client), patient=patient)
 
+
+def read_json(url: str, path: str, *, patient: bool = True) -> dict[str, Any] | None:
+    """The result of a GET request, without the import of qdrant-client; None if there is no such thing (404).
+
+    Raises:
+        JobError: the key is refused.
+        RunError: the server cannot be reached, or refuses the request.
+    """
+    import httpx  # noqa: PLC0415
+
+    key = os.environ.get(KEY)
+
+    def get() -> dict[str, Any] | None:
+        response = httpx.get(f"{url}{path}", headers={"api-key": key} if key else {}, timeout=_TIMEOUT_S)
+        if response.status_code == httpx.codes.NOT_FOUND:
+            return None
+        try:
+            return response.raise_for_status().json()["result"]
+        except (ValueError, LookupError, TypeError) as e:
+            msg = f"{url} is not Qdrant's REST interface: its answer to GET {path} is {one_line(response.text, 100)!r}"
+            raise RunError(msg) from e
+
+    return _repeat(url, get, patient=patient)
+
+
+def _repeat(url: str, call: Callable[[], T], *, patient: bool) -> T:
     def should_stop(state: RetryCallState) -> bool:
         error = state.outcome.exception() if state.outcome else None
         limit = _MAX_UNREACHABLE_S if not patient and _status(error) is None else _MAX_S
@@ -57,7 +84,7 @@ def request(url: str, call: Callable[["QdrantClient"], T], *, patient: bool = Tr
         reraise=True,
     )
     try:
-        return retrying(call, client)
+        return retrying(call)
     except Exception as e:  # noqa: BLE001 (others are raised as they are)
         raise _translate(url, e) from None
 
@@ -73,49 +100,41 @@ def _client(url: str, key: str | None) -> "QdrantClient":
     return QdrantClient(url=url, api_key=key, timeout=_TIMEOUT_S, check_compatibility=False)
 
 
-def status_of(error: BaseException | None) -> int | None:
-    """The HTTP status that a `RunError` of `request` came with."""
-    return _status(error.__context__) if isinstance(error, RunError) else None
-
-
 def _status(error: BaseException | None) -> int | None:
-    return getattr(error, "status_code", None)
+    """The HTTP status of an error of qdrant-client or httpx."""
+    return getattr(error, "status_code", getattr(getattr(error, "response", None), "status_code", None))
 
 
 def _is_transient(error: BaseException) -> bool:
-    from qdrant_client.common.client_exceptions import ResourceExhaustedResponse  # noqa: PLC0415
-    from qdrant_client.http.exceptions import ResponseHandlingException  # noqa: PLC0415
-
-    if isinstance(error, ResponseHandlingException):
-        return _is_broken_connection(error.source)
-    return isinstance(error, (ResourceExhaustedResponse, NotCompletedError)) or _status(error) in _BUSY
+    throttled = hasattr(error, "retry_after_s")  # qdrant-client's error of status 429 with a header Retry-After
+    is_busy = throttled or isinstance(error, NotCompletedError) or _status(error) in _BUSY
+    return is_busy or _is_broken_connection(error)
 
 
 def _is_broken_connection(error: BaseException) -> bool:
     import httpx  # noqa: PLC0415 (a dependency of qdrant-client)
 
-    return isinstance(error, httpx.TransportError) and not isinstance(error, httpx.UnsupportedProtocol)
+    cause = getattr(error, "source", error)  # qdrant-client wraps errors of httpx
+    return isinstance(cause, httpx.TransportError) and not isinstance(cause, httpx.UnsupportedProtocol)
 
 
 def _translate(url: str, error: Exception) -> Exception:
     """The error that the user reads."""
-    from qdrant_client.http.exceptions import ApiException, ResponseHandlingException  # noqa: PLC0415
-
     status = _status(error)
     if status in {401, 403}:
         given = "the key in QDRANT_API_KEY" if os.environ.get(KEY) else "a request without a key (QDRANT_API_KEY)"
         return JobError(f"{url} refused {given}: HTTP status {status}")
-    if isinstance(error, ResponseHandlingException):
-        reason = f"{type(error.source).__name__} {one_line(error.source)}"
+    if status is not None:
+        return RunError(f"{url} refused a request: HTTP status {status} {one_line(_answer(error))}")
+    if isinstance(error, NotCompletedError) or hasattr(error, "retry_after_s"):
+        return RunError(f"{url} is busy: it did not complete a request within {_MAX_S:.0f} s")
+    if _is_broken_connection(error) or hasattr(error, "source"):
+        cause = getattr(error, "source", error)
+        reason = f"{type(cause).__name__} {one_line(cause)}"
         return RunError(f"{url} cannot be reached: {reason}. Is it the address of Qdrant's REST interface?")
-    if isinstance(error, NotCompletedError):
-        return RunError(f"{url} did not complete a write within {_MAX_S:.0f} s")
-    if isinstance(error, ApiException):
-        return RunError(f"{url} refused a request: {one_line(_reason(error))}")
     return error
 
 
-def _reason(error: Exception) -> str:
-    content = getattr(error, "content", b"")
-    text = content.decode(errors="replace") if isinstance(content, bytes) else str(content)
-    return f"HTTP status {_status(error)} {text}" if text else str(error)
+def _answer(error: Exception) -> str:
+    content = getattr(error, "content", getattr(getattr(error, "response", None), "content", b""))
+    return content.decode(errors="replace")
