@@ -220,8 +220,21 @@ def test_many_parts_are_merged_in_passes_to_the_same_file(tmp_path, source, targ
     runs = [(path, int(counts[int(path.stem.split("-")[1])])) for path in parts]
     assert len(runs) > 4
     index = read_index(staged(target("IVF32,SQ8"), "trained/index.faiss"))
-    write_lists(index, runs, tmp_path / "passes", max_runs=2)
+    write_lists(index, runs, tmp_path / "passes", max_runs=2, block_bytes=3000)
     assert (tmp_path / "passes").read_bytes() == staged(target("IVF32,SQ8"), "finished/index.faiss").read_bytes()
+
+
+def test_empty_lists_are_written_as_faiss_writes_them(source, target):
+    kind, rows = target("IVF32,SQ8").kinds(source)[0], source.read(0)
+    target("IVF32,SQ8").train(kind, source)
+    rows = replace(rows, vectors=np.tile(rows.dense[:3], (len(rows), 1))[: len(rows)])
+    single = replace(source, starts=np.array([0, len(rows)]))
+    target("IVF32,SQ8").add(kind, single, rows)
+    target("IVF32,SQ8").finish(kind, single, 0)
+    with one_thread():
+        plain = read_index(staged(target("IVF32,SQ8"), "trained/index.faiss"))
+        plain.add(rows.dense)
+    assert staged(target("IVF32,SQ8"), "finished/index.faiss").read_bytes() == faiss.serialize_index(plain).tobytes()
 
 
 def test_interrupted_staging_continues_with_the_missing_parts(tmp_path, source, target):

@@ -49,7 +49,6 @@ _GRAPH_SHARD_ROWS = 1_000_000
 _DOWNLOADS = 8
 _COPY_BYTES = 2**24
 _PART = re.compile(r"part-(\d{8})\.(codes|vectors)")
-_INDEX_FILE = re.compile(r"index(-\d{5}-of-\d{5})?\.faiss|vectors\.npy")
 
 
 @dataclass(frozen=True)
@@ -265,14 +264,12 @@ class FaissTarget:
         versions = {**record.versions, "faiss": load_faiss().__version__}
         return self._folder.publish(replace(record, details=details, versions=versions), names)
 
-    def clean(self, record: IndexRecord) -> None:
-        """Remove what was staged, and files of other kinds."""
-        self._folder.remove_staged()
+    def clean(self, record: IndexRecord) -> None:  # noqa: ARG002
+        """Remove what was staged."""
         storage = self._folder.storage
-        other = [n for n in _names(storage, "") if _INDEX_FILE.fullmatch(n) and n not in record.files]
-        storage.delete(other)
-        if storage.is_local:  # also the folders, and files of an interrupted write, which a listing does not show
+        if storage.is_local:  # also the folders
             shutil.rmtree(Path(storage.uri, STAGED), ignore_errors=True)
+        self._folder.remove_staged()
 
     def verify(self, record: IndexRecord) -> list[str]:
         """Compare every file with the record."""

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from varve.indexing.faiss.coded_part import Run
 from varve.indexing.faiss.faiss_library import load_faiss
 
-_BLOCK_BYTES = 2**23
+BLOCK_BYTES = 2**23  # of codes that are sorted by list at once
+_COPY_BYTES = 2**23
 MAX_RUNS = 512  # merged at once: each of them is an open file
 _LISTS_FOURCC = b"ilar"
 
@@ -47,10 +48,17 @@ def append_files(file: BinaryIO, paths: Sequence[Path]) -> None:
     """Copy files to the end of another one."""
     for each in paths:
         with each.open("rb") as source:
-            shutil.copyfileobj(source, file, _BLOCK_BYTES)
+            shutil.copyfileobj(source, file, _COPY_BYTES)
 
 
-def write_lists(index: Any, runs: Sequence[tuple[Path, int]], path: Path, max_runs: int = MAX_RUNS) -> None:
+def write_lists(
+    index: Any,
+    runs: Sequence[tuple[Path, int]],
+    path: Path,
+    *,
+    max_runs: int = MAX_RUNS,
+    block_bytes: int = BLOCK_BYTES,
+) -> None:
     """Write an index with inverted lists. Many runs are merged in several passes, in files next to `path`.
 
     Args:
@@ -58,33 +66,38 @@ def write_lists(index: Any, runs: Sequence[tuple[Path, int]], path: Path, max_ru
         runs: (file of a run, number of its vectors), ascending by position; at least one.
         path: of the file to write.
         max_runs: that are merged at once, at least 2.
+        block_bytes: size of the blocks that are read; a larger list is read whole.
     """
-    code_bytes, num_lists = index.code_size, load_faiss().extract_index_ivf(index).nlist
+    shape = (load_faiss().extract_index_ivf(index).nlist, index.code_size)
     passes = 0
     while len(runs) > max_runs:
         groups = [runs[at : at + max_runs] for at in range(0, len(runs), max_runs)]
         paths = [path.with_name(f"{path.name}.{passes}.{group}") for group in range(len(groups))]
-        runs = [_merge_runs(group, code_bytes, num_lists, to) for group, to in zip(groups, paths, strict=True)]
+        runs = [_merge_runs(group, shape, to, block_bytes) for group, to in zip(groups, paths, strict=True)]
         passes += 1
-    mapped = [Run.map(file, num_vectors, code_bytes) for file, num_vectors in runs]
-    sizes = _list_sizes(mapped, num_lists)
+    mapped = [Run.map(file, num_vectors, index.code_size) for file, num_vectors in runs]
+    sizes = _list_sizes(mapped, shape[0])
     with path.open("wb") as file:
         file.write(_lists_header(index, sizes))
-        for block in _blocks(mapped, sizes, code_bytes):
+        for block in _blocks(mapped, sizes, block_bytes):
             _write_block(file, block)
 
 
-def _merge_runs(runs: Sequence[tuple[Path, int]], code_bytes: int, num_lists: int, path: Path) -> tuple[Path, int]:
-    """Write one run that holds the vectors of several; returns its file and their number."""
-    mapped = [Run.map(file, num_vectors, code_bytes) for file, num_vectors in runs]
-    num_vectors = sum(len(run) for run in mapped)
-    merged = Run.map(path, num_vectors, code_bytes, "w+")
+def _merge_runs(
+    runs: Sequence[tuple[Path, int]], shape: tuple[int, int], path: Path, block_bytes: int
+) -> tuple[Path, int]:
+    """Write one run that holds the vectors of several; returns its file and their number.
+
+    `shape`: number of lists, and bytes of a code.
+    """
+    mapped = [Run.map(file, num_vectors, shape[1]) for file, num_vectors in runs]
+    merged = Run.map(path, sum(len(run) for run in mapped), shape[1], "w+")
     at = 0
-    for block in _blocks(mapped, _list_sizes(mapped, num_lists), code_bytes):
+    for block in _blocks(mapped, _list_sizes(mapped, shape[0]), block_bytes):
         here = slice(at, at + len(block))
         merged.ids[here], merged.lists[here], merged.codes[here] = block.ids, block.lists, block.codes
         at += len(block)
-    return path, num_vectors
+    return path, len(merged)
 
 
 def _list_sizes(runs: Sequence[Run], num_lists: int) -> NDArray[np.int64]:
@@ -112,10 +125,10 @@ def _lists_header(index: Any, sizes: NDArray[np.int64]) -> bytes:
     return before + _LISTS_FOURCC + shape + kind + struct.pack("<Q", len(listed)) + listed.astype("<u8").tobytes()
 
 
-def _blocks(runs: Sequence[Run], sizes: NDArray[np.int64], code_bytes: int) -> Iterator[Run]:
+def _blocks(runs: Sequence[Run], sizes: NDArray[np.int64], block_bytes: int) -> Iterator[Run]:
     """The vectors of all runs, list after list; each block holds whole lists."""
     ends = np.cumsum(sizes)
-    per_block = max(1, _BLOCK_BYTES // (code_bytes + 12))
+    per_block = block_bytes // runs[0].codes.shape[1]
     first = 0
     while first < len(sizes):
         before = int(ends[first - 1]) if first else 0
