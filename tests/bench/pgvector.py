@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +25,7 @@ from pgvector.psycopg import register_vector
 from tests.index_sources import request_of
 from tests.outputs import column, write_output
 from tests.servers.postgres import Database, postgres, source_of
+from tests.waiting import wait_until
 from varve.indexing.rows import IndexRows
 
 TEXT_BYTES = {"add": 0, "add, texts of 40 bytes": 40, "add, texts of 500 bytes": 500}
@@ -36,22 +37,37 @@ Way = Callable[[], "Rate"]
 
 @dataclass(frozen=True)
 class Rate:
-    """Of one run: rows per second, and microseconds of this process's CPU per row."""
+    """Of one run: rows per second, and CPU time per row in microseconds, which a busy machine changes little."""
 
     rows_per_s: float
-    cpu_us: float
+    client_us: float
+    server_us: float
 
 
-@dataclass
 class Stopwatch:
     """Measures wall and CPU time from its creation."""
 
-    wall_s: float = field(default_factory=time.perf_counter)
-    cpu_s: float = field(default_factory=time.process_time)
+    def __init__(self, database: Database) -> None:
+        self._database, self._server_s = database, ended_cpu_s(database)
+        self._wall_s, self._cpu_s = time.perf_counter(), time.process_time()
 
     def rate(self, rows: int) -> Rate:
-        cpu_s = time.process_time() - self.cpu_s
-        return Rate(rows / (time.perf_counter() - self.wall_s), cpu_s / rows * 1e6)
+        """Of these rows; the connections that loaded them are closed."""
+        wall_s, cpu_s = time.perf_counter() - self._wall_s, time.process_time() - self._cpu_s
+        server_s = ended_cpu_s(self._database) - self._server_s
+        return Rate(rows / wall_s, cpu_s / rows * 1e6, server_s / rows * 1e6)
+
+
+def ended_cpu_s(database: Database) -> float:
+    """CPU seconds of the server's connections, when the server has noticed the end of them all."""
+    seen: list[float] = []
+
+    def is_constant() -> bool:
+        seen.append(database.server.ended_cpu_s())
+        return seen[-3:] == [seen[-1]] * 3
+
+    wait_until(is_constant, "the end of the connections")
+    return seen[-1]
 
 
 def make_parts(rows: int, part_rows: int, width: int, text_bytes: int) -> list[IndexRows]:
@@ -80,7 +96,7 @@ def make_add(database: Database, path: str, parts: list[IndexRows], text_bytes: 
     def run() -> Rate:
         target.begin(request_of(source, "postgresql"))
         target.train(kind, source)
-        watch = Stopwatch()
+        watch = Stopwatch(database)
         for part in parts:
             target.add(kind, source, part)
         rate = watch.rate(sum(map(len, parts)))
@@ -115,12 +131,12 @@ def make_other(database: Database, name: str, parts: list[IndexRows], rows: int)
         width = vectors.shape[1]
         database.execute(f"CREATE TABLE t (position bigint, shard integer, row bigint, embedding vector({width}))")
         database.execute("ALTER TABLE t ALTER COLUMN embedding SET STORAGE plain")
+        watch = Stopwatch(database)
         with database.connect() as connection:
             register_vector(connection)
-            watch = Stopwatch()
             with connection.transaction():
                 load(connection.cursor(), vectors)
-            rate = watch.rate(rows)
+        rate = watch.rate(rows)
         assert database.query("SELECT count(*) FROM t") == [(rows,)]
         return rate
 
@@ -173,13 +189,18 @@ def main() -> None:
         for _ in range(options.rounds):
             for name, way in ways.items():
                 rates[name].append(way())
-    sys.stdout.write(f"| {options.width} dimensions | rows/s | lowest | highest | client CPU µs/row |\n")
-    sys.stdout.write("| --- | --- | --- | --- | --- |\n")
+    sys.stdout.write(f"| {options.width} dimensions | rows/s | lowest | highest | CPU µs/row: client | server |\n")
+    sys.stdout.write("| --- | --- | --- | --- | --- | --- |\n")
     for name, found in rates.items():
         speeds = [rate.rows_per_s for rate in found]
-        cpu_us = statistics.median(rate.cpu_us for rate in found)
-        figures = f"{statistics.median(speeds):,.0f} | {min(speeds):,.0f} | {max(speeds):,.0f} | {cpu_us:.1f}"
-        sys.stdout.write(f"| {name} | {figures} |\n")
+        client_us, server_us = (statistics.median(values) for values in zip(*map(cpu_us, found), strict=True))
+        figures = f"{statistics.median(speeds):,.0f} | {min(speeds):,.0f} | {max(speeds):,.0f}"
+        sys.stdout.write(f"| {name} | {figures} | {client_us:.1f} | {server_us:.1f} |\n")
+
+
+def cpu_us(rate: Rate) -> tuple[float, float]:
+    """(client, server)."""
+    return rate.client_us, rate.server_us
 
 
 if __name__ == "__main__":

@@ -86,6 +86,12 @@ class Postgres:
         """Processes in the data folder: a server's own outlive a killed postmaster for a moment."""
         return [path for path in Path("/proc").glob("[0-9]*/cwd") if _is_in(path, self._data)]
 
+    def ended_cpu_s(self) -> float:
+        """CPU seconds of the server's processes that have ended: those of connections."""
+        assert self._process is not None
+        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[13]) + int(fields[14])) / os.sysconf("SC_CLK_TCK")
+
     def dsn(self, database: str = "postgres", user: str = SUPERUSER) -> str:
         return f"host=127.0.0.1 port={self.port} user={user} dbname={database}"
 
