@@ -184,6 +184,10 @@ def test_damaged_and_missing_files_are_reported(tmp_path):
     with pytest.raises(RunError, match="is missing"), target.open(record):
         pass
     third.write_bytes(b"")
+    first.write_bytes(first.read_bytes().replace(b"'<f4'", b"'<i4'"))
+    with pytest.raises(RunError, match=f"{first} is damaged"), target.open(record):
+        pass
+    first.write_bytes(content)
     with pytest.raises(RunError, match=f"{second} is damaged"), target.open(record):
         pass
 

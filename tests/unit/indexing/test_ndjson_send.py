@@ -89,9 +89,8 @@ def test_second_build_asks_the_server_and_does_nothing(tmp_path, docs):
     _, record = build(target, source, "ndjson")
     assert target.published() == record
     with proxy(url.partition("/?")[0], tmp_path) as control:
-        again = target_of(tmp_path, url.replace(url.partition("/?")[0], control.endpoint))
-        build(again, source, "ndjson")
-        assert control.counts()["POST"] < 20  # counts, no documents
+        control.faults(slow_down=1, match="_bulk")  # documents would not arrive
+        build(target_of(tmp_path, url.replace(url.partition("/?")[0], control.endpoint)), source, "ndjson")
     assert count(address) == SENT
     assert len(indexes(address)) == 1
 

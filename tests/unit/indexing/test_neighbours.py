@@ -68,6 +68,21 @@ def test_integers_are_sorted_exactly_with_many_ties(metric):
     assert np.allclose(found.scores, scores, rtol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["dot", "euclidean"])
+def test_differences_below_the_precision_of_float32_sums_are_found(name):
+    random = np.random.default_rng(0)
+    vectors = np.repeat(random.integers(-4000, 4000, (1, 128)), 9000, axis=0).astype(np.float32)
+    vectors += random.integers(-1, 2, vectors.shape) * (random.random(vectors.shape) < 0.05)
+    queries = vectors[:20].copy()
+    if name == "euclidean":
+        vectors, queries = vectors + 30_000, queries + 30_000  # distances of a few units between long vectors
+    metric = Metric(name)
+    expected, scores = full_sort(exact_scores(queries, vectors, metric), 10)
+    found = nearest(queries, vectors, 0, 10, metric)
+    assert np.array_equal(found.scores, scores)
+    assert np.array_equal(found.positions, expected)
+
+
 @pytest.mark.parametrize("cuts", [[], [1], [2048], [2047, 2049], [10, 500, 501, 4000]])
 def test_result_does_not_depend_on_the_division_or_the_order_of_merging(cuts):
     vectors, queries = clustered(5000, 24), clustered(20, 24, seed=3)
