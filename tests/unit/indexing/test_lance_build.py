@@ -16,6 +16,7 @@ from lancedb.query import LanceVectorQueryBuilder
 from tests.index_sources import build, clustered, open_source, write_source
 from tests.list_sources import write_late
 from tests.outputs import column, write_output
+from tests.servers.stores import empty_container
 from varve.config.index import Index
 from varve.encoder.ragged import Ragged
 from varve.errors import JobError, RunError
@@ -298,6 +299,20 @@ def test_dataset_in_an_object_store_is_built_and_searched(tmp_path, source, cont
     assert "SKTEST" not in repr(target) + record.encode().decode()
     table = lancedb.connect(address, storage_options={"allow_http": "true"}).open_table("docs")
     assert table.count_rows() == source.num_vectors
+
+
+def test_build_survives_a_failing_object_store(tmp_path, servers, faulty, monkeypatch):
+    control = faulty("moto")
+    address = f"{empty_container(servers, monkeypatch, 'moto', control.endpoint)}/index"
+    control.faults(slow_down=0.15, reset=0.08, lost=0.1, seed=1)
+    source = open_source(write_source(tmp_path / "run", 700))
+    target = target_of(address, source, kind="IVF_SQ")
+    _, record = build(target, source, "lance")
+    control.faults()
+    assert target.verify(record) == []
+    with target.open(record) as searcher:
+        check_rows(searcher, source)
+        assert searcher.dataset.count_rows() == source.num_vectors
 
 
 def test_older_versions_are_removed_before_publication(tmp_path, source):
