@@ -104,8 +104,10 @@ def create(connection: psycopg.Connection, staged: StagedTable, schema: pa.Schem
         statement = sql.SQL("CREATE TABLE {} ({})").format(staged.name.quoted, sql.SQL(", ").join(columns))
         connection.execute(statement)
         if _is_inline(staged.vector_type, schema):
-            statement = "ALTER TABLE {} ALTER COLUMN {} SET STORAGE plain"
-            connection.execute(sql.SQL(statement).format(staged.name.quoted, sql.Identifier(EMBEDDING)))
+            # Otherwise every text would be moved out of a row that the vector alone makes longer than 2 kB.
+            statement = "ALTER TABLE {} ALTER COLUMN {} SET STORAGE plain, SET (toast_tuple_target = {})"
+            values = (staged.name.quoted, sql.Identifier(EMBEDDING), sql.Literal(_MAX_ROW_BYTES))
+            connection.execute(sql.SQL(statement).format(*values))
         write_comment(connection, staged.name, noted)
 
 
