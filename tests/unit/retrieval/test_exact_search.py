@@ -62,6 +62,17 @@ def test_ties_are_ordered_by_position_across_parts(dtype, tmp_path):
     assert np.array_equal(found.positions, positions)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+def test_part_of_several_blocks_equals_a_full_sort(dtype, tmp_path):
+    rows, width = 20_000, 16
+    feature = column("embedding", width, normalize=True, dtype=dtype)
+    options = {"rows_per_part": 19_000, "errors": (1, 9000)}
+    path = write_output(tmp_path / "o", {feature: clustered(rows, width)}, {"doc": np.arange(rows)}, **options)
+    source = open_source(path, columns=())
+    assert sum(1 for _ in source.blocks(0)) > 2
+    assert_full_sort(source, clustered(10, width, seed=1), 50)
+
+
 @pytest.mark.parametrize(("similarity", "name"), [("dot", "dot"), ("euclidean", "euclidean"), ("cosine", "cosine")])
 def test_vectors_of_any_length_are_compared_as_declared(similarity, name, tmp_path):
     vectors = clustered(500) * np.random.default_rng(2).uniform(0.2, 5, (500, 1)).astype(np.float32)

@@ -110,6 +110,15 @@ def test_equal_rows_are_one_group(tmp_path):
     assert (result.num_pairs, result.num_groups, result.largest) == (300 * 299 // 2, 1, 300)
 
 
+def test_equal_rows_through_an_index_are_pairs_once(tmp_path):
+    vectors = np.repeat(clustered(1), 400, axis=0)  # more pairs than are checked at once, each found from both sides
+    path = write_output(tmp_path / "o", {column("e", WIDTH): vectors}, {"doc": np.arange(400)}, rows_per_part=300)
+    build(open_target("npy", str(tmp_path / "i")), open_source(path, columns=()), "npy")
+    with with_index(path, tmp_path) as collection:
+        result, _ = collect(collection, 0.999, compared_rows=100)
+    assert (result.num_pairs, result.num_groups, result.largest) == (400 * 399 // 2, 1, 400)
+
+
 def test_distinct_rows_have_no_pairs(tmp_path):
     vectors = np.eye(20, WIDTH, dtype=np.float32)
     path = write_output(tmp_path / "o", {column("e", WIDTH): vectors}, {"doc": np.arange(20)})
