@@ -161,6 +161,21 @@ def test_pgvector_comment_of_others_is_not_taken_for_a_record(database, path):
         target.check(source_of(target))
 
 
+def test_pgvector_publish_waits_for_a_long_reader_and_lets_others_read(database, path):
+    target = database.target(path)
+    _, first = build(target, source_of(target), "postgresql")
+    other = database.target(path, keep=("title",))
+    source, kind = finished(other)
+    impatient = replace(other, patience_s=0.1)
+    with database.connect() as reader, reader.transaction():
+        count = reader.execute("SELECT count(*) FROM docs").fetchone()
+        with pytest.raises(RunError, match="another session reads or changes the table in a long transaction"):
+            impatient.publish(kind, source, record_of(source, kind))
+        assert database.query("SELECT count(*) FROM docs") == [count]
+        assert other.published() == first
+    assert other.publish(kind, source, record_of(source, kind)) == other.published() != first
+
+
 def test_pgvector_view_on_the_old_table_stops_publishing_and_loses_nothing(database, path):
     target = database.target(path)
     _, first = build(target, source_of(target), "postgresql")

@@ -137,6 +137,9 @@ def _failure(address: Address, error: psycopg.Error) -> RunError | JobError:
         return JobError(f"{address}: {text}. Ask the owner of the database for this right, or choose another user")
     if isinstance(error, psycopg.errors.UndefinedTable):
         return RunError(f"{address}: {text}: another process has published or removed it. Run the command again")
+    if isinstance(error, psycopg.errors.LockNotAvailable):
+        msg = f"{address}: {text}: another session reads or changes the table in a long transaction (see "
+        return RunError(msg + "pg_stat_activity). End that transaction, then run the same command again: it resumes")
     if is_transient(error):
         return RunError(
             f"{address} does not answer: {text}. Check that the server runs, and the host and port; then run the same "
