@@ -2,7 +2,7 @@
 
 Real are the storage, its write-ahead log, HNSW graphs, quantization, sparse and multi-vectors, payload indexes,
 filters and scores: each collection is an `EdgeShard` (qdrant-edge-py, Qdrant's Rust code) in a folder, so a kill of
-this process tests what a kill of a server would. Not real is the layer above: the REST routes (only those that the
+this process tests what a kill of a server would. Not real is the layer above: the REST routes (only the ones that the
 target calls), the names and aliases of collections, their metadata, the status, and the moment at which the optimizer
 runs (after a PATCH, in a thread). One shard, one node. A real server can also refuse what this one accepts.
 
@@ -320,6 +320,7 @@ class Server:
             ("PUT", "index"): self.create_index, ("PUT", "points"): self.upsert,
             ("POST", "points/delete"): self.delete_points, ("POST", "points/count"): self.count,
             ("POST", "points/scroll"): self.scroll, ("POST", "points/query/batch"): self.query,
+            ("POST", "points/query"): lambda name, body: self.query(name, {"searches": [body]})[0],
         }  # fmt: skip
         if (method, action) not in routes:
             raise RequestError(404, f"this server has no {method} {path}")

@@ -218,7 +218,7 @@ def test_verify_finds_changed_vectors(server, source, client):
     moved = [models.PointStruct(id=p.id, vector=[-x for x in p.vector], payload=p.payload) for p in points]
     client.upsert("changed", moved)
     (failure,) = target.verify(record)
-    assert failure == f"{target.address}: the vectors of sampled positions are not those that were published"
+    assert failure == f"{target.address}: the vectors of sampled positions have changed since the publication"
 
 
 def test_sparse_feature_is_found_and_read_back(server, tmp_path):

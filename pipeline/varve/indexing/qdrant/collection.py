@@ -69,7 +69,7 @@ class Collection:
         self._request(lambda client: client.create_payload_index(self.name, POSITION, schema, wait=True))
 
     def upsert(self, batch: Any) -> None:
-        """Write points; those that exist are replaced by the same."""
+        """Write points; a point that exists is replaced by the same one."""
 
         def write(client: "QdrantClient") -> None:
             if client.upsert(self.name, batch, wait=True).status.value != "completed":

@@ -242,7 +242,7 @@ class QdrantTarget:
         except RunError as e:
             return [str(e)]
         changed = digest != record.details["sample_sha256"]
-        return [f"{self.address}: the vectors of sampled positions are not those that were published"] * changed
+        return [f"{self.address}: the vectors of sampled positions have changed since the publication"] * changed
 
     @contextmanager
     def open(self, record: IndexRecord) -> Iterator[QdrantSearcher]:
