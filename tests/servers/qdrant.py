@@ -127,6 +127,7 @@ class Collection:
     shard: edge.EdgeShard = field(init=False)
     lock: threading.RLock = field(default_factory=threading.RLock)
     pending: int = 0
+    is_grey: bool = False  # after a start, a server optimizes when the next update arrives
 
     def __post_init__(self) -> None:
         path = self.folder / "shard"
@@ -134,8 +135,7 @@ class Collection:
         path.mkdir(parents=True, exist_ok=True)
         config = edge_config(self.config)
         self.shard = edge.EdgeShard.load(str(path), config) if exists else edge.EdgeShard.create(str(path), config)
-        if self.config.get("hnsw_config", {}).get("m", HNSW["m"]):
-            self.optimize()
+        self.is_grey = exists and bool(self.config.get("hnsw_config", {}).get("m", HNSW["m"]))
 
     def save(self) -> None:
         replace(self.folder / "config.json", self.config)
@@ -156,6 +156,8 @@ class Collection:
                 self.optimize()
 
     def optimize(self) -> None:
+        self.is_grey = False
+
         def work() -> None:
             with self.lock:
                 self.shard.optimize()
@@ -179,8 +181,8 @@ class Collection:
             "optimizer_config": {"default_segment_number": 1, "flush_interval_sec": 5},
             "metadata": self.config.get("metadata"),
         }
-        status = {"status": "yellow" if self.pending else "green", "optimizer_status": "ok"}
-        return {**status, **counts, "config": config, "payload_schema": {}}
+        status = "yellow" if self.pending else "grey" if self.is_grey else "green"
+        return {"status": status, "optimizer_status": "ok", **counts, "config": config, "payload_schema": {}}
 
 
 def replace(path: Path, content: Any) -> None:

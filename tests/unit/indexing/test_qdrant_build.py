@@ -305,6 +305,22 @@ def test_build_survives_refused_requests_and_lost_answers(tmp_path, source):
             check_rows(searcher, source)
 
 
+def test_graph_is_built_after_a_restart_of_the_server(tmp_path, source):
+    with qdrant(tmp_path / "server") as server:
+        target = target_of(server, "restarted", source)
+        kind = target.kinds(source)[0]
+        target.train(kind, source)
+        for part in range(source.num_parts):
+            target.add(kind, source, source.read(part))
+        target.finish(kind, source, 0)
+        server.kill()
+        server.start()
+        assert target.added(kind, source) == {*range(source.num_parts)}
+        _, record = build(target, source, "qdrant")
+        with target.open(record) as searcher:
+            assert recall(searcher, source, kind.settings[-1]) > 0.99
+
+
 def test_key_is_taken_from_the_environment_and_never_shown(tmp_path, source):
     with qdrant(tmp_path / "server", key="sesame-key") as server:
         target = target_of(server, "secret", source)

@@ -128,8 +128,9 @@ class Collection:
         Raises:
             RunError: the server reports an error, makes no progress, or leaves large segments without a graph.
         """
-        self._request(partial(_change_index, self.name, graph, sparse))
-        info = self._wait_until_green()
+        change = partial(_change_index, self.name, graph, sparse)
+        self._request(change)
+        info = self._wait_until_green(change)
         is_large = num_vectors * vector_bytes > 1024 * _INDEXING_THRESHOLD_KB * max(1, info.segments_count)
         if graph.m and is_large and not info.indexed_vectors_count:
             msg = (
@@ -138,7 +139,7 @@ class Collection:
             )
             raise RunError(msg)
 
-    def _wait_until_green(self) -> Any:
+    def _wait_until_green(self, change: "Callable[[QdrantClient], None]") -> Any:
         pause_s, seen, greens = _FIRST_POLL_S, None, 0
         changed_at = time.monotonic()
         while True:
@@ -146,6 +147,8 @@ class Collection:
             if info.status.value == "red":
                 msg = f"{self.url}: the optimizer of {self.name} failed: {info.optimizer_status}"
                 raise RunError(msg)
+            if info.status.value == "grey":  # after a restart, the optimizer waits for an update
+                self._request(change)
             greens = greens + 1 if info.status.value == "green" else 0
             if greens == _GREEN_POLLS:
                 return info
