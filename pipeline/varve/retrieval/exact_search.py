@@ -21,11 +21,14 @@ from varve.indexing.source import IndexSource
 _QUERIES_AT_ONCE = 1024  # their scores with a block are in memory at once
 
 
-def in_cores(
-    work: Callable[[Any], Any], items: Sequence[Any], num_threads: int = len(os.sched_getaffinity(0))
-) -> Iterator[Any]:
+def available_cores() -> int:
+    """Number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def in_cores(work: Callable[[Any], Any], items: Sequence[Any], num_threads: int | None = None) -> Iterator[Any]:
     """Apply a function to items in threads of this process, by default one per core that it may use."""
-    with ThreadPoolExecutor(num_threads) as threads:
+    with ThreadPoolExecutor(num_threads or available_cores()) as threads:
         yield from threads.map(work, items)
 
 

@@ -5,7 +5,6 @@ decide. Knows nothing of texts. Invariants: a pair is returned once, and its sco
 same row are no pair; memory is bounded by the blocks, one number per row and, with an index, 8 bytes per pair.
 """
 
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -19,6 +18,7 @@ from varve.indexing.scores import block_scores, pair_scores, prepare
 from varve.indexing.source import IndexSource
 from varve.monitoring.progress_line import clock_time
 from varve.retrieval.collection import Collection
+from varve.retrieval.exact_search import available_cores
 from varve.retrieval.groups import Groups
 from varve.retrieval.row_numbers import locate, read_rows
 
@@ -139,7 +139,7 @@ def _needs_index(collection: Collection, compared_rows: int) -> bool:
     if num_vectors <= compared_rows and 4 * num_vectors * width <= _COMPARED_BYTES:
         return False
     if collection.index is None:
-        cores = len(os.sched_getaffinity(0))
+        cores = available_cores()
         seconds = _SECONDS * num_vectors**2 * width / cores
         path = collection.output.storage.uri
         msg = (
