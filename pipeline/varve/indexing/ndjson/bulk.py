@@ -14,13 +14,17 @@ import pyarrow as pa
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from varve.errors import RunError
-from varve.indexing.ndjson.search_server import SearchServer, TransientError, escape, reason_of
+from varve.indexing.ndjson.search_server import SearchServer, escape, reason_of
 
 MAX_REQUEST_BYTES = 10 * 10**6
 _BUSY = frozenset({429, 503})
 _MAX_ATTEMPTS = 20
 _FIRST_PAUSE_S, _MAX_PAUSE_S = 0.1, 10
 _NUM_EXAMPLES = 3
+
+
+class BusyError(RunError):
+    """The server took a request, and was too busy for some of its documents."""
 
 
 def send_file(server: SearchServer, index: str, path: Path, where: str) -> int:
@@ -66,7 +70,7 @@ def _documents(stream: pa.NativeFile) -> Iterator[bytes]:
 
 def _send(server: SearchServer, index: str, documents: Sequence[bytes], where: str) -> None:
     repeated = Retrying(
-        retry=retry_if_exception_type(TransientError),
+        retry=retry_if_exception_type(BusyError),
         stop=stop_after_attempt(_MAX_ATTEMPTS),
         wait=wait_random_exponential(multiplier=_FIRST_PAUSE_S, max=_MAX_PAUSE_S),
         reraise=True,
@@ -78,7 +82,7 @@ def _send(server: SearchServer, index: str, documents: Sequence[bytes], where: s
         waiting = _send_once(server, index, waiting, where)
         if waiting:
             msg = f"{server.url}/{index}: the server is too busy for {len(waiting):,} document(s) of {where}"
-            raise TransientError(msg)
+            raise BusyError(msg)
 
     repeated(attempt)
 
