@@ -5,28 +5,25 @@ until `publish` renames them; every method may be repeated, and repeats its work
 holds no connection and no password.
 """
 
-import base64
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
-import pyarrow as pa
-
 from varve.config.index import Index
-from varve.indexing.metric import Metric
 from varve.indexing.pgvector import hnsw_index, preconditions, publication, staged_table, table_check
 from varve.indexing.pgvector.address import Address
-from varve.indexing.pgvector.client import keyword, psycopg, register_vector, sql
+from varve.indexing.pgvector.client import psycopg
 from varve.indexing.pgvector.connection import PATIENCE_S, connect, repeat
 from varve.indexing.pgvector.hnsw_index import Graph, is_graph
-from varve.indexing.pgvector.staged_table import EMBEDDING, StagedTable
+from varve.indexing.pgvector.record_details import ids_schema, make_details, parse_details
+from varve.indexing.pgvector.staged_table import StagedTable
 from varve.indexing.pgvector.table_name import PARTS, TableName, exists, read_comment, resolve
-from varve.indexing.pgvector.table_searcher import TableSearcher
+from varve.indexing.pgvector.table_searcher import TableSearcher, make_searcher, server_versions
 from varve.indexing.pgvector.vector_type import VectorType, choose_type
 from varve.indexing.record import IndexRecord, IndexRequest
 from varve.indexing.request import make_request
-from varve.indexing.rows import ITEM, POSITION, ROW, SHARD, IndexRows, SparseVectors
+from varve.indexing.rows import IndexRows, SparseVectors
 from varve.indexing.source import DENSE, SPARSE, IndexSource
 from varve.indexing.target import Kind
 
@@ -108,7 +105,7 @@ class PgvectorTarget:
 
     def train(self, kind: Kind, source: IndexSource) -> None:  # noqa: ARG002 (all kinds have one table)
         """Create the table of the build."""
-        schema = _schema_of(source)
+        schema = ids_schema(source)
         self._repeat(lambda c, name: staged_table.create(c, self._staged(c, name, source), schema))
 
     def added(self, kind: Kind, source: IndexSource) -> set[int]:  # noqa: ARG002
@@ -135,7 +132,7 @@ class PgvectorTarget:
             JobError: the key is not unique.
             RunError: parts are missing.
         """
-        schema, value_bytes = _schema_of(source), self._value_bytes(source)
+        schema, value_bytes = ids_schema(source), self._value_bytes(source)
 
         def work(connection: psycopg.Connection, name: TableName) -> None:
             staged = self._staged(connection, name, source)
@@ -151,7 +148,7 @@ class PgvectorTarget:
         with connect(self._place) as connection:
             staged = self._staged(connection, resolve(connection, self._place), source)
             is_graph = Graph.parse(kind.name) is not None
-            yield _searcher(connection, staged.name, staged.vector_type, _schema_of(source), is_graph=is_graph)
+            yield make_searcher(connection, staged.name, staged.vector_type, ids_schema(source), is_graph=is_graph)
 
     def publish(self, kind: Kind, source: IndexSource, record: IndexRecord) -> IndexRecord:
         """Rename the table of the build, and drop the previous one, in one transaction.
@@ -163,8 +160,8 @@ class PgvectorTarget:
 
         def work(connection: psycopg.Connection, name: TableName) -> IndexRecord:
             staged = self._staged(connection, name, source)
-            details = _details(name, staged, _schema_of(source), kind)
-            versions = record.versions | _server_versions(connection)
+            details = make_details(name, staged, ids_schema(source), kind)
+            versions = record.versions | server_versions(connection)
             complete = replace(record, details=record.details | details, versions=versions)
             return publication.publish(connection, name, staged.name, complete)
 
@@ -181,13 +178,10 @@ class PgvectorTarget:
     @contextmanager
     def open(self, record: IndexRecord) -> Iterator[TableSearcher]:
         """The published table."""
-        details = record.details
-        metric = Metric(**record.request.metric)
-        vector_type = VectorType(details["type"], details["width"], metric, exact=details["exact"])
-        schema = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(details["schema"])))
+        vector_type, schema = parse_details(record)
         with connect(self._place) as connection:
             name = resolve(connection, self._place)
-            yield _searcher(connection, name, vector_type, schema, is_graph=Graph.parse(record.kind) is not None)
+            yield make_searcher(connection, name, vector_type, schema, is_graph=Graph.parse(record.kind) is not None)
 
     @property
     def _settings(self) -> Index:
@@ -231,48 +225,3 @@ class PgvectorTarget:
         sample = source.at(source.sample_positions(100, seed=0))
         assert isinstance(sample, SparseVectors)
         return self._vector_type(source).value_bytes(len(sample.ids.values) / max(len(sample), 1))
-
-
-def _schema_of(source: IndexSource) -> pa.Schema:
-    """The schema of `IndexRows.ids`."""
-    stored = source.output.schema
-    fields = [(POSITION, pa.int64()), *((name, stored.field(name).type) for name in (SHARD, ROW))]
-    fields += [(ITEM, pa.int32())] if source.has_items else []
-    return pa.schema([*fields, *((name, stored.field(name).type) for name in source.columns)])
-
-
-def _searcher(
-    connection: psycopg.Connection, table: TableName, vector_type: VectorType, schema: pa.Schema, *, is_graph: bool
-) -> TableSearcher:
-    register_vector(connection)
-    version = _server_versions(connection)["pgvector extension"]
-    extension = tuple(int(number) for number in version.split(".")[:2])
-    return TableSearcher(connection, table, vector_type, schema, is_graph, extension)
-
-
-def _server_versions(connection: psycopg.Connection) -> dict[str, str]:
-    statement = "SELECT current_setting('server_version'), extversion FROM pg_extension WHERE extname = 'vector'"
-    server, extension = connection.execute(statement).fetchone() or ("", "0.0")
-    return {"postgresql": server, "pgvector extension": extension}
-
-
-def _details(name: TableName, staged: StagedTable, schema: pa.Schema, kind: Kind) -> dict[str, object]:
-    """What the readers of the table need."""
-    statement = sql.SQL("SELECT {} FROM {} ORDER BY {} {} %s LIMIT 10").format(
-        sql.SQL(", ").join(map(sql.Identifier, staged.key_columns(schema))),
-        name.quoted,
-        sql.Identifier(EMBEDDING),
-        keyword(staged.vector_type.operator),
-    )
-    return {
-        "table": str(name),
-        "type": staged.vector_type.name,
-        "width": staged.vector_type.width,
-        "exact": staged.vector_type.exact,
-        "operator": staged.vector_type.operator,
-        "operator_class": staged.vector_type.operator_class if Graph.parse(kind.name) else None,
-        "key": staged.key_columns(schema),
-        "query": statement.as_string(),
-        "metric": asdict(staged.vector_type.metric),
-        "schema": base64.b64encode(schema.serialize().to_pybytes()).decode(),
-    }

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from varve.errors import RunError
 from varve.indexing.neighbours import Neighbours
-from varve.indexing.pgvector.client import keyword, psycopg, sql
+from varve.indexing.pgvector.client import keyword, psycopg, register_vector, sql
 from varve.indexing.pgvector.column_types import from_values
 from varve.indexing.pgvector.copy_records import read_vectors
 from varve.indexing.pgvector.staged_table import EMBEDDING
@@ -154,3 +154,20 @@ class TableSearcher:
             content = b"".join(copy)
         stored, vectors = read_vectors(content, self.vector_type.width, self.vector_type.name)
         return vectors[self._places(stored, positions)]
+
+
+def make_searcher(
+    connection: psycopg.Connection, table: TableName, vector_type: VectorType, schema: pa.Schema, *, is_graph: bool
+) -> TableSearcher:
+    """A searcher that reads through this connection; the other arguments are its attributes."""
+    register_vector(connection)
+    version = server_versions(connection)["pgvector extension"]
+    extension = tuple(int(number) for number in version.split(".")[:2])
+    return TableSearcher(connection, table, vector_type, schema, is_graph, extension)
+
+
+def server_versions(connection: psycopg.Connection) -> dict[str, str]:
+    """Of the server and of its extension."""
+    statement = "SELECT current_setting('server_version'), extversion FROM pg_extension WHERE extname = 'vector'"
+    server, extension = connection.execute(statement).fetchone() or ("", "0.0")
+    return {"postgresql": server, "pgvector extension": extension}
