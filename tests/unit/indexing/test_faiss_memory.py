@@ -57,5 +57,5 @@ def test_merging_and_searching_a_large_index_need_little_memory(tmp_path, anonym
     path = next(tmp_path.rglob("finished/index.faiss"))
     assert path.stat().st_size > INDEX_MB * 1e6
     assert anonymous_mb(search, target, kind, source) < ALLOWED_MB
-    assert anonymous_mb(read_whole, path) > 0.9 * INDEX_MB  # the control: the measurement sees an index in memory
+    assert anonymous_mb(read_whole, path) > 1.5 * ALLOWED_MB  # the control: the measurement sees an index in memory
     assert np.isclose(kind.bytes_per_vector * ROWS, path.stat().st_size, rtol=0.01)
