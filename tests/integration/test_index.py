@@ -12,7 +12,7 @@ import pytest
 
 from tests.index_sources import write_source
 from tests.servers.cluster import TOKEN, ray_head
-from varve import RunError, index
+from varve import JobError, RunError, index
 from varve.cluster.connection import start_ray
 from varve.config.compute import Compute
 from varve.config.index import Index
@@ -48,6 +48,29 @@ def test_index_uses_the_ray_of_its_program_and_leaves_it_connected(run, tmp_path
     record = index(run, f"faiss:{tmp_path / 'index'}", kind=KIND)
     assert ray.is_initialized()
     assert record.measurements[-1].low >= 0.95
+
+
+def test_refusal_in_a_task_is_the_message_alone_whatever_its_cause_is():
+    class Unpicklable(Exception):  # noqa: N818 (as errors of database clients)
+        def __reduce__(self):
+            msg = "cannot be pickled"
+            raise TypeError(msg)
+
+    def refuse(_item):
+        msg = "the key is not unique"
+        raise JobError(msg) from Unpicklable()
+
+    start_ray(Compute())
+    with pytest.raises(JobError) as refusal:
+        list(spread(refuse, [1]))
+    assert str(refusal.value) == "the key is not unique"
+
+
+def test_relative_destination_is_that_of_the_program_in_every_task(run, tmp_path, monkeypatch):
+    """Workers have another current folder."""
+    monkeypatch.chdir(tmp_path)
+    build(Index.parse({"path": run, "to": "faiss:index", "kind": KIND}), spread)
+    assert digests(tmp_path / "index")
 
 
 def test_failure_in_a_task_ends_in_one_message_and_the_next_build_continues(run, tmp_path):

@@ -54,13 +54,24 @@ def spread(work: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
             stored = ray.put(items)  # once: there may be very many
 
             def take(row: dict[str, int]) -> list[dict[str, Any]]:
-                return [{"result": work(item)} for item in ray.get(stored)[row["id"] :: blocks]]
+                return [{"result": _without_cause(work, item)} for item in ray.get(stored)[row["id"] :: blocks]]
 
             rows = ray.data.range(blocks, override_num_blocks=blocks)
             for row in rows.flat_map(take, num_cpus=1, max_retries=MAX_RETRIES).iter_rows():
                 yield row["result"]
     except (RayError, UserCodeException, VarveError) as e:
         raise unwrap_error(e) from e
+
+
+def _without_cause(work: Callable[[Any], T], item: Any) -> T:
+    """Call a function. Varve's errors leave the worker without their cause, which Ray may be unable to pickle.
+
+    Ray would then report the text of all tracebacks instead of the error.
+    """
+    try:
+        return work(item)
+    except VarveError as e:
+        raise type(e)(*e.args) from None
 
 
 def on_replica(plan: "Plan", placement: Placement, work: Callable[["Plan"], T]) -> T:

@@ -13,6 +13,8 @@ from varve.indexing.record import IndexRecord
 from varve.indexing.target import Searcher, Target
 from varve.storage.object_store import Storage
 
+_SERVERS = frozenset({"postgresql", "qdrant"})
+
 
 @dataclass(frozen=True, slots=True)
 class PublishedIndex:
@@ -31,12 +33,14 @@ def open_target(name: str, destination: str, settings: Index | None = None) -> T
 
     Args:
         name: one of `TARGETS`.
-        destination: where the index is.
+        destination: where the index is; a relative path is resolved here, since workers have other current folders.
         settings: of an index that is built; None to read one.
 
     Raises:
         JobError: the destination is malformed.
     """
+    if name not in _SERVERS:
+        destination = Storage(destination, patient=False).uri
     match name:
         case "npy" | "fbin":
             from varve.indexing.arrays.array_target import ArrayTarget  # noqa: PLC0415
@@ -78,7 +82,7 @@ def find_index(address: str) -> PublishedIndex | None:
     """
     name, _, destination = address.partition(":")
     if name in TARGETS:
-        target = open_target(name, destination.removeprefix("//") if name in {"postgresql", "qdrant"} else destination)
+        target = open_target(name, destination.removeprefix("//") if name in _SERVERS else destination)
         record = target.published()
         return None if record is None else PublishedIndex(target, record)
     try:
