@@ -49,29 +49,19 @@ def spread(work: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
     blocks = min(len(items), _BLOCKS_PER_CPU * max(1, int(ray.cluster_resources().get("CPU", 1))))
     context = DataContext.get_current().copy()
     context.enable_progress_bars, context.print_on_execution_start = False, False
+    context.raise_original_map_exception = True  # otherwise all that remains of an error is the text of tracebacks
     try:
         with quiet_ray_data(context):
             stored = ray.put(items)  # once: there may be very many
 
             def take(row: dict[str, int]) -> list[dict[str, Any]]:
-                return [{"result": _without_cause(work, item)} for item in ray.get(stored)[row["id"] :: blocks]]
+                return [{"result": work(item)} for item in ray.get(stored)[row["id"] :: blocks]]
 
             rows = ray.data.range(blocks, override_num_blocks=blocks)
             for row in rows.flat_map(take, num_cpus=1, max_retries=MAX_RETRIES).iter_rows():
                 yield row["result"]
     except (RayError, UserCodeException, VarveError) as e:
         raise unwrap_error(e) from e
-
-
-def _without_cause(work: Callable[[Any], T], item: Any) -> T:
-    """Call a function. Varve's errors leave the worker without their cause, which Ray may be unable to pickle.
-
-    Ray would then report the text of all tracebacks instead of the error.
-    """
-    try:
-        return work(item)
-    except VarveError as e:
-        raise type(e)(*e.args) from None
 
 
 def on_replica(plan: "Plan", placement: Placement, work: Callable[["Plan"], T]) -> T:
