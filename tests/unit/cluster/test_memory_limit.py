@@ -1,7 +1,7 @@
 import pytest
 
-from varve.errors import JobError
 from varve.cluster.memory_limit import default_bytes, parse_bytes
+from varve.errors import JobError
 
 
 @pytest.mark.parametrize(
