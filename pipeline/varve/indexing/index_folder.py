@@ -28,6 +28,7 @@ from varve.errors import JobError, RunError
 from varve.indexing.record import RECORD_NAME, REQUEST_NAME, IndexRecord, IndexRequest
 from varve.indexing.rows import POSITION, IndexRows
 from varve.output.json_text import MAX_BYTES
+from varve.output.manifest import JOB_NAME
 from varve.storage.object_store import Storage
 from varve.storage.stale_uploads import find_stale_uploads
 
@@ -49,6 +50,8 @@ class IndexFolder:
         Raises:
             RunError: the folder or its manifest cannot be read.
         """
+        if self.storage.read(REQUEST_NAME) is None:  # the folder may be the output of a run, which has a manifest too
+            return None
         content = self.storage.read_at_most(RECORD_NAME, MAX_BYTES)
         return None if content is None else IndexRecord.decode(content, f"{self.storage.uri}/{RECORD_NAME}")
 
@@ -56,9 +59,12 @@ class IndexFolder:
         """Write the request, or find the same one.
 
         Raises:
-            JobError: the folder was begun with another request.
+            JobError: the folder was begun with another request, or is the output of a run.
             RunError: the store failed.
         """
+        if self.storage.read(JOB_NAME) is not None:
+            msg = f"{self.storage.uri} is the output of a run. Choose another folder for the index"
+            raise JobError(msg)
         if self.storage.create(REQUEST_NAME, request.encode()):
             return
         where = f"{self.storage.uri}/{REQUEST_NAME}"

@@ -223,3 +223,12 @@ def test_clean_lists_and_deletes_a_staged_file_of_an_index(run, tmp_path, capsys
     assert run_command(["clean", str(folder), "--older-than", "0", "--delete"]) == 0
     assert sorted(path.name for path in folder.iterdir()) == ["_varve", "ids", "index.faiss"]
     assert run_command(["index", str(folder), "--verify"]) == 0
+
+
+def test_output_of_a_run_is_not_taken_for_an_index(run, capsys):
+    before = sorted(Path(run).rglob("*"))
+    assert run_command(["index", run, "--verify"]) == 2
+    assert "holds no published index" in capsys.readouterr().err
+    assert run_command(["index", run, "--to", f"faiss:{run}", "--kind", "IVF128,SQ8"]) == 2
+    assert "is the output of a run" in capsys.readouterr().err
+    assert sorted(Path(run).rglob("*")) == before

@@ -130,6 +130,7 @@ def test_published_record_has_the_size_and_hash_of_every_file(folder, source):
 
 
 def test_second_publisher_gets_the_record_of_the_first(folder, source):
+    folder.begin(request_of(source, "npy"))
     write_all(folder, source)
     first = folder.publish(record_of(source), [])
     second = folder.publish(record_of(source, created_at="2026-02-02"), [])
