@@ -161,7 +161,8 @@ def test_changed_and_missing_files_are_found(folder, source, tmp_path):
     assert "c.bin is missing" in failures[2]
 
 
-def test_damaged_manifest_is_reported(folder):
+def test_damaged_manifest_is_reported(folder, source):
+    folder.begin(request_of(source, "npy"))
     folder.storage.create("_varve/manifest.json", b"{")
     with pytest.raises(RunError, match=r"manifest\.json cannot be read"):
         folder.published()
