@@ -16,7 +16,7 @@ from tests.declared_checkpoints import SHAPES, expected_vectors, load_model
 from tests.finished_runs import finish
 from tests.index_sources import build, clustered, open_source, write_source
 from tests.outputs import column, write_output
-from varve import Job
+from varve import Job, index
 from varve.cli.search import main
 from varve.errors import JobError
 from varve.indexing.open_target import open_target
@@ -197,6 +197,21 @@ def bm25(texts: list[str], query: str) -> list[int]:
         scores += rarity * saturated * (found[word] > 0)
     order = np.lexsort((np.arange(len(texts)), -np.round(scores, 5)))
     return [int(row) for row in order if scores[row] > 0]
+
+
+def test_index_is_also_measured_with_the_queries_of_the_user(minilm_run, tmp_path):
+    """Queries that are far from all texts: the graph must reach the recall for these too."""
+    queries = tmp_path / "queries.jsonl"
+    texts = ["how to read a file", "mean of numbers", "open a socket", "parse a date", "sort a list"]
+    queries.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    to = f"faiss:{tmp_path / 'index'}"
+    record = index(minilm_run, to, kind="HNSW16,Flat", queries=str(queries), recall=0.9)
+    measured = {m.queries: m for m in record.measurements if m.setting == record.setting}
+    assert set(measured) == {"rows", str(queries)}
+    assert measured[str(queries)].num_queries == len(texts)
+    assert all(m.low >= 0.9 for m in measured.values())
+    with pytest.raises(JobError, match=r"settings\.queries"):
+        index(minilm_run, to, kind="HNSW16,Flat", recall=0.9)
 
 
 @pytest.fixture

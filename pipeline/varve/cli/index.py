@@ -86,4 +86,7 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 
 def _show_step(step: str, done: int, total: int) -> None:
-    show_progress("" if total and done == total else f"{step}: {done:,} of {total:,}")
+    if sys.stderr.isatty():
+        show_progress("" if total and done == total else f"{step}: {done:,} of {total:,}")
+    elif not done:
+        sys.stderr.write(f"{step}\n")
