@@ -17,11 +17,8 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from datetime import datetime
-from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 
@@ -29,10 +26,23 @@ from varve.config.index import Index
 from varve.errors import JobError, RunError
 from varve.indexing.faiss.coded_part import check_size, encode_part
 from varve.indexing.faiss.faiss_kind import FaissKind, candidates
-from varve.indexing.faiss.faiss_library import decode_index, load_faiss
+from varve.indexing.faiss.faiss_library import load_faiss
 from varve.indexing.faiss.faiss_searcher import FaissSearcher
 from varve.indexing.faiss.graph_file import write_graph
 from varve.indexing.faiss.merged_file import write_flat, write_lists
+from varve.indexing.faiss.staging import (
+    INDEX_NAME,
+    cached_index,
+    names_in,
+    part_name,
+    promote,
+    read_index,
+    staged_folder,
+    staged_suffixes,
+    trained_name,
+    trained_version,
+    workspace,
+)
 from varve.indexing.faiss.stored_vectors import stored_dtype, write_vectors
 from varve.indexing.faiss.training import train_index
 from varve.indexing.index_folder import STAGED, IndexFolder
@@ -43,11 +53,9 @@ from varve.indexing.source import DENSE, IndexSource
 from varve.indexing.target import Kind
 from varve.storage.object_store import Storage
 
-INDEX_NAME = "index.faiss"
 VECTORS_NAME = "vectors.npy"
 _GRAPH_SHARD_ROWS = 1_000_000
 _DOWNLOADS = 8
-_COPY_BYTES = 2**24
 _PART = re.compile(r"part-(\d{8})\.(codes|vectors)")
 
 
@@ -113,9 +121,9 @@ class FaissTarget:
 
     def train(self, kind: Kind, source: IndexSource) -> None:
         """Stage the index without vectors, unless it exists."""
-        if not self.published() and not _names(self._folder.storage, f"{_staged(kind)}/trained"):
+        if not self.published() and not names_in(self._folder.storage, f"{staged_folder(kind)}/trained"):
             content = train_index(FaissKind.parse(kind.name), source)
-            self._folder.storage.create(_trained_name(kind), content)
+            self._folder.storage.create(trained_name(kind), content)
 
     @contextmanager
     def _unless_published(self) -> Iterator[None]:
@@ -136,12 +144,12 @@ class FaissTarget:
             return set(range(source.num_parts))
         with_ids = self._folder.parts_with_ids(source.starts)
         filled = set(np.flatnonzero(np.diff(source.starts)).tolist())
-        for suffix in _suffixes(FaissKind.parse(kind.name)):
+        for suffix in staged_suffixes(FaissKind.parse(kind.name)):
             with_ids -= filled - self._staged_parts(kind, suffix)
         return with_ids
 
     def _staged_parts(self, kind: Kind, suffix: str) -> set[int]:
-        found = (_PART.fullmatch(name) for name in _names(self._folder.storage, f"{_staged(kind)}/parts"))
+        found = (_PART.fullmatch(name) for name in names_in(self._folder.storage, f"{staged_folder(kind)}/parts"))
         return {int(match[1]) for match in found if match and match[2] == suffix}
 
     def add(self, kind: Kind, source: IndexSource, rows: IndexRows) -> None:
@@ -153,13 +161,13 @@ class FaissTarget:
 
     def _stage(self, kind: Kind, source: IndexSource, rows: IndexRows) -> None:
         faiss_kind, storage = FaissKind.parse(kind.name), self._folder.storage
-        vectors, suffixes = source.metric.prepare(rows.dense), _suffixes(faiss_kind)
+        vectors, suffixes = source.metric.prepare(rows.dense), staged_suffixes(faiss_kind)
         if "codes" in suffixes:
-            index = _cached_index(storage, _trained_name(kind), *_version(storage, kind))
-            storage.create(_part_name(kind, rows.part, "codes"), encode_part(faiss_kind, index, vectors, rows.first))
+            index = cached_index(storage, trained_name(kind), *trained_version(storage, kind))
+            storage.create(part_name(kind, rows.part, "codes"), encode_part(faiss_kind, index, vectors, rows.first))
         if "vectors" in suffixes:
             content = vectors.astype(stored_dtype(source)).tobytes()
-            storage.create(_part_name(kind, rows.part, "vectors"), content)
+            storage.create(part_name(kind, rows.part, "vectors"), content)
 
     def pieces(self, kind: Kind, source: IndexSource) -> int:
         """Number of files."""
@@ -186,10 +194,10 @@ class FaissTarget:
         """
         storage, faiss_kind = self._folder.storage, FaissKind.parse(kind.name)
         name = self._file_names(faiss_kind, source)[piece]
-        finished = f"{_staged(kind)}/finished"
-        if name in _names(storage, finished) or self.published():
+        finished = f"{staged_folder(kind)}/finished"
+        if name in names_in(storage, finished) or self.published():
             return
-        with self._unless_published(), _workspace(storage, f"{_staged(kind)}/work") as work:
+        with self._unless_published(), workspace(storage, f"{staged_folder(kind)}/work") as work:
             self._write_piece(kind, source, piece, work / name)
             if storage.is_local:
                 Path(storage.uri, finished).mkdir(parents=True, exist_ok=True)
@@ -204,7 +212,7 @@ class FaissTarget:
             parts = self._parts(kind, source, "vectors", source.width * dtype.itemsize, path.parent)
             shape = (source.num_vectors, source.width)
             return write_vectors([file for file, _ in parts], shape, dtype, path)
-        index = _read_index(self._folder.storage, _trained_name(kind))
+        index = read_index(self._folder.storage, trained_name(kind))
         if faiss_kind.family == "graph":
             starts = self._shard_starts(faiss_kind, source)
             return write_graph(index, source, starts[piece], starts[piece + 1], path)
@@ -220,7 +228,7 @@ class FaissTarget:
         counts = np.diff(source.starts)
         parts = np.flatnonzero(counts)
         with ThreadPoolExecutor(_DOWNLOADS) as threads:
-            names = [_part_name(kind, part, suffix) for part in parts.tolist()]
+            names = [part_name(kind, part, suffix) for part in parts.tolist()]
             paths = list(threads.map(lambda name: self._folder.local_file(name, scratch), names))
         found = list(zip(paths, counts[parts].tolist(), strict=True))
         for path, num_vectors in found if vector_bytes is not None else []:
@@ -232,7 +240,7 @@ class FaissTarget:
         """The finished index, before it is published."""
         faiss_kind = FaissKind.parse(kind.name)
         names, starts = self._file_names(faiss_kind, source), self._shard_starts(faiss_kind, source)
-        finished = [f"{_staged(kind)}/finished/{name}" for name in names]
+        finished = [f"{staged_folder(kind)}/finished/{name}" for name in names]
         with ExitStack() as stack:
             opened = None
             with self._unless_published():
@@ -255,10 +263,10 @@ class FaissTarget:
         names = self._file_names(faiss_kind, source)
         if (published := self.published()) is not None:
             return published
-        finished = f"{_staged(kind)}/finished"
+        finished = f"{staged_folder(kind)}/finished"
         with self._unless_published():
             for name in names:
-                _promote(storage, f"{finished}/{name}", name)
+                promote(storage, f"{finished}/{name}", name)
         firsts = self._shard_starts(faiss_kind, source)[:-1]
         details = {**record.details, "files": names, "first_positions": firsts}
         versions = {**record.versions, "faiss": load_faiss().__version__}
@@ -282,82 +290,3 @@ class FaissTarget:
         names, firsts = record.details["files"], record.details["first_positions"]
         with self._open(FaissKind.parse(record.kind), metric, names, firsts) as searcher:
             yield searcher
-
-
-def _staged(kind: Kind) -> str:
-    return f"{STAGED}/{kind.name.replace(',', '-')}"
-
-
-def _trained_name(kind: Kind) -> str:
-    return f"{_staged(kind)}/trained/{INDEX_NAME}"
-
-
-def _part_name(kind: Kind, part: int, suffix: str) -> str:
-    return f"{_staged(kind)}/parts/part-{part:08d}.{suffix}"
-
-
-def _suffixes(kind: FaissKind) -> tuple[str, ...]:
-    """What is staged of a part."""
-    if kind.family == "graph":
-        return ()
-    return ("codes", "vectors") if kind.rescores else ("codes",)
-
-
-def _names(storage: Storage, folder: str) -> set[str]:
-    """Names of the objects in a folder, without it."""
-    return {entry.name.rpartition("/")[2] for entry in storage.list(folder)}
-
-
-def _version(storage: Storage, kind: Kind) -> tuple[int, datetime | None]:
-    """(size, time) of the trained index, so that the cached one of a deleted folder is not used."""
-    found = next(iter(storage.list(f"{_staged(kind)}/trained")), None)
-    return (found.size, found.modified_at) if found else (0, None)
-
-
-@lru_cache(maxsize=2)
-def _cached_index(storage: Storage, name: str, size: int, modified_at: datetime | None) -> Any:  # noqa: ARG001 (key)
-    return _read_index(storage, name)
-
-
-def _read_index(storage: Storage, name: str) -> Any:
-    """The trained index.
-
-    Raises:
-        RunError: it is missing or damaged.
-    """
-    content = storage.read(name)
-    if content is None:
-        msg = f"{storage.uri}/{name} is missing: run the same command again"
-        raise RunError(msg)
-    return decode_index(content, f"{storage.uri}/{name}")
-
-
-@contextmanager
-def _workspace(storage: Storage, folder: str) -> Iterator[Path]:
-    """A folder for large files: of a local index on its own disk, else in the temporary folder of the machine."""
-    parent = Path(storage.uri, folder) if storage.is_local else None
-    if parent:
-        parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix="varve-", dir=parent) as path:
-        yield Path(path)
-
-
-def _promote(storage: Storage, staged: str, name: str) -> None:
-    """Give a finished file its name. It keeps the staged one, so this may be repeated."""
-    if not storage.is_local:
-        sizes = {entry.name: entry.size for entry in storage.list(staged.rpartition("/")[0])}
-        if (size := sizes.get(staged)) is None:
-            msg = f"{storage.uri}/{staged} is missing: run the same command again"
-            raise RunError(msg)
-        starts = range(0, size, _COPY_BYTES)
-        storage.write(
-            name, size, lambda: (storage.read(staged, at, min(at + _COPY_BYTES, size)) or b"" for at in starts)
-        )
-        return
-    source, final = Path(storage.uri, staged), Path(storage.uri, name)
-    if final.exists() and final.samefile(source):
-        return
-    with TemporaryDirectory(prefix="varve-", dir=source.parent) as scratch:
-        link = Path(scratch, name)
-        link.hardlink_to(source)
-        link.replace(final)
