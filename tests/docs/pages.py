@@ -56,7 +56,8 @@ class Command(NamedTuple):
     @property
     def is_local(self) -> bool:
         """Whether it needs no cluster, no store and no minutes."""
-        far = self.has_environment or "--to" in self.argv or any("://" in argument for argument in self.argv)
+        on_cluster = "--to" in self.argv and self.argv[0] != "index"
+        far = self.has_environment or on_cluster or any("://" in argument for argument in self.argv)
         return not far and self.argv[0] not in {"submit", "demo"}
 
 

@@ -43,7 +43,7 @@ CLUSTERS = {
     "job": next(d for _, d in DOCUMENTS if d["kind"] == "RayJob")["spec"]["rayClusterSpec"],
     "standing": next(d for _, d in DOCUMENTS if d["kind"] == "RayCluster")["spec"],
 }
-JOBS = [ROOT / path for path in sorted((ROOT / "jobs/recipes").glob("*.yaml"))]
+JOBS = [path for path in sorted((ROOT / "jobs/recipes").glob("*.yaml")) if not path.stem.startswith("index-")]
 
 
 def pods(node: Any) -> Iterator[dict[str, Any]]:
