@@ -151,3 +151,10 @@ def test_point_ids_of_items_of_one_row_differ():
     columns = {"position": [0, 1], "shard": [0, 0], "row": [4, 4], "item": [0, 1], "key": ["a", "a"]}
     table = pa.table({name: np.array(values) for name, values in columns.items()})
     assert len({*point_ids(table, None), *point_ids(table, "key")}) == 4
+
+
+def test_missing_client_is_named_with_its_extra(monkeypatch):
+    """The first request is made without the client, by a library that comes with it."""
+    monkeypatch.setitem(sys.modules, "qdrant_client", None)
+    with pytest.raises(JobError, match=r"pip install '\.\[qdrant\]'"):
+        QdrantTarget("127.0.0.1:1/docs", None).published()

@@ -7,6 +7,7 @@ read from the environment and is in no message.
 import os
 from collections.abc import Callable
 from functools import lru_cache
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tenacity import RetryCallState, Retrying, retry_if_exception, wait_random_exponential
@@ -51,10 +52,11 @@ def read_json(url: str, path: str, *, patient: bool = True) -> dict[str, Any] | 
     """The result of a GET request, without the import of qdrant-client; None if there is no such thing (404).
 
     Raises:
-        JobError: the key is refused.
+        JobError: the key is refused, or qdrant-client is missing.
         RunError: the server cannot be reached, or refuses the request.
     """
-    import httpx  # noqa: PLC0415
+    _check_client()
+    import httpx  # noqa: PLC0415 (a dependency of qdrant-client)
 
     key = os.environ.get(KEY)
 
@@ -92,12 +94,21 @@ def _repeat(url: str, call: Callable[[], T], *, patient: bool) -> T:
 @lru_cache(maxsize=8)
 def _client(url: str, key: str | None) -> "QdrantClient":
     """One client per process: it keeps connections open, and threads share it."""
-    try:
-        from qdrant_client import QdrantClient  # noqa: PLC0415 (0.7 s)
-    except ImportError as e:
-        msg = "qdrant-client is missing: run pip install '.[qdrant]' in Varve's folder"
-        raise JobError(msg) from e
+    _check_client()
+    from qdrant_client import QdrantClient  # noqa: PLC0415 (0.7 s)
+
     return QdrantClient(url=url, api_key=key, timeout=_TIMEOUT_S, check_compatibility=False)
+
+
+def _check_client() -> None:
+    """Check that the client is installed, without its import.
+
+    Raises:
+        JobError: it is not.
+    """
+    if find_spec("qdrant_client") is None:
+        msg = "qdrant-client is missing: run pip install '.[qdrant]' in Varve's folder"
+        raise JobError(msg)
 
 
 def _status(error: BaseException | None) -> int | None:
