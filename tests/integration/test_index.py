@@ -41,7 +41,7 @@ def test_index_built_in_ray_tasks_equals_that_of_threads(run, tmp_path):
     assert digests(tmp_path / "ray") == digests(tmp_path / "threads")
 
 
-def test_index_uses_the_ray_of_its_program_and_leaves_it_connected(run, tmp_path):
+def test_index_of_a_program_leaves_its_ray_connected(run, tmp_path):
     import ray
 
     start_ray(Compute())

@@ -4,7 +4,6 @@ Invariant: importing this file does not import Ray.
 """
 
 import os
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -27,13 +26,13 @@ def in_threads(work: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any
 
 
 def choose_spread(manifest: Manifest | None) -> Spread:
-    """What reads the parts of an output: the Ray that is connected or at RAY_ADDRESS, a local Ray, or threads.
+    """What reads the parts of an output: the Ray at RAY_ADDRESS, for a large output any Ray, else threads.
 
     Args:
-        manifest: of the output; a local Ray is started if it is large.
+        manifest: of the output; a local Ray is started if it is large and none is connected.
     """
     is_large = manifest is not None and (manifest.file_bytes > _LARGE_BYTES or len(manifest.parts) > _MANY_PARTS)
-    if is_large or os.environ.get("RAY_ADDRESS") or _is_connected():
+    if is_large or os.environ.get("RAY_ADDRESS"):
         from varve.cluster.connection import start_ray  # noqa: PLC0415 (imports Ray)
         from varve.config.compute import Compute  # noqa: PLC0415
         from varve.engine.ray_tasks import spread  # noqa: PLC0415
@@ -41,8 +40,3 @@ def choose_spread(manifest: Manifest | None) -> Spread:
         start_ray(Compute())
         return spread
     return in_threads
-
-
-def _is_connected() -> bool:
-    """Whether this process has a Ray."""
-    return "ray" in sys.modules and sys.modules["ray"].is_initialized()

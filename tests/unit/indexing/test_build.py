@@ -13,7 +13,6 @@ from tests.outputs import column, write_output
 from varve import JobError, index
 from varve.cli.main import run_command
 from varve.config.index import Index
-from varve.engine.parallel import in_threads
 from varve.indexing import build as build_module
 from varve.indexing.build import build
 from varve.indexing.faiss.faiss_target import FaissTarget
@@ -28,12 +27,6 @@ def run(tmp_path_factory) -> str:
     features = {column("embedding", WIDTH, normalize=True): clustered(ROWS + HELD_OUT, WIDTH)[:ROWS]}
     kept = {"doc_id": [f"doc-{row}" for row in range(ROWS)]}
     return write_output(folder, features, kept, rows_per_part=4000)
-
-
-@pytest.fixture(autouse=True)
-def in_this_process(monkeypatch):
-    """Other tests of this process may have connected a Ray, whose workers know no class of this file."""
-    monkeypatch.setattr(build_module, "choose_spread", lambda _manifest: in_threads)
 
 
 def settings_of(run: str, folder: Path, **settings) -> Index:

@@ -127,14 +127,14 @@ class FaissTarget:
 
     @contextmanager
     def _unless_published(self) -> Iterator[None]:
-        """Ignore that staged objects are missing if another builder has published the index and removed them.
+        """Ignore that staged files are missing if another builder has published the index and removed them.
 
         Raises:
-            RunError, FileNotFoundError: they are missing, and the index is not published.
+            RunError, OSError, RuntimeError: they are missing, and the index is not published (the last one is of FAISS).
         """
         try:
             yield
-        except (RunError, FileNotFoundError):
+        except (RunError, OSError, RuntimeError):
             if not self.published():
                 raise
 
