@@ -130,7 +130,7 @@ class FaissTarget:
         """Ignore that staged files are missing if another builder has published the index and removed them.
 
         Raises:
-            RunError, OSError, RuntimeError: they are missing, and the index is not published. RuntimeError is from FAISS.
+            RunError, OSError, RuntimeError (of FAISS): they are missing, and the index is not published.
         """
         try:
             yield
