@@ -66,7 +66,7 @@ class UsearchTarget:
         """See `Target`."""
         _check_package()
         if source.column.dtype == "binary":
-            msg = f"{source.column.name} is binary: usearch compares its bits as numbers. Use faiss:DEST or npy:DEST"
+            msg = f"{source.column.name} is binary: usearch compares its bits as numbers. Use npy:DEST"
             raise JobError(msg)
 
     def begin(self, request: IndexRequest) -> None:
