@@ -11,6 +11,7 @@ from typing import Any, Self
 
 from pydantic import TypeAdapter
 
+from varve.config.base import flatten
 from varve.errors import RunError
 from varve.output.json_text import parse_object
 
@@ -61,7 +62,7 @@ class IndexRequest:
 
     def differences(self, other: "IndexRequest") -> list[str]:
         """One line per value in which another request differs: `name: this → other`; empty if they are the same."""
-        mine, others = _flat(asdict(self)), _flat(asdict(other))
+        mine, others = flatten(asdict(self)), flatten(asdict(other))
         ignored = "source.path"
         names = [name for name in dict.fromkeys([*mine, *others]) if name != ignored]
         return [f"{n}: {mine.get(n)} → {others.get(n)}" for n in names if mine.get(n) != others.get(n)]
@@ -142,10 +143,3 @@ def _decode(adapter: TypeAdapter, content: bytes, where: str) -> Any:
     except (ValueError, TypeError) as e:
         msg = f"{where} cannot be read by this version of Varve: {type(e).__name__} {str(e).splitlines()[0]}"
         raise RunError(msg) from e
-
-
-def _flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in content.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
