@@ -3,8 +3,10 @@
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from itertools import pairwise
+from threading import Barrier
 
 import lance
 import lancedb
@@ -22,6 +24,7 @@ from varve.encoder.ragged import Ragged
 from varve.errors import JobError, RunError
 from varve.indexing.lance import lance_kind
 from varve.indexing.lance.lance_target import LanceTarget
+from varve.indexing.lance.table import Table
 from varve.indexing.neighbours import nearest
 from varve.indexing.row_check import check_rows
 from varve.indexing.rows import concatenate
@@ -320,3 +323,34 @@ def test_older_versions_are_removed_before_publication(tmp_path, source):
     dataset = lance.dataset(str(tmp_path / "index/docs.lance"))
     assert len(dataset.versions()) == 1
     assert dataset.cleanup_old_versions(older_than=timedelta(0), delete_unverified=True).bytes_removed == 0
+
+
+def test_two_builders_that_commit_an_index_at_once_end_with_one(tmp_path, monkeypatch):
+    """The commit of the second one conflicts with that of the first one, which has the same segments."""
+    table, barrier = Table(str(tmp_path / "docs.lance")), Barrier(2)
+    rows = pa.table({"vector": pa.FixedSizeListArray.from_arrays(pa.array(np.arange(4096) % 97, pa.float32()), 8)})
+    table.create(rows.schema, table.write_fragments(rows))
+    options = {"metric": "l2", "num_partitions": 2}
+    segment = table.build_segment("vector_ivf_flat", "IVF_FLAT", options, [0])
+    opened, waiting = Table.require, [True, True]
+
+    def open_together(self):
+        dataset = opened(self)
+        if waiting and not dataset.describe_indices():
+            waiting.pop()
+            barrier.wait(30)
+        return dataset
+
+    monkeypatch.setattr(Table, "drop_indices", lambda _: None)
+    monkeypatch.setattr(
+        Table,
+        "indexed_rows",
+        lambda self, index: sum(
+            each.num_rows_indexed for each in lance.dataset(self.uri).describe_indices() if each.name == index
+        ),
+    )
+    monkeypatch.setattr(Table, "require", open_together)
+    with ThreadPoolExecutor(2) as builders:
+        for commit in [builders.submit(table.commit_index, "vector_ivf_flat", [segment], 512) for _ in range(2)]:
+            commit.result()
+    assert index_of(tmp_path) == [("vector_ivf_flat", 512, 0)]

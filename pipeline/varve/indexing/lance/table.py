@@ -7,7 +7,7 @@ once, so a late worker cannot replace it; addresses hold no credential: Lance re
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ from varve.indexing.lance.segment import decode_segment, encode_segment
 if TYPE_CHECKING:
     from lance import LanceDataset
 
+_MAX_COMMITS = 10  # of an index, where other builders commit at the same time
 _ENDPOINTS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT", "AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT")
 
 
@@ -110,10 +111,13 @@ class Table:
         Raises:
             RunError: the store failed, or the index does not cover all rows, so that a search would scan the others.
         """
-        if self.indexed_rows(index) != num_rows:
-            with self._reports("indexed"):
+        decoded: list[Any] = [decode_segment(each) for each in segments]
+        for _ in range(_MAX_COMMITS):
+            if self.indexed_rows(index) == num_rows:
+                return
+            # A conflict with another builder: look at what it has committed.
+            with self._reports("indexed"), suppress(lance_library().commit.CommitConflictError):
                 self.drop_indices()
-                decoded: list[Any] = [decode_segment(each) for each in segments]
                 self.require().commit_existing_index_segments(index, VECTOR, decoded)
         self.check_index(index, num_rows)
 
@@ -164,6 +168,7 @@ def lance_library() -> Any:
     """
     try:
         import lance  # noqa: PLC0415 (half a second)
+        import lance.commit  # noqa: PLC0415
         import lance.fragment  # noqa: PLC0415
     except ImportError as e:
         msg = "pylance is missing: run pip install '.[lance]' in Varve's folder"
