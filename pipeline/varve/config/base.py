@@ -16,7 +16,7 @@ Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 class Section(BaseModel):
     """A section of the job file: frozen, strictly typed, without unknown keys."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, serialize_by_alias=True)
 
 
 def to_tuple(value: object) -> object:

@@ -1,12 +1,13 @@
 """The section `output`: where features are written, and in which form."""
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, WithJsonSchema, field_validator
+from pydantic import Field, WithJsonSchema, field_validator, model_validator
 
 from varve.config.base import PositiveInt, Section, local_path
 from varve.config.credentials import Location
+from varve.config.table_address import TableLocation
 
 # Of a share, so that a few odd rows do not fail a small run.
 _SMALLEST_LIMIT = 10
@@ -17,7 +18,25 @@ _STORES = ("s3", "s3a", "gs", "az", "azure", "adl", "abfs", "abfss", "https", "f
 class Output(Section):
     """Where features are written, and in which form."""
 
-    path: Location = Field(description="folder or object store prefix")
+    path: Location | None = Field(default=None, description="folder or object store prefix")
+    table: TableLocation | None = Field(
+        default=None,
+        description="lake table, in place of path; created if absent. Lance: the source's own, which gets new columns",
+    )
+    partition: Literal["source", "none"] = Field(
+        default="source", description="of the table: as the source is partitioned, or none"
+    )
+    deletes: Literal["follow", "keep"] = Field(
+        default="follow", description="rows that left the source leave the table (follow) or stay (keep)"
+    )
+    since: Literal["auto", "full"] = Field(
+        default="auto",
+        alias="from",
+        description="rows that are looked at: of files that changed since the last run (auto), or of all (full)",
+    )
+    columns: Literal["auto", "rewrite"] = Field(
+        default="auto", description="rewrite: add the columns to the source table itself, whose files are rewritten"
+    )
     dtype: Literal["float32", "float16", "int8", "binary"] = Field(
         default="float32", description="stored type of vectors; int8: with a scale per vector; binary: one bit a value"
     )
@@ -50,10 +69,19 @@ class Output(Section):
 
     @field_validator("path")
     @classmethod
-    def _check_scheme(cls, path: str) -> str:
+    def _check_scheme(cls, path: str | None) -> str | None:
+        if path is None:
+            return None
         path = local_path(path)
         scheme, is_address, _ = path.partition("://")
         if is_address and scheme not in _STORES:
             msg = f"{path} is not a folder or an address of a store (s3://, gs://, az://)"
             raise ValueError(msg)
         return path
+
+    @model_validator(mode="after")
+    def _check_kind(self) -> Self:
+        if self.path is None and self.table is None:
+            msg = "output needs one of path and table"
+            raise ValueError(msg)
+        return self

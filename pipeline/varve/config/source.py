@@ -1,4 +1,4 @@
-"""The section `source`: the dataset that is read."""
+"""The section `source`: the dataset or table that is read."""
 
 from typing import Annotated, Any, Self
 
@@ -6,9 +6,11 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from varve.config.base import Name, Section, local_path, to_tuple
 from varve.config.credentials import refuse_credentials
+from varve.config.table_address import TableLocation
 
 # Builders of the datasets library that read source.data_files. Any other source.dataset is a folder or a Hub id.
 BUILDERS = frozenset({"parquet", "json", "csv", "text", "arrow", "webdataset"})
+TEXT_HASH = "text_hash"  # column with the hash of the text, of tables with a key
 # Arguments of `datasets` that are not options of a builder → the key of the job that replaces them, if any.
 _NO_OPTIONS = {
     "path": "source.dataset",
@@ -28,11 +30,23 @@ _NO_OPTIONS = {
     **dict.fromkeys(("trust_remote_code", "writer_batch_size")),
 }
 
+# Keys that only datasets have.
+_OF_DATASETS = {"name", "data_files", "split", "revision", "types", "options", "storage_options"}
+
 
 class Source(Section):
-    """The Hugging Face dataset that is read."""
+    """The Hugging Face dataset or lake table that is read."""
 
-    dataset: Name = Field(description="Hub id, folder, or builder: parquet, json, csv, text, arrow, webdataset")
+    dataset: Name | None = Field(
+        default=None, description="Hub id, folder, or builder: parquet, json, csv, text, arrow, webdataset"
+    )
+    table: TableLocation | None = Field(
+        default=None, description="lake table, in place of dataset: iceberg://CATALOG/NS.TABLE, delta+PATH, lance+PATH"
+    )
+    at: Name | int | None = Field(
+        default=None, description="snapshot id, version, tag, branch or ISO timestamp of the table; null: the current"
+    )
+    key: Name | None = Field(default=None, description="column of the table that identifies a row: unique, not null")
     name: Name | None = Field(default=None, description="configuration of the dataset, if it has several")
     data_files: Annotated[Name | tuple[Name, ...] | None, BeforeValidator(to_tuple)] = Field(
         default=None, description="paths or fsspec URLs, with globs"
@@ -96,6 +110,19 @@ class Source(Section):
         return split
 
     @model_validator(mode="after")
+    def _check_kind(self) -> Self:
+        if (self.dataset is None) == (self.table is None):
+            msg = (
+                "source needs one of dataset and table" if self.table is None else "source names a dataset and a table"
+            )
+            raise ValueError(msg)
+        others = {"at", "key"} if self.table is None else _OF_DATASETS
+        if taken := sorted(name for name in others & self.model_fields_set if getattr(self, name) not in (None, {})):
+            msg = f"source.{taken[0]} is not a setting of a {'dataset' if self.table is None else 'table'}: remove it"
+            raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
     def _check_types(self) -> Self:
         if unread := sorted(self.types.keys() - set(self.columns)):
             msg = f"types names {', '.join(map(repr, unread))}, which is neither a text column nor kept"
@@ -111,9 +138,16 @@ class Source(Section):
     def locations(self) -> tuple[str, ...]:
         """URLs, paths or globs of the files."""
         files = (self.data_files,) if isinstance(self.data_files, str) else self.data_files
-        return files or (self.dataset,)
+        return files or ((self.dataset,) if self.dataset else ())
 
     @property
     def columns(self) -> list[str]:
         """All columns that are read, each once."""
-        return list(dict.fromkeys((*self.text_columns, *self.keep)))
+        return list(dict.fromkeys((*self.text_columns, *((self.key,) if self.key else ()), *self.keep)))
+
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """Columns of the output that are not computed by the model: the key, those of `keep`, the hash of the text."""
+        if self.key is None:
+            return self.keep
+        return tuple(dict.fromkeys((self.key, *self.keep, TEXT_HASH)))

@@ -1,0 +1,1 @@
+"""Runs whose source and destination are tables: what changed, what is encoded, one atomic commit."""

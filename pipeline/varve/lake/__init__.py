@@ -1,0 +1,1 @@
+"""Tables of data lakes: Iceberg, Delta and Lance behind one protocol."""
