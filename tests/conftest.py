@@ -27,6 +27,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassificati
 from tests.crashing_model import make_killer
 from tests.models import ARCHITECTURES, RELATED
 from tests.servers.proxy import Control, proxy
+from tests.servers.seaweed import seaweed_server
 from tests.servers.stores import (
     azurite,
     empty_container,
@@ -154,6 +155,13 @@ def servers(tmp_path_factory):
             return endpoints[name]
 
         yield endpoint
+
+
+@pytest.fixture(scope="session")
+def seaweed(tmp_path_factory):
+    """A running SeaweedFS: S3, Iceberg REST catalog, Lance namespace; its `environment()` is not set."""
+    with seaweed_server(tmp_path_factory.mktemp("seaweed")) as server:
+        yield server
 
 
 @pytest.fixture
