@@ -135,7 +135,7 @@ class Job(Section):
 
 
 # Keys that older outputs lack, with the values that give the same bytes; windows and features have more.
-_NEWER = {"source": {"types": {}}, "model": {"role": "none", "prompt": None}}
+_NEWER = {"source": {"types": {}, "table": None, "at": None, "key": None}, "model": {"role": "none", "prompt": None}}
 _NEWER_OF_WINDOWS = {"chunk": None}
 _NEWER_OF_FEATURES = {"strategy": "max", "max_active_dims": None, "token_pooling": None}
 

@@ -1,7 +1,7 @@
 """The section `output`: where features are written, and in which form."""
 
 import re
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, WithJsonSchema, field_validator, model_validator
 
@@ -15,13 +15,21 @@ _SHARE = re.compile(r"[0-9]+(\.[0-9]+)?%", re.ASCII)
 _STORES = ("s3", "s3a", "gs", "az", "azure", "adl", "abfs", "abfss", "https", "file")
 
 
+SETS = "sets"  # folder of the further feature sets of an output
+SET_PATTERN = r"^[a-z][a-z0-9_-]*$"
+
+
 class Output(Section):
     """Where features are written, and in which form."""
 
-    path: Location | None = Field(default=None, description="folder or object store prefix")
+    path: Location = Field(default="", description="folder or object store prefix")
     table: TableLocation | None = Field(
         default=None,
         description="lake table, in place of path; created if absent. Lance: the source's own, which gets new columns",
+    )
+    set: Annotated[str, Field(pattern=SET_PATTERN)] | None = Field(
+        default=None,
+        description="name of a further feature set of the rows at path, written below path/sets; null: the first one",
     )
     partition: Literal["source", "none"] = Field(
         default="source", description="of the table: as the source is partitioned, or none"
@@ -69,9 +77,7 @@ class Output(Section):
 
     @field_validator("path")
     @classmethod
-    def _check_scheme(cls, path: str | None) -> str | None:
-        if path is None:
-            return None
+    def _check_scheme(cls, path: str) -> str:
         path = local_path(path)
         scheme, is_address, _ = path.partition("://")
         if is_address and scheme not in _STORES:
@@ -79,9 +85,25 @@ class Output(Section):
             raise ValueError(msg)
         return path
 
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_default(cls, content: Any) -> Any:
+        """Accept what a section with a table was written as."""
+        if isinstance(content, dict) and content.get("table") and content.get("path") == "":
+            return {key: value for key, value in content.items() if key != "path"}
+        return content
+
     @model_validator(mode="after")
     def _check_kind(self) -> Self:
-        if self.path is None and self.table is None:
+        if not self.path and self.table is None:
             msg = "output needs one of path and table"
             raise ValueError(msg)
+        if self.set and not self.path:
+            msg = "output.set needs output.path; a table has a table of its own for each feature set"
+            raise ValueError(msg)
         return self
+
+    @property
+    def root(self) -> str:
+        """Where this feature set is written: `path`, or the folder of the set below it."""
+        return f"{self.path.rstrip('/')}/{SETS}/{self.set}" if self.set else self.path

@@ -37,8 +37,8 @@ _OF_DATASETS = {"name", "data_files", "split", "revision", "types", "options", "
 class Source(Section):
     """The Hugging Face dataset or lake table that is read."""
 
-    dataset: Name | None = Field(
-        default=None, description="Hub id, folder, or builder: parquet, json, csv, text, arrow, webdataset"
+    dataset: Name = Field(
+        default="", description="Hub id, folder, or builder: parquet, json, csv, text, arrow, webdataset"
     )
     table: TableLocation | None = Field(
         default=None, description="lake table, in place of dataset: iceberg://CATALOG/NS.TABLE, delta+PATH, lance+PATH"
@@ -109,6 +109,14 @@ class Source(Section):
             raise ValueError(msg)
         return split
 
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_default(cls, content: Any) -> Any:
+        """Accept what a section with a table was written as."""
+        if isinstance(content, dict) and content.get("table") and content.get("dataset") == "":
+            return {key: value for key, value in content.items() if key != "dataset"}
+        return content
+
     @model_validator(mode="after")
     def _check_kind(self) -> Self:
         if (self.dataset is None) == (self.table is None):
@@ -117,7 +125,8 @@ class Source(Section):
             )
             raise ValueError(msg)
         others = {"at", "key"} if self.table is None else _OF_DATASETS
-        if taken := sorted(name for name in others & self.model_fields_set if getattr(self, name) not in (None, {})):
+        fields = Source.model_fields
+        if taken := sorted(name for name in others if getattr(self, name) != fields[name].default):
             msg = f"source.{taken[0]} is not a setting of a {'dataset' if self.table is None else 'table'}: remove it"
             raise ValueError(msg)
         return self
@@ -138,7 +147,7 @@ class Source(Section):
     def locations(self) -> tuple[str, ...]:
         """URLs, paths or globs of the files."""
         files = (self.data_files,) if isinstance(self.data_files, str) else self.data_files
-        return files or ((self.dataset,) if self.dataset else ())
+        return files or (self.dataset,)
 
     @property
     def columns(self) -> list[str]:

@@ -123,4 +123,4 @@ def _is_branch(step: str) -> bool:
 def _keys_at(model: type[BaseModel], location: list[str]) -> list[str]:
     """Return the keys that the section at `location` may have."""
     section = _SECTIONS.get(".".join(location)) or (_SECTIONS[location[0]] if location else model)
-    return list(section.model_fields)
+    return [field.alias or name for name, field in section.model_fields.items()]

@@ -7,6 +7,7 @@ another scheme needs another version, which is part of the identity of a feature
 
 from collections.abc import Sequence
 from hashlib import sha256
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -43,10 +44,7 @@ def _frame(column: pa.ChunkedArray | pa.Array) -> list[bytes]:
     lengths = np.diff(offsets).astype("<u8").tobytes()
     content = memoryview(values.buffers()[2] or b"")
     bounds = offsets.tolist()
-    rows = [
-        lengths[8 * row : 8 * row + 8] + content[start:stop]
-        for row, (start, stop) in enumerate(zip(bounds, bounds[1:], strict=False))
-    ]
+    rows = [lengths[8 * row : 8 * row + 8] + content[start:stop] for row, (start, stop) in enumerate(pairwise(bounds))]
     if values.null_count:
         for row in np.flatnonzero(values.is_null().to_numpy(zero_copy_only=False)):
             rows[row] = _NULL

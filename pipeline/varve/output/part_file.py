@@ -21,16 +21,18 @@ import pyarrow.parquet as pq
 from varve.errors import RunError, one_line
 from varve.monitoring.row_errors import count_errors
 from varve.output.json_text import parse_object
+from varve.output.part_form import PART_KEY, SCHEMA_KEY, encode_schema
+from varve.output.part_layout import PartLayout, key_range, leaf_paths, parquet_options
 from varve.output.schema import METADATA_KEY
 from varve.ranges import Range
 from varve.storage.object_store import Storage
 
-PART_KEY = b"varve.part"
 DATA_PREFIX = "data"
 
 _NAME = re.compile(r"data/part-(\d{5,})-(\d{12})-(\d{12})\.parquet")
 # One request reads a footer of up to this size; the footer of a part with a hundred columns has about 60 kB.
 _TAIL_BYTES = 64 * 1024
+_PAIRS = ("shortest", "longest", "key_range")
 _MAGIC_BYTES = 8  # footer length and "PAR1"
 
 
@@ -54,6 +56,7 @@ class Part:
     footer_sha256: str | None = None  # not in the footer itself; None in manifests of older versions
     counts: dict[str, int] = field(default_factory=dict)  # events, see `encoder.results.Counts`
     error_reasons: dict[str, int] = field(default_factory=dict)  # reason → rows, the most frequent ones
+    key_range: tuple[Any, Any] | None = None  # least and greatest key, of parts of a lake table
 
     @property
     def range(self) -> Range:
@@ -72,7 +75,7 @@ class Part:
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> Self:
         """Make a part from fields that `to_json` returned."""
-        pairs = {key: tuple(content[key]) if content[key] else None for key in ("shortest", "longest")}
+        pairs = {key: tuple(content[key]) if content.get(key) else None for key in _PAIRS}
         return cls(**{**content, **pairs})
 
 
@@ -106,9 +109,14 @@ def parse_name(name: str) -> Range | None:
 
 
 def write_part(
-    storage: Storage, rows: Range, table: pa.Table, fingerprint: str, counts: dict[str, int] | None = None
+    storage: Storage,
+    rows: Range,
+    table: pa.Table,
+    fingerprint: str,
+    counts: dict[str, int] | None = None,
+    layout: PartLayout | None = None,
 ) -> Part:
-    """Commit a part, unless it is committed already.
+    """Commit a part, unless it is committed already; `layout`: of the lake table that it is for.
 
     Returns:
         The committed part: this one, or that of another worker of the same job that was first.
@@ -116,7 +124,7 @@ def write_part(
     Raises:
         RunError: the store failed, or a part of another job has this name.
     """
-    part, content = encode_part(rows, table, fingerprint, counts)
+    part, content = encode_part(rows, table, fingerprint, counts, layout)
     if storage.create(part.name, content):
         return part
     existing = read_part(storage, rows)
@@ -127,7 +135,11 @@ def write_part(
 
 
 def encode_part(
-    rows: Range, table: pa.Table, fingerprint: str, counts: dict[str, int] | None = None
+    rows: Range,
+    table: pa.Table,
+    fingerprint: str,
+    counts: dict[str, int] | None = None,
+    layout: PartLayout | None = None,
 ) -> tuple[Part, bytes]:
     """Encode a table as Parquet; returns (the part's record, content of the file).
 
@@ -137,19 +149,12 @@ def encode_part(
     The ids of sparse vectors have neither: of 1,500 vectors of a SPLADE model they took 1.50 bytes each, with a
     dictionary 1.73, as DELTA_BINARY_PACKED 1.68. Byte-stream-split integers are smaller, but older readers reject them.
     """
-    vectors, split = _vector_leaves(table.schema)
-    others = [leaf for leaf in _leaves(table.schema) if leaf not in vectors]
+    stored = layout.apply(table) if layout else table
     buffer = io.BytesIO()
     with pq.ParquetWriter(
-        buffer,
-        table.schema,
-        compression="zstd",
-        compression_level=1,
-        use_dictionary=others,  # pyright: ignore[reportArgumentType]
-        write_statistics=others,  # pyright: ignore[reportArgumentType]
-        column_encoding=dict.fromkeys(split, "BYTE_STREAM_SPLIT"),
+        buffer, stored.schema, **(parquet_options(stored.schema) if layout else _part_options(table.schema))
     ) as writer:
-        writer.write_table(table)
+        writer.write_table(stored)
         # The buffer now holds all pages but no footer, so the footer can record their hash.
         data = buffer.getbuffer()
         part = Part(
@@ -160,9 +165,12 @@ def encode_part(
             data_bytes=len(data),
             data_sha256=hashlib.sha256(data).hexdigest(),
             counts=counts or {},
+            key_range=key_range(table[layout.key]) if layout else None,
             **count_rows(table),
         )
         data.release()
+        if layout:
+            writer.add_key_value_metadata({SCHEMA_KEY: encode_schema(table.schema)})
         writer.add_key_value_metadata({PART_KEY: json.dumps(part.to_json())})
     content = buffer.getvalue()
     return _add_file_fields(part, content, len(content)), content
@@ -235,12 +243,17 @@ def count_rows(table: pa.Table) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=8)
-def _leaves(schema: pa.Schema) -> list[str]:
-    """Paths of the Parquet columns of a schema."""
-    buffer = io.BytesIO()
-    pq.write_table(schema.empty_table(), buffer)
-    footer = pq.read_metadata(pa.BufferReader(buffer.getvalue()))
-    return [footer.schema.column(index).path for index in range(footer.num_columns)]
+def _part_options(schema: pa.Schema) -> dict[str, Any]:
+    """Arguments of `ParquetWriter`."""
+    vectors, split = _vector_leaves(schema)
+    others = [leaf for leaf in leaf_paths(schema) if leaf not in vectors]
+    return {
+        "compression": "zstd",
+        "compression_level": 1,
+        "use_dictionary": others,
+        "write_statistics": others,
+        "column_encoding": dict.fromkeys(split, "BYTE_STREAM_SPLIT"),
+    }
 
 
 def _vector_leaves(schema: pa.Schema) -> tuple[set[str], list[str]]:
@@ -255,5 +268,5 @@ def _vector_leaves(schema: pa.Schema) -> tuple[set[str], list[str]]:
         dtypes |= stored if column.get("form") == "sparse" else {column["name"]: column["dtype"]}
     computed = ((column["name"], column["type"].partition("[")) for column in described.get("computed", ()))
     dtypes |= {name: dtype for name, (dtype, is_vector, _) in computed if is_vector}
-    leaves = [leaf for leaf in _leaves(schema) if leaf.split(".")[0] in dtypes]
+    leaves = [leaf for leaf in leaf_paths(schema) if leaf.split(".")[0] in dtypes]
     return set(leaves), [leaf for leaf in leaves if dtypes[leaf.split(".")[0]] in {"float32", "float64"}]

@@ -6,11 +6,12 @@ tables. Invariant: a layout changes how values are stored, never the values.
 """
 
 import io
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 _FIELD_ID = "PARQUET:field_id"
@@ -48,13 +49,13 @@ class PartLayout:
     def _type(self, path: str, column: pa.DataType) -> pa.DataType:
         if pa.types.is_fixed_size_binary(column) and not self.fixed_binary:
             return pa.binary()
-        if not (pa.types.is_list(column) or pa.types.is_fixed_size_list(column)):
+        if not _is_list(column):
             return column
         inner = f"{path}.element"
         element = self._with_id(inner, pa.field("element", self._type(inner, column.value_type)))
         if pa.types.is_fixed_size_list(column):
             return pa.list_(element, column.list_size)
-        return pa.list_(element)
+        return pa.large_list(element) if pa.types.is_large_list(column) else pa.list_(element)
 
 
 def _as_type(column: pa.Array, stored: pa.DataType) -> pa.Array:
@@ -75,9 +76,9 @@ def encode_table_file(table: pa.Table, layout: PartLayout) -> bytes:
     return buffer.getvalue()
 
 
-def parquet_options(schema: pa.Schema) -> dict:
+def parquet_options(schema: pa.Schema) -> dict[str, Any]:
     """Arguments of `ParquetWriter`: float lists are byte-stream-split and have neither dictionary nor statistics."""
-    leaves = {name: [] for name in schema.names}
+    leaves: dict[str, list[str]] = {name: [] for name in schema.names}
     for path in leaf_paths(schema):
         leaves[path.split(".")[0]].append(path)
     vectors = [name for name in schema.names if _innermost(schema.field(name).type) == pa.float32()]
@@ -93,8 +94,12 @@ def parquet_options(schema: pa.Schema) -> dict:
     }
 
 
+def _is_list(column: pa.DataType) -> bool:
+    return pa.types.is_list(column) or pa.types.is_large_list(column) or pa.types.is_fixed_size_list(column)
+
+
 def _innermost(column: pa.DataType) -> pa.DataType:
-    while pa.types.is_list(column) or pa.types.is_fixed_size_list(column):
+    while _is_list(column):
         column = column.value_type
     return column
 
@@ -107,9 +112,7 @@ def leaf_paths(schema: pa.Schema) -> list[str]:
     return [footer.schema.column(index).path for index in range(footer.num_columns)]
 
 
-def key_range(column: pa.ChunkedArray) -> tuple | None:
-    """(least, greatest) value of a key column as JSON holds it; None without rows."""
-    import pyarrow.compute as pc  # noqa: PLC0415
-
+def key_range(column: pa.ChunkedArray) -> tuple[Any, Any] | None:
+    """(least, greatest) value of a key column; None without rows."""
     extremes = pc.min_max(column).as_py()  # pyright: ignore[reportAttributeAccessIssue] (made at run time)
-    return None if extremes["min"] is None else tuple(json.loads(json.dumps([extremes["min"], extremes["max"]])))
+    return None if extremes["min"] is None else (extremes["min"], extremes["max"])

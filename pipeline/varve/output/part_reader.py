@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from varve.errors import RunError
 from varve.output.parquet_footer import ColumnChunk, read_footer_sizes
+from varve.output.part_form import original_schema, restore_columns
 
 # A part is at most about 512 MB unless the job sets rows_per_part; vectors hardly compress.
 _FREE_BYTES = 2 * 1024**3
@@ -39,9 +40,9 @@ def read_columns(source: Any, names: Sequence[str] | None, num_rows: int, file_b
     """
     chunks = _read_chunks(source, num_rows)
     with pq.ParquetFile(source, pre_buffer=True) as file:
-        names = file.schema_arrow.names if names is None else list(names)
-        _check_columns(source, file, names, chunks, file_bytes)
-        return file.read(columns=names, use_threads=False).select(names)
+        names = original_schema(file.metadata).names if names is None else list(names)
+        stored = _check_columns(source, file, names, chunks, file_bytes)
+        return restore_columns(file.read(columns=stored, use_threads=False), names, file.metadata)
 
 
 def read_batches(
@@ -54,9 +55,10 @@ def read_batches(
     """
     chunks = _read_chunks(source, num_rows)
     with pq.ParquetFile(source, pre_buffer=False, buffer_size=_BUFFER_BYTES) as file:
-        _check_columns(source, file, names, chunks, file_bytes)
-        for batch in file.iter_batches(batch_rows, columns=list(names), use_threads=False):
-            yield pa.Table.from_batches([batch]).select(names)
+        stored, first = _check_columns(source, file, names, chunks, file_bytes), 0
+        for batch in file.iter_batches(batch_rows, columns=stored, use_threads=False):
+            yield restore_columns(pa.Table.from_batches([batch]), list(names), file.metadata, first)
+            first += len(batch)
 
 
 def _read_chunks(source: Any, num_rows: int) -> Sequence[ColumnChunk]:
@@ -70,12 +72,14 @@ def _read_chunks(source: Any, num_rows: int) -> Sequence[ColumnChunk]:
 
 def _check_columns(
     source: Any, file: pq.ParquetFile, names: Sequence[str], chunks: Sequence[ColumnChunk], file_bytes: int
-) -> None:
-    """Check that the columns exist, and that they fit in memory."""
-    if unknown := [name for name in names if name not in file.schema_arrow.names]:
+) -> list[str]:
+    """Check that the columns exist, and that they fit in memory; returns those that the file holds."""
+    known = original_schema(file.metadata).names
+    if unknown := [name for name in names if name not in known]:
         raise KeyError(unknown[0])
     if strings := _check_chunks([chunk for chunk in chunks if _belongs(chunk.path, set(names))], file_bytes):
         _check_dictionaries(source, strings, file_bytes)
+    return [name for name in names if name in file.schema_arrow.names]
 
 
 def _check_chunks(chunks: Sequence[ColumnChunk], file_bytes: int) -> list[str]:

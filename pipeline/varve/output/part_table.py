@@ -38,9 +38,10 @@ _SCHEMA = pa.schema(
         "footer_sha256": pa.binary(32),
         "counts": _REPEATED_TEXT,  # as JSON
         "error_reasons": _REPEATED_TEXT,  # as JSON
+        "key_range": pa.string(),  # as JSON
     }
 )
-_JSON = ("counts", "error_reasons")
+_JSON = ("counts", "error_reasons", "key_range")
 _DIGESTS = ("data_sha256", "footer_sha256")
 # Strings are converted to Python objects much faster than dictionary values.
 _DECODED = pa.schema([field.with_type(pa.string()) if field.type == _REPEATED_TEXT else field for field in _SCHEMA])
@@ -165,6 +166,7 @@ def _decode(batch: pa.RecordBatch) -> Iterator[Part]:
     for name in _DIGESTS:
         columns[name] = [None if digest is None else digest.hex() for digest in columns[name]]
     for name in _JSON:
-        columns[name] = map(json.loads, columns[name])
+        columns[name] = [json.loads(text) for text in columns[name]]
+    columns["key_range"] = [extremes and tuple(extremes) for extremes in columns["key_range"]]
     for values in zip(*columns.values(), strict=True):
         yield Part(**dict(zip(columns, values, strict=True)))

@@ -19,6 +19,7 @@ from varve.encoder.feature_plan import ROW_COLUMNS, SPAN_COLUMNS, TOKEN_COLUMNS,
 from varve.errors import JobError, RunError, one_line
 from varve.output.manifest import JOB_NAME, MANIFEST_NAME, Manifest, read_manifest
 from varve.output.part_file import Part, read_footer
+from varve.output.part_form import original_schema
 from varve.output.part_reader import ImplausiblePartError, read_batches, read_columns
 from varve.output.schema import ROW_TYPES, feature_columns, feature_types, read_metadata
 from varve.storage.object_store import Storage
@@ -57,7 +58,7 @@ class Output:
             _check_manifest(manifest)
             part = manifest.parts[0]
             footer, _ = read_footer(storage, part.name, part.file_bytes)
-            opened = cls(storage, manifest, footer.schema.to_arrow_schema())
+            opened = cls(storage, manifest, original_schema(footer))
             _check_schema(opened)
         except (ValueError, LookupError, TypeError, pa.ArrowException) as e:
             msg = f"{storage.uri} is not the output of a run: {type(e).__name__} {one_line(e)}. See `varve verify`"

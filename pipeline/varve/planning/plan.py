@@ -95,7 +95,7 @@ class Plan:
     @cached_property
     def schema(self) -> pa.Schema:
         """The output's Arrow schema, with its metadata."""
-        kept = pa.schema([self.dataset.schema.field(name) for name in self.job.source.keep])
+        kept = pa.schema([self.dataset.schema.field(name) for name in self.job.source.kept])
         metadata = self._provenance()
         return output_schema(self.feature_plan, kept, pairs=self.pairs, computed=self.computed, metadata=metadata)
 

@@ -6,7 +6,7 @@ with nulls, where `datasets` refuses the file. Shards have the order of `dataset
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import IO, Any, cast
+from typing import IO, Any, Protocol, cast
 
 import pyarrow as pa
 import pyarrow.dataset as pads
@@ -89,7 +89,12 @@ class ParquetReader:
             yield _conform(pa.Table.from_batches([batch]), self.features)
 
 
-Reader = StreamReader | FileReader | ParquetReader
+class Reader(Protocol):
+    """Reads the shards of a source."""
+
+    def read(self, shard: int, first: int) -> Iterator[pa.Table]:
+        """The rows of a shard from row `first` on, in tables of any size."""
+        ...
 
 
 def check_schema(schema: pa.Schema, features: Features, text_columns: Sequence[str]) -> None:

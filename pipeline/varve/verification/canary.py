@@ -109,7 +109,7 @@ class _Comparison:
         self._num_read, self._num_rows = 0, 0  # rows with errors are read only
         self._features = {column.name: _figures(_tolerance(column, plan)) for column in self._columns if plan}
         self._computed = {column.name: _figures(tolerance(column)) for column in self._functions}
-        self._kept = {name: {"different": 0} for name in source.keep}
+        self._kept = {name: {"different": 0} for name in source.kept}
         self._failed: list[str] = []
 
     @cached_property
@@ -119,7 +119,7 @@ class _Comparison:
     def add(self, row_id: RowId, stored: pa.Table, row: pa.Table) -> None:
         """Compare one row of the output with its row of the source."""
         self._num_read += 1
-        failures = compare_kept(self._source.keep, stored, row)
+        failures = compare_kept(self._source.kept, stored, row)
         for name in failures:
             self._kept[name]["different"] += 1
         failures |= compare_null(self._source.text_columns, stored, row)

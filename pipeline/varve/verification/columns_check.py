@@ -14,6 +14,7 @@ from varve.encoder.feature_plan import ROW_COLUMNS, Column, FeaturePlan
 from varve.errors import JobError, RunError
 from varve.output.manifest import Manifest
 from varve.output.part_file import Part, read_footer
+from varve.output.part_form import original_schema
 from varve.output.schema import feature_columns, read_metadata
 from varve.preprocessing.computed_columns import make_type
 from varve.storage.object_store import Storage
@@ -45,7 +46,7 @@ class PartColumns:
         for part in parts:
             try:
                 footer, _ = read_footer(storage, part.name, part.file_bytes)
-                schema = footer.schema.to_arrow_schema()
+                schema = original_schema(footer)
                 yield cls(schema, tuple(feature_columns(schema)), dict(read_metadata(schema)["versions"]))
             except (RunError, ValueError, KeyError, TypeError, AttributeError, pa.ArrowException):
                 continue  # `part_check` reports it
@@ -83,7 +84,7 @@ def check_columns(
 def _expected_names(job: Job, features: tuple[Column, ...]) -> list[str]:
     pairs = len(job.source.text_columns) > 1
     plan = FeaturePlan(features, top_layer=0, num_layers=0, special_tokens=False)
-    return [*job.source.keep, *plan.names(pairs=pairs), *job.computed, *ROW_COLUMNS]
+    return [*job.source.kept, *plan.names(pairs=pairs), *job.computed, *ROW_COLUMNS]
 
 
 def _compare_names(found: Sequence[str], expected: Sequence[str]) -> list[str]:

@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 from varve.encoder.feature_plan import ROW_COLUMNS, Column
 from varve.errors import one_line
 from varve.output.json_text import parse_object
-from varve.output.part_file import PART_KEY, Part, count_rows
+from varve.output.part_file import Part, count_rows
+from varve.output.part_form import PART_KEY, original_schema
 from varve.output.part_reader import ImplausiblePartError, read_columns
 from varve.output.schema import feature_columns, read_metadata
 from varve.output.vectors import flatten, list_offsets, read_sparse, read_vectors
@@ -65,7 +66,7 @@ def _is_as_committed(content: bytes, part: Part) -> bool:
 def _failures(content: bytes, part: Part, expected: pa.Schema | None) -> dict[str, list[str]]:
     """Check the content of a part whose bytes are correct."""
     footer = pq.read_metadata(pa.BufferReader(content))
-    schema = footer.schema.to_arrow_schema()
+    schema = original_schema(footer)
     metadata, features = read_metadata(schema), feature_columns(schema)
     computed = [column["name"] for column in metadata.get("computed", ())]
     vectors = [name for column in features for name in column.stored_names]
