@@ -5,7 +5,6 @@ rows, so a row has the same position in every column that is read; only the byte
 from a local folder as from an object store.
 """
 
-import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from varve.output.part_file import Part, read_footer
 from varve.output.part_form import original_schema
 from varve.output.part_reader import ImplausiblePartError, read_batches, read_columns
 from varve.output.schema import ROW_TYPES, feature_columns, feature_types, read_metadata
+from varve.storage.object_file import ObjectFile
 from varve.storage.object_store import Storage
 
 # What the metadata of a part says about the meaning of its vectors.
@@ -64,6 +64,19 @@ class Output:
             msg = f"{storage.uri} is not the output of a run: {type(e).__name__} {one_line(e)}. See `varve verify`"
             raise RunError(msg) from e
         return opened
+
+    @property
+    def path(self) -> str:
+        """Where the output was opened."""
+        return self.storage.uri
+
+    def led_by(self, name: str) -> "Output":  # noqa: ARG002 (see `feature_sets.JoinedOutput`)
+        """The same rows, with the metadata and the manifest of the feature set that holds a column."""
+        return self
+
+    def only(self, names: Sequence[str]) -> "Output":  # noqa: ARG002 (likewise)
+        """The same rows, with only the feature sets that these columns are read from."""
+        return self
 
     @property
     def text_columns(self) -> tuple[str, ...]:
@@ -111,7 +124,9 @@ class Output:
         if not part.range.num_rows:
             return pa.schema([self.schema.field(name) for name in names]).empty_table()
         with self._errors_of(part):
-            table = read_columns(_PartReader(self.storage, part), names, part.range.num_rows, part.file_bytes)
+            table = read_columns(
+                ObjectFile(self.storage, part.name, part.file_bytes), names, part.range.num_rows, part.file_bytes
+            )
         self._check_types(part, table)
         return table
 
@@ -124,7 +139,7 @@ class Output:
         if not part.range.num_rows:
             return
         with self._errors_of(part):
-            reader, rows = _PartReader(self.storage, part), part.range.num_rows
+            reader, rows = ObjectFile(self.storage, part.name, part.file_bytes), part.range.num_rows
             for table in read_batches(reader, names, rows, part.file_bytes, batch_rows):
                 self._check_types(part, table)
                 yield table
@@ -182,33 +197,3 @@ def stored_names(columns: Sequence[Column]) -> list[str]:
 def index_in(values: pa.ChunkedArray, array: pa.Array) -> pa.ChunkedArray:
     """(R,) int32: position of each value in the array, null if it is not there."""
     return pc.index_in(values, array)  # pyright: ignore[reportAttributeAccessIssue] (made at run time)
-
-
-class _PartReader(io.RawIOBase):
-    """A part as a seekable file; each read requests only those bytes."""
-
-    def __init__(self, storage: Storage, part: Part) -> None:
-        self._storage, self._part, self._position = storage, part, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._part.file_bytes}[whence]
-        self._position = start + offset
-        return self._position
-
-    def read(self, size: int = -1) -> bytes:
-        size = self._part.file_bytes if size < 0 else size
-        stop = min(self._position + size, self._part.file_bytes)
-        if stop <= self._position:
-            return b""
-        content = self._storage.read(self._part.name, self._position, stop)
-        if content is None:
-            msg = f"{self._storage.uri}/{self._part.name} is missing"
-            raise RunError(msg)
-        self._position += len(content)
-        return content
