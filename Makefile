@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 LOCK := infra/requirements.lock
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(LOCK)
 
-.PHONY: install demo test test-fast test-newest servers bench lint format lock clean
+.PHONY: install demo test test-fast test-newest test-lakes lakes servers bench lint format lock clean
 
 install: $(VENV)/.demo
 
@@ -17,7 +17,7 @@ demo: $(VENV)/.demo
 # Two processes, because tests spend most time waiting for servers and Ray. The tests of a file share runs, so they stay
 # in one process.
 test: $(VENV)/.test servers
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --ignore tests/engines
 
 # The tests for daily work: no servers, no Ray, none that takes seconds.
 test-fast: $(VENV)/.test
@@ -28,7 +28,21 @@ test-newest: servers
 	rm -rf $(VENV)-newest
 	$(PYTHON) -m venv $(VENV)-newest
 	$(VENV)-newest/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[test]' $(NEWEST_WITH)
-	$(VENV)-newest/bin/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	$(VENV)-newest/bin/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --ignore tests/engines
+
+# Other engines read what Varve writes to lake tables, and write tables that it reads. In one process: all tests share
+# one Spark.
+test-lakes: $(VENV)/.test servers lakes
+	$(BIN)/python -m pytest tests/engines
+
+# Environments of these engines, each with its own versions.
+lakes: $(VENV)-spark/.done $(VENV)-sail/.done $(VENV)-duckdb/.done
+
+$(VENV)-%/.done: infra/lake-engines/%.txt
+	rm -rf $(VENV)-$*
+	$(PYTHON) -m venv $(VENV)-$*
+	$(VENV)-$*/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
+	touch $@
 
 # Installs the tests' object stores, Prometheus and Chromium if they are missing.
 servers:
@@ -61,4 +75,4 @@ lock:
 	$(BIN)/python infra/lock.py > $(LOCK)
 
 clean:
-	rm -rf $(VENV) $(VENV)-newest tests/servers/node_modules tests/servers/unpacked demo-output bench-output .pytest_cache .ruff_cache .hypothesis pipeline/varve/encoder/kernels/compiled/*.so
+	rm -rf $(VENV) $(VENV)-newest $(VENV)-spark $(VENV)-sail $(VENV)-duckdb tests/servers/node_modules tests/servers/unpacked demo-output bench-output .pytest_cache .ruff_cache .hypothesis pipeline/varve/encoder/kernels/compiled/*.so

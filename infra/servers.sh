@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Install the servers of the tests: Ceph's S3 gateway, Prometheus and Chromium (Debian packages), Azurite (npm, from its
-# lock). If an installation fails, the tests that need it are skipped with a message; this script never fails a build.
+# Install the servers of the tests: Ceph's S3 gateway, Prometheus, Chromium and Java (Debian packages), Azurite (npm,
+# from its lock). If an installation fails, the tests that need it are skipped with a message; this script never fails a
+# build.
 set -uo pipefail
 cd "$(dirname "$0")/../tests/servers" || exit
 
@@ -42,5 +43,8 @@ fi
 if ! command -v prometheus >/dev/null && [ ! -x unpacked/usr/bin/prometheus ]; then
     # Unpacked, not installed: the package would start a service, and depends on a web console that no test uses.
     unpack prometheus || echo "Prometheus is not unpacked: its tests will be skipped" >&2
+fi
+if ! command -v java >/dev/null; then
+    apt_install openjdk-17-jre-headless || echo "Java is not installed: the tests with Spark will be skipped" >&2
 fi
 exit 0
