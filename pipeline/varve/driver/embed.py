@@ -28,6 +28,7 @@ from varve.process_state import (
 from varve.storage.object_store import Storage
 
 _JOB_RUN = "varve.driver.job_run"
+_BACKFILL = "varve.backfill.open_backfill"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +74,28 @@ def embed_in_own_process(job: Job) -> Outcome:
 
 
 def _run(job: Job, undo: ExitStack, *, progress: TextIO | None) -> Outcome:
-    storage, timer = Storage(job.output.path, patient=False), LapTimer()
+    return (_run_to_table if job.output.table else _run_to_folder)(job, undo, progress)
+
+
+def _run_to_table(job: Job, undo: ExitStack, progress: TextIO | None) -> Outcome:
+    """Without Ray, and without opening a data file, if the table is in step with its source."""
+    timer = LapTimer()
+    check_local_folder(job.model, reads_declaration=job.reads_declaration)
+    job_run = import_without_gc(_JOB_RUN)
+    undo.callback(silence_transformers())
+    undo.callback(silence_datasets())
+    backfill = import_without_gc(_BACKFILL).open_backfill(job)
+    timer.lap("imports")
+    if backfill.is_in_step and (finished := read_manifest(Storage(backfill.job.output.path, patient=False))):
+        return Outcome(finished, finished_before=True)
+    placement = _start(job, timer)
+    if progress is not None:
+        gc.freeze()  # what was imported stays until the process ends
+    return Outcome(job_run.run_table_job(backfill, placement, timer, progress), finished_before=False)
+
+
+def _run_to_folder(job: Job, undo: ExitStack, progress: TextIO | None) -> Outcome:
+    storage, timer = Storage(job.output.root, patient=False), LapTimer()
     finished = read_manifest(storage)
     if finished is None and not storage.is_local:  # a store that can't be written fails before Ray's start, not after
         storage = replace(storage, conditional=storage.check())

@@ -5,23 +5,27 @@ by any worker; the proof of coverage and the canary before the manifest; the man
 """
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import TextIO
+from typing import Any, TextIO
 
+from varve.backfill.backfill import Backfill
 from varve.cluster.placement import Placement
 from varve.config.job import Job
 from varve.config.output import Output
 from varve.driver.lap_timer import LapTimer
 from varve.driver.run_manifest import make_manifest
 from varve.engine.dataflow import DataflowResult, run_dataflow
+from varve.engine.parallel import LARGE_BYTES, in_threads
+from varve.engine.ray_tasks import spread
 from varve.errors import JobError, RunError
 from varve.monitoring.row_errors import list_reasons, too_many_errors
 from varve.output import manifest
 from varve.output.manifest import Manifest
 from varve.output.part_file import Part
+from varve.output.part_layout import PartLayout
 from varve.output.part_table import PartTable
 from varve.planning.plan import Plan
 from varve.planning.saved_job import read_job
@@ -50,8 +54,31 @@ def check_same_job(job: Job, storage: Storage) -> None:
     prepare(job, storage, device="cpu")  # the saved plan is used, so the device decides nothing
 
 
+def run_table_job(
+    backfill: Backfill, placement: Placement, timer: LapTimer, progress: TextIO | None = None
+) -> Manifest:
+    """Find the rows that changed, encode them, check them, and publish them in the table; see `run_job`."""
+    storage = Storage(backfill.job.output.path, patient=False)
+    storage = replace(storage, conditional=storage.check())
+    work = spread if backfill.size_bytes > LARGE_BYTES else in_threads
+    selection = backfill.select(replace(storage, patient=True), work)
+    timer.lap("diff")
+
+    def publish(storage: Storage, parts: PartTable) -> dict[str, Any]:
+        return backfill.publish(storage, parts, selection, work)
+
+    return run_job(backfill.job, storage, placement, timer, progress, layout=backfill.layout, publish=publish)
+
+
 def run_job(
-    job: Job, storage: Storage, placement: Placement, timer: LapTimer, progress: TextIO | None = None
+    job: Job,
+    storage: Storage,
+    placement: Placement,
+    timer: LapTimer,
+    progress: TextIO | None = None,
+    *,
+    layout: PartLayout | None = None,
+    publish: Callable[[Storage, PartTable], dict[str, Any]] = lambda _storage, _parts: {},
 ) -> Manifest:
     """Plan, encode what is missing, check and publish.
 
@@ -61,6 +88,8 @@ def run_job(
         placement: where replicas run.
         timer: has measured the phases up to here.
         progress: terminal or file for the progress line; None logs progress instead.
+        layout: of the parts, if they become files of a lake table.
+        publish: called with (the output, its checked parts) before the manifest is written; returns its `table`.
 
     Raises:
         JobError: the job can't be run as it is.
@@ -75,7 +104,7 @@ def run_job(
     with ThreadPoolExecutor(1) as background:
         # Imported while replicas start: an import before that would delay them.
         canary = background.submit(import_without_gc, "varve.verification.canary")
-        result = run_dataflow(plan, storage, missing, committed_rows, placement, progress) if missing else None
+        result = run_dataflow(plan, storage, missing, committed_rows, placement, progress, layout) if missing else None
         timer.lap("graph")
         parts = _read_committed(plan, storage, result)
         _check_fingerprints(parts, plan, storage)
@@ -84,7 +113,9 @@ def run_job(
     if not checked["passed"]:
         raise RunError(f"{storage.uri}: not published:\n  " + "\n  ".join(checked["failed"]))
     timer.lap("check")
-    return _publish(storage, make_manifest(plan, storage, parts, started_at, timer.laps, result, checked))
+    table = publish(storage, parts)
+    timer.lap("publish")
+    return _publish(storage, make_manifest(plan, storage, parts, started_at, timer.laps, result, checked, table))
 
 
 def _find_missing(plan: Plan, storage: Storage) -> tuple[Mapping[int, Missing], int]:
@@ -119,7 +150,7 @@ def _log_start(plan: Plan, storage: Storage, committed_rows: int) -> None:
     shard_rows = plan.dataset.shard_rows
     rows = f"{sum(shard_rows):,} rows" if shard_rows else "number of rows not known yet"
     resumed = f", {committed_rows:,} already committed" if committed_rows else ""
-    logger.info("%d shard(s), %s%s → %s", plan.resolved.num_shards, rows, resumed, plan.job.output.path)
+    logger.info("%d shard(s), %s%s → %s", plan.resolved.num_shards, rows, resumed, plan.job.output.root)
     if not storage.conditional:
         logger.warning(_WEAK_STORE, storage.uri)
     for note in plan.notes:

@@ -20,6 +20,7 @@ def make_manifest(
     laps: dict[str, float],
     result: DataflowResult | None,
     canary: dict[str, Any],
+    table: dict[str, Any],
 ) -> Manifest:
     """Put together the manifest.
 
@@ -31,6 +32,7 @@ def make_manifest(
         laps: phase → seconds.
         result: of the dataflow of this run; None if no part was missing.
         canary: what the canary found.
+        table: the commit of a lake table; empty without one.
     """
     counters = result.counters if result else None
     laps = laps | {"first_replica": (counters and counters.ready_s) or 0.0}
@@ -60,6 +62,7 @@ def make_manifest(
         versions=versions(),
         job=plan.job.model_dump(mode="json"),
         resolved=plan.to_json()["resolved"],
+        table=table,
         parts=parts,
     )
 

@@ -36,6 +36,7 @@ from varve.monitoring.run_counters import Snapshot
 from varve.monitoring.watchdog import Watchdog
 from varve.output import part_file
 from varve.output.part_file import Part
+from varve.output.part_layout import PartLayout
 from varve.output.part_table import PartTable
 from varve.output.token_pooling import pool_tokens
 from varve.ranges import Missing
@@ -77,6 +78,7 @@ def run_dataflow(
     committed_rows: int,
     placement: Placement,
     progress: TextIO | None,
+    layout: PartLayout | None = None,
 ) -> DataflowResult:
     """Read, tokenize, encode and commit what is missing, all at the same time.
 
@@ -87,6 +89,7 @@ def run_dataflow(
         committed_rows: rows that earlier runs have committed.
         placement: where replicas run.
         progress: stream of the progress line; None logs progress instead.
+        layout: of the parts, if they become files of a lake table.
 
     Raises:
         RunError: it failed. After a signal or a stall it returns, with `stop_reason`.
@@ -111,7 +114,7 @@ def run_dataflow(
     parts = PartTable.of(())
     try:
         with quiet_ray_data(make_context()), watchdog, line:
-            dataset = _build(plan, placement, storage, RayReporter(counters), missing)
+            dataset = _build(plan, placement, storage, RayReporter(counters), missing, layout)
             parts = PartTable.of(_trim_heap(_committed_parts(dataset)))
         # A run that was stopped may have no counters any more.
         final: Any = Snapshot() if watchdog.reason else ray.get(counters.snapshot.remote())
@@ -131,7 +134,12 @@ def _start_counters(fingerprint: str, missing_rows: int | None) -> Any:
 
 
 def _build(
-    plan: "Plan", placement: Placement, storage: Storage, reporter: RayReporter, missing: Mapping[int, Missing]
+    plan: "Plan",
+    placement: Placement,
+    storage: Storage,
+    reporter: RayReporter,
+    missing: Mapping[int, Missing],
+    layout: PartLayout | None,
 ) -> "ray.data.Dataset":
     """The stages, from shards to records of committed parts."""
     spec = plan.worker_spec(placement.device, placement.threads, model_files(plan, placement))
@@ -162,7 +170,7 @@ def _build(
     )
     return dataset.map_batches(
         _commit,  # pyright: ignore[reportArgumentType] (as above)
-        fn_args=(storage, plan.fingerprint, reporter, plan.feature_plan.token_poolings),
+        fn_args=(storage, plan.fingerprint, reporter, plan.feature_plan.token_poolings, layout),
         num_cpus=_POOLING_CPUS if plan.feature_plan.token_poolings else WRITE_CPUS,
         max_retries=MAX_RETRIES,
         **_PART_BY_PART,
@@ -181,12 +189,13 @@ def _commit(
     fingerprint: str,
     reporter: RayReporter,
     token_poolings: Mapping[str, TokenPooling],
+    layout: PartLayout | None,
 ) -> pa.Table:
     """Write one part of features; returns its record as JSON."""
     message = unpack_message(batch)
     started, retries_before = time.perf_counter(), retries()
     table = pool_tokens(message.table, token_poolings)
-    part = part_file.write_part(storage, message.rows, table, fingerprint, message.counts)
+    part = part_file.write_part(storage, message.rows, table, fingerprint, message.counts, layout)
     reporter.commit(part, time.perf_counter() - started, retries() - retries_before)
     return pa.table({"part": [json.dumps(part.to_json())]})
 

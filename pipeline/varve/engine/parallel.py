@@ -12,7 +12,7 @@ from varve.output.manifest import Manifest
 
 _THREADS = 4
 # Larger outputs are read in tasks of Ray; for smaller ones its start takes longer than the work.
-_LARGE_BYTES = 2_000_000_000
+LARGE_BYTES = 2_000_000_000
 _MANY_PARTS = 500
 
 # Applies a function to many items in parallel and yields the results in any order.
@@ -31,7 +31,7 @@ def choose_spread(manifest: Manifest | None) -> Spread:
     Args:
         manifest: of the output; a local Ray is started if it is large and none is connected.
     """
-    is_large = manifest is not None and (manifest.file_bytes > _LARGE_BYTES or len(manifest.parts) > _MANY_PARTS)
+    is_large = manifest is not None and (manifest.file_bytes > LARGE_BYTES or len(manifest.parts) > _MANY_PARTS)
     if is_large or os.environ.get("RAY_ADDRESS"):
         from varve.cluster.connection import start_ray  # noqa: PLC0415 (imports Ray)
         from varve.config.compute import Compute  # noqa: PLC0415

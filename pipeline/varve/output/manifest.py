@@ -60,6 +60,7 @@ class Manifest:
     versions: dict[str, str]
     job: dict[str, Any]
     resolved: dict[str, Any]
+    table: dict[str, Any] = field(default_factory=dict)  # the commit of a lake table; empty without one
     parts: PartTable
     sha256: str | None = field(default=None, compare=False)  # of manifest.json; None before it is written
 

@@ -33,17 +33,20 @@ from varve.planning.udf_dry_run import DRY_RUN_ROWS, dry_run_functions
 from varve.preprocessing.computed_columns import find_computed
 from varve.source.dataset import Dataset
 from varve.source.open_dataset import open_dataset
+from varve.source.row_selection import RowSelection
 from varve.source.sampling import rows_with_text
+from varve.source.table_source import open_table_source
 
 SAMPLE_ROWS = 512
 
 
-def make_plan(job: Job, *, device: str) -> Plan:
+def make_plan(job: Job, *, device: str, selection: RowSelection | None = None) -> Plan:
     """Pin the source and the model of a job and resolve every `auto`.
 
     Args:
         job: the job.
         device: "cuda" or "cpu", for `auto` dtypes and pack sizes.
+        selection: rows of the source table that are encoded; None: all.
 
     Raises:
         JobError: something that the job names does not exist or does not fit.
@@ -56,7 +59,7 @@ def make_plan(job: Job, *, device: str) -> Plan:
     max_tokens = resolve_max_tokens(job.model, checkpoint, features)
     _check_tokens(job, checkpoint, max_tokens)
     _check_texts(job, features, text_rules(job.model, features, checkpoint))
-    dataset = open_dataset(job.source)
+    dataset = open_table_source(job.source, selection=selection) if selection else open_dataset(job.source)
     _check_names(job, features)
     sample = rows_with_text(dataset, job.source.text_columns, SAMPLE_ROWS)
     computed_bytes = dry_run_functions(computed, sample.slice(0, DRY_RUN_ROWS), job.source.text_columns)
@@ -112,7 +115,7 @@ def _check_names(job: Job, features: FeaturePlan) -> None:
             msg = f"features: two output columns would have the name {name!r}. Rename the feature"
             raise JobError(msg)
     written |= set(job.computed)
-    for name in job.source.keep:
+    for name in job.source.kept:
         if name in written:
             msg = f"source.keep: column {name!r} has the name of an output column. Rename the feature or the column"
             raise JobError(msg)

@@ -20,6 +20,7 @@ from varve.errors import JobError
 from varve.output.manifest import JOB_NAME
 from varve.output.part_file import part_name
 from varve.output.vocabulary import write_vocabulary
+from varve.planning.further_set import plan_further_set
 from varve.planning.model_identity import hash_heads, inspect_model
 from varve.planning.plan import Plan, Resolved, code_identity
 from varve.planning.resolve import make_plan
@@ -30,6 +31,8 @@ from varve.ranges import Range
 from varve.source.dataset import Dataset, Shards
 from varve.source.globs import find_matching_glob
 from varve.source.open_dataset import open_dataset
+from varve.source.row_selection import RowSelection
+from varve.source.table_source import open_table_source
 from varve.storage.object_store import Storage
 
 _MAX_SHOWN = 10  # files listed in an error message
@@ -60,7 +63,10 @@ def prepare(job: Job, storage: Storage, *, device: str) -> Plan:
     if stored is not None:
         return load_plan(job, stored, storage.uri)
     _check_output_outside_source(job.source, storage)
-    return make_plan(job, device=device)
+    if job.output.set:
+        return plan_further_set(job, device=device)
+    selection = RowSelection.load(storage) if job.source.table else None
+    return make_plan(job, device=device, selection=selection)
 
 
 def _check_output_outside_source(source: Source, storage: Storage) -> None:
@@ -189,6 +195,8 @@ def reopen_source(stored: Mapping[str, Any], uri: str, source: Source | None = N
     """
     source = source or Job.parse(stored["job"], where=f"{uri}/{JOB_NAME}").source
     resolved, saved = Resolved(**stored["resolved"]), stored["source"]
+    if source.table:
+        return open_table_source(source, resolved.source_commit, RowSelection.load(Storage(uri)))
     shards = {key: value and tuple(value) for key, value in saved["shards"].items()}
     dataset = open_dataset(source, resolved.source_commit, Shards(**shards))
     _check_files(saved["files"], saved["versions"], dataset, uri)

@@ -33,7 +33,7 @@ def sample_source(dataset: Dataset) -> SourceSample:
     """
     began = time.process_time()
     samples = [_first_rows(dataset, shard) for shard in some_shards(dataset.num_shards)]
-    table = pa.concat_tables(table for table, _ in samples)
+    table = pa.concat_tables([dataset.schema.empty_table(), *(table for table, _ in samples)])
     spent_s = time.process_time() - began
     num_rows, known = _count_rows(dataset, samples)
     return SourceSample(table, num_rows, known, spent_s * num_rows / max(1, len(table)))

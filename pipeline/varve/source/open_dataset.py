@@ -17,6 +17,7 @@ from varve.source.error_messages import as_job_errors
 from varve.source.file_metadata import file_versions, row_group_sizes
 from varve.source.json_files import json_options, read_json
 from varve.source.readers import FileReader, ParquetReader, Reader, StreamReader, check_schema
+from varve.source.table_source import open_table_source
 from varve.source.workarounds import ending_calmly, streams_without_torch
 from varve.storage.fsspec_files import use_options
 
@@ -39,6 +40,8 @@ def open_dataset(spec: Source, commit: str | None = None, known: Shards | None =
     Raises:
         JobError: the dataset, its files, split or columns do not exist or cannot be read.
     """
+    if spec.table:
+        return open_table_source(spec, commit)
     silence_datasets()
     for uri in spec.locations:
         use_options(uri, spec.storage_options)

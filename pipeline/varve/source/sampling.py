@@ -15,7 +15,9 @@ _MAX_TABLES_PER_SHARD = 16
 
 
 def some_shards(num_shards: int) -> list[int]:
-    """Up to four shards, spread evenly from the first to the last."""
+    """Up to four shards, spread evenly from the first to the last; none of a source without shards."""
+    if not num_shards:
+        return []
     last, steps = num_shards - 1, SAMPLED_SHARDS - 1
     return sorted({round(last * step / steps) for step in range(SAMPLED_SHARDS)})
 

@@ -1,0 +1,20 @@
+"""Opens the tables of a job: the features go to a table of their own, or become columns of the source's table."""
+
+from varve.backfill.backfill import Backfill
+from varve.backfill.sibling import SiblingBackfill
+from varve.backfill.table_run import open_run
+from varve.config.job import Job
+
+
+def open_backfill(job: Job, *, create: bool = True) -> Backfill:
+    """Open the source and the destination of a job with an output.table.
+
+    Args:
+        job: the job.
+        create: create the destination, or add columns to it, if it lacks them.
+
+    Raises:
+        JobError: a table does not exist or does not fit the job.
+        RunError: a catalog or store failed.
+    """
+    return SiblingBackfill(open_run(job, create=create))
