@@ -152,7 +152,7 @@ def _since(job: Job, state: State | None, pin: Pin) -> int | None:
     if job.output.since == "full":
         return None
     stored = read_job(Storage(state.folder, patient=False))
-    earlier = stored and Job.parse(stored["job"], where=state.folder)
+    earlier = Job.parse(stored["job"], where=state.folder) if stored else None
     return state.source_version if earlier and _texts(earlier) == _texts(job) else None
 
 

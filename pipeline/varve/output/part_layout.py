@@ -6,14 +6,17 @@ tables. Invariant: a layout changes how values are stored, never the values.
 """
 
 import io
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+COPY_KEY = b"varve.copy"  # of a footer: size and SHA-256 of the file without its footer
 _FIELD_ID = "PARQUET:field_id"
 
 
@@ -73,6 +76,10 @@ def encode_table_file(table: pa.Table, layout: PartLayout) -> bytes:
     buffer = io.BytesIO()
     with pq.ParquetWriter(buffer, stored.schema, **parquet_options(stored.schema)) as writer:
         writer.write_table(stored)
+        data = buffer.getbuffer()
+        record = {"data_bytes": len(data), "data_sha256": sha256(data).hexdigest()}
+        data.release()
+        writer.add_key_value_metadata({COPY_KEY: json.dumps(record)})
     return buffer.getvalue()
 
 
