@@ -10,8 +10,7 @@ from varve.output import manifest
 from varve.output.manifest import Manifest
 from varve.output.part_file import write_part
 from varve.output.token_pooling import pool_tokens
-from varve.planning.resolve import make_plan
-from varve.planning.saved_plan import save_plan
+from varve.planning.saved_plan import prepare, save_plan
 from varve.preprocessing.text_blocks import tokenize_blocks
 from varve.ranges import Range, missing
 from varve.storage.object_store import Storage
@@ -21,7 +20,8 @@ from varve.workers.featurize import featurize
 
 def finish(job: Job) -> Manifest:
     """Run a job to its end."""
-    plan, storage = make_plan(job, device="cpu"), Storage(job.output.path)
+    storage = Storage(job.output.root)
+    plan = prepare(job, storage, device="cpu")
     save_plan(plan, storage)
     encoder = Encoder(plan.pinned_model, plan.job.pooled, output_dtype=job.output.dtype, device="cpu")
     rows_per_part, where = plan.resolved.rows_per_part, {"schema": plan.schema, "pairs": plan.pairs}

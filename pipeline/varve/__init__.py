@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from varve.engine.dataset_features import features
     from varve.errors import JobError, RunError, VarveError
     from varve.indexing.index import index
+    from varve.output.feature_sets import open  # noqa: A004 (public name)
     from varve.probe.saved_probe import Probe
     from varve.retrieval.search import search
 
@@ -37,6 +38,7 @@ __all__ = [
     "embed",
     "features",
     "index",
+    "open",
     "search",
 ]
 
@@ -54,6 +56,7 @@ _HOMES = {
     "embed": "varve.driver.embed",
     "features": "varve.engine.dataset_features",
     "index": "varve.indexing.index",
+    "open": "varve.output.feature_sets",
     "search": "varve.retrieval.search",
 }
 

@@ -66,6 +66,13 @@ def test_listing_has_names_and_sizes_below_the_prefix(storage):
     assert sorted(found[:2] for found in storage.list("data")) == [("data/0", 0), ("data/1", 1), ("data/2", 2)]
 
 
+def test_folders_are_those_directly_below_the_prefix(storage):
+    assert list(storage.folders("sets")) == []
+    for name in ("sets/one/data/x", "sets/one/_varve/y", "sets/two/z", "sets/file", "sets2/other/x"):
+        storage.create(name, b"x")
+    assert list(storage.folders("sets")) == ["one", "two"]
+
+
 def test_listing_over_many_pages_and_in_parallel_has_each_object_once(storage):
     names = [f"data/part-{number:05d}" for number in range(1100)]
     with ThreadPoolExecutor(16) as threads:

@@ -85,7 +85,7 @@ def _measure_here(job: Job, price_per_hour: float | None) -> dict[str, Any]:
     else:
         cluster = this_machine()
         placement = place_workers(cluster, job.compute)
-    plan = prepare(job, Storage(job.output.path, patient=False), device=placement.device)
+    plan = prepare(job, Storage(job.output.root, patient=False), device=placement.device)
     prepared_s = time.perf_counter() - start
     estimate, waited_s = _measure(plan, placement)
     # A run prepares as this command does. Then each replica prepares and loads its model.

@@ -29,7 +29,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _predict(arguments: argparse.Namespace) -> int:
     require_extra("scipy")
-    from varve.output.run_output import Output
+    from varve.output import feature_sets
     from varve.probe.predictions import predict
     from varve.probe.saved_probe import Probe
 
@@ -38,7 +38,7 @@ def _predict(arguments: argparse.Namespace) -> int:
     if not _NAME.fullmatch(name):
         msg = f"--name: {name!r} is not allowed: expected letters, digits, dots, - and _, with a letter or digit first"
         raise JobError(msg)
-    result = predict(probe, Output.open(arguments.path), name, keep=arguments.keep, on_part=_show_progress)
+    result = predict(probe, feature_sets.open(arguments.path), name, keep=arguments.keep, on_part=_show_progress)
     if arguments.json:
         fields = ("path", "num_rows", "num_errors", "num_parts", "made_before", "counts")
         print_json({field: getattr(result, field) for field in fields})

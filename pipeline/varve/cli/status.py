@@ -8,6 +8,7 @@ from typing import Any
 from varve.cli.command import print_json, run
 from varve.monitoring.row_errors import list_reasons
 from varve.output import manifest
+from varve.output.feature_sets import list_sets, set_path
 from varve.output.manifest import Manifest
 from varve.ranges import Missing, Range
 from varve.storage.object_store import Storage
@@ -61,6 +62,7 @@ def read_status(storage: Storage) -> dict[str, Any]:
         "shards": num_shards,
         "shards_done": num_shards - len(missing),
         "published": finished is not None,
+        "sets": {name: read_status(Storage(set_path(storage.uri, name), patient=False)) for name in list_sets(storage)},
         "missing": [
             {"shard": shard, "rows": gap}
             for shard, lacks in missing.items()
@@ -111,6 +113,8 @@ def _text(status: dict[str, Any]) -> str:
         f"  rows     {status['rows']:,} in {status['parts']:,} part(s){_errors(status)}",
         f"  shards   {status['shards_done']} of {status['shards']} done",
     ]
+    for name, further in status["sets"].items():
+        lines.append(f"  set      {name}: {further['state']}, {further['rows']:,} rows{_errors(further)}")
     for gap in status["missing"][:_MAX_SHOWN]:
         first, stop = gap["rows"]
         rows = f"rows {first:,} to the end" if stop is None else f"rows {first:,} to {stop - 1:,}"

@@ -48,7 +48,7 @@ def _submit(arguments: argparse.Namespace) -> int:
         return _wait(head, last.id, job, arguments)
     if reason := finished(job, last):
         if arguments.json:
-            print_json({"submission_id": last and last.id, "path": job.output.path, "finished_before": True})
+            print_json({"submission_id": last and last.id, "path": job.output.root, "finished_before": True})
         else:
             sys.stdout.write(f"Nothing to do: {reason}\n")
         return 0
@@ -71,7 +71,7 @@ def finished(job: Job, last: "Submission | None") -> str | None:
 
     manifest, code = None, {}
     try:
-        storage = Storage(job.output.path, patient=False)
+        storage = Storage(job.output.root, patient=False)
         manifest = read_manifest(storage)
         code = _saved_code(storage) if manifest else {}
         is_readable = "output.path" not in local_paths(job)
@@ -80,7 +80,7 @@ def finished(job: Job, last: "Submission | None") -> str | None:
     if manifest and Job.parse(manifest.job).identity() == job.identity() and code == _present_code(job):
         return f"{manifest.path} is complete since {manifest.finished_at}."
     if last is not None and last.status == "SUCCEEDED" and not is_readable:
-        return f"{last.id} has written {job.output.path}."
+        return f"{last.id} has written {job.output.root}."
     return None
 
 
@@ -126,10 +126,10 @@ def _wait(head: "ClusterHead", submission_id: str, job: Job, arguments: argparse
         sys.stderr.write(f"varve submit: {submission_id} {status}: {one_line(ended.message, 500)}\n")
     if arguments.json:
         status = ended.status if ended else "RUNNING"
-        print_json({"submission_id": submission_id, "status": status, "exit_code": exit_code, "path": job.output.path})
+        print_json({"submission_id": submission_id, "status": status, "exit_code": exit_code, "path": job.output.root})
     elif ended is None:
         sys.stderr.write(
-            f"`varve status {job.output.path}` shows how much is done; `ray job stop {submission_id}` stops the run\n"
+            f"`varve status {job.output.root}` shows how much is done; `ray job stop {submission_id}` stops the run\n"
         )
     return exit_code
 

@@ -13,10 +13,8 @@ from varve.config.table_address import TableLocation
 _SMALLEST_LIMIT = 10
 _SHARE = re.compile(r"[0-9]+(\.[0-9]+)?%", re.ASCII)
 _STORES = ("s3", "s3a", "gs", "az", "azure", "adl", "abfs", "abfss", "https", "file")
-
-
 SETS = "sets"  # folder of the further feature sets of an output
-SET_PATTERN = r"^[a-z][a-z0-9_-]*$"
+_SET_NAME = r"^[a-z][a-z0-9_-]*$"
 
 
 class Output(Section):
@@ -27,7 +25,7 @@ class Output(Section):
         default=None,
         description="lake table, in place of path; created if absent. Lance: the source's own, which gets new columns",
     )
-    set: Annotated[str, Field(pattern=SET_PATTERN)] | None = Field(
+    set: Annotated[str, Field(pattern=_SET_NAME)] | None = Field(
         default=None,
         description="name of a further feature set of the rows at path, written below path/sets; null: the first one",
     )

@@ -24,7 +24,7 @@ from varve.indexing.row_check import check_rows
 from varve.indexing.source import DENSE, IndexSource
 from varve.indexing.target import Kind, Target
 from varve.monitoring.progress_line import data_size
-from varve.output.run_output import Output
+from varve.output import feature_sets
 
 EXACT = "exact"  # the kind of formats without an index: there is no recall to prove
 _LIBRARIES = ("varve", "numpy", "pyarrow", "faiss-cpu", "usearch", "pylance", "pgvector", "qdrant-client")
@@ -63,7 +63,7 @@ def build(settings: Index, spread: Spread | None = None, on_step: OnStep = lambd
         JobError: a setting is wrong, the output is not finished, or the target holds another index.
         RunError: no kind reaches the recall within the memory, or the output or the target failed.
     """
-    output = Output.open(settings.path)
+    output = feature_sets.open(settings.path)
     target = open_target(settings.target, settings.destination, settings)
     published = target.published()
     if published and answers(published, output, settings):

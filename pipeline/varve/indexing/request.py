@@ -13,7 +13,7 @@ from varve.output.schema import describe
 def make_request(source: IndexSource, settings: Index) -> IndexRequest:
     """What an index of this source with these settings is made of."""
     return IndexRequest(
-        source={"path": source.output.storage.uri, **_run_of(source.output)},
+        source={"path": source.output.path, **_run_of(source.output)},
         feature=describe(source.column),
         metric=asdict(source.metric),
         num_vectors=source.num_vectors,
@@ -28,10 +28,11 @@ def _run_of(output: Output) -> dict[str, Any]:
 
 def answers(published: IndexRecord, output: Output, settings: Index) -> bool:
     """Whether an index is what these settings ask for; needs no vector to be read."""
-    request = published.request
+    request, column = published.request, find_feature(output, settings.feature)
+    run = _run_of(output.led_by(column.name))
     return (
-        {key: request.source.get(key) for key in ("fingerprint", "manifest_sha256")} == _run_of(output)
+        {key: request.source.get(key) for key in ("fingerprint", "manifest_sha256")} == run
         and request.settings == settings.identity()
         and request.target == settings.target
-        and request.feature == describe(find_feature(output, settings.feature))
+        and request.feature == describe(column)
     )

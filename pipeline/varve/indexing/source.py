@@ -69,6 +69,7 @@ class IndexSource:
         if taken := [name for name in columns if name in own]:
             msg = f"the kept column {taken[0]!r} has the name of a column of the index. Rename it in the job file"
             raise JobError(msg)
+        output = output.led_by(column.name)
         source = cls(output, column, Metric("dot"), tuple(columns), _count_vectors(output, column))
         return replace(source, metric=_find_metric(source))
 

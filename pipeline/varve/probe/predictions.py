@@ -75,19 +75,20 @@ def predict(
             msg = f"no column {column!r}: besides features the run has {', '.join(output.other_columns)}"
             raise JobError(msg)
     _claim(probe, output, name, keep)
+    source = output.only([*stored_names(probe.features), *read])
     existing = {found.name for found in output.storage.list(f"{_PREFIX}/{name}")}
     counts = np.zeros(len(probe.classes), np.int64)
     made_before = 0
-    for done, part in enumerate(output.manifest.parts, 1):
+    for done, part in enumerate(source.manifest.parts, 1):
         target = f"{_PREFIX}/{name}/{part.name.removeprefix(f'{DATA_PREFIX}/')}"
         if target in existing:
             made_before += 1
         else:
-            table, predicted = _predict_part(probe, output, part, read, keep)
+            table, predicted = _predict_part(probe, source, part, read, keep)
             _write(output, target, table)
             counts += np.bincount(predicted, minlength=len(counts)) if probe.classes else 0
-        on_part(done, len(output.manifest.parts))
-    manifest = output.manifest
+        on_part(done, len(source.manifest.parts))
+    manifest = source.manifest
     return Predicted(
         path=f"{output.storage.uri}/{_PREFIX}/{name}",
         num_rows=manifest.num_rows,

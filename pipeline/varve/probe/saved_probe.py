@@ -37,6 +37,7 @@ JSON_NAME, TENSORS_NAME, ONNX_NAME = "model.json", "model.safetensors", "model.o
 # What must be equal in the run that a probe was trained on and in a run that it predicts for.
 _SAME = ("revision", "weights_sha256", "tokenizer_sha256", "max_tokens", "long_text")
 _SAME_IF_RECORDED = ("role", "prompt", "heads_sha256")  # runs without prompts and heads do not record them
+_FURTHER = "further"  # runs of features that are in other feature sets than the first one
 _SAME_COLUMN = ("pool", "layers", "combine", "normalize", "width")
 
 
@@ -150,14 +151,11 @@ class Probe:
         Raises:
             JobError: with all differences.
         """
-        trained, given = self.run, describe_run(output)
-        keys = [*_SAME, *_SAME_IF_RECORDED]
-        differences = [
-            f"{key}: {trained.get(key)} → {given.get(key)}" for key in keys if trained.get(key) != given.get(key)
-        ]
-        if differences:
-            differences.insert(0, f"model: {trained['model']} → {given['model']}")
+        trained, given = self.run, describe_run(output, self.features)
+        differences = _differences(trained, given)
         for column in self.features:
+            here = [run.get(_FURTHER, {}).get(column.name, run) for run in (trained, given)]
+            differences += _differences(*here) if here != [trained, given] else []
             other = output.features.get(column.name)
             if other is None:
                 differences.append(f"{column.name}: missing (the run has {', '.join(output.features)})")
@@ -226,13 +224,32 @@ def _check_shape(saved: _Saved, features: Sequence[Column], state: Mapping[str, 
             raise ValueError(msg)
 
 
+def _differences(trained: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
+    """What differs in the meaning of the vectors of two runs."""
+    keys = [key for key in (*_SAME, *_SAME_IF_RECORDED) if trained.get(key) != given.get(key)]
+    return [f"{key}: {trained.get(key)} → {given.get(key)}" for key in (*(["model"] if keys else []), *keys)]
+
+
 def _format(column: Column, key: str) -> object:
     value = getattr(column, key)
     return "/".join(map(str, value)) if isinstance(value, tuple) else value
 
 
-def describe_run(output: Output) -> dict[str, Any]:
-    """All that decides the meaning of a run's vectors, and the run's fingerprint."""
+def describe_run(output: Output, columns: Sequence[Column] = ()) -> dict[str, Any]:
+    """All that decides the meaning of a run's vectors, and the run's fingerprint.
+
+    Args:
+        output: of the run.
+        columns: the features that are meant. If they are in several feature sets, the set of the first one is
+            described, and below "further" the set of each other column that is not in it.
+    """
+    runs = {column.name: _describe(output.led_by(column.name)) for column in columns}
+    first = next(iter(runs.values()), None) or _describe(output)
+    further = {name: run for name, run in runs.items() if run != first}
+    return {**first, _FURTHER: further} if further else first
+
+
+def _describe(output: Output) -> dict[str, Any]:
     long_text = output.manifest.job["model"].get("long_text", "truncate")
     if isinstance(long_text, dict):  # a newer key, which older runs lack
         long_text = {key: value for key, value in long_text.items() if (key, value) != ("chunk", None)}

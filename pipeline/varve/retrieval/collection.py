@@ -27,6 +27,7 @@ from varve.indexing.rows import ITEM, POSITION, ROW, SHARD, Vectors, take
 from varve.indexing.scores import pair_scores, prepare, prepare_queries
 from varve.indexing.source import IndexSource, find_feature
 from varve.indexing.target import Searcher
+from varve.output import feature_sets
 from varve.output.manifest import JOB_NAME
 from varve.output.run_output import Output
 from varve.retrieval.exact_search import in_cores, search_exact
@@ -193,8 +194,9 @@ def open_collection(path: str, feature: str | None = None, index: str | None = N
         RunError: it cannot be read.
     """
     if index is None and is_output(path):
-        opened = Output.open(path)
-        return Collection(opened, find_feature(opened, feature), spread=_spread(opened))
+        opened = feature_sets.open(path)
+        column = find_feature(opened, feature)
+        return Collection(opened.led_by(column.name), column, spread=_spread(opened))
     published = _open_index(index or path)
     opened = _open_source(published.record, path if index else None, index or path)
     name = published.record.request.feature["name"]
@@ -231,7 +233,7 @@ def _open_source(record: IndexRecord, path: str | None, index: str) -> Output:
     source = record.request.source
     where = path or source["path"]
     try:
-        opened = Output.open(where)
+        opened = feature_sets.open(where).led_by(record.request.feature["name"])
     except (JobError, RunError) as e:
         msg = f"{index} was made of the output {source['path']}, whose record names the model for queries: {e}"
         advice = f"{msg}. If the output was moved, search it there: varve search PATH --index {index}"

@@ -8,6 +8,7 @@ import numpy as np
 from varve.errors import JobError
 from varve.indexing.neighbours import NONE, Neighbours
 from varve.indexing.source import find_feature
+from varve.output import feature_sets
 from varve.output.run_output import Output
 from varve.retrieval.collection import Collection, is_output
 from varve.retrieval.fusion import best_of_rows
@@ -38,6 +39,7 @@ def open_partner(collection: Collection, name: str) -> Partner:
     else:
         output, feature = _open_other(collection, name)
         column = find_feature(output, feature or _only_sparse(output))
+    output = output.led_by(column.name)
     if (output.storage, column) == (collection.output.storage, collection.column):
         msg = f"--hybrid {column.name}: it is the feature that is searched already: name another one"
         raise JobError(msg)
@@ -76,7 +78,7 @@ def _open_other(collection: Collection, name: str) -> tuple[Output, str | None]:
             "another run of the same source, or bm25:COLUMN"
         )
         raise JobError(msg)
-    other = Output.open(path)
+    other = feature_sets.open(path)
     if _rows_of(other) != _rows_of(collection.output):
         msg = f"--hybrid {name}: {path} is not a run of the same source as {collection.output.storage.uri}"
         raise JobError(msg)

@@ -220,6 +220,20 @@ class Storage:
             for objects in threads.map(lambda bound: list(self._pages(prefix, *bound)), bounds):
                 yield from objects
 
+    def folders(self, prefix: str) -> Sequence[str]:
+        """Names of the folders directly below a prefix, sorted; what they hold is not listed.
+
+        Args:
+            prefix: a folder.
+
+        Raises:
+            RunError: the store refused or failed.
+        """
+        if self.is_local and not (is_folder(self.uri) and is_folder(posixpath.join(self.uri, prefix))):
+            return []
+        found = self._request(lambda: obstore.list_with_delimiter(_store(self.uri), prefix), prefix)
+        return sorted(posixpath.basename(path.rstrip("/")) for path in found["common_prefixes"])
+
     def _pages(self, prefix: str, after: str | None, until: str | None) -> Iterator[ListedObject]:
         """Objects with names in (after, until]."""
         pages: Any = None

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from varve.errors import JobError, VarveError
+from varve.output.feature_sets import open as open_output
 from varve.output.run_output import Output
 from varve.probe.data.dataset import LabelledRows, Question, load_rows, sample_rows
 from varve.probe.data.feature_sets import choose_feature_sets
@@ -86,7 +87,7 @@ def study(
         JobError: the question does not fit the output.
         RunError: the output cannot be read.
     """
-    output = Output.open(path)
+    output = open_output(path)
     texts = Texts.find(output, None if text == "none" else text)
     rows = load_rows(output, question)
     feature_sets, notes = choose_feature_sets(output, question.features, with_handcrafted=bool(rows.columns))

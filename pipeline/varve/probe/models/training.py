@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from varve.output.run_output import Output
+from varve.output import feature_sets
 from varve.probe.data.dataset import LabelledRows
 from varve.probe.data.feature_matrix import Matrix, build_matrices
 from varve.probe.data.feature_sets import FeatureSet
@@ -54,7 +54,7 @@ class ModelResult:
 def train_model(settings: StudySettings, inputs: FeatureSet) -> ModelResult:
     """Train and evaluate one model."""
     rows = settings.rows
-    output = Output.open(settings.path)
+    output = feature_sets.open(settings.path)
     shape = _shape(settings, inputs)
     with build_matrices(
         output, rows, inputs.columns, settings.memory_bytes, with_handcrafted=inputs.with_handcrafted

@@ -77,7 +77,7 @@ def best_probe(study: Study) -> Probe:
         handcrafted=rows.columns if best.inputs.with_handcrafted else (),
         classes=rows.classes,
         label=study.question.label,
-        run=describe_run(study.output),
+        run=describe_run(study.output, best.inputs.columns),
         record=record,
     )
 
