@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from varve.cli.log_output import logs_to_stderr
 from varve.cluster.auth_token import use_token
+from varve.config.credentials import refuse_credentials
+from varve.config.table_address import TableAddress, parse_table_address
 from varve.errors import JobError, VarveError
 from varve.monitoring.terminal_line import update_line
 from varve.output.manifest import JOB_NAME
@@ -133,6 +135,18 @@ def open_output(path: str) -> Storage:
         msg = f"{storage.uri} holds no output of Varve"
         raise JobError(msg)
     return storage
+
+
+def to_address(text: str) -> TableAddress:
+    """Parse the address of a table.
+
+    Raises:
+        JobError: it is not one.
+    """
+    try:
+        return parse_table_address(refuse_credentials(text))
+    except ValueError as e:
+        raise JobError(str(e)) from e
 
 
 def writable_folder(address: str) -> Path:

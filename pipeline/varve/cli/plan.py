@@ -7,7 +7,9 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from varve.cli.cluster_client import add_cluster_arguments, exit_code_of, hand_over
@@ -85,14 +87,17 @@ def _measure_here(job: Job, price_per_hour: float | None) -> dict[str, Any]:
     else:
         cluster = this_machine()
         placement = place_workers(cluster, job.compute)
-    plan = prepare(job, Storage(job.output.root, patient=False), device=placement.device)
-    prepared_s = time.perf_counter() - start
-    estimate, waited_s = _measure(plan, placement)
+    with ExitStack() as cleanup:
+        job, table = _compare_tables(job, cleanup) if job.output.table else (job, {})
+        plan = prepare(job, Storage(job.output.root, patient=False), device=placement.device)
+        prepared_s = time.perf_counter() - start
+        estimate, waited_s = _measure(plan, placement)
     # A run prepares as this command does. Then each replica prepares and loads its model.
     start_s = 2 * prepared_s + waited_s + (0.0 if os.environ.get("RAY_ADDRESS") else _RAY_START_S)
     prediction = forecast(estimate, placement, cluster, start_s=start_s, price_per_hour=price_per_hour)
     return {
         "fingerprint": plan.fingerprint,
+        **({"table": table} if table else {}),
         "resolved": asdict(plan.resolved),
         "notes": plan.notes,
         "descriptions": plan.descriptions,
@@ -101,6 +106,23 @@ def _measure_here(job: Job, price_per_hour: float | None) -> dict[str, Any]:
         "placement": asdict(placement),
         "forecast": asdict(prediction),
     }
+
+
+def _compare_tables(job: Job, cleanup: ExitStack) -> tuple[Job, dict[str, Any]]:
+    """(the job of the rows that a run would encode, counts of rows); the comparison is written to a temporary folder.
+
+    A destination that does not exist is not created.
+    """
+    from varve.backfill.open_backfill import open_backfill
+    from varve.engine.parallel import in_threads
+    from varve.storage.object_store import Storage
+
+    folder = cleanup.enter_context(TemporaryDirectory())
+    backfill = open_backfill(job, create=False)
+    selection = backfill.select(Storage(folder), in_threads)
+    table = {"address": job.output.table, "in_step": backfill.is_in_step, "rows": dict(selection.counts)}
+    output = backfill.job.output.model_copy(update={"path": folder})
+    return backfill.job.model_copy(update={"output": output}), table
 
 
 def _measure(plan: "Plan", placement: "Placement") -> tuple["Estimate", float]:

@@ -21,6 +21,7 @@ def _lines(report: dict[str, Any]) -> dict[str, str]:
     encoder, prediction = report["encoder"], report["forecast"]
     rows = f"{report['num_rows']:,}" if report["rows_known"] else f"about {report['num_rows']:,} (from a sample)"
     lines = {
+        **_table(report.get("table", {})),
         "shards": f"{report['num_shards']:,}",
         "rows": rows,
         "tokens": f"about {report['num_tokens']:,}, {report['tokens_per_row']:.0f} per row "
@@ -49,6 +50,13 @@ def _lines(report: dict[str, Any]) -> dict[str, str]:
     if prediction["cost"] is not None:
         lines["cost"] = f"about {prediction['cost']:,.2f} at this price per hour"
     return lines
+
+
+def _table(table: dict[str, Any]) -> dict[str, str]:
+    if not table:
+        return {}
+    counts = ", ".join(f"{count:,} {name}" for name, count in table["rows"].items())
+    return {"table": table["address"], "changes": f"{counts} rows"}
 
 
 def _cluster(cluster: dict[str, Any]) -> str:

@@ -14,12 +14,14 @@ _EVENTS = {
     "killers": "row(s) that crashed their worker",
     "lost": "part(s) started again after their worker died",
 }
+_PHASES = ("ray", "imports", "diff", "plan", "graph", "check", "publish")
 
 
 def summary(manifest: Manifest) -> str:
     """Return a few lines about a run: rows, tokens, output, time, encoder, canary, and how busy each stage was."""
     encoder = manifest.encoder
     lines = {
+        **_table(manifest.table),
         "rows": _rows(manifest),
         "tokens": f"{manifest.num_tokens:,}",
         "output": _output(manifest),
@@ -32,6 +34,18 @@ def summary(manifest: Manifest) -> str:
     width = max(map(len, lines))
     listed = "".join(f"  {name:<{width}} {text}\n" for name, text in lines.items())
     return f"Complete: {manifest.path}\n{listed}{_stages(manifest.stages)}"
+
+
+def _table(table: Mapping[str, Any]) -> dict[str, str]:
+    """What the commit of a lake table did; nothing without one."""
+    if not table:
+        return {}
+    counts = ", ".join(f"{count:,} {name}" for name, count in table["rows"].items())
+    files = f"{table['files_added']:,} file(s) added, {table['files_replaced']:,} replaced"
+    return {
+        "table": f"{table['address']}, version {table['version']}: {files}",
+        "source": f"{table['source']}, version {table['source_version']}: {counts}",
+    }
 
 
 def _rows(manifest: Manifest) -> str:
@@ -53,7 +67,7 @@ def _output(manifest: Manifest) -> str:
 
 
 def _time(seconds: Mapping[str, float]) -> str:
-    total = clock_time(sum(seconds[name] for name in ("ray", "imports", "plan", "graph", "check")))
+    total = clock_time(sum(seconds.get(name, 0.0) for name in _PHASES))
     if not seconds["first_block"]:
         return total
     first_s = seconds["ray"] + seconds["imports"] + seconds["plan"] + seconds["first_block"]

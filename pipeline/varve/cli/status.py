@@ -5,7 +5,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from varve.cli.command import print_json, run
+from varve.cli.command import print_json, run, to_address
+from varve.config.table_address import is_table
 from varve.monitoring.row_errors import list_reasons
 from varve.output import manifest
 from varve.output.feature_sets import list_sets, set_path
@@ -26,16 +27,38 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("path", metavar="PATH", help="output.path of the job")
+    parser.add_argument("path", metavar="PATH", help="output.path or output.table of the job")
 
 
 def _status(arguments: argparse.Namespace) -> int:
+    if is_table(arguments.path):
+        return _table_status(arguments)
     status = read_status(Storage(arguments.path, patient=False))
     if arguments.json:
         print_json(status)
     else:
         sys.stdout.write(_text(status))
     return 0 if status["state"] == "complete" else 1
+
+
+def _table_status(arguments: argparse.Namespace) -> int:
+    from varve.backfill.table_status import read_table_status
+
+    status = read_table_status(to_address(arguments.path))
+    if arguments.json:
+        print_json(status)
+    else:
+        sys.stdout.writelines(_table_line(each) for each in status["feature_sets"])
+    return 0 if status["feature_sets"] and all(each["in_step"] for each in status["feature_sets"]) else 1
+
+
+def _table_line(state: dict[str, Any]) -> str:
+    begin = "Complete" if state["in_step"] else "Behind"
+    newer = "" if state["in_step"] else f"; the source is at version {state['current_version']}: run the job again"
+    return (
+        f"{begin}: features {state['feature_set'][:12]} of version {state['source_version']} of {state['source']}"
+        f"{newer}\n  last run {state['folder']}\n"
+    )
 
 
 def read_status(storage: Storage) -> dict[str, Any]:

@@ -39,8 +39,17 @@ def prepare_table(name: str, definition: Definition) -> None:
 
 def key_of(version: DeltaVersion) -> str:
     """Name of the key column of a table of features; empty if it is not one."""
+    return _recorded(version, _KEY)
+
+
+def feature_set_of(version: DeltaVersion) -> str:
+    """Identity of the features that a table was made for; empty if it is not one of Varve."""
+    return _recorded(version, _FEATURE_SET)
+
+
+def _recorded(version: DeltaVersion, name: str) -> str:
     field = next((field for field in version.schema().fields if field.name == TEXT_HASH), None)
-    return "" if field is None else str(field.metadata.get(_KEY, ""))
+    return "" if field is None else str(field.metadata.get(name, ""))
 
 
 def _with_record(schema: pa.Schema, definition: Definition) -> pa.Schema:

@@ -19,7 +19,7 @@ from deltalake.transaction import AddAction, RemoveAction
 from varve.config.base import local_path
 from varve.config.table_address import TableAddress
 from varve.errors import JobError, RunError
-from varve.lake.delta_definition import key_of, prepare_table
+from varve.lake.delta_definition import feature_set_of, key_of, prepare_table
 from varve.lake.delta_files import is_masked, list_files, read_file
 from varve.lake.delta_log import clean, find_version, open_version, version_at
 from varve.lake.delta_state import StateRecord, find_state, write_state
@@ -76,6 +76,13 @@ class DeltaTable:
         version = find_version(self.address.name)
         record = None if version is None else find_state(self.address.name, version, feature_set)
         return None if record is None else record.state
+
+    def states(self) -> list[State]:
+        """The state of the feature set that the table was made for; none of a table of another program."""
+        version = find_version(self.address.name)
+        feature_set = feature_set_of(version) if version else ""
+        state = self.state(feature_set) if feature_set else None
+        return [state] if state else []
 
     def stage(self, change: Change) -> int | None:  # noqa: ARG002
         """None: Delta has no versions that readers do not see."""

@@ -42,6 +42,13 @@ def read_state(table: Table, feature_set: str) -> State | None:
     return next((each[0] for each in states if each and each[0].feature_set == feature_set), None)
 
 
+def read_states(table: Table) -> list[State]:
+    """The state of each feature set of the table."""
+    found = (decode_state(table.properties, name) for name in sorted(table.properties) if name.startswith("varve."))
+    states = (read_state(table, each[0].feature_set) for each in found if each)
+    return [state for state in states if state]
+
+
 def described_snapshot(table: Table, feature_set: str) -> int | None:
     """The snapshot that the property of a feature set describes."""
     found = decode_state(table.properties, property_name(feature_set))

@@ -19,6 +19,7 @@ from varve.lake.iceberg_definition import prepare_table
 from varve.lake.iceberg_files import list_files
 from varve.lake.iceberg_partition import partition_fields
 from varve.lake.iceberg_rows import read_rows
+from varve.lake.iceberg_state import read_states
 from varve.lake.iceberg_types import arrow_schema, field_ids
 from varve.lake.iceberg_versions import find_snapshot
 from varve.lake.table import Change, Definition, Pin, State, TableFile, VersionExpiredError
@@ -91,6 +92,11 @@ class IcebergTable:
         """What main is in step with."""
         table = find_table(self.address)
         return read_state(table, feature_set) if table else None
+
+    def states(self) -> list[State]:
+        """The state of each feature set."""
+        table = find_table(self.address)
+        return read_states(table) if table else []
 
     def stage(self, change: Change) -> int | None:
         """Put the change on a branch of its own; returns the snapshot's id, or the head for a change without files."""

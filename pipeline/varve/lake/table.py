@@ -225,6 +225,10 @@ class FeatureTable(Table, Protocol):
         """What the table is in step with, read from its current metadata; None if it has no such features."""
         ...
 
+    def states(self) -> list[State]:
+        """The state of each feature set of the table."""
+        ...
+
     def stage(self, change: Change) -> int | None:
         """Make the change readable as a version that readers of the table do not see; None if the format cannot.
 

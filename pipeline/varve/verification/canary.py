@@ -92,17 +92,18 @@ def compare_rows(
         RunError: a row cannot be read again from the source or the output.
     """
     stored = read_stored_rows(storage, parts, chosen)
-    comparison = _Comparison(source, plan)
+    comparison = Comparison(source, plan)
     selected = [*within_token_limit(chosen, stored), *rows_with_errors(chosen, stored)]
     for row_id, row in read_source_rows(dataset, selected):
-        comparison.add(row_id, stored[row_id], row)
+        comparison.add("shard {}, row {}".format(*row_id), stored[row_id], row)
     return comparison.report(expected=len(selected))
 
 
-class _Comparison:
+class Comparison:
     """The largest difference of each column over the compared rows, and the rows that exceed the tolerance."""
 
     def __init__(self, source: Source, plan: Plan | None) -> None:
+        """Compare with what this plan's model and functions give; without a plan with the source alone."""
         self._source, self._plan = source, plan
         self._columns = plan.feature_plan.columns if plan else ()
         self._functions = plan.computed if plan else ()
@@ -116,8 +117,8 @@ class _Comparison:
     def _reference(self) -> Reference | None:
         return Reference(self._plan) if self._plan else None
 
-    def add(self, row_id: RowId, stored: pa.Table, row: pa.Table) -> None:
-        """Compare one row of the output with its row of the source."""
+    def add(self, where: str, stored: pa.Table, row: pa.Table) -> None:
+        """Compare one row of the output with its row of the source; `where`: which row, for messages."""
         self._num_read += 1
         failures = compare_kept(self._source.kept, stored, row)
         for name in failures:
@@ -126,8 +127,7 @@ class _Comparison:
         if not stored["error"][0].is_valid:
             self._num_rows += 1
             failures |= self._compare_features(stored, row) | self._compare_functions(stored, row)
-        shard, number = row_id
-        self._failed += [f"{name} of shard {shard}, row {number} {failure}" for name, failure in failures.items()]
+        self._failed += [f"{name} of {where} {failure}" for name, failure in failures.items()]
 
     def _compare_features(self, stored: pa.Table, row: pa.Table) -> dict[str, str]:
         if self._plan is None or self._reference is None:
@@ -160,6 +160,7 @@ class _Comparison:
         return failures
 
     def report(self, expected: int) -> dict[str, Any]:
+        """See `compare`; `expected`: number of rows that should have been compared."""
         if self._num_read < expected:
             self._failed.append(f"the source has only {self._num_read} of the {expected} rows to compare")
         return {
