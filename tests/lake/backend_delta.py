@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import pyarrow as pa
 from deltalake import DeltaTable, write_deltalake
 
+PLAIN = {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}
+
 
 @dataclass(frozen=True)
 class Backend:
@@ -41,4 +43,6 @@ class Backend:
         DeltaTable(self.uri).optimize.compact()
 
     def read(self, address: str) -> pa.Table:
-        return pa.table(DeltaTable(address.removeprefix("delta+")).scan())
+        rows = pa.table(DeltaTable(address.removeprefix("delta+")).scan())
+        plain = [field.with_type(PLAIN.get(field.type, field.type)) for field in rows.schema]
+        return rows.cast(pa.schema(plain))

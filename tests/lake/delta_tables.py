@@ -1,10 +1,12 @@
 """Feature tables for tests of Delta: their definition, files of rows, and changes."""
 
 import os
+import threading
 from collections.abc import Iterable, Sequence
 from itertools import count
 
 import pyarrow as pa
+from deltalake import DeltaTable as DeltaVersion
 
 from varve.config.table_address import parse_table_address
 from varve.lake.delta_table import DeltaTable
@@ -89,3 +91,31 @@ def live_keys(table: DeltaTable) -> list[int]:
     version = table.pin(None).version
     found = [batch for file in table.files(version) for batch in table.read(version, file, ["doc_id"])]
     return sorted(key for batch in found for key in batch["doc_id"].to_pylist())
+
+
+def version_of(table: DeltaTable) -> DeltaVersion:
+    """The current version, as delta-rs sees it."""
+    return DeltaVersion(table.address.name)
+
+
+def add(table: DeltaTable, source_version: int, keys, **more) -> int:
+    """Commit a file of new rows."""
+    return table.commit(change(table, source_version, [write_file(table, feature_rows(keys))], **more))
+
+
+def at_once(calls, errors: list) -> None:
+    """Call functions in threads that start together; their errors are appended."""
+    gate = threading.Barrier(len(calls))
+
+    def wait_and_call(call):
+        gate.wait(30)
+        try:
+            call()
+        except Exception as e:  # noqa: BLE001 (asserted by the test)
+            errors.append(e)
+
+    threads = [threading.Thread(target=wait_and_call, args=(call,)) for call in calls]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()

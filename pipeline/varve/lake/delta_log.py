@@ -1,4 +1,4 @@
-"""Opens versions of a Delta table, and says why one cannot be opened.
+"""Opens versions of a Delta table; errors name what is wrong with one that cannot be opened.
 
 Knows nothing of rows. Invariants: an opened version is one whose rows Varve reads right: tables with features of the
 Delta protocol that would need more are refused by name; credentials come from the environment alone.

@@ -108,8 +108,8 @@ def _read_record(name: str, number: int) -> StateRecord:
         record = StateRecord(State(**stored), version)
     except (ValueError, KeyError, TypeError) as e:
         msg = (
-            f"{name}/{_object_name(number)} is {'damaged' if content else 'missing'}: it says which version of the "
-            "source the table has the features of. Restore it, or delete the table and run the same command again"
+            f"{name}/{_object_name(number)} is {'damaged' if content else 'missing'}: it holds the version of the source "
+            "that the table has the features of. Restore it, or delete the table and run the same command again"
         )
         raise RunError(msg) from e
     return record
