@@ -1,0 +1,139 @@
+"""Runs of features in place without a model: the vector of a row is a function of its text."""
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from tests.lake.backend_lance import Backend
+from varve.backfill.in_place_diff import select_in_place
+from varve.backfill.lance_columns import LanceColumns
+from varve.config.table_address import parse_table_address
+from varve.engine.parallel import in_threads
+from varve.lake.lance_table import LanceTable
+from varve.lake.text_hash import HASH_TYPE, hash_texts
+from varve.output.part_file import write_part
+from varve.output.part_table import PartTable
+from varve.ranges import Range
+from varve.source.row_selection import RowSelection
+from varve.source.table_source import TableReader
+from varve.storage.object_store import Storage
+
+WIDTH = 4
+ROWS_PER_PART = 4
+VECTOR = pa.list_(pa.float32(), WIDTH)
+
+
+def vector(text: str | None, name: str) -> list[float] | None:
+    if text is None:
+        return None
+    digest = hashlib.sha256(f"{name} {text}".encode()).digest()
+    return np.frombuffer(digest[: 4 * WIDTH], np.uint32).astype(np.float32).tolist()
+
+
+@dataclass
+class LanceRun:
+    """One command on a dataset; each call of a method repeats what a driver does.
+
+    Attributes:
+        backend: of the dataset.
+        folder: of outputs.
+        features: names of the feature columns.
+        on: name of a step → function that is called before it.
+        encoded: rows, over all calls.
+    """
+
+    backend: Backend
+    folder: Path
+    features: tuple[str, ...] = ("embedding",)
+    on: dict = field(default_factory=dict)
+    encoded: int = 0
+
+    @property
+    def columns(self) -> LanceColumns:
+        feature_set = hashlib.sha256(repr(self.features).encode()).hexdigest()
+        return LanceColumns(
+            LanceTable(parse_table_address(self.backend.address)), feature_set, self.features, ("body",)
+        )
+
+    def go(self) -> dict[str, int]:
+        """Counts of rows, as in a selection; empty if there was nothing to do."""
+        table, columns = self.columns.table, self.columns
+        pin, state = table.pin(None), columns.state()
+        if state and state.source_version == pin.version:
+            return {}
+        version = columns.protect(pin.version)
+        since = state.source_version if state else None
+        run = hashlib.sha256(f"{columns.feature_set} {pin.uuid} {since} {version}".encode()).hexdigest()
+        storage = Storage(str(self.folder / run[:16]))
+        selection = RowSelection.load(storage)
+        if selection is None:
+            self.step("select")
+            made = select_in_place(table, version, since, columns.own.hash, ("body",), storage, in_threads)
+            selection = made.save()
+        parts = self.parts(table, version, selection)
+        self.step("publish")
+        columns.publish(storage, parts, selection, version, run, self.spread)
+        return dict(selection.counts)
+
+    def step(self, name: str) -> None:
+        if name in self.on:
+            self.on[name]()
+
+    def spread(self, work, items):
+        """Threads; the step is the name of the function."""
+        if items:
+            self.step(work.__name__)
+        return in_threads(work, items)
+
+    def parts(self, table: LanceTable, version: int, selection: RowSelection) -> PartTable:
+        files = {file.path: file for file in table.files(version)}
+        chosen = tuple(files[each.path] for each in selection.files)
+        reader = TableReader(table, version, chosen, ("body",), ("body",), selection)
+        parts = []
+        for shard in range(len(chosen)):
+            read = list(reader.read(shard, 0))
+            rows = pa.concat_tables(read)
+            for start in range(0, len(rows), ROWS_PER_PART):
+                cell = Range(shard, start, min(start + ROWS_PER_PART, len(rows)))
+                self.step("part")
+                parts.append(write_part(selection.storage, cell, self.encode(rows, cell), "f" * 64))
+        return PartTable.of(parts)
+
+    def encode(self, rows: pa.Table, cell: Range) -> pa.Table:
+        rows = rows.slice(cell.start, cell.num_rows)
+        self.encoded += len(rows)
+        texts = rows["body"].to_pylist()
+        features = {name: pa.array([vector(text, name) for text in texts], VECTOR) for name in self.features}
+        return pa.table(
+            {
+                **features,
+                "text_hash": rows["text_hash"],
+                "num_tokens": pa.array([None if text is None else len(text) for text in texts], pa.int32()),
+                "truncated": pa.array([None if text is None else False for text in texts]),
+                "error": pa.array(["null text" if text is None else None for text in texts], pa.string()),
+                "shard": pa.array([cell.shard] * len(rows), pa.int32()),
+                "row": pa.array(range(cell.start, cell.stop)),
+            }
+        )
+
+
+def missing(backend: Backend, features: tuple[str, ...] = ("embedding",)) -> list[int]:
+    """Keys of rows without features; fails if a row has other features than those of its text."""
+    rows = backend.read(backend.address)
+    hashes = rows[f"{features[0]}_hash"]
+    assert hashes.type == HASH_TYPE
+    left = []
+    expected = hash_texts([rows["body"]]).to_pylist()
+    for at, (key, text) in enumerate(zip(rows["doc_id"].to_pylist(), rows["body"].to_pylist(), strict=True)):
+        if hashes[at].as_py() != expected[at]:
+            left.append(key)
+            continue
+        for name in features:
+            assert rows.schema.field(name).type == VECTOR
+            assert rows[name][at].as_py() == vector(text, name), (key, name)
+        assert rows[f"{features[0]}_error"][at].as_py() == ("null text" if text is None else None)
+    assert len(set(rows["doc_id"].to_pylist())) == len(rows)
+    return left
