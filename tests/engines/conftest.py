@@ -8,6 +8,14 @@ from pathlib import Path
 import pytest
 
 from tests.engines.engine import Engine
+from varve.lake.iceberg_catalog import open_catalog
+
+TIMEOUT_S = 600  # the engines take tens of seconds on a busy machine
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        item.add_marker(pytest.mark.timeout(TIMEOUT_S))
 
 
 def run(folder: Path, environment: str, script: str, *arguments: str) -> Iterator[Engine]:
@@ -45,4 +53,5 @@ def catalog(tmp_path_factory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patched:
         for name, value in variables.items():
             patched.setitem(os.environ, name, value)
+        open_catalog("lake").create_namespace("db")
         yield folder

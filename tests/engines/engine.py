@@ -47,6 +47,10 @@ class Engine:
         self._ask(name, **arguments, path=str(path))
         return pq.read_table(path)
 
+    def operate(self, name: str, **arguments: Any) -> Any:
+        """The result of an operation that this engine alone has."""
+        return self._ask(name, **arguments)
+
     def end(self) -> None:
         assert self._process.stdin
         self._process.stdin.close()

@@ -2,18 +2,17 @@
 
 from collections.abc import Iterator
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from varve.config.base import local_path
 from varve.config.table_address import parse_table_address
 from varve.lake.open_table import open_feature_table
 from varve.lake.table import Change, Definition, FeatureTable, NewFile, PartitionField, State
 from varve.lake.text_hash import HASH_TYPE, hash_texts
 from varve.output.part_layout import PartLayout, encode_table_file, key_range
+from varve.storage.object_store import Storage
 
 ROWS, WIDTH, TOKEN_WIDTH, ROWS_PER_FILE = 5000, 384, 16, 700
 FEATURE_SET, SOURCE_UUID = "f" * 64, "6f0e4c5a-0000-4000-8000-000000000000"
@@ -36,8 +35,8 @@ def feature_rows() -> pa.Table:
     def lists(values: pa.Array) -> pa.Array:
         return pa.ListArray.from_arrays(offsets, values)
 
-    def integers(bound: int, kind: str, width: int = 1) -> pa.Array:
-        return pa.array(rng.integers(0, bound, total * width).astype(kind))
+    def integers(bound: int, width: int = 1) -> pa.Array:
+        return pa.array(rng.integers(0, bound, total * width).astype(np.int32))
 
     texts = pa.array([f"text {row}" if good[row] else None for row in range(ROWS)])
     return pa.table(
@@ -47,11 +46,10 @@ def feature_rows() -> pa.Table:
             "text_hash": hash_texts([texts]),
             "embedding": pa.FixedSizeListArray.from_arrays(floats(ROWS, WIDTH), WIDTH, mask=pa.array(~good)),
             "tokens": lists(pa.FixedSizeListArray.from_arrays(floats(total, TOKEN_WIDTH), TOKEN_WIDTH)),
-            "terms_ids": lists(integers(30522, "int32")),
+            "terms_ids": lists(integers(30522)),
             "terms_weights": lists(floats(total)),
             "attentions": pa.LargeListArray.from_arrays(offsets.cast(pa.int64()), floats(total)),
-            "windows": lists(pa.FixedSizeListArray.from_arrays(integers(512, "int32", 2), 2)),
-            "sequence_ids": lists(integers(2, "int8")),
+            "windows": lists(pa.FixedSizeListArray.from_arrays(integers(512, 2), 2)),
             "num_tokens": pa.array(ids % 512, pa.int32(), mask=~good),
             "truncated": pa.array(ids % 5 == 0, mask=~good),
             "error": pa.array(np.where(good, None, "null text")),
@@ -68,7 +66,7 @@ def comparable(table: pa.Table) -> pa.Table:
 def _common(column: pa.DataType) -> pa.DataType:
     if _is_list(column):
         return pa.list_(_common(column.value_type))
-    return {HASH_TYPE: pa.binary(), pa.int8(): pa.int32()}.get(column, column)
+    return pa.binary() if column == HASH_TYPE else column
 
 
 def _is_list(column: pa.DataType) -> bool:
@@ -105,9 +103,9 @@ def write_files(table: FeatureTable, rows: pa.Table, run: int) -> Iterator[NewFi
         for first in range(0, len(part), ROWS_PER_FILE):
             cell = part.slice(first, ROWS_PER_FILE)
             content = encode_table_file(cell, layout)
-            uri = f"{table.folder.rstrip('/')}/{run:016x}/data/part-{language}-{first}.parquet"
-            path = Path(local_path(uri))
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content)
+            name = f"{run:016x}/data/part-{language}-{first}.parquet"
+            Storage(table.folder).create(name, content)
             value = "[null]" if language is None else f'["{language}"]'
-            yield NewFile(uri, len(cell), len(content), value, key_range(cell["doc_id"]))
+            yield NewFile(
+                f"{table.folder.rstrip('/')}/{name}", len(cell), len(content), value, key_range(cell["doc_id"])
+            )

@@ -5,12 +5,14 @@ other. Paths in metadata are absolute: the files are the same.
 """
 
 import shutil
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 
-from pyiceberg.catalog import load_catalog
+from pyiceberg.exceptions import NoSuchTableError
 
 from tests.engines.engine import Engine
+from varve.lake.iceberg_catalog import open_catalog
 
 _NUMBERS = count()
 
@@ -33,8 +35,8 @@ def metadata_of(spark: Engine, table: str) -> str:
 
 def move_to_catalog(spark: Engine, table: str, name: str) -> None:
     """Let the catalog `lake` have the current metadata of a table of Spark under `name`."""
-    lake = load_catalog("lake")
+    lake = open_catalog("lake")
     lake.create_namespace_if_not_exists(name.partition(".")[0])
-    if lake.table_exists(name):
+    with suppress(NoSuchTableError):
         lake.drop_table(name)
     lake.register_table(name, f"file://{Path(metadata_of(spark, table))}")

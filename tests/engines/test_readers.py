@@ -7,10 +7,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable
-from pyiceberg.catalog import load_catalog
 
 from tests.engines.feature_rows import LANGUAGES, comparable, feature_rows, publish
 from tests.engines.shadow import shadow
+from varve.lake.iceberg_catalog import open_catalog
 
 EXPECTED = comparable(feature_rows())
 
@@ -19,7 +19,7 @@ EXPECTED = comparable(feature_rows())
 def iceberg(catalog) -> str:
     """The metadata file of an Iceberg table of Varve."""
     publish("iceberg://lake/db.read_features", 1, feature_rows())
-    return load_catalog("lake").load_table("db.read_features").metadata_location
+    return open_catalog("lake").load_table("db.read_features").metadata_location
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def check(table: pa.Table) -> None:
 
 
 def test_iceberg_in_pyiceberg_has_every_value(iceberg):
-    check(load_catalog("lake").load_table("db.read_features").scan().to_arrow())
+    check(open_catalog("lake").load_table("db.read_features").scan().to_arrow())
 
 
 @pytest.mark.parametrize("reader", ["native", "pyiceberg"])
@@ -127,7 +127,7 @@ def test_lance_in_duckdb_has_every_value(lance_dataset, duck):
 def test_files_have_statistics_of_the_key_and_none_of_vectors(table, request):
     location = request.getfixturevalue(table)
     if table == "iceberg":
-        files = load_catalog("lake").load_table("db.read_features").inspect.files()["file_path"].to_pylist()
+        files = open_catalog("lake").load_table("db.read_features").inspect.files()["file_path"].to_pylist()
         paths = [uri.removeprefix("file://") for uri in files]
     else:
         paths = [uri.removeprefix("file://") for uri in DeltaTable(location).file_uris()]

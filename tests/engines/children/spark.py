@@ -13,6 +13,8 @@ ICEBERG = "org.apache.iceberg.spark"
 SETTINGS = {
     "spark.driver.bindAddress": "127.0.0.1",
     "spark.driver.extraClassPath": str(JAR),
+    # The optimizing compiler of Java costs more than it saves in a minute.
+    "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
     "spark.driver.host": "127.0.0.1",
     "spark.driver.memory": "1500m",
     "spark.log.level": "ERROR",
@@ -42,4 +44,15 @@ def export(query: str, path: str) -> None:
     session.sql(query).coalesce(1).write.parquet(path)
 
 
-answer({"sql": sql, "export": export})
+def add_equality_deletes(table: str, path: str, partition: str, rows: int, column: int) -> None:
+    """Commit a file of keys that are deleted in older files of a partition; `column`: the key's field id."""
+    jvm = session._jvm  # noqa: SLF001 (Spark has no SQL for it)
+    loaded = jvm.org.apache.iceberg.spark.Spark3Util.loadIcebergTable(session._jsparkSession, table)  # noqa: SLF001
+    columns = session.sparkContext._gateway.new_array(jvm.int, 1)  # noqa: SLF001
+    columns[0] = column
+    file = jvm.org.apache.iceberg.FileMetadata.deleteFileBuilder(loaded.spec()).ofEqualityDeletes(columns)
+    file = file.withPath(f"file://{path}").withFormat("parquet").withRecordCount(rows).withPartitionPath(partition)
+    loaded.newRowDelta().addDeletes(file.withFileSizeInBytes(Path(path).stat().st_size).build()).commit()
+
+
+answer({"sql": sql, "export": export, "add_equality_deletes": add_equality_deletes})
