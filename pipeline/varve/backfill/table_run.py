@@ -125,8 +125,8 @@ def _make_run(
         run, folder = state.run, state.folder
     pinned = job.model_copy(
         update={
-            "source": job.source.model_copy(update={"at": pin.version}),
-            "output": job.output.model_copy(update={"path": folder}),
+            "source": job.source.model_copy(update={"at": pin.version, "table": str(table.address)}),
+            "output": job.output.model_copy(update={"path": folder, "table": str(features.address)}),
         }
     )
     ids = features.field_ids() if head else {}

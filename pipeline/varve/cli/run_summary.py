@@ -33,7 +33,7 @@ def summary(manifest: Manifest) -> str:
     }
     width = max(map(len, lines))
     listed = "".join(f"  {name:<{width}} {text}\n" for name, text in lines.items())
-    return f"Complete: {manifest.path}\n{listed}{_stages(manifest.stages)}"
+    return f"Complete: {manifest.table.get('address', manifest.path)}\n{listed}{_stages(manifest.stages)}"
 
 
 def _table(table: Mapping[str, Any]) -> dict[str, str]:
@@ -43,7 +43,7 @@ def _table(table: Mapping[str, Any]) -> dict[str, str]:
     counts = ", ".join(f"{count:,} {name}" for name, count in table["rows"].items())
     files = f"{table['files_added']:,} file(s) added, {table['files_replaced']:,} replaced"
     return {
-        "table": f"{table['address']}, version {table['version']}: {files}",
+        "version": f"{table['version']}: {files}",
         "source": f"{table['source']}, version {table['source_version']}: {counts}",
     }
 

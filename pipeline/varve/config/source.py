@@ -119,10 +119,8 @@ class Source(Section):
 
     @model_validator(mode="after")
     def _check_kind(self) -> Self:
-        if (self.dataset is None) == (self.table is None):
-            msg = (
-                "source needs one of dataset and table" if self.table is None else "source names a dataset and a table"
-            )
+        if bool(self.dataset) == bool(self.table):
+            msg = "source names a dataset and a table" if self.table else "source needs one of dataset and table"
             raise ValueError(msg)
         others = {"at", "key"} if self.table is None else _OF_DATASETS
         fields = Source.model_fields
@@ -145,9 +143,9 @@ class Source(Section):
 
     @property
     def locations(self) -> tuple[str, ...]:
-        """URLs, paths or globs of the files."""
+        """URLs, paths or globs of the files; none of a table."""
         files = (self.data_files,) if isinstance(self.data_files, str) else self.data_files
-        return files or (self.dataset,)
+        return files or ((self.dataset,) if self.dataset else ())
 
     @property
     def columns(self) -> list[str]:

@@ -17,7 +17,9 @@ def find_matching_glob(spec: Source, paths: Sequence[str]) -> str | None:
 
 
 def _globs(spec: Source) -> Sequence[str]:
-    """The patterns. A `save_to_disk` folder lists its files and has none."""
+    """The patterns. A `save_to_disk` folder lists its files and has none, as a table does."""
+    if spec.table:
+        return ()
     if spec.dataset not in BUILDERS and (not Path(spec.dataset).is_dir() or saved_files(spec) is not None):
         return ()
     return data_patterns(spec) or [f"{spec.dataset}/**"]
