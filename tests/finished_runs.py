@@ -35,5 +35,5 @@ def finish(job: Job) -> Manifest:
             write_part(storage, Range(shard, start, start + len(table)), table, plan.fingerprint)
     parts = manifest.read_parts(storage, manifest.committed(storage))
     checked = compare(plan, storage, parts)
-    made = make_manifest(plan, storage, parts, "2026-01-01T00:00:00+00:00", {}, None, checked)
+    made = make_manifest(plan, storage, parts, "2026-01-01T00:00:00+00:00", {}, None, checked, {})
     return manifest.publish(storage, replace(made, encoder=describe(encoder)))[0]
