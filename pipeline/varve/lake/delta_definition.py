@@ -4,8 +4,6 @@ The definition is recorded as metadata of the column text_hash: Delta refuses ta
 and comments on the table are for people. Invariant: drivers that create the table at once end with one table.
 """
 
-from contextlib import suppress
-
 import pyarrow as pa
 from deltalake import CommitProperties, Schema
 from deltalake import DeltaTable as DeltaVersion
@@ -13,7 +11,7 @@ from deltalake.exceptions import DeltaError
 
 from varve.config.source import TEXT_HASH
 from varve.errors import JobError
-from varve.lake.delta_log import find_version, library_errors, open_version, storage_options
+from varve.lake.delta_log import find_version, library_errors, open_version, retried, storage_options
 from varve.lake.delta_types import plain_schema, stored_schema
 from varve.lake.table import Definition
 
@@ -34,7 +32,8 @@ def prepare_table(name: str, definition: Definition) -> None:
     if version is None:
         version = _create(name, _with_record(schema, definition), partition_by, definition.key)
     _check(name, version, definition, partition_by)
-    _add_columns(name, version, schema)
+    if _missing(name, version, schema):
+        _add_columns(name, schema)
 
 
 def key_of(version: DeltaVersion) -> str:
@@ -61,19 +60,24 @@ def _with_record(schema: pa.Schema, definition: Definition) -> pa.Schema:
 def _create(name: str, schema: pa.Schema, partition_by: list[str], key: str) -> DeltaVersion:
     with library_errors(name, "created"):
         try:
-            DeltaVersion.create(
-                name,
-                Schema.from_arrow(schema),
-                mode="error",
-                partition_by=partition_by,
-                configuration={_STATISTICS: key},
-                storage_options=storage_options(name),
-                commit_properties=_ONE_TRY,
-            )
+            retried(lambda: _create_once(name, schema, partition_by, key))
         except (DeltaError, OSError):
             if find_version(name) is None:  # else another driver has created it, or this one and the answer was lost
                 raise
     return open_version(name)
+
+
+def _create_once(name: str, schema: pa.Schema, partition_by: list[str], key: str) -> None:
+    if find_version(name) is None:
+        DeltaVersion.create(
+            name,
+            Schema.from_arrow(schema),
+            mode="error",
+            partition_by=partition_by,
+            configuration={_STATISTICS: key},
+            storage_options=storage_options(name),
+            commit_properties=_ONE_TRY,
+        )
 
 
 def _check(name: str, version: DeltaVersion, definition: Definition, partition_by: list[str]) -> None:
@@ -94,19 +98,20 @@ def _check(name: str, version: DeltaVersion, definition: Definition, partition_b
             raise JobError(msg)
 
 
-def _add_columns(name: str, version: DeltaVersion, schema: pa.Schema) -> None:
+def _add_columns(name: str, schema: pa.Schema) -> None:
     """Add missing columns, in a commit of their own: a wider schema in the commit of data is ignored by delta-rs."""
-    missing = _missing(name, version, schema)
-    if not missing:
-        return
     with library_errors(name, "changed"):
-        fields = Schema.from_arrow(pa.schema(missing)).fields
-        with suppress(DeltaError, OSError):  # another driver may have added them: look at the table
-            version.alter.add_columns(fields, commit_properties=_ONE_TRY)
-            return
-        latest = open_version(name)
-        if missing := _missing(name, latest, schema):
-            latest.alter.add_columns(Schema.from_arrow(pa.schema(missing)).fields, commit_properties=_ONE_TRY)
+        try:
+            retried(lambda: _add_columns_once(name, schema))
+        except (DeltaError, OSError):
+            if _missing(name, open_version(name), schema):  # else another driver has added them
+                raise
+
+
+def _add_columns_once(name: str, schema: pa.Schema) -> None:
+    version = open_version(name)
+    if missing := _missing(name, version, schema):
+        version.alter.add_columns(Schema.from_arrow(pa.schema(missing)).fields, commit_properties=_ONE_TRY)
 
 
 def _missing(name: str, version: DeltaVersion, schema: pa.Schema) -> list[pa.Field]:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from varve.config.base import local_path
 from varve.errors import JobError, RunError, one_line
-from varve.lake.delta_log import clean, library_errors
+from varve.lake.delta_log import clean, library_errors, retried
 from varve.lake.delta_types import decode_partition, encode_partition, partition_column, plain_schema
 from varve.lake.table import TableFile, VersionExpiredError
 from varve.storage.object_file import MissingObjectError, ObjectFile
@@ -37,7 +37,7 @@ _HEADER = struct.Struct("<I")  # length of the columns in a task
 def list_files(name: str, version: DeltaVersion, key: str | None) -> list[TableFile]:
     """The files of a version, sorted by path; see `Table.files`."""
     with library_errors(name, "read"):
-        actions = pa.table(version.get_add_actions(flatten=True))
+        actions = retried(lambda: pa.table(version.get_add_actions(flatten=True)))
         masks = _masks(version)
         columns = _encode_columns(version)
     partition_by = version.metadata().partition_columns
@@ -118,7 +118,7 @@ def _masks(version: DeltaVersion) -> dict[str, NDArray[np.bool_]]:
         return {}
     masks = {}
     try:
-        batches = list(version.deletion_vectors())
+        batches = retried(lambda: list(version.deletion_vectors()))
     except DeltaError as e:  # such as a file without the number of its rows, which the protocol demands
         msg = f"{version.table_uri}: version {version.version()} has deletion vectors that cannot be read: {clean(e)}"
         raise JobError(msg) from e

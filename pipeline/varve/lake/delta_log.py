@@ -7,16 +7,20 @@ Delta protocol that would need more are refused by name; credentials come from t
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from typing import TypeVar
 
 from deltalake import DeltaTable as DeltaVersion
 from deltalake.exceptions import DeltaError, TableNotFoundError
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from varve.errors import JobError, RunError, one_line
 from varve.lake.table import VersionExpiredError
 from varve.storage.object_store import Storage
+
+T = TypeVar("T")
 
 _ENDPOINTS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT", "AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT")
 # What readers of these features need: deletion vectors are applied, widened columns are cast, the others change
@@ -33,6 +37,11 @@ _READ_FEATURES = frozenset(
         "variantType-preview",
     }
 )
+# What the text of an error has if the connection broke or the store failed, and if neither changes by itself.
+_TRANSIENT = ("HTTP error", "error reading a body", "500 ", "502 ", "503 ", "504 ", "SlowDown")
+_PERMANENT = ("tcp connect error", "builder error", "credentials")
+_MAX_ATTEMPTS = 8
+_FIRST_PAUSE_S, _MAX_PAUSE_S = 0.1, 5.0
 _MAPPING_KEY = "delta.columnMapping.mode"
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -47,7 +56,7 @@ def find_version(name: str, version: int | None = None) -> DeltaVersion | None:
     """
     with library_errors(name, "read"):
         try:
-            found = DeltaVersion(name, version, storage_options=storage_options(name))
+            found = retried(lambda: DeltaVersion(name, version, storage_options=storage_options(name)))
         except TableNotFoundError as e:
             if version is None:
                 return None
@@ -117,6 +126,24 @@ def library_errors(name: str, done: str) -> Iterator[None]:
         raise RunError(msg) from e
 
 
+def retried(request: Callable[[], T]) -> T:
+    """Repeat a request that failed because of the connection: delta-rs repeats neither puts nor broken answers.
+
+    Args:
+        request: finds out what an earlier attempt did, if it is one that changes the table.
+
+    Raises:
+        DeltaError, OSError: the last failure.
+    """
+    retrying = Retrying(
+        retry=retry_if_exception(_is_transient),
+        stop=stop_after_attempt(_MAX_ATTEMPTS),
+        wait=wait_random_exponential(multiplier=_FIRST_PAUSE_S, max=_MAX_PAUSE_S),
+        reraise=True,
+    )
+    return retrying(request)
+
+
 def clean(error: BaseException) -> str:
     """The message of an error of delta-rs, which draws trees in colours, as one line."""
     return one_line(_ANSI.sub("", str(error)).replace("↳", ":"))
@@ -125,6 +152,13 @@ def clean(error: BaseException) -> str:
 def log_name(version: int) -> str:
     """Name of the file of a version, below the table."""
     return f"_delta_log/{version:020d}.json"
+
+
+def _is_transient(error: BaseException) -> bool:
+    """Whether a request may succeed later; delta-rs has repeated those to unreachable endpoints."""
+    text = str(error)
+    is_connection = any(sign in text for sign in _TRANSIENT)
+    return isinstance(error, (DeltaError, OSError)) and is_connection and not any(sign in text for sign in _PERMANENT)
 
 
 def _version_at_time(name: str, at: str) -> DeltaVersion:
@@ -140,7 +174,7 @@ def _version_at_time(name: str, at: str) -> DeltaVersion:
     version = open_version(name)
     with library_errors(name, "read"):
         try:
-            version.load_as_version(when)
+            retried(lambda: version.load_as_version(when))
         except DeltaError as e:
             msg = f"source.at: delta+{name} has no version at {when.isoformat()}: {clean(e)}"
             raise JobError(msg) from e

@@ -17,7 +17,7 @@ from deltalake import DeltaTable as DeltaVersion
 from deltalake import Transaction
 
 from varve.errors import RunError
-from varve.lake.delta_log import library_errors, open_version, storage_options
+from varve.lake.delta_log import library_errors, open_version, retried
 from varve.lake.table import State
 from varve.storage.object_store import Storage
 
@@ -62,7 +62,7 @@ def find_state(name: str, version: DeltaVersion, feature_set: str) -> StateRecor
         VersionExpiredError: the version to which the table was restored is gone.
     """
     with library_errors(name, "read"):
-        number = version.transaction_version(f"{_app(feature_set)}-state")
+        number = retried(lambda: version.transaction_version(f"{_app(feature_set)}-state"))
     if number is None:
         return None
     record = _read_record(name, number)
@@ -78,7 +78,7 @@ def _restored_version(name: str, after: int, until: int) -> int | None:
         return None
     latest = open_version(name)
     with library_errors(name, "read"):
-        history = latest.history(latest.version() - after + _MORE_COMMITS)
+        history = retried(lambda: latest.history(latest.version() - after + _MORE_COMMITS))
     for entry in history:
         if entry.get("operation") == "RESTORE" and after < entry["version"] <= until:
             return _target(name, entry.get("operationParameters") or {})
@@ -95,8 +95,9 @@ def _target(name: str, parameters: dict[str, Any]) -> int:
     except ValueError as e:
         msg = f"delta+{name}: the version that RESTORE took the table back to is not known: {parameters}"
         raise RunError(msg) from e
-    version = DeltaVersion(name, storage_options=storage_options(name))
-    version.load_as_version(when if when.tzinfo else when.replace(tzinfo=UTC))
+    version = open_version(name)
+    with library_errors(name, "read"):
+        retried(lambda: version.load_as_version(when if when.tzinfo else when.replace(tzinfo=UTC)))
     return version.version()
 
 
@@ -108,8 +109,8 @@ def _read_record(name: str, number: int) -> StateRecord:
         record = StateRecord(State(**stored), version)
     except (ValueError, KeyError, TypeError) as e:
         msg = (
-            f"{name}/{_object_name(number)} is {'damaged' if content else 'missing'}: it holds the version of the source "
-            "that the table has the features of. Restore it, or delete the table and run the same command again"
+            f"{name}/{_object_name(number)} is {'damaged' if content else 'missing'}: it holds the version of the "
+            "source that the table has the features of. Restore it, or delete the table and run the same command again"
         )
         raise RunError(msg) from e
     return record

@@ -21,7 +21,7 @@ from varve.config.table_address import TableAddress
 from varve.errors import JobError, RunError
 from varve.lake.delta_definition import feature_set_of, key_of, prepare_table
 from varve.lake.delta_files import is_masked, list_files, read_file
-from varve.lake.delta_log import clean, find_version, open_version, version_at
+from varve.lake.delta_log import clean, find_version, open_version, retried, version_at
 from varve.lake.delta_state import StateRecord, find_state, write_state
 from varve.lake.delta_types import decode_partition, plain_schema
 from varve.lake.table import Change, Definition, HeadMovedError, NewFile, PartitionField, Pin, State, TableFile
@@ -93,6 +93,13 @@ class DeltaTable:
 
     def commit(self, change: Change) -> int:
         """See `FeatureTable.commit`."""
+        try:
+            return retried(lambda: self._commit(change))
+        except (DeltaError, OSError, ValueError) as e:
+            return self._outcome(change, e)
+
+    def _commit(self, change: Change) -> int:
+        """Make one attempt; the first thing is to look whether an earlier one, or another driver, has done it."""
         head = open_version(self.address.name)
         if (done := self._committed_version(head, change)) is not None:
             return done
@@ -105,10 +112,7 @@ class DeltaTable:
             app_transactions=write_state(self.address.name, record),
         )
         partition_by = head.metadata().partition_columns
-        try:
-            head.create_write_transaction(actions, "append", head.schema(), partition_by, commit_properties=properties)
-        except (DeltaError, OSError, ValueError) as e:
-            return self._outcome(change, e)
+        head.create_write_transaction(actions, "append", head.schema(), partition_by, commit_properties=properties)
         return record.version
 
     def _outcome(self, change: Change, error: Exception) -> int:
