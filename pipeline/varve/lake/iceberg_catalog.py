@@ -121,6 +121,11 @@ def recent_table(address: TableAddress, version: int | None) -> Table:
     return table
 
 
+def forget_table(address: TableAddress) -> None:
+    """Let `recent_table` load the table again."""
+    _recent.pop(address, None)
+
+
 _recent: dict[TableAddress, tuple[float, Table]] = {}
 
 

@@ -5,7 +5,7 @@ field id; one that a file lacks has the value of its identity partition, its ini
 are left out. Other files, and columns with structs or maps, go through pyiceberg's scan. Knows nothing of versions.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,19 +31,17 @@ _BATCH_ROWS = 4096
 _FIELD_ID = b"PARQUET:field_id"
 
 
-def read_rows(table: Table, schema: Schema, file: TableFile, columns: Sequence[str]) -> Iterator[pa.Table]:
+def read_rows(table: Table, wanted: Schema, file: TableFile) -> Iterator[pa.Table]:
     """The live rows of a file, in order, in tables of at most some thousand rows.
 
     Args:
         table: that has the file.
-        schema: of the version that is read.
+        wanted: the columns.
         file: as listed.
-        columns: names in that schema.
 
     Raises:
         OSError, pa.ArrowInvalid: the file cannot be read.
     """
-    wanted = Schema(*(schema.find_field(name) for name in columns), schema_id=schema.schema_id)
     is_nested = any(_has_struct(each.type) for each in arrow_schema(wanted))
     if decode_task(file.task).format != FileFormat.PARQUET.value or is_nested:
         yield from _scan(table, wanted, file)

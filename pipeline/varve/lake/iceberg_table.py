@@ -10,10 +10,11 @@ import pyarrow as pa
 from pyiceberg.schema import Schema
 from pyiceberg.table import Table as OpenTable
 from pyiceberg.table.snapshots import Snapshot
+from pyiceberg.types import NestedField
 
 from varve.config.table_address import TableAddress
 from varve.errors import RunError
-from varve.lake.iceberg_catalog import describe, find_table, load_table, recent_table
+from varve.lake.iceberg_catalog import describe, find_table, forget_table, load_table, recent_table
 from varve.lake.iceberg_commit import publish, read_state, stage, unstage
 from varve.lake.iceberg_definition import prepare_table
 from varve.lake.iceberg_files import list_files
@@ -54,7 +55,7 @@ class IcebergTable:
         if version is None:
             return []
         table, snapshot = self._at(version)
-        column = _schema_of(table, snapshot).find_field(key) if key else None
+        [column] = _fields(table, snapshot, [key]) if key else [None]
         return list_files(self.address, table, version, column)
 
     def read(self, version: int | None, file: TableFile, columns: Sequence[str]) -> Iterator[pa.Table]:
@@ -63,7 +64,7 @@ class IcebergTable:
             return
         table, snapshot = self._at(version)
         try:
-            yield from read_rows(table, _schema_of(table, snapshot), file, columns)
+            yield from read_rows(table, Schema(*_fields(table, snapshot, columns)), file)
         except FileNotFoundError as e:
             msg = f"{self.address}: {file.path} of snapshot {version} is gone: the snapshot has expired"
             raise VersionExpiredError(msg) from e
@@ -74,7 +75,7 @@ class IcebergTable:
     @property
     def folder(self) -> str:
         """The folder of runs; `remove_orphan_files` passes names over that start with an underscore."""
-        return f"{load_table(self.address).location().rstrip('/')}/data/_varve"
+        return f"{recent_table(self.address, None).location().rstrip('/')}/data/_varve"
 
     def exists(self) -> bool:
         """Whether the catalog has the table."""
@@ -83,6 +84,7 @@ class IcebergTable:
     def prepare(self, definition: Definition) -> None:
         """Create the table with format version 2, or check it and add missing columns."""
         prepare_table(self.address, definition)
+        forget_table(self.address)
 
     def field_ids(self) -> dict[str, int]:
         """Path of each column and list element → its field id."""
@@ -120,6 +122,17 @@ class IcebergTable:
 
 
 def _schema_of(table: OpenTable, snapshot: Snapshot | None) -> Schema:
-    if snapshot is None or snapshot.schema_id is None:
+    """The columns of a snapshot; the current one has those that were added or renamed after it, too."""
+    if snapshot is None or snapshot.schema_id is None or snapshot.snapshot_id == table.metadata.current_snapshot_id:
         return table.schema()
     return table.schemas().get(snapshot.schema_id, table.schema())
+
+
+def _fields(table: OpenTable, snapshot: Snapshot, names: Sequence[str]) -> list[NestedField]:
+    """Columns by their names in a snapshot, or else in the table: it may have been the current one when it was pinned.
+
+    Raises:
+        ValueError: there is no such column.
+    """
+    schema = _schema_of(table, snapshot)
+    return [(schema if name in schema.column_names else table.schema()).find_field(name) for name in names]
