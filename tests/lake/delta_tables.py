@@ -2,40 +2,22 @@
 
 import os
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import count
 
 import pyarrow as pa
 from deltalake import DeltaTable as DeltaVersion
 
+from tests.lake.features import BY_LANGUAGE, COLUMNS, definition, feature_rows, state
 from varve.config.table_address import parse_table_address
 from varve.lake.delta_table import DeltaTable
-from varve.lake.table import Change, Definition, NewFile, PartitionField, State, TableFile
+from varve.lake.table import Change, NewFile, TableFile
 from varve.output.part_layout import PartLayout, encode_table_file, key_range
 from varve.storage.object_store import Storage
 
-FEATURE_SET, SOURCE = "f5" * 32, "6fe1-source"
-COLUMNS = pa.schema(
-    [
-        ("lang", pa.string()),
-        ("doc_id", pa.int64()),
-        ("text_hash", pa.binary(16)),
-        ("embedding", pa.list_(pa.float32(), 4)),
-        ("num_tokens", pa.int32()),
-    ]
-)
 LAYOUT = PartLayout(tuple(COLUMNS.names), "doc_id", fixed_binary=False)
 _NAMES = count()
-
-
-def definition(**changes) -> Definition:
-    """The definition of a feature table without partitions, with changes."""
-    return Definition(
-        **{"feature_set": FEATURE_SET, "source_uuid": SOURCE, "key": "doc_id", "schema": COLUMNS} | changes
-    )
-
-
-PARTITIONED = definition(partition=(PartitionField("lang", "lang"),))
+PARTITIONED = definition(partition=BY_LANGUAGE)
 
 
 def new_root(request, monkeypatch) -> str:
@@ -51,24 +33,6 @@ def new_root(request, monkeypatch) -> str:
 def feature_table(root: str) -> DeltaTable:
     """The handle of a table that need not exist."""
     return DeltaTable(parse_table_address(f"delta+{root}/docs_features"))
-
-
-def state(version: int, run: str = "") -> State:
-    """In step with this version of the source."""
-    return State(FEATURE_SET, SOURCE, version, run or f"run of {version}", f"/out/{version}")
-
-
-def feature_rows(keys: Iterable[int], lang: str | None = "de") -> pa.Table:
-    """Rows whose values are a function of their keys."""
-    keys = list(keys)
-    columns = [
-        pa.array([lang] * len(keys), pa.string()),
-        pa.array(keys, pa.int64()),
-        pa.array([key.to_bytes(16, "big") for key in keys], pa.binary(16)),
-        pa.array([[float(key)] * 4 for key in keys], COLUMNS.field("embedding").type),
-        pa.array([key % 7 for key in keys], pa.int32()),
-    ]
-    return pa.Table.from_arrays(columns, schema=COLUMNS)
 
 
 def write_file(table: DeltaTable, rows: pa.Table, partition: str = "[]") -> NewFile:

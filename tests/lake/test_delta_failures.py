@@ -3,20 +3,8 @@
 import pyarrow as pa
 import pytest
 
-from tests.lake.delta_tables import (
-    FEATURE_SET,
-    PARTITIONED,
-    add,
-    at_once,
-    change,
-    definition,
-    feature_rows,
-    feature_table,
-    live_keys,
-    state,
-    version_of,
-    write_file,
-)
+from tests.lake.delta_tables import PARTITIONED, add, at_once, change, feature_table, live_keys, version_of, write_file
+from tests.lake.features import FEATURE_SET, definition, feature_rows, state
 from tests.servers.proxy import Control, proxy
 from varve.errors import RunError
 from varve.lake.delta_table import DeltaTable

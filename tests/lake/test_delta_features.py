@@ -12,21 +12,17 @@ from deltalake import write_deltalake
 from deltalake.transaction import AddAction
 
 from tests.lake.delta_tables import (
-    COLUMNS,
-    FEATURE_SET,
     PARTITIONED,
     add,
     at_once,
     change,
-    definition,
-    feature_rows,
     feature_table,
     live_keys,
     new_root,
-    state,
     version_of,
     write_file,
 )
+from tests.lake.features import COLUMNS, FEATURE_SET, definition, feature_rows, state
 from varve.errors import JobError, RunError
 from varve.lake.delta_table import DeltaTable
 from varve.lake.table import NewFile, PartitionField

@@ -13,6 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable as DeltaVersion
 from deltalake import write_deltalake
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from tests.lake.backend_delta import Backend
 from tests.lake.delta_tables import new_root
@@ -178,6 +180,26 @@ def test_reading_keys_leaves_the_bytes_of_texts_alone(tmp_path):
 def _bytes_read() -> int:
     """Bytes that this process has read by system calls."""
     return int(Path("/proc/self/io").read_text().splitlines()[0].split()[1])
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(keys=st.lists(st.text(st.characters(codec="utf-8"), max_size=60), min_size=1, max_size=5, unique=True))
+def test_bounds_of_long_keys_contain_them(tmp_path, keys):
+    """Writers shorten the bounds of strings."""
+    write_deltalake(tmp_path / "t", pa.table({"doc_id": keys}), mode="overwrite")
+    DeltaVersion(tmp_path / "t").optimize.compact()
+    table = source(tmp_path / "t")
+    for file in table.files(table.pin(None).version, "doc_id"):
+        assert file.key_range is None or file.key_range[0] <= min(keys) <= max(keys) <= file.key_range[1]
+
+
+def test_bounds_of_times_contain_them(tmp_path):
+    """The log cuts off what is below a millisecond."""
+    when = dt.datetime(2024, 1, 2, 3, 4, 5, 678_901, tzinfo=dt.UTC)
+    write_deltalake(tmp_path / "t", pa.table({"when": pa.array([when], pa.timestamp("us", "UTC"))}))
+    [file] = source(tmp_path / "t").files(0, "when")
+    assert file.key_range is not None
+    assert file.key_range[0] <= when <= file.key_range[1]
 
 
 # Deletion vectors.

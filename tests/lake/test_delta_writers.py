@@ -14,21 +14,17 @@ from deltalake import write_deltalake
 
 from tests.lake.backend_delta import Backend
 from tests.lake.delta_tables import (
-    COLUMNS,
-    FEATURE_SET,
     PARTITIONED,
     add,
     at_once,
     change,
-    definition,
-    feature_rows,
     feature_table,
     live_keys,
     new_root,
-    state,
     version_of,
     write_file,
 )
+from tests.lake.features import COLUMNS, FEATURE_SET, definition, feature_rows, state
 from varve.errors import JobError
 from varve.lake.delta_table import DeltaTable
 from varve.lake.table import Change, HeadMovedError, VersionExpiredError

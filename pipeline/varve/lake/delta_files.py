@@ -11,6 +11,7 @@ import posixpath
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import unquote
 
@@ -51,7 +52,6 @@ def list_files(name: str, version: DeltaVersion, key: str | None) -> list[TableF
     found = []
     for index, path in enumerate(paths):
         mask = masks.get(path)
-        bounds = least[index], greatest[index]
         found.append(
             TableFile(
                 path=path,
@@ -59,7 +59,7 @@ def list_files(name: str, version: DeltaVersion, key: str | None) -> list[TableF
                 num_rows=_live_rows(rows[index], mask),
                 file_bytes=sizes[index],
                 partition=encode_partition([column[index] for column in values]),
-                key_range=None if None in bounds else bounds,
+                key_range=_key_range(least[index], greatest[index]),
                 task=columns if mask is None else columns + _encode_mask(mask),
             )
         )
@@ -110,6 +110,13 @@ def is_masked(file: TableFile) -> bool:
 def _column(actions: pa.Table, name: str) -> list[Any]:
     """Values of a column of the actions; nulls if no file has it."""
     return actions[name].to_pylist() if name in actions.column_names else [None] * len(actions)
+
+
+def _key_range(least: Any, greatest: Any) -> tuple[Any, Any] | None:
+    if least is None or greatest is None:
+        return None
+    # The log has times in milliseconds, cut off.
+    return least, greatest + timedelta(milliseconds=1) if isinstance(greatest, datetime) else greatest
 
 
 def _masks(version: DeltaVersion) -> dict[str, NDArray[np.bool_]]:
