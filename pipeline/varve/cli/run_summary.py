@@ -28,7 +28,7 @@ def summary(manifest: Manifest) -> str:
         "time": _time(manifest.seconds),
         "encoder": f"{encoder['device']}, {encoder['dtype']}, {encoder['layout']}" if encoder else "no row was missing",
         **{f"{name}:": words for name, words in manifest.descriptions.items()},
-        "canary": _canary(manifest.canary),
+        "canary": _canary(manifest.canary) if manifest.num_rows else "no row to compare",
         "manifest": f"sha256:{manifest.sha256}",
     }
     width = max(map(len, lines))

@@ -88,10 +88,14 @@ def _run_to_table(job: Job, undo: ExitStack, progress: TextIO | None) -> Outcome
     timer.lap("imports")
     if backfill.is_in_step and (finished := read_manifest(Storage(backfill.job.output.path, patient=False))):
         return Outcome(finished, finished_before=True)
-    placement = _start(job, timer)
-    if progress is not None:
-        gc.freeze()  # what was imported stays until the process ends
-    return Outcome(job_run.run_table_job(backfill, placement, timer, progress), finished_before=False)
+
+    def start() -> Placement:
+        placement = _start(job, timer)
+        if progress is not None:
+            gc.freeze()  # what was imported stays until the process ends
+        return placement
+
+    return Outcome(job_run.run_table_job(backfill, start, timer, progress), finished_before=False)
 
 
 def _run_to_folder(job: Job, undo: ExitStack, progress: TextIO | None) -> Outcome:

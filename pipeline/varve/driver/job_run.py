@@ -55,14 +55,24 @@ def check_same_job(job: Job, storage: Storage) -> None:
 
 
 def run_table_job(
-    backfill: Backfill, placement: Placement, timer: LapTimer, progress: TextIO | None = None
+    backfill: Backfill, start: Callable[[], Placement], timer: LapTimer, progress: TextIO | None = None
 ) -> Manifest:
-    """Find the rows that changed, encode them, check them, and publish them in the table; see `run_job`."""
+    """Find the rows that changed, encode them, check them, and publish them in the table; see `run_job`.
+
+    Args:
+        backfill: the run.
+        start: starts Ray; called only if tables are large or there are rows to encode.
+        timer: see `run_job`.
+        progress: likewise.
+    """
     storage = Storage(backfill.job.output.path, patient=False)
     storage = replace(storage, conditional=storage.check())
-    work = spread if backfill.size_bytes > LARGE_BYTES else in_threads
+    placement = start() if backfill.size_bytes > LARGE_BYTES else None
+    work = spread if placement else in_threads
     selection = backfill.select(replace(storage, patient=True), work)
     timer.lap("diff")
+    if selection.files and placement is None:
+        placement = start()
 
     def publish(storage: Storage, parts: PartTable) -> dict[str, Any]:
         return backfill.publish(storage, parts, selection, work)
@@ -73,7 +83,7 @@ def run_table_job(
 def run_job(
     job: Job,
     storage: Storage,
-    placement: Placement,
+    placement: Placement | None,
     timer: LapTimer,
     progress: TextIO | None = None,
     *,
@@ -85,7 +95,7 @@ def run_job(
     Args:
         job: what to run.
         storage: the output, not finished yet.
-        placement: where replicas run.
+        placement: where replicas run; None if no row is missing.
         timer: has measured the phases up to here.
         progress: terminal or file for the progress line; None logs progress instead.
         layout: of the parts, if they become files of a lake table.
@@ -96,7 +106,7 @@ def run_job(
         RunError: the run failed. Committed parts stay.
     """
     started_at = datetime.now(UTC).isoformat(timespec="seconds")
-    plan = prepare(job, storage, device=placement.device)
+    plan = prepare(job, storage, device=placement.device if placement else "cpu")
     missing, committed_rows = _find_missing(plan, storage)
     storage = _claim(plan, storage)
     _log_start(plan, storage, committed_rows)
@@ -104,7 +114,11 @@ def run_job(
     with ThreadPoolExecutor(1) as background:
         # Imported while replicas start: an import before that would delay them.
         canary = background.submit(import_without_gc, "varve.verification.canary")
-        result = run_dataflow(plan, storage, missing, committed_rows, placement, progress, layout) if missing else None
+        result = (
+            run_dataflow(plan, storage, missing, committed_rows, placement, progress, layout)
+            if missing and placement
+            else None
+        )
         timer.lap("graph")
         parts = _read_committed(plan, storage, result)
         _check_fingerprints(parts, plan, storage)
@@ -148,7 +162,7 @@ def _claim(plan: Plan, storage: Storage) -> Storage:
 
 def _log_start(plan: Plan, storage: Storage, committed_rows: int) -> None:
     shard_rows = plan.dataset.shard_rows
-    rows = f"{sum(shard_rows):,} rows" if shard_rows else "number of rows not known yet"
+    rows = "number of rows not known yet" if shard_rows is None else f"{sum(shard_rows):,} rows"
     resumed = f", {committed_rows:,} already committed" if committed_rows else ""
     logger.info("%d shard(s), %s%s → %s", plan.resolved.num_shards, rows, resumed, plan.job.output.root)
     if not storage.conditional:
