@@ -32,6 +32,7 @@ class Backend:
 
     def create(self, rows: pa.Table, partition: str | None = None) -> None:
         """Lance has no partitions; they are ignored."""
+        del partition
         options = {"max_rows_per_file": ROWS_PER_FRAGMENT, "enable_stable_row_ids": self.stable_row_ids}
         lance.write_dataset(rows, self.uri, storage_options=self._options, **options)
 

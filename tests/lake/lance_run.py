@@ -14,7 +14,7 @@ from varve.config.table_address import parse_table_address
 from varve.engine.parallel import in_threads
 from varve.lake.lance_table import LanceTable
 from varve.lake.text_hash import HASH_TYPE, hash_texts
-from varve.output.part_file import write_part
+from varve.output.part_file import Part, part_name, read_part, write_part
 from varve.output.part_table import PartTable
 from varve.ranges import Range
 from varve.source.row_selection import RowSelection
@@ -64,6 +64,7 @@ class LanceRun:
         pin, state = table.pin(None), columns.state()
         if state and state.source_version == pin.version:
             return {}
+        assert pin.version is not None
         version = columns.protect(pin.version)
         since = state.source_version if state else None
         run = hashlib.sha256(f"{columns.feature_set} {pin.uuid} {since} {version}".encode()).hexdigest()
@@ -99,8 +100,13 @@ class LanceRun:
             for start in range(0, len(rows), ROWS_PER_PART):
                 cell = Range(shard, start, min(start + ROWS_PER_PART, len(rows)))
                 self.step("part")
-                parts.append(write_part(selection.storage, cell, self.encode(rows, cell), "f" * 64))
+                parts.append(self.part(selection.storage, rows, cell))
         return PartTable.of(parts)
+
+    def part(self, storage: Storage, rows: pa.Table, cell: Range) -> Part:
+        if storage.read(part_name(cell)) is not None:
+            return read_part(storage, cell)
+        return write_part(storage, cell, self.encode(rows, cell), "f" * 64)
 
     def encode(self, rows: pa.Table, cell: Range) -> pa.Table:
         rows = rows.slice(cell.start, cell.num_rows)

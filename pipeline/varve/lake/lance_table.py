@@ -4,7 +4,7 @@ Knows nothing of features. Invariants: a handle holds the address alone; rows of
 order, without deleted rows; a dataset that replaces another one at the same address has another uuid.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,6 +17,7 @@ from varve.config.table_address import TableAddress
 from varve.errors import JobError, RunError
 from varve.lake.lance_dataset import is_missing, lance_errors, open_latest, open_version
 from varve.lake.lance_fragments import describe_fragments, fragment_id, plain_schema
+from varve.lake.lance_tag import list_tags
 from varve.lake.table import Pin, TableFile, VersionExpiredError
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ class LanceTable:
     def _version_at(self, latest: "LanceDataset", at: str | int) -> int:
         if isinstance(at, int) or at.isdigit():
             return int(at)
-        tags = latest.tags.list()
+        tags = list_tags(latest)
         if at in tags and tags[at]["branch"] is None:
             return int(tags[at]["version"])
         if at in tags or at in latest.branches.list():
@@ -144,6 +145,6 @@ def _versions(dataset: "LanceDataset") -> list[int]:
     return [each["version"] for each in dataset.versions()]
 
 
-def _some(names: Sequence[object] | dict) -> str:
+def _some(names: Iterable[object]) -> str:
     shown = [str(name) for name in names]
     return ", ".join([*shown[:10], "..."] if len(shown) > len(shown[:10]) else shown) or "none"
