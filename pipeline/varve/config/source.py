@@ -155,6 +155,10 @@ class Source(Section):
     @property
     def kept(self) -> tuple[str, ...]:
         """Columns of the output that are not computed by the model: the key, those of `keep`, the hash of the text."""
-        if self.key is None:
-            return self.keep
-        return tuple(dict.fromkeys((self.key, *self.keep, TEXT_HASH)))
+        key = (self.key,) if self.key else ()
+        return tuple(dict.fromkeys((*key, *self.keep, *((TEXT_HASH,) if self.has_hash else ()))))
+
+    @property
+    def has_hash(self) -> bool:
+        """Whether rows have the hash of their text: those of tables with a key, and of Lance tables."""
+        return self.key is not None or (self.table or "").startswith("lance+")

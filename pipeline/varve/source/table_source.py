@@ -83,7 +83,7 @@ def open_table_source(source: Source, pinned: str | None = None, selection: RowS
     _check_columns(source, pin.schema)
     files = _selected(table.files(pin.version), selection) if selection else tuple(table.files(pin.version))
     rows = tuple(file.num_rows for file in (selection.files if selection else files))
-    hashed = source.text_columns if source.key else ()
+    hashed = source.text_columns if source.has_hash else ()
     schema = pa.schema([pin.schema.field(name) for name in source.columns])
     return Dataset(
         reader=TableReader(table, pin.version, files, tuple(source.columns), hashed, selection),
