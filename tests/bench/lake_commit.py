@@ -60,7 +60,7 @@ def _file(folder: str, index: int) -> NewFile:
 def _timed(what: str, step):
     start = time.perf_counter()
     result = step()
-    print(f"{what:40} {time.perf_counter() - start:6.2f} s")
+    print(f"{what:40} {time.perf_counter() - start:6.2f} s")  # noqa: T201
     return result
 
 

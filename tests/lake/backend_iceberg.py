@@ -1,12 +1,18 @@
 """Iceberg tables through pyiceberg alone: in a catalog on sqlite with files on disk, or in SeaweedFS."""
 
+from typing import Any
+
 import pyarrow as pa
+import pyarrow.parquet as pq
 from pyiceberg.catalog import Catalog, load_catalog
+from pyiceberg.io.pyarrow import schema_to_pyarrow
 from pyiceberg.table import Table
 from pyiceberg.transforms import parse_transform
+from pyiceberg.typedef import Record
 from pyiceberg.utils.config import Config
 
 from tests.lake.backends import new_name
+from varve.lake.iceberg_files import make_record
 
 
 def catalog() -> Catalog:
@@ -51,6 +57,17 @@ class Backend:
 
     def append(self, rows: pa.Table) -> None:
         self.table().append(rows)
+
+    def append_file(self, rows: pa.Table, *partition: Any) -> None:
+        """Add rows as one file of a partition; pyiceberg itself computes no bucket or day."""
+        table = self.table()
+        path = f"{table.location()}/data/{new_name()}.parquet"
+        stored = pa.Table.from_arrays(rows.columns, schema=schema_to_pyarrow(table.schema(), include_field_ids=True))
+        with table.io.new_output(path).create() as stream:
+            pq.write_table(stored, stream)
+        record = make_record(path, len(rows), len(table.io.new_input(path)), Record(*partition), table.spec().spec_id)
+        with table.transaction() as transaction, transaction.update_snapshot().fast_append() as append:
+            append.append_data_file(record)
 
     def update(self, rows: pa.Table) -> None:
         self.table().overwrite(rows, is_one_of(rows["doc_id"].to_pylist()))

@@ -28,6 +28,7 @@ from varve.lake.iceberg_types import arrow_schema
 from varve.lake.table import TableFile
 
 _BATCH_ROWS = 4096
+_BUFFER_BYTES = 8 << 20  # of each column: one request to an object store
 _FIELD_ID = b"PARQUET:field_id"
 
 
@@ -89,8 +90,8 @@ class _Column:
 
 
 def _batches(table: Table, wanted: Schema, file: TableFile, stream: Any) -> Iterator[pa.Table]:
-    # Within a row group its compressed columns are fetched at once, and its pages are decoded batch by batch.
-    with pq.ParquetFile(stream, pre_buffer=True) as parquet:
+    # Pages are fetched and decoded as the batches need them: a row group of another writer may have a gigabyte of text.
+    with pq.ParquetFile(stream, pre_buffer=False, buffer_size=_BUFFER_BYTES) as parquet:
         columns = _columns(table, wanted, file, parquet.schema_arrow)
         names = list(dict.fromkeys(each.stored for each in columns if each.stored is not None))
         schema = pa.schema([each.target for each in columns])
