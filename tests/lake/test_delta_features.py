@@ -25,6 +25,7 @@ from tests.lake.delta_tables import (
 from tests.lake.features import COLUMNS, FEATURE_SET, definition, feature_rows, state
 from varve.errors import JobError, RunError
 from varve.lake.delta_table import DeltaTable
+from varve.lake.delta_types import decode_partition
 from varve.lake.table import NewFile, PartitionField
 from varve.storage.object_store import Storage
 
@@ -181,6 +182,12 @@ def test_files_of_a_commit_have_statistics_of_the_key_and_relative_paths(table):
     info = next(action["commitInfo"] for action in actions if "commitInfo" in action)
     assert info["varve.source_version"] == "1"
     assert info["varve.new"] == "3"
+
+
+def test_partition_values_of_other_formats_become_text():
+    assert decode_partition('[7, true, 1.5, "", null, "de"]', "abcdef") == {
+        "a": "7", "b": "true", "c": "1.5", "d": None, "e": None, "f": "de",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("path", ["/elsewhere/part.parquet", "s3://other/part.parquet", "relative.parquet"])

@@ -290,6 +290,19 @@ def test_missing_table_is_refused(backend):
     assert not source(backend.address).exists()
 
 
+def test_missing_bucket_is_refused(seaweed, monkeypatch):
+    for name, value in seaweed.environment().items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(JobError, match=r"s3://no-such-bucket/docs: there is no Delta table: .*NoSuchBucket"):
+        source("delta+s3://no-such-bucket/docs").pin(None)
+
+
+def test_file_in_place_of_a_table_is_refused(tmp_path):
+    (tmp_path / "docs").write_text("text")
+    with pytest.raises(JobError, match="docs: there is no Delta table: "):
+        source(tmp_path / "docs").pin(None)
+
+
 def test_version_without_log_has_expired(tmp_path):
     backend = Backend(str(tmp_path))
     backend.create(rows([1]))

@@ -40,9 +40,11 @@ _READ_FEATURES = frozenset(
 # What the text of an error has if the connection broke or the store failed, and if neither changes by itself.
 _TRANSIENT = ("HTTP error", "error reading a body", "500 ", "502 ", "503 ", "504 ", "SlowDown")
 _PERMANENT = ("tcp connect error", "builder error", "credentials")
+_WRONG_PLACE = ("NoSuchBucket", "Invalid table location")
 _MAX_ATTEMPTS = 8
 _FIRST_PAUSE_S, _MAX_PAUSE_S = 0.1, 5.0
 _MAPPING_KEY = "delta.columnMapping.mode"
+_ANSWER = re.compile(r"<Code>(\w+)</Code>\s*<Message>([^<]*)</Message>")
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -61,7 +63,12 @@ def find_version(name: str, version: int | None = None) -> DeltaVersion | None:
             if version is None:
                 return None
             error: Exception = e
-        except (DeltaError, OverflowError) as e:
+        except (DeltaError, OverflowError, OSError) as e:
+            if any(sign in str(e) for sign in _WRONG_PLACE):
+                msg = f"delta+{name}: there is no Delta table: {clean(e)}"
+                raise JobError(msg) from e
+            if isinstance(e, OSError):
+                raise
             if version is None or "unsupported" in str(e).lower():
                 _refuse_unsupported(name, e)
                 raise
@@ -145,8 +152,10 @@ def retried(request: Callable[[], T]) -> T:
 
 
 def clean(error: BaseException) -> str:
-    """The message of an error of delta-rs, which draws trees in colours, as one line."""
-    return one_line(_ANSI.sub("", str(error)).replace("↳", ":"))
+    """The store's answer in an error of delta-rs, or its message, which is a tree in colours, as one line."""
+    text = _ANSI.sub("", str(error)).replace("↳", ":")
+    answer = _ANSWER.search(text)
+    return one_line(f"{answer[1]}: {answer[2]}" if answer else text)
 
 
 def log_name(version: int) -> str:

@@ -54,8 +54,8 @@ def encode_partition(values: Sequence[Any]) -> str:
 
 
 def decode_partition(partition: str, columns: Sequence[str]) -> dict[str, str | None]:
-    """Partition column → its value as text."""
-    return dict(zip(columns, json.loads(partition), strict=True))
+    """Partition column → its value as text; those of other formats may be numbers."""
+    return {name: _as_text(value) for name, value in zip(columns, json.loads(partition), strict=True)}
 
 
 def partition_column(value: str | None, kind: pa.DataType, num_rows: int) -> pa.Array:
