@@ -1,4 +1,4 @@
-"""Tables in memory with versions and deletes, for tests of what needs only the protocol; formats have their own tests."""
+"""Tables in memory with versions and deletes, for tests of what needs only their protocol."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -132,6 +132,11 @@ class MemoryFeatureTable:
         for first in range(0, len(rows), _READ_ROWS):
             yield rows.slice(first, _READ_ROWS)
 
+    def keys_of(self, file: NewFile) -> list:
+        """The keys of a file."""
+        listed = TableFile(file.path, file.path, file.num_rows, file.file_bytes)
+        return [key for table in self.read(None, listed, [self.key]) for key in table[self.key].to_pylist()]
+
     def content(self, version: int | None = None) -> dict:
         """Key → hash of each row; fails if a key is in two rows."""
         head = self.head if version is None else version
@@ -176,6 +181,14 @@ def write_features(storage: Storage, name: str, rows: pa.Table) -> NewFile:
     content = encode_table_file(rows, layout(key))
     assert storage.create(name, content)
     return NewFile(f"{storage.uri}/{name}", len(rows), len(content), "[]", key_range(rows[key]))
+
+
+def compaction(table: MemoryFeatureTable, folder: str) -> tuple[list[NewFile], list[TableFile]]:
+    """(one file with all rows, the files that it replaces): what maintenance of a table commits."""
+    files = table.files(table.head)
+    columns = layout(table.key).columns
+    rows = pa.concat_tables(rows for file in files for rows in table.read(table.head, file, columns))
+    return [write_features(Storage(folder), "data/all.parquet", rows)], files
 
 
 def hashes_of(rows: pa.Table, key: str, texts: Sequence[str]) -> dict:

@@ -27,9 +27,7 @@ def check_nulls(key: str, table: object, files: Sequence[TableFile], counted: Se
         return
     found = [(files[each.number].path, row) for each in counted for row in each.null_rows][:NUM_EXAMPLES]
     places = "; ".join(f"row {row} of {path}" for path, row in found)
-    msg = (
-        f"source.key: {key} is null in {num_nulls:,} rows of {table}: {places}. Expected a value in each row. {_ADVICE}"
-    )
+    msg = f"source.key: {key} is null in {num_nulls:,} row(s) of {table}: {places}. Expected no nulls. {_ADVICE}"
     raise JobError(msg)
 
 
