@@ -10,6 +10,7 @@ import json
 import posixpath
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 import pyarrow as pa
@@ -18,6 +19,7 @@ import pyarrow.compute as pc
 from varve.errors import RunError
 from varve.ranges import Missing
 from varve.source.error_messages import advice_on, describe_error, is_too_large
+from varve.source.hive_columns import HiveReader
 from varve.source.readers import READ_ROWS, Reader
 from varve.source.workarounds import ending_calmly
 from varve.storage.fsspec_files import file_version, use_options
@@ -55,6 +57,9 @@ class Dataset:
         """The files, relative to their common folder, so the names stay the same when that folder moves."""
         parents = [posixpath.dirname(uri).split("/") for uri in self.files]
         shared = posixpath.commonprefix(parents)
+        if isinstance(self.reader, HiveReader):
+            # Names of folders are values of columns, also of folders that all files are in.
+            shared = list(takewhile(lambda folder: "=" not in folder, shared))
         return ["/".join(uri.split("/")[len(shared) :]) for uri in self.files]
 
     @property

@@ -15,6 +15,7 @@ from varve.source.csv_files import pandas_options, read_csv, readable_features
 from varve.source.dataset import Dataset, Shards
 from varve.source.error_messages import as_job_errors
 from varve.source.file_metadata import file_versions, row_group_sizes
+from varve.source.hive_columns import HiveReader
 from varve.source.json_files import json_options, read_json
 from varve.source.readers import FileReader, ParquetReader, Reader, StreamReader, check_schema
 from varve.source.table_source import open_table_source
@@ -53,9 +54,11 @@ def _open(spec: Source, commit: str | None, known: Shards | None) -> Dataset:
     commit = commit or hf_builder.pin(spec)
     builder = hf_builder.build(spec, commit)
     files = hf_builder.files(builder, spec)
-    features = schema_inference.infer_features(builder, files, spec)
-    needed = Features({name: features[name] for name in spec.columns})
+    features, hive = schema_inference.infer_features(builder, files, spec)
+    needed = Features({name: features[name] for name in spec.columns if name not in hive.column_names})
     reader, num_shards, shards = _make_reader(builder, files, needed, known, spec)
+    if hive.num_columns:
+        reader = HiveReader(reader, shards.files or tuple(range(len(files))), hive)
     return Dataset(
         reader=reader,
         num_shards=num_shards,

@@ -20,6 +20,7 @@ from varve.source.error_messages import as_job_errors
 from varve.source.file_columns import check_present, check_unique
 from varve.source.file_metadata import read_footer
 from varve.source.hf_builder import stream
+from varve.source.hive_columns import read_hive_columns
 from varve.source.json_files import json_options, read_first_objects
 from varve.source.json_types import infer_columns
 from varve.source.readers import open_members
@@ -34,8 +35,11 @@ _NULL = Value("null")
 _SEPARATE_COLUMN = "Write the text to a column of its own first, in DuckDB for example: SELECT *, {} AS text FROM ..."
 
 
-def infer_features(builder: DatasetBuilder, files: Sequence[str], spec: Source) -> Features:
+def infer_features(builder: DatasetBuilder, files: Sequence[str], spec: Source) -> tuple[Features, pa.Table]:
     """The columns and their types: as the dataset declares them, otherwise as a few of its files have them.
+
+    Returns:
+        (all columns, values of the kept columns that the paths hold and no inspected file does: a row per file).
 
     Raises:
         JobError: the files cannot be read or hold no rows, or a needed column has incompatible types.
@@ -56,9 +60,11 @@ def infer_features(builder: DatasetBuilder, files: Sequence[str], spec: Source) 
         raise JobError(msg)
     # Any object may lack a key, so a JSON source has every column that the job gives a type.
     is_json = builder.name == "json"
-    typed = spec.types if is_json else {}
+    hive = _hive_columns(files, found, spec) if builder.name in _TYPED_PER_FILE else pa.table({})
+    typed = [name for name in spec.types if is_json and name not in hive.column_names]
     names = dict.fromkeys(name for columns in (*found.values(), typed) for name in columns)
     features = Features({name: _declared(name, spec) or _common(name, found, spec, is_json=is_json) for name in names})
+    features.update(Features.from_arrow_schema(hive.schema))
     check_columns(features, spec, is_json=is_json)
     if not is_json:
         for uri, columns in found.items():
@@ -66,7 +72,15 @@ def infer_features(builder: DatasetBuilder, files: Sequence[str], spec: Source) 
                 check_present(list(columns), spec.text_columns)
     if builder.name not in {"csv", "json"}:
         _check_casts(features, found, spec)
-    return features
+    return features, hive
+
+
+def _hive_columns(files: Sequence[str], found: dict[str, Features], spec: Source) -> pa.Table:
+    """Values of the kept columns that no inspected file holds, from the paths of all files."""
+    stored = {name for columns in found.values() for name in columns}
+    names = [name for name in spec.keep if name not in spec.text_columns and name not in stored]
+    declared = {name: _declared(name, spec) for name in names}
+    return read_hive_columns(files, names, {name: value() for name, value in declared.items() if value})
 
 
 def _inspect(builder: DatasetBuilder, uri: str, spec: Source) -> Features | None:
