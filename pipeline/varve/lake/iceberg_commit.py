@@ -39,7 +39,6 @@ from varve.lake.table import Change, HeadMovedError
 
 R = TypeVar("R")
 
-_BRANCH_PREFIX = "varve_"
 _MAX_ATTEMPTS = 40
 _FIRST_PAUSE_S, _MAX_PAUSE_S = 0.05, 2.0
 
@@ -198,9 +197,9 @@ def _drop(branches: set[str]) -> list[TableUpdate]:
 
 
 def _staged_branches(table: Table, feature_set: str) -> set[str]:
-    """Branches with staged snapshots of a feature set."""
-    refs = {name: ref for name, ref in table.refs().items() if name.startswith(_BRANCH_PREFIX)}
-    snapshots = {name: table.snapshot_by_id(ref.snapshot_id) for name, ref in refs.items()}
+    """Branches with staged snapshots of a feature set; a user's branch has another name than its snapshot's."""
+    named = {name: ref.snapshot_id for name, ref in table.refs().items() if name == branch_name(ref.snapshot_id)}
+    snapshots = {name: table.snapshot_by_id(number) for name, number in named.items()}
     return {
         name for name, each in snapshots.items() if each and summary_of(each).get(FEATURE_SET_PROPERTY) == feature_set
     }
