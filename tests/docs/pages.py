@@ -15,9 +15,10 @@ import pytest
 from varve.cli.main import COMMANDS, run_command
 
 ROOT = Path(__file__).parents[2]
-README, JOBS, SEARCH, INFRA, PIPELINE = PAGES = (
+README, JOBS, LAKES, SEARCH, INFRA, PIPELINE = PAGES = (
     "README.md",
     "jobs/README.md",
+    "jobs/lakes.md",
     "jobs/search.md",
     "infra/README.md",
     "pipeline/README.md",

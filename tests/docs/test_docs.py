@@ -59,7 +59,7 @@ def documented_keys(section: str, page: str = JOBS) -> dict[str, str]:
 
 def defaults(model: Any, prefix: str = "") -> dict[str, str]:
     return {
-        f"{prefix}{key}": "required" if field.is_required() else written(field.default)
+        f"{prefix}{field.alias or key}": "required" if field.is_required() else written(field.default)
         for key, field in model.model_fields.items()
     }
 
