@@ -156,8 +156,9 @@ def test_feature_of_a_set_that_has_not_finished_is_refused(sets, tmp_path):
     finish(make_job(sets.docs, path, sets.model, MEAN, rows_per_part=PART))
     begun = make_job(sets.docs, path, sets.model, CLS, set="begun")
     save_plan(plan(begun), Storage(begun.output.root))
-    with pytest.raises(JobError, match=r"sets/begun has a column 'cls' already"):
-        plan(make_job(sets.docs, path, sets.model, CLS, set="next"))
+    for features in (CLS, {"cls": {"pool": "max"}}):
+        with pytest.raises(JobError, match=r"sets/begun has a column 'cls' already"):
+            plan(make_job(sets.docs, path, sets.model, features, set="next"))
 
 
 @pytest.mark.parametrize("begin", [False, True])

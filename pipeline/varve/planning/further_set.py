@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from varve.config.job import Job
 from varve.errors import JobError
-from varve.output.feature_sets import clashes, list_sets, set_path
+from varve.output.feature_sets import clashes, list_sets, made_columns, set_path
 from varve.output.feature_sets import open as open_output
 from varve.output.run_output import Output
 from varve.planning.plan import Plan
@@ -91,8 +91,9 @@ def _check_columns(plan: Plan, output: Output) -> None:
     """Check that no column of the plan has the name of another column of a set, finished or not."""
     for name in clashes(output.schema, plan.schema):
         raise JobError(_taken(name, output.led_by(name).storage.uri))
+    names = made_columns(plan.schema) | (plan.job.features or {}).keys()
     for path, features in _unfinished(plan.job, output):
-        for name in features & (plan.job.features or {}).keys():
+        for name in sorted(features & names):
             raise JobError(_taken(name, path))
 
 

@@ -1,5 +1,6 @@
 """Several feature sets of the same rows are read as one output."""
 
+import doctest
 import pickle
 
 import numpy as np
@@ -141,6 +142,15 @@ def test_column_with_two_meanings_is_refused_and_named(path, features, kept, nam
     write(f"{path}/sets/other", features, kept, **PRINT)
     with pytest.raises(RunError, match=f"sets/other both have the column {name!r}"):
         varve.open(path)
+
+
+def test_example_of_the_docstring_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    embedding, title = column("embedding", 4), {"title": list("abcd")}
+    write_output("features", {embedding: SECOND[:4]}, title)
+    write_output("features/sets/cls", {CLS: SECOND[:4]}, title)
+    (example,) = doctest.DocTestFinder().find(varve.open, "open", globs={"varve": varve})
+    assert doctest.DocTestRunner().run(example) == doctest.TestResults(failed=0, attempted=3)
 
 
 def test_sets_in_an_object_store_are_joined(container):
