@@ -13,7 +13,7 @@ import pytest
 
 from tests.lake.backend_lance import Backend
 from tests.lake.backends import make_backend, rows
-from tests.lake.lance_run import LanceRun, missing, vector
+from tests.lake.in_place_run import VECTOR, InPlaceRun, missing, vector
 from varve.backfill.lance_columns import LanceColumns
 from varve.errors import JobError, RunError
 from varve.lake.lance_table import LanceTable
@@ -42,8 +42,8 @@ def local(request, tmp_path) -> Backend:
 
 
 @pytest.fixture
-def run(local, tmp_path) -> LanceRun:
-    return LanceRun(local, tmp_path / "runs")
+def run(local, tmp_path) -> InPlaceRun:
+    return InPlaceRun(local, tmp_path / "runs")
 
 
 def counts(new: int, changed: int, unchanged: int) -> dict[str, int]:
@@ -70,6 +70,8 @@ def test_lance_first_run_adds_columns_in_one_commit_and_changes_no_file(local, r
     version = run.columns.table.pin(None).version
     assert run.go() == counts(35, 0, 0)
     assert missing(local) == []
+    schema = local.open().schema
+    assert [schema.field(name).type for name in run.columns.own.names] == [VECTOR, pa.binary(16), pa.string()]
     assert local.open().version == version + 1
     assert commits_of_runs(local) == ["Merge"]
     after = data_files(local)
@@ -78,7 +80,7 @@ def test_lance_first_run_adds_columns_in_one_commit_and_changes_no_file(local, r
 
 
 def test_lance_rounds_on_each_store_encode_what_changed_and_nothing_else(docs, tmp_path):
-    run = LanceRun(docs, tmp_path / "runs")
+    run = InPlaceRun(docs, tmp_path / "runs")
     assert run.go() == counts(35, 0, 0)
     docs.append(rows(range(40, 46)))
     docs.update_text(3, "another text")
@@ -141,7 +143,7 @@ def test_lance_rows_with_errors_are_encoded_once(local, run):
 def test_lance_second_feature_set_touches_no_file_of_the_first(local, run, tmp_path):
     run.go()
     before = data_files(local)
-    other = LanceRun(local, tmp_path / "runs", ("cls", "mean"))
+    other = InPlaceRun(local, tmp_path / "runs", ("cls", "mean"))
     assert other.go() == counts(35, 0, 0)
     assert {name: data_files(local)[name] for name in before} == before
     assert missing(local) == missing(local, ("cls", "mean")) == []
@@ -175,7 +177,7 @@ def test_lance_first_run_killed_at_a_step_continues(local, tmp_path, step):
 
 @pytest.mark.parametrize("step", STEPS)
 def test_lance_later_run_killed_at_a_step_continues(local, tmp_path, step):
-    LanceRun(local, tmp_path / "runs").go()
+    InPlaceRun(local, tmp_path / "runs").go()
     local.append(rows([40, 41]))
     local.update_text(5, "changed")
     _kill(local, tmp_path, step)
@@ -189,12 +191,12 @@ def _kill(docs: Backend, tmp_path: Path, step: str) -> None:
         raise CrashError
 
     with pytest.raises(CrashError):
-        LanceRun(docs, tmp_path / "runs", on={step: crash}).go()
+        InPlaceRun(docs, tmp_path / "runs", on={step: crash}).go()
     assert docs.open().tags.list()  # the version is protected
 
 
 def _finish(docs: Backend, tmp_path: Path, expected: dict[str, int]) -> None:
-    again = LanceRun(docs, tmp_path / "runs")
+    again = InPlaceRun(docs, tmp_path / "runs")
     assert again.go() == expected
     assert missing(docs) == []
     assert again.go() == {}
@@ -262,7 +264,7 @@ def test_lance_change_of_another_writer_during_the_first_run_is_kept(local, tmp_
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_lance_change_of_another_writer_during_a_later_run_is_kept(local, tmp_path, change):
-    LanceRun(local, tmp_path / "runs").go()
+    InPlaceRun(local, tmp_path / "runs").go()
     local.append(rows([40, 41]))
     local.update_text(5, "changed before")
     make_change, left = CHANGES[change]
@@ -271,12 +273,12 @@ def test_lance_change_of_another_writer_during_a_later_run_is_kept(local, tmp_pa
 
 def _run_beside(docs: Backend, tmp_path: Path, change, step: str, left: set[int]) -> None:
     made = []
-    run = LanceRun(docs, tmp_path / "runs", on={step: lambda: made or made.append((change(docs), _keys(docs)))})
+    run = InPlaceRun(docs, tmp_path / "runs", on={step: lambda: made or made.append((change(docs), _keys(docs)))})
     run.go()
     ((_, keys),) = made
     assert _keys(docs) == keys
     assert set(missing(docs)) == left
-    again = LanceRun(docs, tmp_path / "runs")
+    again = InPlaceRun(docs, tmp_path / "runs")
     again.go()
     assert again.encoded == len(left)
     assert missing(docs) == []
@@ -294,7 +296,7 @@ def _keys(docs: Backend) -> list[tuple]:
 def test_lance_vectors_of_rows_that_moved_during_a_later_run_are_found_by_their_text(local, run, tmp_path):
     run.go()
     local.append(rows([40, 41]))
-    other = LanceRun(local, tmp_path / "runs", on={"publish": local.compact})
+    other = InPlaceRun(local, tmp_path / "runs", on={"publish": local.compact})
     assert other.go() == counts(2, 0, 35)
     assert missing(local) == []
 
@@ -304,7 +306,7 @@ def test_lance_text_column_that_was_renamed_during_the_run_is_read_by_its_id(loc
         local.open().alter_columns({"path": "body", "name": "content"})
         local.compact()
 
-    LanceRun(local, tmp_path / "runs", on={"publish": rename}).go()
+    InPlaceRun(local, tmp_path / "runs", on={"publish": rename}).go()
     read = local.read(local.address).to_pylist()
     assert all(row["embedding"] == vector(row["content"], "embedding") for row in read)
 
@@ -313,10 +315,10 @@ def test_lance_text_column_that_was_renamed_during_the_run_is_read_by_its_id(loc
 def test_lance_two_drivers_at_once_make_one_commit(tmp_path, round_):
     docs = Backend(str(tmp_path), stable_row_ids=bool(round_ % 2))
     docs.create(rows(range(25)))
-    LanceRun(docs, tmp_path).columns.table.pin(None)
+    InPlaceRun(docs, tmp_path).columns.table.pin(None)
     expected = ["Merge"]
     if round_ % 4 > 1:
-        LanceRun(docs, tmp_path / "runs").go()
+        InPlaceRun(docs, tmp_path / "runs").go()
         docs.append(rows([40]))
         expected = ["Merge", "Update"]
     barrier = threading.Barrier(2)
@@ -329,18 +331,18 @@ def test_lance_two_drivers_at_once_make_one_commit(tmp_path, round_):
                 barrier.wait(1)
 
     step = ("select", "publish", "write_fragment", "verify_fragment")[round_ // 4 % 4]
-    drivers = [LanceRun(docs, tmp_path / "runs", on={step: meet}) for _ in range(2)]
+    drivers = [InPlaceRun(docs, tmp_path / "runs", on={step: meet}) for _ in range(2)]
     with ThreadPoolExecutor(2) as threads:
-        results = list(threads.map(LanceRun.go, drivers))
+        results = list(threads.map(InPlaceRun.go, drivers))
     assert results[0] == results[1]
     assert missing(docs) == []
     assert commits_of_runs(docs) == expected
     assert docs.open().tags.list() == {}
-    assert LanceRun(docs, tmp_path / "runs").go() == {}
+    assert InPlaceRun(docs, tmp_path / "runs").go() == {}
 
 
 def test_lance_readers_see_no_or_all_features_of_a_run(local, tmp_path):
-    LanceRun(local, tmp_path / "runs").go()
+    InPlaceRun(local, tmp_path / "runs").go()
     seen, done = set(), threading.Event()
 
     def poll() -> None:
@@ -352,7 +354,7 @@ def test_lance_readers_see_no_or_all_features_of_a_run(local, tmp_path):
 
     with ThreadPoolExecutor(1) as threads:
         polling = threads.submit(poll)
-        run = LanceRun(local, tmp_path / "runs", ("cls",))
+        run = InPlaceRun(local, tmp_path / "runs", ("cls",))
         run.go()
         local.append(rows([40, 41, 42]))
         run.go()
@@ -428,7 +430,7 @@ def test_lance_pinned_version_outlives_a_cleanup_during_the_run(local, run):
 def test_lance_interrupted_run_keeps_its_version_though_another_writer_commits(local, tmp_path):
     _kill(local, tmp_path, "publish")
     local.append(rows([40]))
-    again = LanceRun(local, tmp_path / "runs")
+    again = InPlaceRun(local, tmp_path / "runs")
     assert again.go() == counts(35, 0, 0)
     assert missing(local) == [40]
     assert again.go() == counts(1, 0, 35)
@@ -438,7 +440,7 @@ def test_lance_interrupted_run_keeps_its_version_though_another_writer_commits(l
 def test_lance_update_leaves_the_versions_of_other_rows(tmp_path):
     docs = Backend(str(tmp_path), stable_row_ids=True)
     docs.create(rows(range(20)))
-    run = LanceRun(docs, tmp_path / "runs")
+    run = InPlaceRun(docs, tmp_path / "runs")
     run.go()
     docs.update_text(3, "changed")
     before = docs.open().version
@@ -450,7 +452,7 @@ def test_lance_update_leaves_the_versions_of_other_rows(tmp_path):
 def test_lance_index_on_vectors_leaves_out_the_rows_that_changed(tmp_path):
     docs = Backend(str(tmp_path))
     docs.create(rows(range(300)))
-    run = LanceRun(docs, tmp_path / "runs")
+    run = InPlaceRun(docs, tmp_path / "runs")
     run.go()
     docs.open().create_index("embedding", "IVF_FLAT", num_partitions=1, metric="l2")
     docs.update_text(3, "changed")
@@ -474,7 +476,7 @@ def test_lance_restored_version_is_encoded_as_it_is(local, run):
 def test_lance_empty_dataset_gets_no_columns(tmp_path):
     docs = Backend(str(tmp_path))
     docs.create(rows([]))
-    run = LanceRun(docs, tmp_path / "runs")
+    run = InPlaceRun(docs, tmp_path / "runs")
     assert run.go() == counts(0, 0, 0)
     docs.append(rows([1]))
     assert run.go() == counts(1, 0, 0)

@@ -81,6 +81,9 @@ class LanceColumns:
         state = State(**stored)
         return replace(state, source_version=dataset.version) if is_covered else state
 
+    def prepare(self, stored: pa.Schema) -> None:
+        """Do nothing: the commit of the values adds the columns."""
+
     def protect(self, version: int) -> int:
         """Protect a version from cleanup until `publish` has returned.
 

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from varve.backfill.in_place_rows import Chunk, OwnColumns, overlay_rows, placed_rows, read_part_rows, same_bits
+from varve.backfill.in_place_rows import Chunk, OwnColumns, overlay_rows, placed_rows, same_bits
+from varve.backfill.in_place_texts import find_rows, stale_rows
 from varve.errors import RunError
 from varve.lake.lance_column_file import ColumnFile, delete_column_file, read_column_file, write_column_file
 from varve.lake.lance_dataset import lance_errors, open_version
 from varve.lake.lance_offsets import encode_offsets
-from varve.lake.text_hash import hash_texts
+from varve.lake.text_hash import HASH_TYPE
 from varve.output.part_table import PartTable
 from varve.source.row_selection import RowSelection
 
@@ -134,43 +134,17 @@ class FragmentTask:
 
     def _found_rows(self) -> tuple[NDArray[np.int64], Iterable[Chunk]]:
         """Rows of the fragment that are stale and whose text the parts have."""
-        stale = [self._stale(places, table) for places, table in self._scan(self._compared)]
+        columns = [*self.text_columns, *([self.own.hash] if self._has_columns else [])]
+        stale = [self._stale(places, table) for places, table in self._scan(columns)]
         places = self._concat(offsets for offsets, _ in stale)
-        wanted = pa.concat_arrays([hashes for _, hashes in stale] or [pa.array([], self._hash_type)])
-        rows = self._look_up(wanted.unique())
-        at = pc.index_in(wanted, value_set=rows[self.own.hash].combine_chunks())  # pyright: ignore[reportAttributeAccessIssue]
-        is_found = at.is_valid().to_numpy(zero_copy_only=False)
+        hashes = pa.concat_arrays([pa.array([], HASH_TYPE), *(each for _, each in stale)])
+        is_found, rows = find_rows(self.selection.storage, self.parts, self.own, self.schema, hashes)
         places = places[is_found]
-        return places, [(places, rows.take(at.drop_null()))] if len(places) else []
-
-    @property
-    def _hash_type(self) -> pa.DataType:
-        return self.schema.field(self.own.hash).type
-
-    @property
-    def _compared(self) -> list[str]:
-        return [*self.text_columns, *([self.own.hash] if self._has_columns else [])]
+        return places, [(places, rows)] if len(places) else []
 
     def _stale(self, places: NDArray[np.int64], table: pa.Table) -> tuple[NDArray[np.int64], pa.Array]:
-        """(offsets, hashes of the texts) of the rows without the right hash."""
-        hashes = hash_texts([table[name].cast(pa.string()) for name in self.text_columns])
-        if not self._has_columns:
-            return places, hashes
-        same = pc.equal(hashes, table[self.own.hash].combine_chunks()).fill_null(False)  # noqa: FBT003  # pyright: ignore[reportAttributeAccessIssue]
-        is_stale = ~same.to_numpy(zero_copy_only=False)
+        is_stale, hashes = stale_rows(table, self.text_columns, self.own.hash)
         return places[is_stale], hashes.filter(pa.array(is_stale))
-
-    def _look_up(self, hashes: pa.Array) -> pa.Table:
-        """One row of the parts for each of these hashes that they have."""
-        found = [self.schema.empty_table()]
-        for part in self.parts:
-            if not (part.range.num_rows and len(hashes)):
-                continue
-            rows = read_part_rows(self.selection.storage, part, self.own, self.schema)
-            at = pc.index_in(hashes, value_set=rows[self.own.hash].combine_chunks())  # pyright: ignore[reportAttributeAccessIssue]
-            found.append(rows.take(at.drop_null()))
-            hashes = hashes.filter(at.is_null())
-        return pa.concat_tables(found)
 
     def _overlay(self, places: NDArray[np.int64], new: Iterable[Chunk]) -> Iterator[pa.Table]:
         """All physical rows of the fragment."""

@@ -3,16 +3,19 @@
 import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from tests.lake.backend_lance import Backend
 from varve.backfill.in_place_diff import select_in_place
 from varve.backfill.lance_columns import LanceColumns
+from varve.backfill.rewritten_files_columns import RewrittenColumns
 from varve.config.table_address import parse_table_address
 from varve.engine.parallel import in_threads
 from varve.lake.lance_table import LanceTable
+from varve.lake.open_table import open_table
+from varve.lake.table import Table
 from varve.lake.text_hash import HASH_TYPE, hash_texts
 from varve.output.part_file import Part, part_name, read_part, write_part
 from varve.output.part_table import PartTable
@@ -34,33 +37,34 @@ def vector(text: str | None, name: str) -> list[float] | None:
 
 
 @dataclass
-class LanceRun:
+class InPlaceRun:
     """One command on a dataset; each call of a method repeats what a driver does.
 
     Attributes:
-        backend: of the dataset.
+        backend: of the table, see `backends.Backend`.
         folder: of outputs.
         features: names of the feature columns.
         on: name of a step → function that is called before it.
         encoded: rows, over all calls.
     """
 
-    backend: Backend
-    folder: Path
+    backend: Any
+    folder: Path = Path()
     features: tuple[str, ...] = ("embedding",)
     on: dict = field(default_factory=dict)
     encoded: int = 0
 
     @property
-    def columns(self) -> LanceColumns:
+    def columns(self) -> LanceColumns | RewrittenColumns:
         feature_set = hashlib.sha256(repr(self.features).encode()).hexdigest()
-        return LanceColumns(
-            LanceTable(parse_table_address(self.backend.address)), feature_set, self.features, ("body",)
-        )
+        table: Any = open_table(parse_table_address(self.backend.address))
+        kind: Any = LanceColumns if isinstance(table, LanceTable) else RewrittenColumns
+        return kind(table, feature_set, self.features, ("body",))
 
     def go(self) -> dict[str, int]:
         """Counts of rows, as in a selection; empty if there was nothing to do."""
         table, columns = self.columns.table, self.columns
+        columns.prepare(pa.schema([(name, VECTOR) for name in self.features]))
         pin, state = table.pin(None), columns.state()
         if state and state.source_version == pin.version:
             return {}
@@ -68,7 +72,8 @@ class LanceRun:
         version = columns.protect(pin.version)
         since = state.source_version if state else None
         run = hashlib.sha256(f"{columns.feature_set} {pin.uuid} {since} {version}".encode()).hexdigest()
-        storage = Storage(str(self.folder / run[:16]))
+        folder = self.folder if isinstance(columns, LanceColumns) else columns.table.folder
+        storage = Storage(f"{folder}/{run[:16]}")
         selection = RowSelection.load(storage)
         if selection is None:
             self.step("select")
@@ -89,7 +94,7 @@ class LanceRun:
             self.step(work.__name__)
         return in_threads(work, items)
 
-    def parts(self, table: LanceTable, version: int, selection: RowSelection) -> PartTable:
+    def parts(self, table: Table, version: int, selection: RowSelection) -> PartTable:
         files = {file.path: file for file in table.files(version)}
         chosen = tuple(files[each.path] for each in selection.files)
         reader = TableReader(table, version, chosen, ("body",), ("body",), selection)
@@ -126,11 +131,10 @@ class LanceRun:
         )
 
 
-def missing(backend: Backend, features: tuple[str, ...] = ("embedding",)) -> list[int]:
+def missing(backend: Any, features: tuple[str, ...] = ("embedding",)) -> list[int]:
     """Keys of rows without features; fails if a row has other features than those of its text."""
     rows = backend.read(backend.address)
-    hashes = rows[f"{features[0]}_hash"]
-    assert hashes.type == HASH_TYPE
+    hashes = rows[f"{features[0]}_hash"].cast(HASH_TYPE)
     left = []
     expected = hash_texts([rows["body"]]).to_pylist()
     for at, (key, text) in enumerate(zip(rows["doc_id"].to_pylist(), rows["body"].to_pylist(), strict=True)):
@@ -138,7 +142,6 @@ def missing(backend: Backend, features: tuple[str, ...] = ("embedding",)) -> lis
             left.append(key)
             continue
         for name in features:
-            assert rows.schema.field(name).type == VECTOR
             assert rows[name][at].as_py() == vector(text, name), (key, name)
         assert rows[f"{features[0]}_error"][at].as_py() == ("null text" if text is None else None)
     assert len(set(rows["doc_id"].to_pylist())) == len(rows)
