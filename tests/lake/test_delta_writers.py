@@ -107,6 +107,21 @@ def test_two_drivers_of_a_run_make_one_commit_twenty_times(table):
     assert live_keys(table) == list(range(20))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("server", ["radosgw", "azurite"])
+def test_two_drivers_on_another_store_make_one_commit(container, server):
+    table = feature_table(container(server))
+    table.prepare(definition())
+    for number in range(5):
+        one = change(table, number, [write_file(table, feature_rows([number]))], table.files(number)[:1])
+        errors = []
+        at_once([lambda one=one: table.commit(one)] * 2, errors)
+        assert errors == []
+    assert table.pin(None).version == 5
+    assert len(live_keys(table)) == len(table.files(5)) == 1
+    assert table.state(FEATURE_SET) == state(4)
+
+
 def test_two_drivers_of_different_runs_cannot_both_commit(local):
     for number in range(10):
         head, errors = local.pin(None).version, []
