@@ -56,10 +56,10 @@ def make_snapshot(table: Table, change: Change) -> Snapshot:
         ValueError: a removed file is not in the table.
     """
     properties = {
+        **{f"varve.{name}": value for name, value in change.details.items()},
         RUN_PROPERTY: change.state.run,
         FEATURE_SET_PROPERTY: change.state.feature_set,
         STATE_PROPERTY: encode_state(change.state, None),
-        **{f"varve.{name}": value for name, value in change.details.items()},
     }
     update = table.transaction().update_snapshot(snapshot_properties=properties)
     producer = update.overwrite() if change.removes else update.fast_append()

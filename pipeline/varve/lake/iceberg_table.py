@@ -75,7 +75,7 @@ class IcebergTable:
     @property
     def folder(self) -> str:
         """The folder of runs; `remove_orphan_files` passes names over that start with an underscore."""
-        return f"{recent_table(self.address, None).location().rstrip('/')}/data/_varve"
+        return f"{recent_table(self.address, None).location().rstrip('/')}/_varve"
 
     def exists(self) -> bool:
         """Whether the catalog has the table."""
@@ -122,7 +122,7 @@ class IcebergTable:
 
 
 def _schema_of(table: OpenTable, snapshot: Snapshot | None) -> Schema:
-    """The columns of a snapshot; the current one has those that were added or renamed after it, too."""
+    """The columns of a snapshot; those of the table for the current one: a column may be added after it."""
     if snapshot is None or snapshot.schema_id is None or snapshot.snapshot_id == table.metadata.current_snapshot_id:
         return table.schema()
     return table.schemas().get(snapshot.schema_id, table.schema())
