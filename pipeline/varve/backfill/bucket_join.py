@@ -110,10 +110,8 @@ class BucketJoin:
         return keys.values.filter(pa.array(keys.mask(before) & ~keys.mask(in_added)))
 
     def _write_positions(self, places: pa.Table) -> tuple[str, NDArray[np.int32], NDArray[np.int64]]:
-        files, positions = places[FILE].to_numpy(), places[POSITION].to_numpy()
-        order = np.lexsort((positions, files))
-        numbers, counts = np.unique(files, return_counts=True)
-        content = positions[order].astype("<i8").tobytes()
+        numbers, counts = np.unique(places[FILE].to_numpy(), return_counts=True)
+        content = places[POSITION].to_numpy().astype("<i8").tobytes()  # in the order of files, as they were read
         name = create_named(self.storage, f"{self.temporary}/selected", content) if content else ""
         return name, numbers.astype(np.int32), np.cumsum(counts)
 

@@ -2,9 +2,9 @@
 
     PREFIX/SIDE-SHA256    the rows of some files: for each bucket an Arrow stream
 
-Knows nothing of what is done with a bucket. Invariants: a bucket holds all rows of its keys, whatever the table; an
-object is named by its content, so tasks that are repeated and drivers that work at once write the same objects; memory
-is that of `CHUNK_ROWS` rows of keys and hashes.
+Knows nothing of what is done with a bucket. Invariants: a bucket holds all rows of its keys, whatever the table, in
+the order of files and rows; an object is named by its content, so tasks that are repeated and drivers that work at once
+write the same objects; memory is that of `CHUNK_ROWS` rows of keys and hashes.
 """
 
 import hashlib
@@ -25,9 +25,9 @@ from varve.errors import RunError
 from varve.lake.table import TableFile, VersionExpiredError
 from varve.storage.object_store import Storage
 
-BUCKET_ROWS = 2_000_000  # of all sides together; a bucket is joined in memory
+BUCKET_ROWS = 1_000_000  # of all sides together; a task joins a bucket in memory
 _MAX_BUCKETS = 65_536
-CHUNK_ROWS = 1_000_000  # of an object
+CHUNK_ROWS = 500_000  # of an object
 CHUNK_BYTES = 512 * 2**20  # of the files of a task
 _LEAST_ROW_BYTES = 64  # of a file whose rows are not known
 _THREADS = 8  # requests of a task to a store

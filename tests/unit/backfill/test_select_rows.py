@@ -219,6 +219,11 @@ def test_expired_version_compares_all_rows(lake):
     assert lake.features.content() == hashes_of(lake.source.rows(), "doc_id", ["body"])
 
 
+def test_keys_far_from_all_of_the_source_are_removed_when_all_rows_are_compared(lake):
+    lake.source.change(removes=["20.parquet"])
+    assert lake.select(since=None).counts == {"new": 0, "changed": 0, "unchanged": 20, "removed": 10}
+
+
 def test_removed_files_of_an_old_version_compare_all_rows(lake):
     old = lake.since
     lake.source.change(adds={"10.parquet": documents({10: "text 0", 11: "other"})})
