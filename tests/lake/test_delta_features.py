@@ -3,6 +3,7 @@
 import json
 import pickle
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -182,6 +183,14 @@ def test_files_of_a_commit_have_statistics_of_the_key_and_relative_paths(table):
     info = next(action["commitInfo"] for action in actions if "commitInfo" in action)
     assert info["varve.source_version"] == "1"
     assert info["varve.new"] == "3"
+
+
+def test_details_of_a_change_are_in_the_history_with_one_prefix(local):
+    local.commit(replace(change(local, 1), details={"rows-new": "3", "varve.rows-changed": "4"}))
+    entry = version_of(local).history(1)[0]
+    assert {name: entry[name] for name in entry if name.startswith("varve.rows")} == {
+        "varve.rows-new": "3", "varve.rows-changed": "4",
+    }  # fmt: skip
 
 
 def test_partition_values_of_other_formats_become_text():

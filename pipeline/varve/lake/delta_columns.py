@@ -7,7 +7,7 @@ import pyarrow as pa
 from deltalake import CommitProperties, Schema
 from deltalake.exceptions import DeltaError
 
-from varve.lake.delta_log import library_errors, open_version
+from varve.lake.delta_log import library_errors, open_version, retried
 from varve.lake.delta_types import stored_schema
 
 _KEY = "varve.feature_set"
@@ -29,7 +29,7 @@ def add_columns(name: str, columns: pa.Schema, feature_set: str) -> None:
     marked = [field.with_metadata({_KEY: feature_set}) for field in stored_schema(columns, name)]
     with library_errors(name, "changed"):
         try:
-            _add_missing(name, marked)
+            retried(lambda: _add_missing(name, marked))
         except (DeltaError, OSError):
             _add_missing(name, marked)  # another commit came first, perhaps of another driver
 

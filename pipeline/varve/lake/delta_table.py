@@ -188,7 +188,8 @@ def _commit_info(change: Change) -> dict[str, str]:
     """What the table's history shows of a run."""
     state = change.state
     shown = {"run": state.run, "source_uuid": state.source_uuid, "source_version": str(state.source_version)}
-    return {f"varve.{name}": value for name, value in {**change.details, **shown}.items()}
+    details = {name.removeprefix("varve."): value for name, value in change.details.items()}
+    return {f"varve.{name}": value for name, value in {**details, **shown}.items()}
 
 
 def _now() -> int:
