@@ -15,7 +15,8 @@ TIMEOUT_S = 600  # the engines take tens of seconds on a busy machine
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        item.add_marker(pytest.mark.timeout(TIMEOUT_S))
+        if item.path.parent == Path(__file__).parent:
+            item.add_marker(pytest.mark.timeout(TIMEOUT_S))
 
 
 def run(folder: Path, environment: str, script: str, *arguments: str) -> Iterator[Engine]:
