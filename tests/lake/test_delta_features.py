@@ -151,6 +151,7 @@ def test_commit_adds_and_removes_files_and_records_the_state(table):
     assert live_keys(table) == [1, 2, 3, 4, 5]
     assert table.state(FEATURE_SET) == state(3)
     assert table.state("0" * 64) is None
+    assert table.state(FEATURE_SET[:12] + "0" * 52) is None
     old = next(file for file in table.files(1) if file.path == german.path)
     kept = write_file(table, feature_rows([3, 5]), '["de"]')
     assert table.commit(change(table, 2**62 + 1, [kept], [old])) == 2
