@@ -113,6 +113,8 @@ class _Comparison:
         return self._select(self._list_files(None))
 
     def _select(self, files: _Files) -> RowSelection:
+        if not (files.added or files.removed or files.removed is None):
+            return self._selection(f"{_FOLDER}/{self.request.head}", files, (), dict.fromkeys(_COUNTS, 0))
         return self._select_changed(files) if files.destination else self._select_all(files)
 
     def _list_files(self, since: int | None) -> _Files:

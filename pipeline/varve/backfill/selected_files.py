@@ -27,7 +27,7 @@ _BYTES = 8  # of a position
 
 @dataclass(frozen=True, slots=True)
 class _ShardRows:
-    """Where the positions of a shard are: names of objects, and the rows of each that are its."""
+    """Where the positions of a shard are: rows [start, stop) of each of these objects."""
 
     shard: int
     names: tuple[str, ...]
@@ -49,7 +49,7 @@ def gather_files(
     prefix: str,
     spread: Spread,
 ) -> tuple[SelectedFile, ...]:
-    """The files with selected rows; the positions of those that are not selected whole are written.
+    """The files with selected rows; writes the positions of a file unless all of its rows are selected.
 
     Args:
         files: F files in the order of shards.

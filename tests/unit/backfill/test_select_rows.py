@@ -26,7 +26,7 @@ class Lake:
         self.since = None
         self.runs = 0
 
-    def select(self, since="in step", storage=None) -> RowSelection:
+    def select(self, since="in step", storage=None, spread=in_threads) -> RowSelection:
         self.runs += storage is None
         storage = storage or Storage(f"{self.folder}/run{self.runs}")
         since = self.since if since == "in step" else since
@@ -34,7 +34,7 @@ class Lake:
         request = DiffRequest(
             source, source.head, since, features, features.head, "doc_id", tuple(self.texts), self.deletes
         )
-        return select_rows(request, storage, in_threads)
+        return select_rows(request, storage, spread)
 
     def run(self) -> RowSelection:
         selection, features = self.select(), self.features
@@ -78,9 +78,9 @@ def test_first_run_reads_keys_only_and_selects_whole_files(tmp_path):
     assert selection.prefix == "_varve/diff/none"
 
 
-def test_same_version_reads_and_selects_nothing(lake):
+def test_same_version_reads_and_selects_nothing_and_starts_no_task(lake):
     lake.features.opened.clear()
-    selection = lake.select()
+    selection = lake.select(spread=lambda _work, _items: pytest.fail("a task was started"))
     assert selection.files == ()
     assert selection.counts == {"new": 0, "changed": 0, "unchanged": 30, "removed": 0}
     assert (lake.source.reads, lake.features.opened) == ({}, [])
