@@ -37,11 +37,19 @@ def job_of(tiny):
                 "source": {"table": backend.address, **own, **(source or {})},
                 "model": {"name": tiny("bert")},
                 "features": {"embedding": {"pool": "mean"}},
-                "output": {"table": backend.address if in_place else backend.features_address, **output},
+                "output": {"table": backend.address if in_place else backend.features_address} | output,
             }
         )
 
     return make
+
+
+@pytest.fixture
+def sibling(backend):
+    """Backends whose features go to a table of their own."""
+    if backend.address.startswith("lance"):
+        pytest.skip("features of Lance are columns of the source")
+    return backend
 
 
 def features_of(backend: Backend) -> pa.Table:
@@ -155,6 +163,31 @@ def test_all_rows_deleted_leave_an_empty_table(backend, job_of):
     assert features_of(backend).num_rows == 0
 
 
+def test_rewritten_columns_follow_the_source(sibling, job_of, tmp_path):
+    """Features as columns of the Iceberg or Delta table that has the texts."""
+    sibling.create(rows(range(ROWS)), partition="lang")
+    job = job_of(sibling, table=sibling.address, columns="rewrite")
+    assert finish_table(job)[0].table["rows"]["new"] == ROWS
+    assert finish_table(job)[1]
+    columns = sibling.read(sibling.address).slice(0, 0)
+    sibling.append(pa.concat_tables([columns, rows([1000, 1001])], promote_options="default"))
+    sibling.delete([8])
+    assert finish_table(job)[0].num_rows == 2
+    sibling.compact()
+    assert finish_table(job)[0].num_rows == 0
+    found = sibling.read(sibling.address).sort_by("doc_id")
+    expected = expected_of(job, found.select(SCHEMA.names).cast(SCHEMA), tmp_path / "plain")
+    assert found["embedding_hash"].cast(pa.binary()).to_pylist() == expected["text_hash"].to_pylist()
+    got, want = (pc.list_flatten(table["embedding"]).to_numpy() for table in (found, expected))
+    assert abs(got - want).max() < 1e-5
+
+
+def test_source_as_destination_without_rewrite_is_refused(sibling, job_of):
+    sibling.create(rows(range(3)))
+    with pytest.raises(JobError, match=r"output\.columns: rewrite"):
+        finish_table(job_of(sibling, table=sibling.address))
+
+
 @pytest.mark.parametrize("step", ["copy_live_rows", "check_staged", "manifest"])
 def test_interrupted_run_is_continued_by_the_same_command(backend, job_of, monkeypatch, tmp_path, step):
     backend.create(rows(range(ROWS)))
@@ -187,14 +220,6 @@ def test_row_that_cannot_be_encoded_has_key_hash_and_reason_and_is_not_tried_aga
     manifest, _ = finish_table(job)
     assert manifest.num_rows == 1
     assert features_of(backend)["embedding"].null_count == 1
-
-
-@pytest.fixture
-def sibling(backend):
-    """Backends whose features go to a table of their own."""
-    if backend.address.startswith("lance"):
-        pytest.skip("features of Lance are columns of the source")
-    return backend
 
 
 @pytest.mark.parametrize(("keys", "problem"), [([1, 2, 1], "1"), ([1, None, 2], "null"), ([4, 5, 4, 5], "4")])

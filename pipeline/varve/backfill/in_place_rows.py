@@ -85,7 +85,7 @@ def read_part_rows(storage: Storage, part: Part, own: OwnColumns, schema: pa.Sch
     """
     content = storage.read(part.name)
     if content is None or hashlib.sha256(content[: part.data_bytes]).hexdigest() != part.data_sha256:
-        what = "is missing" if content is None else "is damaged: its bytes are not those that the run wrote"
+        what = "is missing" if content is None else "is damaged: its bytes differ from what the run wrote"
         msg = f"{storage.uri}/{part.name} {what}. Delete it and run the same command again"
         raise RunError(msg)
     try:

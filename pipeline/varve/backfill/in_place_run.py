@@ -12,6 +12,8 @@ from typing import Any
 import pyarrow as pa
 
 from varve.backfill.lance_columns import LanceColumns
+from varve.backfill.rewritten_files_columns import RewrittenColumns
+from varve.backfill.table_columns import check_types
 from varve.config.job import Job
 from varve.config.table_address import parse_table_address
 from varve.encoder.feature_plan import ROW_COLUMNS
@@ -23,6 +25,7 @@ from varve.planning.feature_set import FeatureSet, find_feature_set
 from varve.planning.saved_job import read_job
 from varve.storage.object_store import Storage
 
+Columns = LanceColumns | RewrittenColumns
 _RUN_CHARACTERS = 16  # of the hash in a folder's name
 
 
@@ -40,7 +43,7 @@ class InPlaceRun:
     """
 
     job: Job
-    columns: LanceColumns
+    columns: Columns
     pin: Pin
     state: State | None
     since: int | None
@@ -57,8 +60,8 @@ def open_in_place(job: Job, *, create: bool) -> InPlaceRun:
     """Open the table of a job whose features become columns of it.
 
     Args:
-        job: with the same Lance dataset as source and output.
-        create: protect the version that is read from cleanup.
+        job: with the same table as source and output.
+        create: add the columns, and protect the version that is read from cleanup.
 
     Raises:
         JobError: the table does not exist or does not fit the job.
@@ -66,16 +69,21 @@ def open_in_place(job: Job, *, create: bool) -> InPlaceRun:
     """
     address = parse_table_address(job.source.table or "")
     if str(address) != str(parse_table_address(job.output.table or "")):
-        msg = f"output.table: {job.output.table}: features of a Lance table are columns of the source: name {address}"
+        why = "Lance features are columns of the source" if address.format == "lance" else "output.columns is rewrite"
+        msg = f"output.table: {job.output.table} is not the source, but {why}: name {address}"
         raise JobError(msg)
     if job.source.at is not None:
         msg = f"source.at: {job.source.at} is not allowed: columns are added to the current version of {address}"
         raise JobError(msg)
     features = find_feature_set(job)
     table: Any = open_table(address)
-    pin = table.pin(None)
-    columns = LanceColumns(table, features.sha256, _names(features), job.source.text_columns)
-    state = columns.state()
+    kind: Any = LanceColumns if address.format == "lance" else RewrittenColumns
+    columns = kind(table, features.sha256, _names(features), job.source.text_columns)
+    if address.format != "lance":
+        check_types(job, features.feature_plan)
+    if create:
+        columns.prepare(features.output_schema(pa.schema([])))
+    pin, state = table.pin(None), columns.state()
     if state and (unfinished := _continue_run(features.job, columns, table, state)):
         return unfinished
     in_step = state is not None and job.output.since != "full" and _texts(state) == [*job.source.text_columns]
@@ -86,11 +94,11 @@ def open_in_place(job: Job, *, create: bool) -> InPlaceRun:
         return _make_run(features.job, columns, pin, state, since, state.run, state.folder)
     content = [features.sha256, pin.uuid, since, pin.version]
     run = hashlib.sha256(json.dumps(content).encode()).hexdigest()
-    folder = f"{table.uri}/_varve/{run[:_RUN_CHARACTERS]}"
+    folder = f"{_folder(table)}/{run[:_RUN_CHARACTERS]}"
     return _make_run(features.job, columns, pin, state, since, run, folder)
 
 
-def _continue_run(job: Job, columns: LanceColumns, table: Any, state: State) -> InPlaceRun | None:
+def _continue_run(job: Job, columns: Columns, table: Any, state: State) -> InPlaceRun | None:
     """The run that was committed but has no manifest yet, with the version that it read; None if it has one."""
     storage = Storage(state.folder, patient=False)
     stored = read_job(storage)
@@ -102,7 +110,13 @@ def _continue_run(job: Job, columns: LanceColumns, table: Any, state: State) -> 
 
 
 def _make_run(
-    job: Job, columns: LanceColumns, pin: Pin, state: State | None, since: int | None, run: str, folder: str
+    job: Job,
+    columns: Columns,
+    pin: Pin,
+    state: State | None,
+    since: int | None,
+    run: str,
+    folder: str,
 ) -> InPlaceRun:
     address = str(columns.table.address)
     update = {
@@ -110,6 +124,11 @@ def _make_run(
         "output": job.output.model_copy(update={"path": folder, "table": address}),
     }
     return InPlaceRun(job.model_copy(update=update), columns, pin, state, since, run)
+
+
+def _folder(table: Any) -> str:
+    """Where folders of runs lie; Lance knows nothing of other folders in that of a dataset."""
+    return f"{table.uri}/_varve" if table.address.format == "lance" else table.folder
 
 
 def _names(features: FeatureSet) -> tuple[str, ...]:

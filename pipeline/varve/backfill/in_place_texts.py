@@ -35,7 +35,7 @@ def stale_rows(table: pa.Table, text_columns: Sequence[str], hash_column: str) -
 def find_rows(
     storage: Storage, parts: PartTable, own: OwnColumns, schema: pa.Schema, hashes: pa.Array
 ) -> tuple[NDArray[np.bool_], pa.Table]:
-    """((H,) whether the parts have a text, the encoded rows of those that they have, in order).
+    """((H,) whether the parts have a text, the encoded rows of the texts that are found, in order).
 
     The parts are read one after the other; the rows that are found are kept in memory.
 

@@ -66,7 +66,7 @@ class LanceColumns:
     def state(self) -> State | None:
         """With which version of the table the columns are in step; None if there are no such columns.
 
-        `source_version` is the latest version if its rows are those that the last run covered, whatever else was
+        `source_version` is the latest version if it has the rows that the last run covered, whatever else was
         committed since then.
 
         Raises:
@@ -103,7 +103,7 @@ class LanceColumns:
 
         Args:
             storage: of the run.
-            parts: of the run, with columns `text_hash` and `error` beside the features.
+            parts: of the run, with columns `text_hash`, `error` and the features.
             selection: of the run.
             version: that the run has read.
             run: SHA-256 of the run.

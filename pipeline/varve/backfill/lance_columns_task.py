@@ -44,7 +44,7 @@ class FragmentTask:
         schema: of the own columns.
         text_columns: names in this version.
         selection: of the run.
-        shard: whose rows are those that the selection has of this fragment; None: rows are found by their text.
+        shard: whose rows are the selected ones of this fragment; None: rows are found by their text.
         parts: of the shard; or those in which texts are looked up.
     """
 

@@ -37,7 +37,7 @@ class RewrittenFile:
         text_columns: one or two.
         layout: of files of the table.
         selection: of the run.
-        shard: whose rows are those that the selection has of this file; None: rows are found by their text.
+        shard: whose rows are the selected ones of this file; None: rows are found by their text.
         parts: of the shard; or those in which texts are looked up.
     """
 

@@ -92,7 +92,7 @@ class RewrittenColumns:
 
         Args:
             storage: of the run, below the `folder` of the table.
-            parts: of the run, with columns `text_hash` and `error` beside the features.
+            parts: of the run, with columns `text_hash`, `error` and the features.
             selection: of the run.
             version: that the run has read.
             run: SHA-256 of the run.

@@ -83,19 +83,16 @@ def open_run(job: Job, *, create: bool = True) -> TableRun:
         JobError: a table or column does not exist or does not fit the job.
         RunError: a catalog or store failed.
     """
-    if not (job.source.table and job.output.table):
-        msg = "output.table needs source.table: the features of a table's rows go to a table"
-        raise JobError(msg)
     if job.source.key is None:
         msg = "source.key is missing: name the column that identifies a row of the table"
         raise JobError(msg)
     features = find_feature_set(job)
-    source = open_table(parse_table_address(job.source.table))
+    source = open_table(parse_table_address(job.source.table or ""))
     pin = source.pin(job.source.at)
     if pin.version is None:
         msg = f"source.table: {job.source.table} has no snapshot yet. Write rows to it first"
         raise JobError(msg)
-    destination = open_feature_table(parse_table_address(job.output.table))
+    destination = open_feature_table(parse_table_address(job.output.table or ""))
     job = _keep_partition(features.job, pin)
     definition = _define(job, features, pin)
     exists = destination.exists()

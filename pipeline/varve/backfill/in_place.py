@@ -1,4 +1,4 @@
-"""A run whose features become columns of the Lance dataset that has the texts."""
+"""A run whose features become columns of the table that has the texts: Lance, and others on request."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +13,7 @@ from varve.storage.object_store import Storage
 
 
 @dataclass(frozen=True, slots=True)
-class LanceBackfill:
+class InPlaceBackfill:
     """See `backfill.Backfill`."""
 
     run: InPlaceRun
@@ -50,7 +50,7 @@ class LanceBackfill:
         ).save()
 
     def publish(self, storage: Storage, parts: PartTable, selection: RowSelection, spread: Spread) -> dict[str, Any]:
-        """Commit the columns; see `LanceColumns.publish`."""
+        """Commit the columns; see `LanceColumns.publish` and `RewrittenColumns.publish`."""
         run, columns = self.run, self.run.columns
         version = columns.publish(storage, parts, selection, run.version, run.run, spread)
         return {
