@@ -7,8 +7,9 @@ from itertools import count
 from typing import Any
 
 import pyarrow as pa
+import pytest
 
-from tests.lake.backends import Backend
+from tests.lake.backends import Backend, make_backend
 from varve.config.table_address import parse_table_address
 from varve.lake.open_table import open_feature_table
 from varve.lake.table import Change, Definition, FeatureTable, NewFile, PartitionField, State, TableFile
@@ -26,6 +27,7 @@ COLUMNS = pa.schema(
     ]
 )
 BY_LANGUAGE = (PartitionField("lang", "lang"),)
+KINDS = ("iceberg-sqlite", "iceberg-rest", "delta-disk", "delta-s3")
 _NAMES = count()
 
 
@@ -95,3 +97,16 @@ class Features:
 def features_of(backend: Backend) -> Features:
     """The feature table of a backend, which need not exist."""
     return Features(backend, open_feature_table(parse_table_address(backend.features_address)))
+
+
+@pytest.fixture(params=KINDS)
+def features(request, tmp_path, monkeypatch) -> Features:
+    """A feature table that does not exist yet."""
+    return features_of(make_backend(request.param, tmp_path, lambda: request.getfixturevalue("seaweed"), monkeypatch))
+
+
+@pytest.fixture
+def prepared(features) -> Features:
+    """An empty feature table."""
+    features.table.prepare(definition())
+    return features

@@ -93,6 +93,22 @@ def test_fault_of_the_stage_or_publish_request_leaves_one_snapshot(features, com
     assert features.table.state(FEATURE_SET) == state(1)
 
 
+@pytest.mark.parametrize("number", [1, 2])
+def test_head_that_moves_just_before_the_stage_or_publish_request_is_seen(features, commits, number):
+    features.add(1, [1, 2])
+    change = features.change(2, [features.write([3])])
+    commits(lambda _send: feature_files(features).delete("doc_id = 1"), number)
+
+    def drive() -> None:
+        features.table.stage(change)
+        features.table.commit(change)
+
+    with pytest.raises(HeadMovedError):
+        drive()
+    assert features.keys() == [2]
+    assert features.table.state(FEATURE_SET) == state(1)
+
+
 def test_catalog_that_never_takes_a_commit_ends_the_run_by_name(features, monkeypatch):
     change = features.change(1, [features.write([1])])
     monkeypatch.setattr("varve.lake.iceberg_commit._MAX_ATTEMPTS", 3)
