@@ -12,7 +12,7 @@ from varve.backfill.in_place_diff import select_in_place
 from varve.backfill.lance_columns import LanceColumns
 from varve.backfill.rewritten_files_columns import RewrittenColumns
 from varve.config.table_address import parse_table_address
-from varve.engine.parallel import in_threads
+from varve.engine.parallel import Spread, in_threads
 from varve.lake.lance_table import LanceTable
 from varve.lake.open_table import open_table
 from varve.lake.table import Table
@@ -46,6 +46,7 @@ class InPlaceRun:
         features: names of the feature columns.
         on: name of a step → function that is called before it.
         encoded: rows, over all calls.
+        spread: runs work on files.
     """
 
     backend: Any
@@ -53,6 +54,7 @@ class InPlaceRun:
     features: tuple[str, ...] = ("embedding",)
     on: dict = field(default_factory=dict)
     encoded: int = 0
+    spread: Spread = in_threads
 
     @property
     def columns(self) -> LanceColumns | RewrittenColumns:
@@ -77,22 +79,22 @@ class InPlaceRun:
         selection = RowSelection.load(storage)
         if selection is None:
             self.step("select")
-            made = select_in_place(table, version, since, columns.own.hash, ("body",), storage, in_threads)
+            made = select_in_place(table, version, since, columns.own.hash, ("body",), storage, self.spread)
             selection = made.save()
         parts = self.parts(table, version, selection)
         self.step("publish")
-        columns.publish(storage, parts, selection, version, run, self.spread)
+        columns.publish(storage, parts, selection, version, run, self.spread_in_steps)
         return dict(selection.counts)
 
     def step(self, name: str) -> None:
         if name in self.on:
             self.on[name]()
 
-    def spread(self, work, items):
-        """Threads; the step is the name of the function."""
+    def spread_in_steps(self, work, items):
+        """The step is the name of the function."""
         if items:
             self.step(work.__name__)
-        return in_threads(work, items)
+        return self.spread(work, items)
 
     def parts(self, table: Table, version: int, selection: RowSelection) -> PartTable:
         files = {file.path: file for file in table.files(version)}

@@ -223,3 +223,18 @@ class _Publication:
         mark = {FEATURE_SET_KEY: self.columns.feature_set}
         state = {own.hash: {STATE_KEY: self._state(head)}}
         return pa.schema([each.with_metadata({**mark, **state.get(each.name, {})}) for each in schema])
+
+
+def lance_states(table: LanceTable) -> list[State]:
+    """The state of each feature set of a dataset.
+
+    Raises:
+        JobError: there is no dataset.
+        RunError: it cannot be read.
+    """
+    dataset = open_latest(table.uri)
+    found = [(each.metadata or {}).get(STATE_KEY.encode()) for each in dataset.schema]
+    stored = [json.loads(each) for each in found if each]
+    digest = files_digest(describe_fragments(dataset)) if stored else ""
+    covered = [(each.pop("files") == digest, State(**each)) for each in stored]
+    return [replace(state, source_version=dataset.version) if same else state for same, state in covered]

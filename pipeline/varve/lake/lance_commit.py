@@ -134,7 +134,7 @@ def _nulls(schema: pa.Schema, rows: int) -> pa.RecordBatchReader:
 
 
 def _with_file(fragment: "FragmentMetadata", file: ColumnFile | None, template: "DataFile") -> "FragmentMetadata":
-    """The fragment with the file's columns in place of those that it has."""
+    """The fragment with the columns of the file in place of its own."""
     if file is None:
         return fragment
     kept = [_without(each, frozenset(template.fields)) for each in fragment.files]

@@ -99,5 +99,5 @@ def _open(uri: str, version: int) -> "LanceDataset":
 
 
 def is_missing(error: Exception) -> bool:
-    """Whether Lance says that a dataset, a version or a file does not exist."""
+    """Whether an error of Lance means that a dataset, a version or a file does not exist."""
     return "not found" in str(error).lower()
