@@ -1,5 +1,7 @@
 """Which rows of a source are selected: what is read, what is refused, and when all rows are compared."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -300,3 +302,37 @@ def test_positions_of_another_comparison_are_not_overwritten(lake):
     storage.create(name, other.getvalue().to_pybytes())
     with pytest.raises(RunError, match=r"rows-00000\.parquet holds other rows"):
         lake.select(storage=storage)
+
+
+def test_tasks_in_another_order_write_the_same_objects(lake, monkeypatch):
+    monkeypatch.setattr(key_buckets, "BUCKET_ROWS", 7)
+    monkeypatch.setattr(key_buckets, "CHUNK_ROWS", 11)
+    texts = {key: "other" if key % 3 else f"text {key % 10}" for key in range(2, 29)}
+    lake.source.change(removes=["00.parquet", "10.parquet", "20.parquet"], adds={"40.parquet": documents(texts)})
+    lake.source.change(adds={"41.parquet": documents({50: "x"})})
+
+    def backwards(work, items):
+        return [work(item) for item in reversed(items)]
+
+    selections = [lake.select(spread=spread) for spread in (in_threads, backwards)]
+    assert selections[0].files == selections[1].files
+    assert selections[0].counts == selections[1].counts == {"new": 1, "changed": 18, "unchanged": 9, "removed": 3}
+    objects = [
+        {each.name: storage.read(each.name) for each in storage.list("_varve")}
+        for storage in (selection.storage for selection in selections)
+    ]
+    assert objects[0] == objects[1]
+    assert len(objects[0]) > 3
+
+
+@pytest.mark.parametrize("attempt", range(5))
+def test_two_drivers_at_once_return_one_selection(lake, monkeypatch, attempt):
+    monkeypatch.setattr(key_buckets, "BUCKET_ROWS", 5 + attempt)
+    texts = {key: "other" if key % 3 else f"text {key % 10}" for key in range(2, 29)}
+    lake.source.change(removes=["00.parquet", "10.parquet", "20.parquet"], adds={"40.parquet": documents(texts)})
+    storage = Storage(f"{lake.folder}/shared")
+    with ThreadPoolExecutor(2) as drivers:
+        running = [drivers.submit(lake.select, storage=storage) for _ in range(2)]
+        selections = [each.result() for each in running]
+    assert selections[0] == selections[1]
+    assert len(selections[0].positions(0)) == 18
