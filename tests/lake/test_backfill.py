@@ -289,6 +289,19 @@ def test_verify_of_a_published_table_finds_nothing(sibling, job_of):
     assert checks_of(job) == {"rows": (), "checksums": (), "canary": ()}
 
 
+def test_verify_of_columns_in_place_finds_rows_that_changed_since(backend, job_of):
+    backend.create(rows(range(ROWS)))
+    in_place = backend.address.startswith("lance")
+    job = job_of(backend) if in_place else job_of(backend, table=backend.address, columns="rewrite")
+    finish_table(job)
+    assert checks_of(job) == {"rows": (), "canary": ()}
+    backend.delete([3])
+    assert checks_of(job) == {"rows": (), "canary": ()}
+    stale = backend.read(backend.address).filter(pc.field("doc_id") == 5)
+    backend.update(stale.set_column(stale.schema.get_field_index("body"), "body", pa.array(["changed"])))
+    assert "1 row(s) have features of another text" in checks_of(job)["rows"][0]
+
+
 def edit(address: str, deleted: int | None, row: pa.Table | None) -> None:
     """Delete a key from a table and append a row, as another program does."""
     parsed = parse_table_address(address)

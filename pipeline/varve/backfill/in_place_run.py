@@ -76,9 +76,8 @@ def open_in_place(job: Job, *, create: bool) -> InPlaceRun:
         msg = f"source.at: {job.source.at} is not allowed: columns are added to the current version of {address}"
         raise JobError(msg)
     features = find_feature_set(job)
-    table: Any = open_table(address)
-    kind: Any = LanceColumns if address.format == "lance" else RewrittenColumns
-    columns = kind(table, features.sha256, _names(features), job.source.text_columns)
+    columns = _columns_of(features, job)
+    table: Any = columns.table
     if address.format != "lance":
         check_types(job, features.feature_plan)
     if create:
@@ -96,6 +95,21 @@ def open_in_place(job: Job, *, create: bool) -> InPlaceRun:
     run = hashlib.sha256(json.dumps(content).encode()).hexdigest()
     folder = f"{_folder(table)}/{run[:_RUN_CHARACTERS]}"
     return _make_run(features.job, columns, pin, state, since, run, folder)
+
+
+def open_columns(job: Job) -> Columns:
+    """The columns of a job's feature set in the table of its texts.
+
+    Raises:
+        JobError: the model or the table cannot be opened.
+    """
+    return _columns_of(find_feature_set(job), job)
+
+
+def _columns_of(features: FeatureSet, job: Job) -> Columns:
+    address = parse_table_address(job.source.table or "")
+    kind: Any = LanceColumns if address.format == "lance" else RewrittenColumns
+    return kind(open_table(address), features.sha256, _names(features), job.source.text_columns)
 
 
 def _continue_run(job: Job, columns: Columns, table: Any, state: State) -> InPlaceRun | None:

@@ -17,7 +17,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from varve.backfill.diff import DiffRequest, select_rows
+from varve.backfill.in_place_check import check_in_place
 from varve.backfill.key_sample import find_rows, sample_rows
+from varve.backfill.table_status import read_states
 from varve.config.job import Job
 from varve.config.table_address import TableAddress, parse_table_address
 from varve.engine.parallel import Spread
@@ -65,20 +67,19 @@ def check_table(address: TableAddress, permission: CodePermission, spread: Sprea
         JobError: there is no such table, or it holds no features.
         RunError: a catalog or store failed.
     """
-    table = open_feature_table(address)
-    head = table.pin(None)
-    if not (states := table.states()):
-        msg = f"{address} holds no features of Varve"
-        raise JobError(msg)
     checks = []
-    for state in states:
+    for state in read_states(address)[1]:
         stored = read_job(Storage(state.folder, patient=False))
         if stored is None:
             msg = f"{state.folder} holds no run: the run of the table's state was deleted, so its job is not known"
             raise JobError(msg)
         job = Job.parse(stored["job"], where=state.folder)
+        if job.source.table == job.output.table:
+            checks += check_in_place(job, state, permission, spread)
+            continue
+        table = open_feature_table(address)
         source = open_table(parse_table_address(job.source.table or ""))
-        tables = _Tables(table, head, state, source, job)
+        tables = _Tables(table, table.pin(None), state, source, job)
         checks += [_check_rows(tables, spread), _check_files(tables, spread), _check_canary(tables, permission)]
     return checks
 

@@ -2,10 +2,11 @@
 
 from typing import Any
 
+from varve.backfill.lance_columns import lance_states
 from varve.config.job import Job
 from varve.config.table_address import TableAddress, parse_table_address
 from varve.errors import JobError
-from varve.lake.open_table import open_feature_table, open_table
+from varve.lake.open_table import open_table
 from varve.lake.table import State
 from varve.planning.saved_job import read_job
 from varve.storage.object_store import Storage
@@ -18,13 +19,23 @@ def read_table_status(address: TableAddress) -> dict[str, Any]:
         JobError: there is no such table, or it holds no features.
         RunError: a catalog or store failed.
     """
-    table = open_feature_table(address)
-    pin = table.pin(None)
-    states = table.states()
+    version, states = read_states(address)
+    return {"table": str(address), "version": version, "feature_sets": [_describe(state) for state in states]}
+
+
+def read_states(address: TableAddress) -> tuple[int | None, list[State]]:
+    """(version of a table, what each of its feature sets is in step with).
+
+    Raises:
+        JobError: there is no such table, or it holds no features.
+    """
+    table: Any = open_table(address)
+    version = table.pin(None).version
+    states = lance_states(table) if address.format == "lance" else table.states()
     if not states:
         msg = f"{address} holds no features of Varve"
         raise JobError(msg)
-    return {"table": str(address), "version": pin.version, "feature_sets": [_describe(state) for state in states]}
+    return version, states
 
 
 def _describe(state: State) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from deltalake.transaction import AddAction, RemoveAction
 from varve.config.base import local_path
 from varve.config.table_address import TableAddress
 from varve.errors import JobError, RunError
+from varve.lake.delta_columns import column_owners
 from varve.lake.delta_definition import feature_set_of, key_of, prepare_table
 from varve.lake.delta_files import is_masked, list_files, read_file
 from varve.lake.delta_log import clean, find_version, open_version, retried, version_at
@@ -78,11 +79,13 @@ class DeltaTable:
         return None if record is None else record.state
 
     def states(self) -> list[State]:
-        """The state of the feature set that the table was made for; none of a table of another program."""
+        """The state of the feature set that the table was made for, and of those that are columns of its texts."""
         version = find_version(self.address.name)
-        feature_set = feature_set_of(version) if version else ""
-        state = self.state(feature_set) if feature_set else None
-        return [state] if state else []
+        if version is None:
+            return []
+        owners = column_owners(self.address.name).values()
+        feature_sets = dict.fromkeys(filter(None, (feature_set_of(version), *owners)))
+        return [state for state in map(self.state, feature_sets) if state]
 
     def stage(self, change: Change) -> int | None:  # noqa: ARG002
         """None: Delta has no versions that readers do not see."""
