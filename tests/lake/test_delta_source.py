@@ -1,10 +1,12 @@
 """Delta tables as a source: versions, files, rows."""
 
+import base64
 import datetime as dt
 import json
 import os
 import pickle
 import shutil
+import struct
 from decimal import Decimal
 from pathlib import Path
 
@@ -229,6 +231,43 @@ def test_deletion_vectors_of_files_without_numbers_of_rows_are_refused(tmp_path)
     assert len(read(table, 1)) == 20
     with pytest.raises(JobError, match=r"version 2 has deletion vectors that cannot be read: .*Missing numRecords"):
         table.files(2)
+
+
+_BASE85 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz!#$%&()*+-;<=>?@^_`{|}~"  # of Python
+_Z85 = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-:+=^!/*?&<>()[]{}@%$#"  # of Delta
+_MAGIC, _ROARING = 1681511377, 12346
+
+
+def inline_vector(positions: list[int]) -> dict:
+    """A deletion vector within the log: a Roaring bitmap with one container of sorted positions below 65,536."""
+    bitmap = struct.pack("<IIHHI", _ROARING, 1, 0, len(positions) - 1, 16)
+    bitmap += struct.pack(f"<{len(positions)}H", *positions)
+    content = struct.pack("<IQI", _MAGIC, 1, 0) + bitmap
+    padded = content + bytes(-len(content) % 4)
+    text = base64.b85encode(padded).decode().translate(str.maketrans(_BASE85, _Z85))
+    return {"storageType": "i", "pathOrInlineDv": text, "sizeInBytes": len(content), "cardinality": len(positions)}
+
+
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(deleted=st.sets(st.integers(0, 9_999), min_size=1, max_size=50))
+def test_deletion_vectors_of_long_files_hide_their_rows_in_every_batch(tmp_path, deleted):
+    write_deltalake(tmp_path / "t", rows(range(10_000), lang="de"), mode="overwrite")
+    version = DeltaVersion(tmp_path / "t").version()
+
+    def with_vector(action):
+        if "protocol" in action:
+            features = {"readerFeatures": ["deletionVectors"], "writerFeatures": ["deletionVectors"]}
+            return {"protocol": {"minReaderVersion": 3, "minWriterVersion": 7, **features}}
+        if "add" in action:
+            return {"add": {**action["add"], "deletionVector": inline_vector(sorted(deleted))}}
+        return action
+
+    edit_log(tmp_path / "t", version, with_vector)
+    [file] = source(tmp_path / "t").files(version)
+    assert file.num_rows == 10_000 - len(deleted)
+    kept = read(source(tmp_path / "t"), version)["doc_id"].to_pylist()
+    assert kept == [key for key in range(10_000) if key not in deleted]
+    shutil.rmtree(tmp_path / "t")
 
 
 def test_task_with_a_deletion_vector_survives_pickling():
