@@ -166,6 +166,7 @@ def test_branch_of_an_interrupted_run_is_dropped_when_another_run_commits(featur
     features.table.commit(change)
     assert branches(features) == {"varve_of_a_user"}
     assert features.keys() == [1, 3]
+    assert num_snapshots(features) == 2
 
 
 def test_branch_of_an_interrupted_run_is_dropped_by_the_next_stage_on_a_moved_head(features):
@@ -177,6 +178,7 @@ def test_branch_of_an_interrupted_run_is_dropped_by_the_next_stage_on_a_moved_he
     features.table.stage(change)
     assert left not in branches(features)
     assert len(branches(features)) == 1
+    assert num_snapshots(features) == 2
 
 
 def test_commit_after_the_branch_was_dropped_stages_it_again(features):
@@ -184,7 +186,7 @@ def test_commit_after_the_branch_was_dropped_stages_it_again(features):
     staged = features.table.stage(change)
     features.table.unstage(change)
     features.table.unstage(change)
-    assert branches(features) == set()
+    assert (num_snapshots(features), branches(features)) == (0, set())
     assert features.table.commit(change) == staged
     assert (num_snapshots(features), branches(features), features.keys()) == (1, set(), [1])
 
@@ -333,7 +335,7 @@ def test_destination_of_format_version_3_is_refused_by_name(request, lake):
 
 
 def test_folder_of_runs_lies_below_the_location_and_has_an_underscore(features):
-    assert features.table.folder == f"{feature_files(features).location()}/data/_varve"
+    assert features.table.folder == f"{feature_files(features).location()}/_varve"
 
 
 def test_table_properties_hold_no_credential(features):

@@ -18,6 +18,7 @@ from pyiceberg.table.update import (
     AssertRefSnapshotId,
     AssertTableUUID,
     RemoveSnapshotRefUpdate,
+    RemoveSnapshotsUpdate,
     SetPropertiesUpdate,
     SetSnapshotRefUpdate,
     TableUpdate,
@@ -62,7 +63,10 @@ def stage(address: TableAddress, change: Change) -> int | None:
             if _is_published(table, change) or _points_to(table, branch, number):
                 return number
         _check_head(address, table, change)
-        updates: list[TableUpdate] = [*_drop(_left_branches(table, change) - {branch}), _point(branch, number)]
+        updates: list[TableUpdate] = [
+            *_discard(table, _left_branches(table, change) - {branch}),
+            _point(branch, number),
+        ]
         if staged is None:
             # A snapshot holds the table's next sequence number, so each attempt makes its own.
             made.append(make_snapshot(table, change))
@@ -98,8 +102,9 @@ def publish(address: TableAddress, change: Change) -> int:
                 return None
             refs[branch_name(number)] = number
             updates.append(_point(MAIN_BRANCH, number))
+            updates.append(_drop(branch_name(number)))
         # The parent of each of these branches is an older snapshot than main from now on.
-        updates += _drop(_staged_branches(table, change.state.feature_set))
+        updates += _discard(table, _staged_branches(table, change.state.feature_set) - set(refs))
         updates.append(SetPropertiesUpdate(updates={name: encode_state(change.state, number)}))
         _send(address, table, updates, refs)
         return number
@@ -108,7 +113,7 @@ def publish(address: TableAddress, change: Change) -> int:
 
 
 def unstage(address: TableAddress, change: Change) -> None:
-    """Remove the branch of a change, if it is there.
+    """Remove the branch and the snapshot of a change, if they are there.
 
     Raises:
         RunError: the catalog failed.
@@ -118,7 +123,7 @@ def unstage(address: TableAddress, change: Change) -> None:
         number = snapshot_id(table, change)
         branch = branch_name(number)
         if _points_to(table, branch, number):
-            _send(address, table, _drop({branch}), {branch: number})
+            _send(address, table, _discard(table, {branch}), {branch: number})
         return True
 
     _repeat(address, attempt)
@@ -192,8 +197,19 @@ def _point(branch: str, number: int) -> SetSnapshotRefUpdate:
     return SetSnapshotRefUpdate.model_validate({"ref-name": branch, "type": "branch", "snapshot-id": number})
 
 
-def _drop(branches: set[str]) -> list[TableUpdate]:
-    return [RemoveSnapshotRefUpdate.model_validate({"ref-name": name}) for name in sorted(branches)]
+def _drop(branch: str) -> RemoveSnapshotRefUpdate:
+    return RemoveSnapshotRefUpdate.model_validate({"ref-name": branch})
+
+
+def _discard(table: Table, branches: set[str]) -> list[TableUpdate]:
+    """Remove branches and their snapshots.
+
+    Otherwise the expiry of a snapshot that was never published may delete files that another snapshot has by then.
+    """
+    if not branches:
+        return []
+    numbers = [table.refs()[name].snapshot_id for name in sorted(branches)]
+    return [*map(_drop, sorted(branches)), RemoveSnapshotsUpdate.model_validate({"snapshot-ids": numbers})]
 
 
 def _staged_branches(table: Table, feature_set: str) -> set[str]:

@@ -109,7 +109,7 @@ class IcebergTable:
         return publish(self.address, change)
 
     def unstage(self, change: Change) -> None:
-        """Remove the change's branch; its snapshot is left to the table's maintenance."""
+        """Remove the change's branch and snapshot."""
         unstage(self.address, change)
 
     def _at(self, version: int) -> tuple[OpenTable, Snapshot]:
