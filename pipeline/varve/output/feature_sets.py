@@ -79,12 +79,8 @@ class JoinedOutput(Output):
         if not part.range.num_rows:
             return
         streams = [one.batches(_part_of(one, part), own, batch_rows) for one, own in self._choose(names)]
-        heads = [next(stream, None) for stream in streams]
-        while tables := [head for head in heads if head is not None]:
-            rows = min(map(len, tables))
-            yield _side_by_side([table.slice(0, rows) for table in tables], names)
-            pairs = zip(tables, streams, strict=True)
-            heads = [table.slice(rows) if len(table) > rows else next(stream, None) for table, stream in pairs]
+        for tables in zip(*streams, strict=True):  # all batches but the last have `batch_rows` rows, in every set
+            yield _side_by_side(tables, names)
 
     def _choose(self, names: Sequence[str]) -> list[tuple[Output, list[str]]]:
         """(set, columns to read from it) of each set that is needed; each column once, but errors of all sets."""
