@@ -171,3 +171,19 @@ def test_lance_pinned_version_outlives_a_cleanup_during_the_run(local, run):
     run.on = {}
     assert run.go() == counts(1, 0, 35)
     assert missing(local) == []
+
+
+def test_lance_tag_of_a_run_that_died_after_its_commit_does_not_hold_the_next_run_back(local, run, monkeypatch):
+    def crash(*_args) -> None:
+        raise CrashError
+
+    with monkeypatch.context() as patched:
+        patched.setattr("varve.backfill.lance_columns.delete_tag", crash)
+        with pytest.raises(CrashError):
+            run.go()
+    assert missing(local) == []
+    assert local.open().tags.list()
+    local.append(rows([40]))
+    assert run.go() == counts(1, 0, 35)
+    assert missing(local) == []
+    assert local.open().tags.list() == {}

@@ -23,7 +23,7 @@ from varve.lake.lance_commit import Commit
 from varve.lake.lance_dataset import open_latest, open_version
 from varve.lake.lance_fragments import FEATURE_SET_KEY, describe_fragments, files_digest
 from varve.lake.lance_table import UUID_KEY, LanceTable
-from varve.lake.lance_tag import create_tag, delete_tag
+from varve.lake.lance_tag import create_tag, delete_tag, tagged_version
 from varve.lake.table import HeadMovedError, State
 from varve.output.part_table import PartTable
 from varve.source.row_selection import RowSelection
@@ -94,7 +94,11 @@ class LanceColumns:
             VersionExpiredError: the version is gone.
             RunError: the dataset cannot be written.
         """
-        return create_tag(self.table.uri, self.tag, version)
+        uri = self.table.uri
+        stored, tagged = self._stored_state(open_latest(uri)), tagged_version(uri, self.tag)
+        if stored is not None and tagged is not None and tagged <= stored["source_version"]:
+            delete_tag(uri, self.tag, tagged)  # of a run that died after its commit
+        return create_tag(uri, self.tag, version)
 
     def publish(
         self, storage: Storage, parts: PartTable, selection: RowSelection, version: int, run: str, spread: Spread
