@@ -32,7 +32,7 @@ class DeltaBackend(backend_delta.Backend):
         merge.when_matched_update({"lang": "s.lang", "body": "s.body"}).execute()
 
 
-@pytest.fixture(params=["iceberg-sqlite", "delta-disk", "delta-s3"])
+@pytest.fixture(params=["iceberg-sqlite", "iceberg-rest", "delta-disk", "delta-s3"])
 def docs(request, tmp_path, monkeypatch) -> Backend:
     """Three files in two partitions."""
     return make_docs(request, request.param, tmp_path, monkeypatch)
