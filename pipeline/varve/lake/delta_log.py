@@ -27,6 +27,7 @@ _ENDPOINTS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT", "AZURE_
 # neither the data files nor their list. A column of another type than this module knows is only refused if it is read.
 _READ_FEATURES = frozenset(
     {
+        "columnMapping",  # while no mode is set
         "deletionVectors",
         "timestampNtz",
         "typeWidening",
@@ -215,6 +216,8 @@ def _refuse_unsupported(name: str, error: Exception) -> None:
     message = clean(error)
     if "column mapping" in message.lower():
         _refuse(name, "columnMapping")
+    if "catalog-managed" in message:
+        _refuse(name, "catalogManaged")
     if feature := re.search(r"[Ff]eature '?(\w[\w-]*)'? is not supported", message):
         _refuse(name, feature[1])
 

@@ -79,7 +79,7 @@ class DeltaTable:
         return None if record is None else record.state
 
     def states(self) -> list[State]:
-        """The state of the feature set that the table was made for, and of those that are columns of its texts."""
+        """The state of the feature set that the table was made for, and of each one that has columns in it."""
         version = find_version(self.address.name)
         if version is None:
             return []

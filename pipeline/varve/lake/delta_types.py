@@ -83,7 +83,7 @@ def _as_text(value: Any) -> str | None:
     if isinstance(value, bytes):
         return value.decode() or None
     if isinstance(value, datetime):
-        return (value.astimezone(UTC) if value.tzinfo else value).strftime("%Y-%m-%d %H:%M:%S.%f")
+        return value.strftime("%Y-%m-%d %H:%M:%S.%f")
     return str(value)
 
 
