@@ -137,12 +137,12 @@ class DeltaTable:
             raise HeadMovedError(msg)
 
     def _add_actions(self, head: DeltaVersion, files: Sequence[NewFile]) -> list[AddAction]:
-        partition_by, key, now = head.metadata().partition_columns, key_of(head), _now()
+        values, key, now = _partition_values(head, files), key_of(head), _now()
         return [
             AddAction(
                 path=self._relative(file.path),
                 size=file.file_bytes,
-                partition_values=decode_partition(file.partition, partition_by),
+                partition_values=values[file.partition],
                 modification_time=now,
                 data_change=True,
                 stats=_statistics(file, key),
@@ -151,7 +151,7 @@ class DeltaTable:
         ]
 
     def _remove_actions(self, head: DeltaVersion, files: Sequence[TableFile]) -> list[RemoveAction]:
-        partition_by, now = head.metadata().partition_columns, _now()
+        values, now = _partition_values(head, files), _now()
         if masked := [file.path for file in files if is_masked(file)]:
             msg = (
                 f"{self.address}: {masked[0]} has a deletion vector, so this run cannot replace the file. Remove the "
@@ -164,7 +164,7 @@ class DeltaTable:
                 data_change=True,
                 deletion_timestamp=now,
                 size=file.file_bytes,
-                partition_values=decode_partition(file.partition, partition_by),
+                partition_values=values[file.partition],
             )
             for file in files
         ]
@@ -176,6 +176,14 @@ class DeltaTable:
             msg = f"{self.address}: {path} is not below the table: expected a file in {self.folder}"
             raise JobError(msg)
         return path.removeprefix(root)
+
+
+def _partition_values(
+    head: DeltaVersion, files: Sequence[NewFile] | Sequence[TableFile]
+) -> dict[str, dict[str, str | None]]:
+    """Partition of a file → partition column → value; many files have the same one."""
+    columns = head.metadata().partition_columns
+    return {partition: decode_partition(partition, columns) for partition in {file.partition for file in files}}
 
 
 def _statistics(file: NewFile, key: str) -> str:
