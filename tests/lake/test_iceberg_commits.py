@@ -109,6 +109,17 @@ def test_head_that_moves_just_before_the_stage_or_publish_request_is_seen(featur
     assert features.table.state(FEATURE_SET) == state(1)
 
 
+def test_run_that_another_driver_published_is_not_staged_again_on_the_new_head(features):
+    """A driver may read the state before that commit, and the head after it."""
+    part = features.write([1])
+    head = features.table.commit(features.change(1, [part]))
+    late = Change(head, state(1), [part])
+    with pytest.raises(HeadMovedError):
+        features.table.stage(late)
+    assert features.table.commit(late) == head
+    assert (features.keys(), branches(features), num_snapshots(features)) == ([1], set(), 1)
+
+
 def test_catalog_that_never_takes_a_commit_ends_the_run_by_name(features, monkeypatch):
     change = features.change(1, [features.write([1])])
     monkeypatch.setattr("varve.lake.iceberg_commit._MAX_ATTEMPTS", 3)

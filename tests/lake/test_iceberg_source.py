@@ -154,13 +154,13 @@ def test_day_partition_has_days_since_1970(lake):
 
 
 def test_files_of_an_older_partitioning_have_no_values(lake):
-    lake.create(rows(range(4)))
+    lake.create(rows(range(4)), "lang")
     with lake.table().update_spec() as update:
-        update.add_identity("lang")
+        update.add_identity("doc_id")
     lake.append(rows(range(4, 6)))
     table = opened(lake)
     version = table.pin(None).version
-    assert sorted(file.partition for file in table.files(version)) == ['["de"]', '["en"]', "[]"]
+    assert sorted(file.partition for file in table.files(version)) == ['["de", 4]', '["en", 5]', "[]", "[]"]
     assert keys(table, version) == list(range(6))
 
 

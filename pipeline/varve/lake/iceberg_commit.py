@@ -62,6 +62,9 @@ def stage(address: TableAddress, change: Change) -> int | None:
             _clean(table, made, staged)
             if _is_published(table, change) or _points_to(table, branch, number):
                 return number
+        elif _is_published(table, change):
+            msg = f"{address}: another driver has published the run, on another head than {change.head}"
+            raise HeadMovedError(msg)
         _check_head(address, table, change)
         updates: list[TableUpdate] = [
             *_discard(table, _left_branches(table, change) - {branch}),

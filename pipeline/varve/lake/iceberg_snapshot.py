@@ -56,7 +56,7 @@ def make_snapshot(table: Table, change: Change) -> Snapshot:
         ValueError: a removed file is not in the table.
     """
     properties = {
-        **{f"varve.{name}": value for name, value in change.details.items()},
+        **{f"varve.{name.removeprefix('varve.')}": value for name, value in change.details.items()},
         RUN_PROPERTY: change.state.run,
         FEATURE_SET_PROPERTY: change.state.feature_set,
         STATE_PROPERTY: encode_state(change.state, None),
