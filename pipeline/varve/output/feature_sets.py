@@ -16,8 +16,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from varve.config.output import SETS
-from varve.encoder.feature_plan import ROW_COLUMNS, SPAN_COLUMNS, TOKEN_COLUMNS
-from varve.errors import JobError, RunError
+from varve.errors import JobError, RunError, one_line
 from varve.output.manifest import JOB_NAME
 from varve.output.part_file import Part
 from varve.output.part_table import PartTable
@@ -25,8 +24,6 @@ from varve.output.run_output import Output
 from varve.output.schema import METADATA_KEY, feature_columns, read_metadata
 from varve.storage.object_store import Storage
 
-# Columns that several sets may have: they describe the row, or the tokens and spans of the set's own features.
-_SHARED = {*ROW_COLUMNS, *TOKEN_COLUMNS, *SPAN_COLUMNS.values()}
 _ERROR = "error"
 _LISTED = ("columns", "computed")  # of the metadata: the definitions of columns
 
@@ -135,7 +132,7 @@ def list_sets(storage: Storage) -> list[str]:
     Raises:
         RunError: the store failed.
     """
-    return [name for name in storage.folders(SETS) if Storage(set_path(storage.uri, name)).read(JOB_NAME) is not None]
+    return [name for name in storage.folders(SETS) if storage.read(f"{SETS}/{name}/{JOB_NAME}") is not None]
 
 
 def set_path(path: str, name: str) -> str:
@@ -154,11 +151,11 @@ def made_columns(schema: pa.Schema) -> set[str]:
 
 
 def clashes(one: pa.Schema, other: pa.Schema) -> list[str]:
-    """Names that two sets of the same rows use for different columns; columns that both kept are the same."""
-    first, second = (
-        (made_columns(schema), {*schema.names} - made_columns(schema) - _SHARED) for schema in (one, other)
-    )
-    return sorted(first[0] & (second[0] | second[1]) | first[1] & second[0])
+    """Names that two sets of the same rows use for different columns.
+
+    Columns that both kept are the same, and so are those about rows. Those about tokens and spans belong to a set.
+    """
+    return sorted(made_columns(one) & {*other.names} | {*one.names} & made_columns(other))
 
 
 def _check_rows(first: Output, other: Output) -> None:
@@ -174,7 +171,12 @@ def _check_rows(first: Output, other: Output) -> None:
 
 
 def _check_columns(one: Output, other: Output) -> None:
-    if names := clashes(one.schema, other.schema):
+    try:
+        names = clashes(one.schema, other.schema)
+    except (LookupError, TypeError, ValueError) as e:
+        msg = f"{one.path} or {other.path} is not the output of a run: {type(e).__name__} {one_line(e)}"
+        raise RunError(msg) from e
+    if names:
         msg = f"{one.path} and {other.path} both have the column {names[0]!r}. Move the folder of one set elsewhere"
         raise RunError(msg)
 
