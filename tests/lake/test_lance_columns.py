@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 
+import lance
 import pyarrow as pa
 import pytest
 
@@ -223,3 +224,24 @@ def test_lance_state_names_the_run(local, run):
     assert state.source_version == local.open().version
     assert state.source_uuid == LanceTable(run.columns.table.address).pin(None).uuid
     assert Path(state.folder).name == state.run[:16]
+
+
+@pytest.mark.parametrize("file_format", ["2.0", "2.1"])
+def test_lance_columns_are_written_in_the_file_format_of_the_dataset(tmp_path, file_format):
+    docs = Backend(str(tmp_path))
+    lance.write_dataset(rows(range(25)), docs.uri, data_storage_version=file_format, max_rows_per_file=10)
+    run = InPlaceRun(docs, tmp_path / "runs")
+    run.go()
+    docs.update_text(3, "changed")
+    docs.append(rows([40]))
+    run.go()
+    assert missing(docs) == []
+    files = [file for fragment in docs.open().get_fragments() for file in fragment.data_files()]
+    assert {f"{file.file_major_version}.{file.file_minor_version}" for file in files} == {file_format}
+
+
+def test_lance_dataset_of_the_first_file_format_is_refused(tmp_path):
+    docs = Backend(str(tmp_path))
+    lance.write_dataset(rows(range(3)), docs.uri, data_storage_version="legacy")
+    with pytest.raises(JobError, match=r"file format 0\.1.*expected 2\.0 or later"):
+        InPlaceRun(docs, tmp_path / "runs").go()

@@ -8,7 +8,7 @@ before they become visible; the state is found in the metadata of the hash colum
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 STATE_KEY = "varve.state"
 _MAX_COMMITS = 50  # other writers may commit all the time
+_OLD_FORMATS = ("0.1", "legacy")  # their files hold all columns of a fragment
 _SHORT = 16  # digits of a hash in names
 
 
@@ -81,8 +82,15 @@ class LanceColumns:
         state = State(**stored)
         return replace(state, source_version=dataset.version) if is_covered else state
 
-    def prepare(self, stored: pa.Schema) -> None:
-        """Do nothing: the commit of the values adds the columns."""
+    def prepare(self, stored: pa.Schema) -> None:  # noqa: ARG002
+        """Check the dataset; the commit of the values adds the columns.
+
+        Raises:
+            JobError: there is no dataset, or columns cannot be added to its fragments.
+        """
+        if (file_format := open_latest(self.table.uri).data_storage_version) in _OLD_FORMATS:
+            msg = f"{self.table.uri} has the file format {file_format}: expected 2.0 or later. Write the dataset again"
+            raise JobError(msg)
 
     def protect(self, version: int) -> int:
         """Protect a version from cleanup until `publish` has returned.
@@ -210,16 +218,9 @@ class _Publication:
 
     def _state(self, head: "LanceDataset") -> str:
         """The state after the commit, as JSON; `files`: digest of the rows that the run has read."""
-        table = self.columns.table
-        state = {
-            "feature_set": self.columns.feature_set,
-            "source_uuid": head.config().get(UUID_KEY, ""),
-            "source_version": self.version,
-            "run": self.run,
-            "folder": self.storage.uri,
-            "files": files_digest(table.files(self.version)),
-        }
-        return json.dumps(state)
+        columns, uuid = self.columns, head.config().get(UUID_KEY, "")
+        state = State(columns.feature_set, uuid, self.version, self.run, self.storage.uri)
+        return json.dumps({**asdict(state), "files": files_digest(columns.table.files(self.version))})
 
     def _marked(self, schema: pa.Schema, head: "LanceDataset") -> pa.Schema:
         """The new columns with their mark, and the state at the hash column."""
