@@ -53,7 +53,7 @@ class SiblingBackfill:
             text_columns=run.job.source.text_columns,
             deletes=run.job.output.deletes,
         )
-        return RowSelection.load(storage) or select_rows(request, storage, spread)
+        return select_rows(request, storage, spread)
 
     def publish(self, storage: Storage, parts: PartTable, selection: RowSelection, spread: Spread) -> dict[str, Any]:
         """See `backfill.publish.publish`."""
