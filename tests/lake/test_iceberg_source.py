@@ -17,6 +17,7 @@ from tests.lake.backends import make_backend, rows
 from tests.lake.iceberg_deletes import add_delete_file, deletion_vectors, position_deletes
 from varve.config.table_address import parse_table_address
 from varve.errors import JobError
+from varve.lake.iceberg_catalog import describe
 from varve.lake.iceberg_table import IcebergTable
 from varve.lake.table import PartitionField, TableFile, VersionExpiredError
 
@@ -87,10 +88,15 @@ def test_pin_missing_catalog_namespace_or_table_names_what_exists(lake, address,
 
 def test_message_of_a_catalog_that_fails_has_no_password(lake, monkeypatch):
     monkeypatch.setenv("PYICEBERG_CATALOG__LAKE__URI", "nodialect://user:pa55word@host/db")
-    with pytest.raises(JobError) as raised:
+    monkeypatch.setenv("PYICEBERG_CATALOG__LAKE__CREDENTIAL", "client:s3cret")
+    monkeypatch.setenv("PYICEBERG_CATALOG__LAKE__S3__SECRET_ACCESS_KEY", "k3y")
+    with pytest.raises(JobError, match="iceberg://lake: the catalog cannot be opened") as raised:
         opened(lake).pin(None)
-    assert "pa55word" not in str(raised.value)
     assert raised.value.__cause__ is None
+    shown = describe(ValueError("nodialect://user:pa55word@host/db: s3cret, k3y"), "lake")
+    for text in (str(raised.value), shown):
+        assert not any(secret in text for secret in ("pa55word", "s3cret", "k3y"))
+    assert "nodialect://user:...@host/db" in shown
 
 
 def test_renamed_column_is_read_from_old_files_by_its_id(lake):

@@ -5,6 +5,7 @@ features. Invariants: credentials stay in the catalog objects of this process; m
 """
 
 import json
+import re
 import time
 from collections.abc import Callable
 from functools import lru_cache
@@ -34,7 +35,8 @@ T = TypeVar("T")
 
 _TRANSIENT = (ServiceUnavailableError, ServerError, TooManyRequestsError, UnreachableError, Timeout)
 _DENIED = (ForbiddenError, OAuthError, UnauthorizedError)
-_SECRET_NAMES = ("credential", "key", "password", "secret", "token", "uri")
+_SECRET_NAMES = ("credential", "key", "password", "secret", "token")
+_PASSWORD = re.compile(r"://[^/@:]*:([^/@]+)@")
 _MAX_ATTEMPTS = 8
 _MAX_SHOWN = 12
 _MAX_AGE_S = 300.0  # well below the lifetime of credentials that a catalog lends
@@ -158,9 +160,11 @@ def describe(error: BaseException, name: str) -> str:
     """One line on an error, without the settings of the catalog that may be secret."""
     text = f"{type(error).__name__} {one_line(error)}"
     for key, value in (Config().get_catalog_config(name) or {}).items():
-        if isinstance(value, str) and value and any(part in key.lower() for part in _SECRET_NAMES):
-            for secret in {value, *(value.split(":") if "credential" in key else ())} - {""}:
-                text = text.replace(secret, "...")
+        if isinstance(value, str) and any(part in key.lower() for part in _SECRET_NAMES):
+            for secret in (value, *value.split(":")) if "credential" in key else (value,):
+                text = text.replace(secret, "...") if secret else text
+        elif isinstance(value, str) and (password := _PASSWORD.search(value)):
+            text = text.replace(password[1], "...")
     return text
 
 
