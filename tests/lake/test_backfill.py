@@ -139,6 +139,19 @@ def test_changes_of_the_source_are_followed_and_other_rows_are_not_encoded(backe
     assert_equal(backend, job, tmp_path / "plain")
 
 
+def test_changed_kept_column_moves_a_row_to_its_new_partition(sibling, job_of):
+    sibling.create(rows(range(10)), partition="lang")
+    job = job_of(sibling)
+    finish_table(job)
+    sibling.update(pa.table([[4], ["fr"], ["text 4"]], schema=SCHEMA))
+    manifest, _ = finish_table(job)
+    assert manifest.table["rows"]["changed"] == 1
+    found = sibling.read(sibling.features_address).sort_by("doc_id")
+    assert found["doc_id"].to_pylist() == list(range(10))
+    assert found["lang"].to_pylist()[4] == "fr"
+    assert set(checks_of(job).values()) == {()}
+
+
 def test_compaction_of_the_source_encodes_nothing(backend, job_of, tmp_path):
     backend.create(rows(range(ROWS)))
     backend.append(rows(range(ROWS, ROWS + 5)))

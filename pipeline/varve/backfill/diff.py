@@ -10,9 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import pyarrow as pa
+
 from varve.backfill.bucket_join import BucketJoin, JoinedBucket, RepeatSearch
 from varve.backfill.key_buckets import Buckets, count_buckets, write_buckets
-from varve.backfill.key_columns import Side
+from varve.backfill.key_columns import Side, comparable
 from varve.backfill.key_errors import check_nulls, check_repeats
 from varve.backfill.key_ranges import KeyRanges
 from varve.backfill.selected_files import gather_files, whole_files
@@ -39,6 +41,7 @@ class DiffRequest:
         key: name of the key column in both tables.
         text_columns: whose hash decides whether a row has changed.
         deletes: whether keys that left the source leave the features.
+        kept: kept columns in both tables, whose change makes a row a changed one.
     """
 
     source: Table
@@ -49,6 +52,7 @@ class DiffRequest:
     key: str
     text_columns: tuple[str, ...]
     deletes: Literal["follow", "keep"]
+    kept: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,11 +166,14 @@ class _Comparison:
             if removed.is_expired:
                 msg = f"{request.source.address}: files of version {request.since} are gone"
                 raise VersionExpiredError(msg)
-        side = Side("added", request.source, request.version, request.key, request.text_columns, is_located=True)
+        kept = self._kept()
+        side = Side(
+            "added", request.source, request.version, request.key, request.text_columns, kept=kept, is_located=True
+        )
         added = self._write(side, files.added, num_buckets, prefix)
         self._check_nulls(files, added)
         assert request.destination is not None
-        side = Side("destination", request.destination, request.head, request.key, has_hash=True)
+        side = Side("destination", request.destination, request.head, request.key, has_hash=True, kept=kept)
         destination = self._write(side, compared, num_buckets, prefix)
         gone_from = ("destination" if is_whole else "removed") if follows else None
         temporary = _temporary(prefix)
@@ -176,6 +183,13 @@ class _Comparison:
         selected = gather_files(files.added, added.files, joined, self.storage, prefix, self.spread)
         counts = {name: sum(each.counts[name] for each in joined) for name in _COUNTS}
         return self._selection(prefix, files, selected, counts)
+
+    def _kept(self) -> pa.Schema:
+        """The kept columns that are compared, with the types of the destination."""
+        if not self.request.kept or self.request.destination is None:
+            return pa.schema([])
+        schema = self.request.destination.pin(self.request.head).schema
+        return comparable(pa.schema([schema.field(name) for name in self.request.kept if name in schema.names]))
 
     def _write(self, side: Side, files: Sequence[TableFile], num_buckets: int, prefix: str) -> Buckets:
         return write_buckets(side, files, num_buckets, self.storage, _temporary(prefix), self.spread)

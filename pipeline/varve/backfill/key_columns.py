@@ -17,6 +17,7 @@ from varve.lake.text_hash import HASH_BYTES, HASH_TYPE, TEXT_HASH, hash_texts
 
 KEY, FILE, POSITION = "key", "file", "position"
 NUM_EXAMPLES = 5
+_NO_COLUMNS = pa.schema([])
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,7 @@ class Side:
         key: name of the key column.
         texts: text columns that are read to compute the hash of each row; empty: they are not read.
         has_hash: whether the table holds hashes, which are read.
+        kept: kept columns whose values are part of the hash, with the types of the feature table; nested ones are not.
         is_located: whether the file and the position of each row are kept.
         may_expire: whether a missing file is a result, not an error.
     """
@@ -40,13 +42,14 @@ class Side:
     key: str
     texts: tuple[str, ...] = ()
     has_hash: bool = False
+    kept: pa.Schema = _NO_COLUMNS
     is_located: bool = False
     may_expire: bool = False
 
     @property
     def columns(self) -> tuple[str, ...]:
         """Names of the columns that are read."""
-        return tuple(dict.fromkeys((self.key, *self.texts, *((TEXT_HASH,) if self.has_hash else ()))))
+        return tuple(dict.fromkeys((self.key, *self.texts, *((TEXT_HASH,) if self.has_hash else ()), *self.kept.names)))
 
 
 @dataclass(slots=True)
@@ -90,15 +93,34 @@ def read_keys(side: Side, file: TableFile, counted: FileKeys) -> Iterator[pa.Tab
         keys = plain_keys(table[side.key], side.key)
         columns: dict[str, pa.Array] = {KEY: keys}
         if side.texts:
-            columns[TEXT_HASH] = hash_texts([table[name] for name in side.texts])
+            columns[TEXT_HASH] = _with_kept(hash_texts([table[name] for name in side.texts]), table, side.kept)
         elif side.has_hash:
-            columns[TEXT_HASH] = _hashes(table[TEXT_HASH], file)
+            columns[TEXT_HASH] = _with_kept(_hashes(table[TEXT_HASH], file), table, side.kept)
         if side.is_located:
             columns[FILE] = pa.array(np.full(len(keys), counted.number, np.int32))
             columns[POSITION] = pa.array(np.arange(counted.num_rows, counted.num_rows + len(keys)))
         counted.add(keys)
         rows = pa.table(columns)
         yield rows.filter(keys.is_valid()) if keys.null_count else rows
+
+
+def comparable(schema: pa.Schema) -> pa.Schema:
+    """The columns whose values can be part of a hash: all that Arrow can write as text."""
+    fields = [field for field in schema if not pa.types.is_nested(field.type)]
+    return pa.schema(fields)
+
+
+def _with_kept(hashes: pa.Array, table: pa.Table, kept: pa.Schema) -> pa.Array:
+    """Hashes of the text and of the kept columns together."""
+    if not kept.names:
+        return hashes
+    values = [_as_text(table[field.name].combine_chunks().cast(field.type)) for field in kept]
+    return hash_texts([hashes.cast(pa.binary()), *values])
+
+
+def _as_text(values: pa.Array) -> pa.Array:
+    is_binary = pa.types.is_binary(values.type) or pa.types.is_fixed_size_binary(values.type)
+    return values.cast(pa.binary() if is_binary else pa.string())
 
 
 def _hashes(column: pa.ChunkedArray, file: TableFile) -> pa.Array:

@@ -52,6 +52,7 @@ class SiblingBackfill:
             key=run.job.source.key or "",
             text_columns=run.job.source.text_columns,
             deletes=run.job.output.deletes,
+            kept=run.compared,
         )
         return select_rows(request, storage, spread)
 

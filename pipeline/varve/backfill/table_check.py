@@ -98,6 +98,7 @@ def _check_rows(tables: _Tables, spread: Spread) -> Check:
         key=tables.key,
         text_columns=job.source.text_columns,
         deletes=job.output.deletes,
+        kept=job.source.keep,
     )
     with tempfile.TemporaryDirectory() as folder:
         selection = select_rows(request, Storage(folder), spread)
@@ -111,7 +112,8 @@ def _row_failures(tables: _Tables, request: DiffRequest, selection: RowSelection
         if counts["new"]:
             yield f"{counts['new']:,} key(s) of the source are missing in {address}, among keys {keys}"
         if counts["changed"]:
-            yield f"{counts['changed']:,} row(s) of {address} have the hash of another text, among keys {keys}"
+            what = "the hash of another text, or other kept values"
+            yield f"{counts['changed']:,} row(s) of {address} have {what}, among keys {keys}"
     if counts["removed"]:
         keys = _gone_keys(selection)
         yield f"{counts['removed']:,} row(s) of {address} are not in the source, for example keys {keys}"

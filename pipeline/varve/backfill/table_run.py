@@ -39,6 +39,7 @@ class TableRun:
         feature_set: identity of the features.
         state: what the destination was in step with; None at first.
         since: version of the source whose files need not be looked at again; None: all files are.
+        compared: kept columns that the destination has too, whose change makes a row a changed one.
         run: SHA-256 of the run.
         layout: of its part files.
     """
@@ -51,6 +52,7 @@ class TableRun:
     feature_set: str
     state: State | None
     since: int | None
+    compared: tuple[str, ...]
     run: str
     layout: PartLayout
 
@@ -112,7 +114,9 @@ def _make_run(
     definition: Definition,
 ) -> TableRun:
     (table, pin), (features, head) = source, destination
-    since = _since(job, state, pin)
+    earlier = _earlier_job(job, state, pin)
+    since = state.source_version if state and earlier and _may_continue(job, earlier) else None
+    compared = tuple(name for name in job.source.keep if earlier and name in earlier.source.keep)
     content = [feature_set, pin.uuid, since, pin.version, head.uuid if head else None, _texts(job)]
     if job.output.since == "full" and head:
         content.append(head.version)
@@ -129,11 +133,11 @@ def _make_run(
     ids = features.field_ids() if head else {}
     names = tuple(definition.schema.names)
     layout = PartLayout(names, definition.key, ids, fixed_binary=features.address.format != "delta")
-    return TableRun(pinned, table, pin, features, head, feature_set, state, since, run, layout)
+    return TableRun(pinned, table, pin, features, head, feature_set, state, since, compared, run, layout)
 
 
-def _since(job: Job, state: State | None, pin: Pin) -> int | None:
-    """The version of the source that the features are in step with, if what the job reads of it is still the same.
+def _earlier_job(job: Job, state: State | None, pin: Pin) -> Job | None:
+    """The job of the last run; None if there was none, or its folder was deleted.
 
     Raises:
         JobError: the features are of another table.
@@ -146,11 +150,13 @@ def _since(job: Job, state: State | None, pin: Pin) -> int | None:
             f"{state.source_uuid}, it is {pin.uuid}). Was the source replaced? Choose another output.table"
         )
         raise JobError(msg)
-    if job.output.since == "full":
-        return None
     stored = read_job(Storage(state.folder, patient=False))
-    earlier = Job.parse(stored["job"], where=state.folder) if stored else None
-    return state.source_version if earlier and _texts(earlier) == _texts(job) else None
+    return Job.parse(stored["job"], where=state.folder) if stored else None
+
+
+def _may_continue(job: Job, earlier: Job) -> bool:
+    """Whether files that the last run has read need not be looked at again."""
+    return job.output.since == "auto" and _texts(earlier) == _texts(job)
 
 
 def _texts(job: Job) -> list[str]:
