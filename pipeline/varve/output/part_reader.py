@@ -73,7 +73,7 @@ def _read_chunks(source: Any, num_rows: int) -> Sequence[ColumnChunk]:
 def _check_columns(
     source: Any, file: pq.ParquetFile, names: Sequence[str], chunks: Sequence[ColumnChunk], file_bytes: int
 ) -> list[str]:
-    """Check that the columns exist, and that they fit in memory; returns those that the file holds."""
+    """Check that the columns exist, and that they fit in memory; returns the columns that are in the file."""
     known = original_schema(file.metadata).names
     if unknown := [name for name in names if name not in known]:
         raise KeyError(unknown[0])
