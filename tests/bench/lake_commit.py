@@ -14,7 +14,7 @@ import pyarrow as pa
 from pyiceberg.catalog import load_catalog
 
 from varve.config.table_address import parse_table_address
-from varve.lake.iceberg_table import IcebergTable
+from varve.lake.iceberg.iceberg_table import IcebergTable
 from varve.lake.table import Change, Definition, NewFile, PartitionField, State
 
 COLUMNS = pa.schema(

@@ -26,11 +26,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tests.lake_tables import MemoryFeatureTable, MemoryTable, features, write_features
-from varve.backfill.bucket_join import BucketJoin
 from varve.backfill.diff import DiffRequest, select_rows
-from varve.backfill.key_buckets import count_buckets, write_buckets
-from varve.backfill.key_columns import Side
-from varve.backfill.selected_files import gather_files
+from varve.backfill.keys.bucket_join import BucketJoin
+from varve.backfill.keys.key_buckets import count_buckets, write_buckets
+from varve.backfill.keys.key_columns import Side
+from varve.backfill.keys.selected_files import gather_files
 from varve.engine.parallel import Spread, in_threads
 from varve.lake.table import TableFile
 from varve.lake.text_hash import HASH_TYPE, TEXT_HASH, hash_texts

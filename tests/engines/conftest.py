@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.engines.engine import Engine
-from varve.lake.iceberg_catalog import open_catalog
+from varve.lake.iceberg.catalog import open_catalog
 
 TIMEOUT_S = 600  # the engines take tens of seconds on a busy machine
 

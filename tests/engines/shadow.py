@@ -12,7 +12,7 @@ from pathlib import Path
 from pyiceberg.exceptions import NoSuchTableError
 
 from tests.engines.engine import Engine
-from varve.lake.iceberg_catalog import open_catalog
+from varve.lake.iceberg.catalog import open_catalog
 
 _NUMBERS = count()
 

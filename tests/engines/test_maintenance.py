@@ -14,7 +14,7 @@ from tests.engines.feature_rows import FEATURE_SET, comparable, feature_rows, pu
 from tests.engines.shadow import move_to_catalog, shadow
 from varve.config.base import local_path
 from varve.config.table_address import parse_table_address
-from varve.lake.iceberg_catalog import open_catalog
+from varve.lake.iceberg.catalog import open_catalog
 from varve.lake.open_table import open_feature_table
 from varve.lake.table import FeatureTable
 

@@ -10,7 +10,7 @@ from deltalake import DeltaTable
 
 from tests.engines.feature_rows import LANGUAGES, comparable, feature_rows, publish
 from tests.engines.shadow import shadow
-from varve.lake.iceberg_catalog import open_catalog
+from varve.lake.iceberg.catalog import open_catalog
 
 EXPECTED = comparable(feature_rows())
 

@@ -6,7 +6,7 @@ import pytest
 from tests.engines.feature_rows import comparable, feature_rows, publish
 from tests.servers.seaweed import WAREHOUSE, seaweed_server
 from tests.servers.stores import ACCESS_KEY, SECRET_KEY
-from varve.lake.iceberg_catalog import open_catalog
+from varve.lake.iceberg.catalog import open_catalog
 
 ROWS = feature_rows().slice(0, 900)
 

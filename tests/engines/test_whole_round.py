@@ -10,7 +10,7 @@ import pytest
 from tests.engines.engine import Engine
 from tests.engines.shadow import move_to_catalog, shadow
 from varve import Encoder, Job, embed
-from varve.lake.iceberg_catalog import open_catalog
+from varve.lake.iceberg.catalog import open_catalog
 from varve.lake.text_hash import hash_texts
 
 CREATE = "CREATE TABLE {table} (doc_id BIGINT, lang STRING, body STRING) USING "

@@ -12,7 +12,7 @@ from pyiceberg.typedef import Record
 from pyiceberg.utils.config import Config
 
 from tests.lake.backends import new_name
-from varve.lake.iceberg_files import make_record
+from varve.lake.iceberg.files import make_record
 
 
 def catalog() -> Catalog:

@@ -10,7 +10,7 @@ from deltalake import DeltaTable as DeltaVersion
 
 from tests.lake.features import BY_LANGUAGE, COLUMNS, definition, feature_rows, state
 from varve.config.table_address import parse_table_address
-from varve.lake.delta_table import DeltaTable
+from varve.lake.delta.delta_table import DeltaTable
 from varve.lake.table import Change, NewFile, TableFile
 from varve.output.part_layout import PartLayout, encode_table_file, key_range
 from varve.storage.object_store import Storage

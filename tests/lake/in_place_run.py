@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from varve.backfill.in_place_diff import select_in_place
-from varve.backfill.lance_columns import LanceColumns
-from varve.backfill.rewritten_files_columns import RewrittenColumns
+from varve.backfill.in_place.diff import select_in_place
+from varve.backfill.in_place.lance_columns import LanceColumns
+from varve.backfill.in_place.rewritten_columns import RewrittenColumns
 from varve.config.table_address import parse_table_address
 from varve.engine.parallel import Spread, in_threads
-from varve.lake.lance_table import LanceTable
+from varve.lake.lance.lance_table import LanceTable
 from varve.lake.open_table import open_table
 from varve.lake.table import Table
 from varve.lake.text_hash import HASH_TYPE, hash_texts

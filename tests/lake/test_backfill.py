@@ -16,8 +16,8 @@ from varve.backfill.open_backfill import open_backfill
 from varve.backfill.table_check import check_table
 from varve.config.table_address import parse_table_address
 from varve.engine.parallel import in_threads
-from varve.lake.delta_log import storage_options
-from varve.lake.iceberg_catalog import load_table
+from varve.lake.delta.log import storage_options
+from varve.lake.iceberg.catalog import load_table
 from varve.lake.open_table import open_table
 from varve.lake.text_hash import hash_texts
 from varve.output.part_file import Part
@@ -210,7 +210,7 @@ def test_interrupted_run_is_continued_by_the_same_command(backend, job_of, monke
     backend.update(rows([3], "changed {}"))
     name = "varve.output.manifest.publish" if step == "manifest" else f"varve.backfill.publish.{step}"
     if backend.address.startswith("lance") and step != "manifest":
-        name = "varve.backfill.lance_columns.verify_fragment"
+        name = "varve.backfill.in_place.lance_columns.verify_fragment"
 
     def fail(*_arguments, **_options):
         raise KeyboardInterrupt

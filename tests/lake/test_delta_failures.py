@@ -7,7 +7,7 @@ from tests.lake.delta_tables import PARTITIONED, add, at_once, change, feature_t
 from tests.lake.features import FEATURE_SET, definition, feature_rows, state
 from tests.servers.proxy import Control, proxy
 from varve.errors import RunError
-from varve.lake.delta_table import DeltaTable
+from varve.lake.delta.delta_table import DeltaTable
 from varve.lake.table import HeadMovedError
 
 LOG = "_delta_log"

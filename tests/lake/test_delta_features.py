@@ -25,8 +25,8 @@ from tests.lake.delta_tables import (
 )
 from tests.lake.features import COLUMNS, FEATURE_SET, definition, feature_rows, state
 from varve.errors import JobError, RunError
-from varve.lake.delta_table import DeltaTable
-from varve.lake.delta_types import decode_partition
+from varve.lake.delta.column_types import decode_partition
+from varve.lake.delta.delta_table import DeltaTable
 from varve.lake.table import NewFile, PartitionField
 from varve.storage.object_store import Storage
 

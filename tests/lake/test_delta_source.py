@@ -22,7 +22,7 @@ from tests.lake.backend_delta import Backend
 from tests.lake.delta_tables import new_root
 from varve.config.table_address import parse_table_address
 from varve.errors import JobError, RunError
-from varve.lake.delta_table import DeltaTable
+from varve.lake.delta.delta_table import DeltaTable
 from varve.lake.table import PartitionField, VersionExpiredError
 
 VECTORS = Path(__file__).parent / "data/delta_deletion_vectors"

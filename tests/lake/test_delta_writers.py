@@ -26,7 +26,7 @@ from tests.lake.delta_tables import (
 )
 from tests.lake.features import COLUMNS, FEATURE_SET, definition, feature_rows, state
 from varve.errors import JobError
-from varve.lake.delta_table import DeltaTable
+from varve.lake.delta.delta_table import DeltaTable
 from varve.lake.table import Change, HeadMovedError, VersionExpiredError
 from varve.storage.object_store import Storage
 

@@ -16,8 +16,8 @@ from tests.lake.backends import make_backend, rows
 from tests.lake.features import FEATURE_SET, Features, definition, features_of, state
 from varve.config.table_address import parse_table_address
 from varve.errors import JobError, RunError
-from varve.lake.iceberg_catalog import open_catalog
-from varve.lake.iceberg_table import IcebergTable
+from varve.lake.iceberg.catalog import open_catalog
+from varve.lake.iceberg.iceberg_table import IcebergTable
 from varve.lake.table import Change, HeadMovedError, NewFile, PartitionField, State
 
 
@@ -122,7 +122,7 @@ def test_run_that_another_driver_published_is_not_staged_again_on_the_new_head(f
 
 def test_catalog_that_never_takes_a_commit_ends_the_run_by_name(features, monkeypatch):
     change = features.change(1, [features.write([1])])
-    monkeypatch.setattr("varve.lake.iceberg_commit._MAX_ATTEMPTS", 3)
+    monkeypatch.setattr("varve.lake.iceberg.commit._MAX_ATTEMPTS", 3)
 
     def refuse(*_arguments):
         lose_request(lambda: None)
@@ -357,7 +357,7 @@ def test_table_properties_hold_no_credential(features):
 
 
 def test_private_names_of_pyiceberg_that_commits_use_exist(features):
-    """Otherwise the version bound of pyiceberg was raised without a look at varve/lake/iceberg_snapshot.py."""
+    """Otherwise the version bound of pyiceberg was raised without a look at varve/lake/iceberg/snapshot.py."""
     producer = feature_files(features).transaction().update_snapshot().fast_append()
     assert isinstance(producer._snapshot_id, int)  # noqa: SLF001
     assert callable(producer._commit)  # noqa: SLF001

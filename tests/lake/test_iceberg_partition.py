@@ -24,7 +24,7 @@ from pyiceberg.types import (
 )
 
 from varve.errors import JobError
-from varve.lake.iceberg_partition import partition_fields, partition_json, partition_record
+from varve.lake.iceberg.partition import partition_fields, partition_json, partition_record
 
 VALUES = [
     (BooleanType(), st.booleans()),

@@ -17,8 +17,8 @@ from tests.lake.backends import make_backend, rows
 from tests.lake.iceberg_deletes import add_delete_file, deletion_vectors, position_deletes
 from varve.config.table_address import parse_table_address
 from varve.errors import JobError
-from varve.lake.iceberg_catalog import describe
-from varve.lake.iceberg_table import IcebergTable
+from varve.lake.iceberg.catalog import describe
+from varve.lake.iceberg.iceberg_table import IcebergTable
 from varve.lake.table import PartitionField, TableFile, VersionExpiredError
 
 

@@ -14,8 +14,8 @@ from lance.bitmap import Bitmap
 from tests.lake.backend_lance import Backend
 from tests.lake.backends import rows
 from tests.lake.in_place_run import InPlaceRun, missing
-from varve.backfill.in_place_rows import overlay_rows, same_bits
-from varve.lake.lance_offsets import encode_offsets
+from varve.backfill.in_place.rows import overlay_rows, same_bits
+from varve.lake.lance.offsets import encode_offsets
 
 SCHEMA = pa.schema([("value", pa.int64())])
 Places = dict[int, int]

@@ -13,9 +13,9 @@ from tests.lake.backend_lance import Backend
 from tests.lake.backends import make_backend, rows
 from tests.lake.in_place_run import VECTOR, InPlaceRun, missing, vector
 from tests.lake.lance_commits import commits_of_runs, counts, data_files
-from varve.backfill.lance_columns import LanceColumns
+from varve.backfill.in_place.lance_columns import LanceColumns
 from varve.errors import JobError
-from varve.lake.lance_table import LanceTable
+from varve.lake.lance.lance_table import LanceTable
 
 
 @pytest.fixture(params=["lance-disk", "lance-s3"])

@@ -178,7 +178,7 @@ def test_lance_tag_of_a_run_that_died_after_its_commit_does_not_hold_the_next_ru
         raise CrashError
 
     with monkeypatch.context() as patched:
-        patched.setattr("varve.backfill.lance_columns.delete_tag", crash)
+        patched.setattr("varve.backfill.in_place.lance_columns.delete_tag", crash)
         with pytest.raises(CrashError):
             run.go()
     assert missing(local) == []

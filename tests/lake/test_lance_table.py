@@ -15,8 +15,8 @@ from tests.lake.backend_lance import Backend
 from tests.lake.backends import make_backend, rows
 from varve.config.table_address import parse_table_address
 from varve.errors import JobError, RunError
-from varve.lake.lance_table import LanceTable
-from varve.lake.lance_tag import create_tag, delete_tag, tagged_version
+from varve.lake.lance.lance_table import LanceTable
+from varve.lake.lance.tag import create_tag, delete_tag, tagged_version
 from varve.lake.table import VersionExpiredError
 
 

@@ -13,7 +13,7 @@ from deltalake import DeltaTable, write_deltalake
 from tests.lake import backend_delta
 from tests.lake.backends import Backend, make_backend, rows
 from tests.lake.in_place_run import InPlaceRun, missing
-from varve.backfill.rewritten_files_columns import RewrittenColumns
+from varve.backfill.in_place.rewritten_columns import RewrittenColumns
 from varve.config.table_address import parse_table_address
 from varve.errors import JobError, RunError
 from varve.lake.open_table import open_table

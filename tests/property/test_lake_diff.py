@@ -17,9 +17,9 @@ from tests.lake_tables import (
     hashes_of,
     layout,
 )
-from varve.backfill import key_buckets
 from varve.backfill.copies import copy_live_rows
 from varve.backfill.diff import DiffRequest, select_rows
+from varve.backfill.keys import key_buckets
 from varve.engine.parallel import in_threads
 from varve.source.row_selection import RowSelection
 from varve.storage.object_store import Storage

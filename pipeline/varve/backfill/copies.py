@@ -16,11 +16,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from varve.backfill.key_hash import plain_keys
-from varve.backfill.key_ranges import KeyRange, KeyRanges
-from varve.backfill.part_keys import collect_part_keys
+from varve.backfill.keys.key_hash import plain_keys
+from varve.backfill.keys.key_ranges import KeyRange, KeyRanges
+from varve.backfill.keys.part_keys import collect_part_keys
+from varve.backfill.keys.stale_keys import KEY, KeyFile, list_gone_keys, read_keys_in
 from varve.backfill.run_paths import run_path
-from varve.backfill.stale_keys import KEY, KeyFile, list_gone_keys, read_keys_in
 from varve.engine.parallel import Spread
 from varve.errors import RunError
 from varve.lake.table import FeatureTable, NewFile, TableFile

@@ -12,12 +12,12 @@ from typing import Literal
 
 import pyarrow as pa
 
-from varve.backfill.bucket_join import BucketJoin, JoinedBucket, RepeatSearch
-from varve.backfill.key_buckets import Buckets, count_buckets, write_buckets
-from varve.backfill.key_columns import Side, comparable
-from varve.backfill.key_errors import check_nulls, check_repeats
-from varve.backfill.key_ranges import KeyRanges
-from varve.backfill.selected_files import gather_files, whole_files
+from varve.backfill.keys.bucket_join import BucketJoin, JoinedBucket, RepeatSearch
+from varve.backfill.keys.key_buckets import Buckets, count_buckets, write_buckets
+from varve.backfill.keys.key_columns import Side, comparable
+from varve.backfill.keys.key_errors import check_nulls, check_repeats
+from varve.backfill.keys.key_ranges import KeyRanges
+from varve.backfill.keys.selected_files import gather_files, whole_files
 from varve.engine.parallel import Spread
 from varve.errors import RunError
 from varve.lake.table import Table, TableFile, VersionExpiredError

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from varve.backfill.key_ranges import KeyRanges
+from varve.backfill.keys.key_ranges import KeyRanges
 from varve.lake.table import Table, TableFile
 
 _FILES = 4

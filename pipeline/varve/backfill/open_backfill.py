@@ -1,8 +1,8 @@
 """Opens the tables of a job: the features go to a table of their own, or become columns of the source's table."""
 
 from varve.backfill.backfill import Backfill
-from varve.backfill.in_place import InPlaceBackfill
-from varve.backfill.in_place_run import open_in_place
+from varve.backfill.in_place.in_place_backfill import InPlaceBackfill
+from varve.backfill.in_place.run import open_in_place
 from varve.backfill.sibling import SiblingBackfill
 from varve.backfill.table_run import open_run
 from varve.config.job import Job

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from varve.backfill.diff import DiffRequest, select_rows
-from varve.backfill.in_place_check import check_in_place
+from varve.backfill.in_place.check import check_in_place
 from varve.backfill.key_sample import find_rows, sample_rows
 from varve.backfill.table_status import read_states
 from varve.config.job import Job

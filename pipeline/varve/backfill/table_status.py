@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from varve.backfill.lance_columns import lance_states
+from varve.backfill.in_place.lance_columns import lance_states
 from varve.config.job import Job
 from varve.config.table_address import TableAddress, parse_table_address
 from varve.errors import JobError

@@ -20,14 +20,14 @@ def open_table(address: TableAddress) -> Table:
         msg = f"{address}: run pip install '.[{address.format}]' in Varve's folder"
         raise JobError(msg)
     if address.format == "iceberg":
-        from varve.lake.iceberg_table import IcebergTable  # noqa: PLC0415 (imports pyiceberg)
+        from varve.lake.iceberg.iceberg_table import IcebergTable  # noqa: PLC0415 (imports pyiceberg)
 
         return IcebergTable(address)
     if address.format == "delta":
-        from varve.lake.delta_table import DeltaTable  # noqa: PLC0415 (imports deltalake)
+        from varve.lake.delta.delta_table import DeltaTable  # noqa: PLC0415 (imports deltalake)
 
         return DeltaTable(address)
-    from varve.lake.lance_table import LanceTable  # noqa: PLC0415 (imports lance)
+    from varve.lake.lance.lance_table import LanceTable  # noqa: PLC0415 (imports lance)
 
     return LanceTable(address)
 

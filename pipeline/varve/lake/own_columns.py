@@ -16,10 +16,10 @@ def column_owners(address: TableAddress) -> dict[str, str | None]:
         RunError: it cannot be read.
     """
     if address.format == "iceberg":
-        from varve.lake import iceberg_columns  # noqa: PLC0415 (imports pyiceberg)
+        from varve.lake.iceberg import columns as iceberg_columns  # noqa: PLC0415 (imports pyiceberg)
 
         return iceberg_columns.column_owners(address)
-    from varve.lake import delta_columns  # noqa: PLC0415 (imports deltalake)
+    from varve.lake.delta import columns as delta_columns  # noqa: PLC0415 (imports deltalake)
 
     return delta_columns.column_owners(address.name)
 
@@ -37,10 +37,10 @@ def add_columns(address: TableAddress, columns: pa.Schema, feature_set: str) -> 
         RunError: the catalog or store failed.
     """
     if address.format == "iceberg":
-        from varve.lake import iceberg_columns  # noqa: PLC0415 (imports pyiceberg)
+        from varve.lake.iceberg import columns as iceberg_columns  # noqa: PLC0415 (imports pyiceberg)
 
         iceberg_columns.add_columns(address, columns, feature_set)
         return
-    from varve.lake import delta_columns  # noqa: PLC0415 (imports deltalake)
+    from varve.lake.delta import columns as delta_columns  # noqa: PLC0415 (imports deltalake)
 
     delta_columns.add_columns(address.name, columns, feature_set)

@@ -6,8 +6,8 @@ import pytest
 
 from tests.lake_tables import MemoryFeatureTable, documents, features, layout, write_features
 from varve.backfill.copies import copy_live_rows
+from varve.backfill.keys.stale_keys import write_gone_keys
 from varve.backfill.run_paths import object_name, run_path
-from varve.backfill.stale_keys import write_gone_keys
 from varve.engine.parallel import in_threads
 from varve.errors import RunError
 from varve.lake.table import NewFile

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from varve.backfill.key_hash import bucket_numbers, hash_keys, plain_keys
+from varve.backfill.keys.key_hash import bucket_numbers, hash_keys, plain_keys
 from varve.errors import JobError
 
 STRINGS = ["", "a", "b", "ab", "ba", "12345678", "123456789", "é" * 40, "\x00", "\x00\x00"]

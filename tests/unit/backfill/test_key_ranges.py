@@ -2,7 +2,7 @@
 
 import pytest
 
-from varve.backfill.key_ranges import KeyRanges
+from varve.backfill.keys.key_ranges import KeyRanges
 
 
 @pytest.mark.parametrize(

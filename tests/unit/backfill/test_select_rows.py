@@ -7,9 +7,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.lake_tables import MemoryFeatureTable, MemoryTable, documents, encode, hashes_of, layout, write_features
-from varve.backfill import key_buckets
 from varve.backfill.copies import copy_live_rows
 from varve.backfill.diff import DiffRequest, select_rows
+from varve.backfill.keys import key_buckets
 from varve.engine.parallel import in_threads
 from varve.errors import JobError, RunError
 from varve.lake.table import VersionExpiredError

@@ -1,0 +1,1 @@
+"""Features as columns of the table that has the texts."""

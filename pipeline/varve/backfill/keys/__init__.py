@@ -1,0 +1,1 @@
+"""Keys of rows: read, sorted into buckets, compared."""
