@@ -64,7 +64,11 @@ def finished(job: Job, last: "Submission | None") -> str | None:
     Args:
         job: the job.
         last: its last submission, if any.
+
+    A job with a table is never finished: its source may have changed, which the run finds out.
     """
+    if job.output.table:
+        return None
     from varve.output.manifest import read_manifest
     from varve.storage.object_store import Storage
     from varve.submission.package import local_paths

@@ -102,6 +102,11 @@ class Output(Section):
         return self
 
     @property
+    def address(self) -> str:
+        """Where the results are for their readers: the table, or `root`."""
+        return self.table or self.root
+
+    @property
     def root(self) -> str:
         """Where this feature set is written: `path`, or the folder of the set below it."""
         return f"{self.path.rstrip('/')}/{SETS}/{self.set}" if self.set else self.path

@@ -50,7 +50,7 @@ class Submission:
 
 def submission_name(job: Job) -> str:
     """The prefix of the ids of a job's submissions: a hash of everything that determines its output and its path."""
-    content = json.dumps([job.identity(), job.output.root, [code.sha256 for code in job_code(job)]], sort_keys=True)
+    content = json.dumps([job.identity(), job.output.address, [code.sha256 for code in job_code(job)]], sort_keys=True)
     return f"varve-{hashlib.sha256(content.encode()).hexdigest()[:16]}"
 
 

@@ -15,6 +15,7 @@ import yaml
 
 from varve.config.job import Job
 from varve.config.source import BUILDERS
+from varve.config.table_address import parse_table_address
 from varve.errors import JobError
 from varve.preprocessing.computed_columns import find_computed
 from varve.preprocessing.udf.module_source import Code
@@ -96,7 +97,10 @@ def local_paths(job: Job) -> dict[str, str]:
     else:  # a folder or a hub id; data_files are relative to it
         paths = {"source.dataset": job.source.dataset}
     paths |= {"model.name": job.model.name, "output.path": job.output.path}
-    return {key: path for key, path in paths.items() if _is_local(key, path)}
+    tables = {"source.table": job.source.table, "output.table": job.output.table}
+    addresses = {key: parse_table_address(table) for key, table in tables.items() if table}
+    paths |= {key: address.name for key, address in addresses.items() if address.format != "iceberg"}
+    return {key: path for key, path in paths.items() if path and _is_local(key, path)}
 
 
 def _is_local(key: str, path: str) -> bool:

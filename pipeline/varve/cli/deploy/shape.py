@@ -66,7 +66,7 @@ def job_name(job: Job) -> str:
     """
     content = "".join([json.dumps(_content(job), sort_keys=True), *(code.sha256 for code in job_code(job))])
     digest = hashlib.sha256(content.encode()).hexdigest()[:_DIGITS]
-    end = re.sub(r"[^a-z0-9]+", "-", job.output.path.rstrip("/").rpartition("/")[2].lower())
+    end = re.sub(r"[^a-z0-9]+", "-", job.output.address.rstrip("/").rpartition("/")[2].lower())
     room = _MAX_CHARACTERS - len("varve--") - _DIGITS
     return "-".join(part for part in ("varve", end[:room].strip("-"), digest) if part)
 
