@@ -152,6 +152,18 @@ def test_changed_kept_column_moves_a_row_to_its_new_partition(sibling, job_of):
     assert set(checks_of(job).values()) == {()}
 
 
+def test_file_of_an_earlier_partition_is_refused_when_the_job_is_planned(sibling, job_of):
+    if not sibling.address.startswith("iceberg"):
+        pytest.skip("partitions of Delta do not change")
+    sibling.create(rows(range(10)))
+    with load_table(parse_table_address(sibling.address)).update_spec() as spec:
+        spec.add_identity("lang")
+    sibling.append(rows([20]))
+    with pytest.raises(JobError, match=r"output\.partition: none"):
+        finish_table(job_of(sibling))
+    assert finish_table(job_of(sibling, table=sibling.features_address, partition="none"))[0].num_rows == 11
+
+
 def test_compaction_of_the_source_encodes_nothing(backend, job_of, tmp_path):
     backend.create(rows(range(ROWS)))
     backend.append(rows(range(ROWS, ROWS + 5)))

@@ -7,7 +7,7 @@ a folder that only this run writes.
 
 import hashlib
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import pyarrow as pa
 
@@ -97,6 +97,7 @@ def open_run(job: Job, *, create: bool = True) -> TableRun:
     destination = open_feature_table(parse_table_address(job.output.table or ""))
     job = _keep_partition(features.job, pin)
     definition = _define(job, features, pin)
+    _check_partition(job, source, pin, definition)
     exists = destination.exists()
     if create:
         destination.prepare(definition)
@@ -189,7 +190,21 @@ def _define(job: Job, features: FeatureSet, pin: Pin) -> Definition:
     return Definition(features.sha256, pin.uuid, job.source.key or "", table_schema(schema), partition)
 
 
-def with_folder(run: TableRun, folder: str) -> TableRun:
-    """The same run with another folder, for a run that writes nothing to the destination."""
-    output = run.job.output.model_copy(update={"path": folder})
-    return replace(run, job=run.job.model_copy(update={"output": output}))
+def _check_partition(job: Job, source: Table, pin: Pin, definition: Definition) -> None:
+    """Refuse files of an earlier partition of the source, whose rows lie in several partitions of the destination.
+
+    Raises:
+        JobError: there is one.
+    """
+    if not definition.partition:
+        return
+    if job.output.table and parse_table_address(job.output.table).format != source.address.format:
+        msg = "output.partition: source needs tables of one format: set output.partition: none"
+        raise JobError(msg)
+    for file in source.files(pin.version):
+        if len(json.loads(file.partition)) != len(definition.partition):
+            msg = (
+                f"output.partition: {file.path} of {job.source.table} is of an earlier partition of the table. Rewrite "
+                "its files, or set output.partition: none"
+            )
+            raise JobError(msg)
