@@ -8,9 +8,8 @@ import yaml
 
 from varve.cli.command import print_json, run
 from varve.cli.job_arguments import add_job_arguments, read_job
-from varve.cli.run_summary import summary
+from varve.cli.run_summary import nothing_to_do, summary
 from varve.config.job import Job
-from varve.output.manifest import Manifest
 
 _DESCRIPTION = """Run a job: encode the texts of a dataset and write the features as Parquet files. An interrupted job
 is resumed: committed parts stay. A finished job is not run again. Describe the job in a file, or with flags for the
@@ -43,18 +42,10 @@ def _embed(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json({**manifest.summary(), "finished_before": outcome.finished_before})
     elif outcome.finished_before:
-        sys.stdout.write(_nothing_to_do(manifest))
+        sys.stdout.write(nothing_to_do(manifest))
     else:
         sys.stdout.write(summary(manifest))
     return 0
-
-
-def _nothing_to_do(manifest: Manifest) -> str:
-    table = manifest.table
-    if not table:
-        return f"Nothing to do: {manifest.path} is complete since {manifest.finished_at}.\n"
-    source = f"version {table['source_version']} of {table['source']}"
-    return f"Nothing to do: {table['address']} has the features of {source} since {manifest.finished_at}.\n"
 
 
 def _print_job(job: Job, *, as_json: bool) -> None:

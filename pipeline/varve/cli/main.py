@@ -16,6 +16,7 @@ COMMANDS = {
     "plan": "estimate the time, size and cost of a job",
     "status": "show how much of a job is done",
     "verify": "check a finished output: coverage, checksums, values",
+    "publish": "publish a finished output in a lake table, without encoding it again",
     "index": "build a search index of an output and prove its recall",
     "search": "find the rows of an output or an index that are nearest to a text",
     "render": "write a job as a Kubernetes RayJob or a Slurm script",

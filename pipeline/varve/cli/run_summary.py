@@ -19,14 +19,13 @@ _PHASES = ("ray", "imports", "diff", "plan", "graph", "check", "publish")
 
 def summary(manifest: Manifest) -> str:
     """Return a few lines about a run: rows, tokens, output, time, encoder, canary, and how busy each stage was."""
-    encoder = manifest.encoder
     lines = {
         **_table(manifest.table),
         "rows": _rows(manifest),
         "tokens": f"{manifest.num_tokens:,}",
         "output": _output(manifest),
         "time": _time(manifest.seconds),
-        "encoder": f"{encoder['device']}, {encoder['dtype']}, {encoder['layout']}" if encoder else "no row was missing",
+        "encoder": _encoder(manifest),
         **{f"{name}:": words for name, words in manifest.descriptions.items()},
         "canary": _canary(manifest.canary) if manifest.num_rows else "no row to compare",
         "manifest": f"sha256:{manifest.sha256}",
@@ -34,6 +33,15 @@ def summary(manifest: Manifest) -> str:
     width = max(map(len, lines))
     listed = "".join(f"  {name:<{width}} {text}\n" for name, text in lines.items())
     return f"Complete: {manifest.table.get('address', manifest.path)}\n{listed}{_stages(manifest.stages)}"
+
+
+def nothing_to_do(manifest: Manifest) -> str:
+    """Return a line about a run that an earlier command has finished."""
+    table = manifest.table
+    if not table:
+        return f"Nothing to do: {manifest.path} is complete since {manifest.finished_at}.\n"
+    source = f"version {table['source_version']} of {table['source']}"
+    return f"Nothing to do: {table['address']} has the features of {source} since {manifest.finished_at}.\n"
 
 
 def _table(table: Mapping[str, Any]) -> dict[str, str]:
@@ -75,6 +83,14 @@ def _time(seconds: Mapping[str, float]) -> str:
         f"{total} ({first_s:.0f} s until the first rows: Ray {seconds['ray']:.1f} s, imports "
         f"{seconds['imports']:.1f} s, plan {seconds['plan']:.1f} s, replica {seconds['first_replica']:.1f} s)"
     )
+
+
+def _encoder(manifest: Manifest) -> str:
+    encoder = manifest.encoder
+    if encoder:
+        return f"{encoder['device']}, {encoder['dtype']}, {encoder['layout']}"
+    output = manifest.table.get("output")
+    return f"none: the features are those of {output}" if output else "no row was missing"
 
 
 def _canary(canary: Mapping[str, Any]) -> str:
