@@ -8,12 +8,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from deltalake import write_deltalake
 
 from tests.finished_runs import finish, finish_table
 from tests.lake.backends import SCHEMA, Backend, make_backend, rows
 from varve import Job
 from varve.backfill import publish as publishing
 from varve.cli.main import run_command
+from varve.config.table_address import parse_table_address
 from varve.output.part_file import write_part
 from varve.output.part_table import PartTable
 from varve.output.run_output import Output
@@ -44,15 +46,15 @@ def local(tmp_path, monkeypatch) -> Backend:
 def encode(tiny, tmp_path):
     """Runs a job from a table to a folder; returns the folder."""
 
-    def make(backend: Backend, name: str, *, model: dict | None = None, pool: str = "mean", **changes) -> Path:
+    def make(backend: Backend, name: str, *, code: Path | None = None, **changes) -> Path:
         source = {"table": backend.address, "text": "body", "key": "doc_id", "keep": ["lang"]}
         content = {
             "source": source | changes.pop("source", {}),
-            "model": {"name": tiny("bert")} | (model or {}),
-            "features": {"embedding": {"pool": pool}},
+            "model": {"name": tiny("bert")} | changes.pop("model", {}),
+            "features": {"embedding": {"pool": "mean"}} | changes.pop("features", {}),
             "output": {"path": str(tmp_path / name), "rows_per_part": 16} | changes,
         }
-        finish(Job.parse(content))
+        finish(Job.parse(content).in_folder(str(code or tmp_path)))
         return tmp_path / name
 
     return make
@@ -88,9 +90,12 @@ def features_of(backend: Backend) -> pa.Table:
     return sorted_rows(backend.read(backend.features_address))
 
 
+def parts_in(folder: Path) -> list[pa.Table]:
+    return [pq.ParquetFile(path).read() for path in sorted((folder / "data").glob("*.parquet"))]
+
+
 def rows_in(folder: Path) -> pa.Table:
-    parts = [pq.ParquetFile(path).read() for path in sorted((folder / "data").glob("*.parquet"))]
-    return sorted_rows(pa.concat_tables(parts))
+    return sorted_rows(pa.concat_tables(parts_in(folder)))
 
 
 def table_job(folder: Path, backend: Backend) -> Job:
@@ -132,6 +137,22 @@ def test_later_output_publishes_only_what_changed(sibling, encode, publish):
     assert features_of(sibling).equals(expected)
 
 
+def test_changed_rows_among_unchanged_ones_of_a_file_get_their_own_vectors(local, encode, publish):
+    local.create(rows(range(ROWS)))
+    first = encode(local, "first")
+    publish(first, local.features_address)
+    changed = [3, 17, 18, 31, 32, 49]
+    texts = [f"another text of {key}" if key in changed else f"text {key}" for key in range(ROWS)]
+    source = rows(range(ROWS)).set_column(2, "body", pa.array(texts))
+    write_deltalake(parse_table_address(local.address).name, source, mode="overwrite")
+    second = encode(local, "second", rows_per_part=4)
+    found = publish(second, local.features_address)[1]
+    assert found["table"]["rows"] == {"new": 0, "changed": 6, "unchanged": ROWS - 6, "removed": 0}
+    is_changed = pc.field("doc_id").isin(changed)
+    expected = pa.concat_tables([rows_in(first).filter(~is_changed), rows_in(second).filter(is_changed)])
+    assert features_of(local).equals(expected.sort_by("doc_id"))
+
+
 def test_published_table_is_verified_and_continued_by_an_ordinary_run(sibling, encode, publish, capsys):
     sibling.create(rows(range(ROWS)), partition="lang")
     folder = encode(sibling, "first")
@@ -147,12 +168,41 @@ def test_published_table_is_verified_and_continued_by_an_ordinary_run(sibling, e
     assert manifest.num_rows == 1
 
 
-def test_output_of_a_job_without_a_key_gets_the_hashes_of_its_texts(local, encode, publish):
-    local.create(rows(range(ROWS)))
-    folder = encode(local, "plain", source={"key": None, "keep": ["doc_id", "lang"]})
+def test_output_without_key_and_partition_gets_hashes_and_partition_of_the_source(local, encode, publish):
+    local.create(rows(range(ROWS)), partition="lang")
+    folder = encode(local, "plain", source={"key": None, "keep": ["doc_id"]})
     assert publish(folder, local.features_address)[0] == 0
-    with_key = rows_in(encode(local, "with-key"))
-    assert features_of(local).equals(with_key)
+    assert features_of(local).equals(rows_in(encode(local, "with-key")))
+
+
+def test_table_without_partition_gets_the_same_rows(local, encode, publish):
+    local.create(rows(range(ROWS)), partition="lang")
+    folder = encode(local, "first")
+    assert publish(folder, local.features_address, "--partition", "none")[0] == 0
+    assert features_of(local).equals(rows_in(folder))
+
+
+FUNCTIONS = """
+def chars(rows):
+    return [len(text) for text in rows["body"].to_pylist()]
+"""
+
+
+def test_functions_run_only_with_code(local, encode, publish, tmp_path):
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code/publish_features.py").write_text(FUNCTIONS)
+    local.create(rows(range(ROWS)))
+    features = {"chars": {"python": "publish_features:chars", "type": "int32"}, "tokens": {"pool": "tokens"}}
+    folder = encode(local, "first", features=features, code=tmp_path / "code")
+    code, found = publish(folder, local.features_address)
+    assert code == 2
+    assert "--code" in found["error"]
+    assert publish(folder, local.features_address, "--code", str(tmp_path / "code"))[0] == 0
+    stored, expected = (
+        pa.table({name: table.sort_by("doc_id")[name] for name in ("doc_id", "chars", "tokens")})
+        for table in (local.read(local.features_address), pa.concat_tables(parts_in(folder)))
+    )
+    assert stored.to_pydict() == expected.to_pydict()
 
 
 def test_interrupted_publication_is_continued_by_the_same_command(local, encode, publish, monkeypatch):
@@ -262,7 +312,7 @@ def test_types_that_readers_lose_are_refused(local, encode, publish, dtype):
 
 def test_attentions_are_refused(local, encode, publish):
     local.create(rows(range(9)))
-    code, found = publish(encode(local, "first", pool="attentions"), local.features_address)
+    code, found = publish(encode(local, "first", features={"map": {"pool": "attentions"}}), local.features_address)
     assert code == 2
     assert "attentions" in found["error"]
 
