@@ -24,6 +24,13 @@ def to_tuple(value: object) -> object:
     return tuple(value) if isinstance(value, list) else value
 
 
+def without_empty(content: object, key: str) -> object:
+    """The content of a section with a table, without the key that the table replaces, which is written as empty."""
+    if isinstance(content, dict) and content.get("table") and content.get(key) == "":
+        return {name: value for name, value in content.items() if name != key}
+    return content
+
+
 def local_path(location: str) -> str:
     """A file URI as a path, percent-decoded (RFC 8089); any other location unchanged."""
     uri = re.fullmatch(r"file:(?://(?:localhost)?)?(/(?!/).*)", location, re.DOTALL)

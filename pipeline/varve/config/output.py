@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, WithJsonSchema, field_validator, model_validator
 
-from varve.config.base import PositiveInt, Section, local_path
+from varve.config.base import PositiveInt, Section, local_path, without_empty
 from varve.config.credentials import Location
 from varve.config.table_address import TableLocation
 
@@ -86,10 +86,7 @@ class Output(Section):
     @model_validator(mode="before")
     @classmethod
     def _drop_default(cls, content: Any) -> Any:
-        """Accept what a section with a table was written as."""
-        if isinstance(content, dict) and content.get("table") and content.get("path") == "":
-            return {key: value for key, value in content.items() if key != "path"}
-        return content
+        return without_empty(content, "path")
 
     @model_validator(mode="after")
     def _check_kind(self) -> Self:

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from varve.config.base import Name, Section, local_path, to_tuple
+from varve.config.base import Name, Section, local_path, to_tuple, without_empty
 from varve.config.credentials import refuse_credentials
 from varve.config.table_address import TableLocation
 
@@ -112,10 +112,7 @@ class Source(Section):
     @model_validator(mode="before")
     @classmethod
     def _drop_default(cls, content: Any) -> Any:
-        """Accept what a section with a table was written as."""
-        if isinstance(content, dict) and content.get("table") and content.get("dataset") == "":
-            return {key: value for key, value in content.items() if key != "dataset"}
-        return content
+        return without_empty(content, "dataset")
 
     @model_validator(mode="after")
     def _check_kind(self) -> Self:

@@ -30,12 +30,13 @@ from varve.indexing.lance.lance_kind import (
 )
 from varve.indexing.lance.lance_searcher import LanceSearcher, lance_metric
 from varve.indexing.lance.layout import VECTOR, table_of, table_schema
-from varve.indexing.lance.table import Table, lance_library
+from varve.indexing.lance.table import Table
 from varve.indexing.metric import Metric
 from varve.indexing.record import IndexRecord, IndexRequest
 from varve.indexing.rows import IndexRows
 from varve.indexing.source import DENSE, LATE, IndexSource
 from varve.indexing.target import Kind
+from varve.lake.lance.dataset import lance_library
 from varve.storage.object_store import Storage
 
 TABLE = "docs"

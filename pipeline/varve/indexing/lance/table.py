@@ -5,24 +5,23 @@ once, so a late worker cannot replace it; addresses hold no credential: Lance re
 """
 
 import json
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from varve.errors import JobError, RunError, one_line
+from varve.errors import RunError
 from varve.indexing.lance.layout import VECTOR
 from varve.indexing.lance.segment import decode_segment, encode_segment
+from varve.lake.lance.dataset import is_missing, lance_errors, lance_library, storage_options
 
 if TYPE_CHECKING:
     from lance import LanceDataset
 
 _MAX_COMMITS = 10  # of an index, where other builders commit at the same time
-_ENDPOINTS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT", "AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,23 +30,17 @@ class Table:
 
     uri: str
 
-    @property
-    def _options(self) -> dict[str, str]:
-        """What Lance does not read from the environment."""
-        plain = any(os.environ.get(name, "").startswith("http://") for name in _ENDPOINTS)
-        return {"allow_http": "true"} if plain and "://" in self.uri else {}
-
     def open(self) -> "LanceDataset | None":
         """The latest version; None if there is none.
 
         Raises:
             RunError: it cannot be read.
         """
-        with self._reports("read"):
+        with lance_errors(self.uri, "read"):
             try:
-                return lance_library().dataset(self.uri, storage_options=self._options)
+                return lance_library().dataset(self.uri, storage_options=storage_options(self.uri))
             except ValueError as e:
-                if "not found" in str(e).lower():
+                if is_missing(e):
                     return None
                 raise
 
@@ -71,8 +64,8 @@ class Table:
         write = lance_library().fragment.write_fragments
         # Another process may have made the dataset; where it has not, Lance warns of the mode "overwrite".
         mode = "create" if self.open() is None else "overwrite"
-        with self._reports("written"):
-            written = write(rows, self.uri, schema=rows.schema, mode=mode, storage_options=self._options)
+        with lance_errors(self.uri, "written"):
+            written = write(rows, self.uri, schema=rows.schema, mode=mode, storage_options=storage_options(self.uri))
         return [fragment.to_json() for fragment in written]
 
     def create(self, schema: pa.Schema, fragments: Sequence[Mapping[str, Any]]) -> None:
@@ -84,8 +77,8 @@ class Table:
         lance = lance_library()
         files = [lance.fragment.FragmentMetadata.from_json(json.dumps(each)) for each in fragments]
         operation = lance.LanceOperation.Overwrite(schema, files)
-        options: dict[str, Any] = {"read_version": 0, "storage_options": self._options}
-        with self._reports("created"):
+        options: dict[str, Any] = {"read_version": 0, "storage_options": storage_options(self.uri)}
+        with lance_errors(self.uri, "created"):
             try:
                 lance.LanceDataset.commit(self.uri, operation, max_retries=0, **options)
             except (OSError, ValueError, RuntimeError):
@@ -99,7 +92,7 @@ class Table:
             RunError: the store failed.
         """
         dataset = self.require()
-        with self._reports("indexed"):
+        with lance_errors(self.uri, "indexed"):
             segment = dataset.create_index_uncommitted(
                 VECTOR, kind, name=index, fragment_ids=list(fragments), replace=True, **options
             )
@@ -116,7 +109,7 @@ class Table:
             if self.indexed_rows(index) == num_rows:
                 return
             # A conflict with another builder: look at what it has committed.
-            with self._reports("indexed"), suppress(lance_library().commit.CommitConflictError):
+            with lance_errors(self.uri, "indexed"), suppress(lance_library().commit.CommitConflictError):
                 self.drop_indices()
                 self.require().commit_existing_index_segments(index, VECTOR, decoded)
         self.check_index(index, num_rows)
@@ -149,28 +142,3 @@ class Table:
         """Remove all indexes from the latest version."""
         for index in self.require().describe_indices():
             self.require().drop_index(index.name)
-
-    @contextmanager
-    def _reports(self, done: str) -> Iterator[None]:
-        """Turn an error of Lance into a `RunError`."""
-        try:
-            yield
-        except (OSError, ValueError, RuntimeError) as e:
-            msg = f"{self.uri} cannot be {done}: {one_line(e)}"
-            raise RunError(msg) from e
-
-
-def lance_library() -> Any:
-    """The package lance.
-
-    Raises:
-        JobError: it is not installed.
-    """
-    try:
-        import lance  # noqa: PLC0415 (half a second)
-        import lance.commit  # noqa: PLC0415
-        import lance.fragment  # noqa: PLC0415
-    except ImportError as e:
-        msg = "pylance is missing: run pip install '.[lance]' in Varve's folder"
-        raise JobError(msg) from e
-    return lance
