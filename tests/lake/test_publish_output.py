@@ -19,6 +19,7 @@ from varve.config.table_address import parse_table_address
 from varve.output.part_file import write_part
 from varve.output.part_table import PartTable
 from varve.output.run_output import Output
+from varve.planning import resolve
 
 ROWS = 50
 VECTOR = pa.list_(pa.float32())
@@ -96,6 +97,10 @@ def parts_in(folder: Path) -> list[pa.Table]:
 
 def rows_in(folder: Path) -> pa.Table:
     return sorted_rows(pa.concat_tables(parts_in(folder)))
+
+
+def stop(*_arguments, **_options):
+    raise KeyboardInterrupt
 
 
 def table_job(folder: Path, backend: Backend) -> Job:
@@ -208,10 +213,6 @@ def test_functions_run_only_with_code(local, encode, publish, tmp_path):
 def test_interrupted_publication_is_continued_by_the_same_command(local, encode, publish, monkeypatch):
     local.create(rows(range(ROWS)))
     folder = encode(local, "first")
-
-    def stop(*_arguments, **_options):
-        raise KeyboardInterrupt
-
     with monkeypatch.context() as patches:
         patches.setattr(publishing, "check_staged", stop)
         assert publish(folder, local.features_address)[0] == 1
@@ -323,6 +324,41 @@ def test_features_of_another_model_are_refused(local, encode, publish):
     code, found = publish(encode(local, "other", model={"max_tokens": 16}), local.features_address)
     assert code == 2
     assert "feature set" in found["error"]
+
+
+@pytest.fixture
+def encode_on_gpu(encode, monkeypatch):
+    """`encode`, with what `auto` is on a GPU."""
+
+    def make(backend: Backend, name: str) -> Path:
+        with monkeypatch.context() as patches:
+            patches.setattr(resolve, "resolve_dtype", lambda _dtype, _device: "bfloat16")
+            return encode(backend, name)
+
+    return make
+
+
+def test_vectors_of_another_compute_type_are_compared_with_its_tolerance(local, encode_on_gpu, publish):
+    local.create(rows(range(9)))
+    folder = encode_on_gpu(local, "first")
+    code, found = publish(folder, local.features_address)
+    assert code == 0, found
+    assert features_of(local).equals(rows_in(folder))
+    assert run_command(["verify", local.features_address]) == 0
+
+
+def test_unfinished_run_with_other_settings_is_refused(local, encode_on_gpu, publish, monkeypatch):
+    local.create(rows(range(9)))
+    folder = encode_on_gpu(local, "first")
+    job = table_job(folder, local)
+    with monkeypatch.context() as patches:
+        patches.setattr(publishing, "check_staged", stop)
+        with pytest.raises(KeyboardInterrupt):
+            finish_table(job)
+    code, found = publish(folder, local.features_address)
+    assert code == 2
+    assert "unfinished run of varve embed" in found["error"]
+    assert finish_table(job)[0].num_rows == 9
 
 
 def test_unfinished_output_is_refused(local, encode, publish):

@@ -20,6 +20,7 @@ from varve.errors import JobError
 from varve.output.manifest import read_manifest
 from varve.output.part_table import PartTable
 from varve.planning.plan import Plan
+from varve.planning.saved_job import read_job
 from varve.planning.saved_plan import prepare, save_plan
 from varve.storage.object_store import Storage
 
@@ -62,6 +63,7 @@ def publish_output(
 
 def _plan(finished: FinishedOutput, job: Job, storage: Storage) -> Plan:
     """The plan of the run, with the settings that the output was encoded with; it is saved."""
+    is_begun = read_job(storage) is not None
     plan = prepare(job, storage, device="cpu")
     if plan.resolved.max_tokens != finished.plan.resolved.max_tokens:
         msg = (
@@ -69,6 +71,13 @@ def _plan(finished: FinishedOutput, job: Job, storage: Storage) -> Plan:
             f"version of Varve {plan.resolved.max_tokens}: set model.max_tokens, and run the job again"
         )
         raise JobError(msg)
-    plan = replace(plan, resolved=replace(plan.resolved, **finished.encoding))
+    resolved = replace(plan.resolved, **finished.encoding)
+    if is_begun and resolved != plan.resolved:
+        msg = (
+            f"{storage.uri} is an unfinished run of varve embed to this table, with other settings than "
+            f"{finished.output.path}: run varve embed again to finish it, or delete this folder"
+        )
+        raise JobError(msg)
+    plan = replace(plan, resolved=resolved)
     save_plan(plan, storage)
     return plan
