@@ -76,11 +76,13 @@ def peak_of_anonymous_memory(peak: dict[str, int]):
     done = threading.Event()
 
     def sample() -> None:
+        is_last = False
         while True:
             status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
             peak["anonymous"] = max(peak.get("anonymous", 0), int(status["RssAnon"].split()[0]) << 10)
-            if done.wait(0.05):
+            if is_last:
                 return
+            is_last = done.wait(0.05)
 
     sampler = threading.Thread(target=sample)
     sampler.start()

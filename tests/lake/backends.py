@@ -84,7 +84,7 @@ def make_backend(kind: str, folder: Path, seaweed: Callable[[], SeaweedServer], 
         server = seaweed()
         for variable, value in server.environment().items():
             environment.setenv(variable, value)
-        root = server.new_bucket()
+        root = server.new_folder()
     elif name == "iceberg":
         for variable in server_variables():
             environment.delenv(variable, raising=False)

@@ -27,7 +27,7 @@ def new_root(request, monkeypatch) -> str:
     seaweed = request.getfixturevalue("seaweed")
     for name, value in seaweed.environment().items():
         monkeypatch.setenv(name, value)
-    return seaweed.new_bucket()
+    return seaweed.new_folder()
 
 
 def feature_table(root: str) -> DeltaTable:

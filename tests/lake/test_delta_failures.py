@@ -31,7 +31,7 @@ def faulty(seaweed, control, monkeypatch) -> Control:
 @pytest.fixture
 def table(seaweed, faulty) -> DeltaTable:
     assert faulty
-    return feature_table(seaweed.new_bucket())
+    return feature_table(seaweed.new_folder())
 
 
 def test_lost_answer_of_the_commit_is_found_by_reading(table, faulty):

@@ -422,7 +422,7 @@ def test_endpoint_without_tls_needs_no_further_setting(request, monkeypatch):
     seaweed = request.getfixturevalue("seaweed")
     for name, value in seaweed.environment().items():
         monkeypatch.setenv(name, value)
-    backend = Backend(seaweed.new_bucket())
+    backend = Backend(seaweed.new_folder())
     backend.create(rows([1]))
     monkeypatch.delenv("AWS_ALLOW_HTTP")
     assert source(backend.address).pin(None).version == 0
@@ -431,7 +431,7 @@ def test_endpoint_without_tls_needs_no_further_setting(request, monkeypatch):
 def test_credentials_appear_in_no_error_and_no_pickle(seaweed, monkeypatch):
     for name, value in seaweed.environment().items():
         monkeypatch.setenv(name, value)
-    backend = Backend(seaweed.new_bucket())
+    backend = Backend(seaweed.new_folder())
     backend.create(rows([1]))
     table = source(backend.address)
     secret = os.environ["AWS_SECRET_ACCESS_KEY"]

