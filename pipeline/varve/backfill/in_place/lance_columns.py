@@ -82,7 +82,7 @@ class LanceColumns:
         state = State(**stored)
         return replace(state, source_version=dataset.version) if is_covered else state
 
-    def prepare(self, stored: pa.Schema) -> None:  # noqa: ARG002
+    def prepare(self, stored: pa.Schema) -> None:  # noqa: ARG002 (of the interface)
         """Check the dataset; the commit of the values adds the columns.
 
         Raises:

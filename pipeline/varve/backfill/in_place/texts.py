@@ -28,7 +28,8 @@ def stale_rows(table: pa.Table, text_columns: Sequence[str], hash_column: str) -
     if hash_column not in table.column_names:
         return np.ones(len(table), np.bool_), hashes
     stored = table[hash_column].combine_chunks().cast(HASH_TYPE)
-    is_same = pc.equal(hashes, stored).fill_null(False)  # noqa: FBT003  # pyright: ignore[reportAttributeAccessIssue]
+    equal = pc.equal(hashes, stored)  # pyright: ignore[reportAttributeAccessIssue] (made at run time)
+    is_same = equal.fill_null(False)  # noqa: FBT003 (the value)
     return ~is_same.to_numpy(zero_copy_only=False), hashes
 
 
