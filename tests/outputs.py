@@ -125,11 +125,11 @@ def _stored_lists(definition: Column, values: SparseVectors | Ragged) -> dict:
 
 
 def _manifest(storage: Storage, metadata: dict, rows: int, errors: int, parts: list) -> Manifest:
-    job = {"source": {"text": "text"}, "model": {"name": metadata["model"], "long_text": "truncate"}}
+    job = {"source": {"dataset": "docs", "text": "text"}, "model": {"name": metadata["model"], "long_text": "truncate"}}
     return Manifest(
         path=storage.uri, fingerprint=metadata["fingerprint"], started_at="2026-01-01T00:00:00+00:00",
         finished_at="2026-01-01T00:01:00+00:00", num_rows=rows, num_tokens=10 * (rows - errors), num_errors=errors,
         num_truncated=0, file_bytes=sum(part.file_bytes for part in parts), counts={},
-        storage={"create_if_absent": True, "retries": 0}, seconds={}, stages={}, encoder={}, canary={}, versions={},
-        job=job, resolved={}, parts=PartTable.of(parts),
+        storage={"create_if_absent": True, "retries": 0}, seconds={}, stages={}, encoder={}, versions={},
+        job=job, resolved={}, canary={"rows": 3, "passed": True, "features": {}}, parts=PartTable.of(parts),
     )  # fmt: skip

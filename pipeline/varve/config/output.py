@@ -80,6 +80,9 @@ class Output(Section):
         scheme, is_address, _ = path.partition("://")
         if is_address and scheme not in _STORES:
             msg = f"{path} is not a folder or an address of a store (s3://, gs://, az://)"
+            if scheme == "hf":  # infra/decisions/0038
+                name = re.sub(r"^.*?://(datasets/)?", "", path).strip("/")
+                msg += f". Write to one of these, then upload it: hf upload {name} FOLDER . --repo-type dataset"
             raise ValueError(msg)
         return path
 

@@ -23,6 +23,7 @@ from varve.engine.ray_tasks import spread
 from varve.errors import JobError, RunError
 from varve.monitoring.row_errors import list_reasons, too_many_errors
 from varve.output import manifest
+from varve.output.dataset_card import update_card
 from varve.output.manifest import Manifest
 from varve.output.part_file import Part
 from varve.output.part_layout import PartLayout
@@ -46,12 +47,13 @@ Committed = Mapping[int, Mapping[Range, int]]  # shard → rows of each committe
 
 
 def check_same_job(job: Job, storage: Storage) -> None:
-    """Check that a finished output is that of this job.
+    """Check that a finished output is that of this job; writes the dataset card if the run ended before it did.
 
     Raises:
         JobError: it belongs to another job.
     """
     prepare(job, storage, device="cpu")  # the saved plan is used, so the device decides nothing
+    update_card(job.output.path)
 
 
 def run_table_job(
@@ -129,7 +131,10 @@ def run_job(
     timer.lap("check")
     table = publish(storage, parts)
     timer.lap("publish")
-    return _publish(storage, make_manifest(plan, storage, parts, started_at, timer.laps, result, checked, table))
+    finished = _publish(storage, make_manifest(plan, storage, parts, started_at, timer.laps, result, checked, table))
+    if job.output.table is None:
+        update_card(job.output.path)
+    return finished
 
 
 def _find_missing(plan: Plan, storage: Storage) -> tuple[Mapping[int, Missing], int]:

@@ -59,6 +59,7 @@ def changed(path: str, value) -> dict:
         ("source.split", "train[:10%]", ["source.split", "'train[:10%]'", "part of a split"]),
         ("output.dtype", "f16", ["output.dtype", '"f16"', "'float16'"]),
         ("output.path", "memory://here", ["output.path", "memory://here is not a folder or an address of a store"]),
+        ("output.path", "hf://datasets/me/docs", ["output.path", "hf upload me/docs FOLDER . --repo-type dataset"]),
         ("output.path", "http://host/there", ["output.path", "http://host/there is not a folder"]),
         ("output.max_errors", -1, ["output.max_errors", "-1"]),
         ("output.max_errors", "1", ["output.max_errors", "'1'", "a share such as 1%"]),
