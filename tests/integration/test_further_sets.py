@@ -8,11 +8,13 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 import varve
 from tests.finished_runs import finish
 from varve import Job, JobError
 from varve.cli.main import run_command
+from varve.output.dataset_card import CARD_NAME
 from varve.output.run_output import Output
 from varve.planning.saved_plan import prepare, save_plan
 from varve.storage.object_store import Storage
@@ -224,4 +226,8 @@ def test_run_on_ray_writes_the_set_once_and_resumes_it(sets, run, tmp_path):
     assert manifest.path == f"{path}/sets/max"
     assert run(further).sha256 == manifest.sha256
     assert list(varve.open(str(path)).features) == ["mean", "cls_01", "cls_02", "max"]
-    assert hashes(path) == hashes(sets.path)
+    after = hashes(path)
+    del after[CARD_NAME]
+    assert after == hashes(sets.path)
+    header = yaml.safe_load((path / CARD_NAME).read_text().split("---\n")[1])
+    assert [each["config_name"] for each in header["configs"]] == ["default", "layers", "max"]
