@@ -5,15 +5,15 @@ python -m tests.bench.encode [--models minilm bert-base] [--mixes docstrings sho
 Each variant has its own process and is idle while another one runs. Rounds are interleaved; results are medians, and
 ratios are medians of the ratios within a round. Vectors are compared with eager float32 transformers, one text at a
 time, before anything is timed. The floor is measured in the same rounds. Needs neither Ray nor Arrow nor datasets. The
-tables are printed last.
+tables are printed last: float32 first, then reduced precision with its error, where float32 Varve is timed in the same
+rounds.
 """
 
 import argparse
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,17 +21,15 @@ from typing import Any
 from tests.bench import corpus
 from tests.bench.floor import flops
 from tests.bench.peers import Setup
-from tests.bench.report import Comparison, Row, compare, save, table
-from tests.bench.variants import FLOOR, OURS, REFERENCE, VARIANTS, chosen
-from tests.bench.worker import AbsentError, Remote, Session
+from tests.bench.report import document, save
+from tests.bench.results import Comparison
+from tests.bench.rounds import Start, load, log, measure
+from tests.bench.variants import FLOOR, REFERENCE, VARIANTS, chosen
+from tests.bench.worker import AbsentError, Remote
 
 # Default number of docstrings: a round takes some seconds on two cores, less than one on a GPU.
 TEXTS = {"cpu": {"minilm": 1024, "bert-base": 128, "bert-large": 48}, "cuda": {"bert-large": 4096}}
 OTHER_TEXTS = {"cpu": 256, "cuda": 16384}
-CHECKED = {"cpu": 512, "cuda": 128}  # compared texts
-ANY_LAYERS = ("varve, all layers", "varve, CLS", "varve, layers <= half", "varve, layers <= 1")
-
-Start = Callable[[str, Setup], Session | Remote]
 
 
 @dataclass(slots=True)
@@ -47,113 +45,13 @@ class Budget:
         return time.monotonic() + max(0.0, remaining_s) / parts
 
 
-def measure(
-    comparison: Comparison, texts: Sequence[str], sessions: dict[str, Any], rounds: int, deadline: float, *, half: bool
-) -> None:
-    """Compare the vectors of the variants, then time them in interleaved rounds.
-
-    Args:
-        comparison: receives the figures.
-        texts: to encode.
-        sessions: name → loaded session, with the reference and perhaps the floor.
-        rounds: their number.
-        deadline: of the last round, on time.monotonic().
-        half: whether the variants run in half precision.
-
-    Raises:
-        AbsentError: there is no reference.
-    """
-    warmed_up = _check_vectors(comparison, texts, sessions, deadline, half=half)
-    for turn in range(rounds):
-        if time.monotonic() > deadline and turn:
-            break
-        if FLOOR in sessions:
-            for product, rate in sessions[FLOOR].measure().items():
-                comparison.floor.setdefault(product, []).append(rate)
-        for row in warmed_up:
-            if time.monotonic() > deadline and turn:
-                break
-            result = sessions[row.name].run()
-            row.seconds.append(result.seconds)
-            if result.encode_seconds is not None:
-                row.more.setdefault("encoding s", []).append(result.encode_seconds)
-            _log(f"{comparison.title}: round {turn + 1}: {row.name}: {result.seconds:.2f} s")
-    for row in warmed_up:
-        row.peak_bytes = sessions[row.name].peak_bytes()
-
-
-def _check_vectors(
-    comparison: Comparison, texts: Sequence[str], sessions: dict[str, Any], deadline: float, *, half: bool
-) -> list[Row]:
-    """Run each variant once and compare a sample of its vectors; returns the rows of variants that fit into a round."""
-    checked = sorted({at * len(texts) // CHECKED["cuda" if half else "cpu"] for at in range(CHECKED["cpu"])})
-    checked = [at for at in checked if at < len(texts)]
-    if REFERENCE not in sessions:
-        msg = "the reference could not be loaded"
-        raise AbsentError(msg)
-    reference = sessions[REFERENCE]
-    reference.use([texts[at] for at in checked])
-    reference.run()
-    expected = reference.vectors(range(len(checked))).reshape(len(checked), len(reference.layers()), -1)
-    warmed_up: list[Row] = []
-    round_s = 0.0
-    for name in (name for name in sessions if name not in {REFERENCE, FLOOR}):
-        if time.monotonic() > deadline:
-            comparison.left_out[name] = "no time left"
-            continue
-        try:
-            sessions[name].use(texts)
-            seconds = sessions[name].run().seconds
-            of_layers = expected[:, sessions[name].layers()].reshape(len(checked), -1)
-            difference = compare(sessions[name].vectors(checked), of_layers)
-        except AbsentError as e:
-            comparison.left_out[name] = str(e)
-            continue
-        _log(f"{comparison.title}: {name}: {seconds:.2f} s, {difference}")
-        if warmed_up and round_s + seconds > deadline - time.monotonic():
-            comparison.left_out[name] = "no time left"
-            continue
-        row = Row(name, difference=difference, exact=difference.is_exact(half=half), ours=name.startswith(OURS))
-        row.whole = name not in ANY_LAYERS
-        round_s += seconds
-        warmed_up.append(row)
-        comparison.rows.append(row)
-    return warmed_up
-
-
-def load(
-    names: Sequence[str], setup: Setup, start: Start, deadline: float, at_once: int = 1
-) -> tuple[dict[str, Any], dict[str, str]]:
-    """Load variants until half of the time is over; returns (name → session, name → reason for the others)."""
-    half_time = (time.monotonic() + deadline) / 2
-
-    def load_one(name: str) -> tuple[str, Any, str]:
-        if time.monotonic() > half_time:
-            return name, None, "no time left to load it"
-        session = start(name, setup)
-        session.deadline = half_time
-        try:
-            description = ", ".join(f"{key} {value}" for key, value in session.load().items())
-        except AbsentError as e:
-            session.close()
-            return name, None, str(e)
-        session.deadline = deadline
-        _log(f"{Path(setup.folder).name}: {name}: loaded ({description})")
-        return name, session, ""
-
-    with ThreadPoolExecutor(at_once) as pool:
-        loaded = list(pool.map(load_one, names))
-    sessions = {name: session for name, session, _ in loaded if session}
-    return sessions, {name: reason for name, session, reason in loaded if not session}
-
-
 def run(arguments: argparse.Namespace, start: Start, scratch: Path) -> list[Comparison]:
     """Run the requested comparisons."""
     device, budget = arguments.device, Budget(60 * arguments.minutes)
     half = device == "cuda"
     counts = {model: TEXTS[device].get(model, OTHER_TEXTS[device]) for model in arguments.models}
     docstrings = corpus.docstrings(arguments.texts or max(counts.values()))
-    _log(f"{len(docstrings):,} docstrings")
+    log(f"{len(docstrings):,} docstrings")
     comparisons: list[Comparison] = []
     cases = [(model, most) for model in arguments.models for most in arguments.max_tokens]
     for at, (model, max_tokens) in enumerate(cases):
@@ -202,11 +100,6 @@ def _compare(
     return comparison
 
 
-def _log(text: str) -> None:
-    sys.stderr.write(f"{time.strftime('%H:%M:%S')} {text}\n")
-    sys.stderr.flush()
-
-
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Compares the encoder with its peers.")
     parser.add_argument(
@@ -241,7 +134,7 @@ def main() -> None:
             return Remote(variant, setup, folder=scratch, python=python, env=env)
 
         comparisons = run(arguments, start, scratch)
-    sys.stdout.write("\n".join(table(comparison) for comparison in comparisons))
+    sys.stdout.write(document(comparisons))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Peers with another engine than torch: ONNX Runtime, OpenVINO, CTranslate2, FastEmbed.
 
-Each runs in float32 over texts sorted by length: one batch at a time on all cores, or several (`lanes`) that share the
-cores. FastEmbed needs huggingface-hub < 2, which conflicts with the lock, so it runs in another environment: --python
-fastembed=PATH (see CONTRIBUTING.md).
+Each runs over texts sorted by length: one batch at a time on all cores, or several (`lanes`) that share the cores. The
+precision is float32 unless a parameter says otherwise. FastEmbed needs huggingface-hub < 2, which conflicts with the
+lock, so it runs in another environment: --python fastembed=PATH (see CONTRIBUTING.md).
 """
 
 import json
@@ -39,17 +39,17 @@ class Engine(Rows):
 
 
 class OnnxRuntime(Engine):
-    """ONNX Runtime with the graph fused by its own optimizer."""
+    """ONNX Runtime with the graph fused by its own optimizer; `kind` is one of tests.bench.export.FILES."""
 
     packages = ("onnxruntime",)
 
-    def __init__(self, setup: Setup, **options: int) -> None:
+    def __init__(self, setup: Setup, *, kind: str = "onnx-optimized", **options: int) -> None:
         import onnxruntime
 
         super().__init__(setup, **options)
         session_options = onnxruntime.SessionOptions()
         session_options.intra_op_num_threads = max(1, setup.threads // self.lanes)
-        file = str(exported(setup.folder, "onnx-optimized"))
+        file = str(exported(setup.folder, kind))
         self._session = onnxruntime.InferenceSession(file, session_options, providers=["CPUExecutionProvider"])
 
     def mean(self, input_ids: NDArray, mask: NDArray) -> Vectors:
@@ -60,11 +60,11 @@ class OnnxRuntime(Engine):
 
 
 class OpenVino(Engine):
-    """OpenVINO in float32, with one stream per lane."""
+    """OpenVINO with one stream per lane; `as_it_comes` leaves the precision to it: bfloat16 where the CPU has it."""
 
     packages = ("openvino",)
 
-    def __init__(self, setup: Setup, **options: int) -> None:
+    def __init__(self, setup: Setup, *, as_it_comes: bool = False, **options: int) -> None:
         import openvino
         from openvino import properties
 
@@ -72,9 +72,12 @@ class OpenVino(Engine):
         config = {
             properties.inference_num_threads: setup.threads,
             properties.num_streams: self.lanes,
-            properties.hint.inference_precision: openvino.Type.f32,
         }
+        if not as_it_comes:
+            config[properties.hint.inference_precision] = openvino.Type.f32
         self._model = openvino.compile_model(str(exported(setup.folder, "openvino")), "CPU", config)
+        precision = self._model.get_property(properties.hint.inference_precision)
+        self.ways = {"precision": precision.get_type_name()}
 
     def _infer(self, output: int, input_ids: NDArray, mask: NDArray) -> Vectors:
         # A request must stay in one thread, and each run has new threads.
@@ -89,18 +92,18 @@ class OpenVino(Engine):
 
 
 class CTranslate2(Rows):
-    """CTranslate2 in float32, one batch per core."""
+    """CTranslate2, one batch per core; in int8 it rounds the weights by output and the inputs by token."""
 
     packages = ("ctranslate2",)
 
-    def __init__(self, setup: Setup, *, lanes: int, **batch: int) -> None:
+    def __init__(self, setup: Setup, *, lanes: int, compute_type: str = "float32", **batch: int) -> None:
         import ctranslate2
 
         super().__init__(setup, **batch)
         self.lanes = min(lanes, setup.threads)
         threads = {"inter_threads": self.lanes, "intra_threads": max(1, setup.threads // self.lanes)}
         folder = str(exported(setup.folder, "ctranslate2").parent)
-        self._encoder = ctranslate2.Encoder(folder, device="cpu", compute_type="float32", **threads)
+        self._encoder = ctranslate2.Encoder(folder, device="cpu", compute_type=compute_type, **threads)
 
     def run(self, ids: list[list[int]]) -> Vectors:
         hidden = np.asarray(self._encoder.forward_batch(ids).last_hidden_state)
@@ -109,19 +112,22 @@ class CTranslate2(Rows):
 
 
 class FastEmbed:
-    """FastEmbed with the model registered as a custom one; texts are sorted by characters."""
+    """FastEmbed with the model registered as a custom one; texts are sorted by characters.
+
+    Its quantized models are graphs of `onnxruntime.quantization.quantize_dynamic`, as the kind "onnx-int8" is.
+    """
 
     packages = ("fastembed", "onnxruntime")
     layers = (-1,)
     takes_tokens = False
 
-    def __init__(self, setup: Setup, *, rows: int) -> None:
+    def __init__(self, setup: Setup, *, rows: int, kind: str = "onnx") -> None:
         from fastembed import TextEmbedding
         from fastembed.common.model_description import ModelSource, PoolingType
         from tokenizers import Tokenizer
 
         folder = Path(setup.folder)
-        export_folder = exported(setup.folder, "onnx").parent
+        export_folder = exported(setup.folder, kind).parent
         config = json.loads((folder / "config.json").read_text())
         # FastEmbed reads the limit from tokenizer_config.json, and the special tokens from a file that transformers no
         # longer writes.

@@ -1,4 +1,4 @@
-"""Varve's encoder as a variant of the benchmarks, with its defaults for threads, packs and precision."""
+"""Varve's encoder as a variant of the benchmarks, with its defaults for threads and packs."""
 
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -15,7 +15,7 @@ class Varve:
     packages = ("torch", "transformers", "tokenizers")
     takes_tokens = True
 
-    def __init__(self, setup: Setup, *, output: str = "last", **options: bool) -> None:
+    def __init__(self, setup: Setup, *, output: str = "last", dtype: str = "auto", **options: bool) -> None:
         from transformers import AutoConfig
 
         from varve.config.feature import Feature
@@ -26,7 +26,7 @@ class Varve:
         layers = {"all": range(count + 1), "first": [1], "half": [count // 2]}.get(output, [count])
         self.layers = [0] if output == "cls" else [layer - count - 1 for layer in layers]
         feature = Feature(pool="cls" if output == "cls" else "mean", layers=tuple(layers))
-        model = Model(name=setup.folder, max_tokens=setup.max_tokens)
+        model = Model(name=setup.folder, max_tokens=setup.max_tokens, dtype=dtype)
         self._encoder = Encoder(model, {"e": feature}, device=setup.device, **options)
         # Which code runs depends on the machine and on whether the kernels were compiled.
         self.ways = {way: getattr(self._encoder, way, "torch") for way in ("attention", "linear")}

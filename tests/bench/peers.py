@@ -84,12 +84,22 @@ def padded(ids: list[list[int]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 
 
 class Transformers(Rows):
-    """Plain transformers with padded batches, in the order of the texts or sorted by length."""
+    """Plain transformers with padded batches, in the order of the texts or sorted by length.
+
+    `int8` is torch's dynamic quantization of all linear layers.
+    """
 
     packages = ("torch", "transformers", "tokenizers")
 
     def __init__(
-        self, setup: Setup, *, order: str = "length", attention: str = "sdpa", exact: bool = False, **batch: int
+        self,
+        setup: Setup,
+        *,
+        order: str = "length",
+        attention: str = "sdpa",
+        exact: bool = False,
+        int8: bool = False,
+        **batch: int,
     ) -> None:
         import torch
         from transformers import AutoModel
@@ -101,6 +111,8 @@ class Transformers(Rows):
         dtype = torch.float32 if exact or setup.device == "cpu" else torch.float16
         model = AutoModel.from_pretrained(setup.folder, attn_implementation=attention, dtype=dtype)
         self._torch, self._model = torch, model.to(setup.device).eval()
+        if int8:  # the weights at load, the inputs of each batch per tensor
+            torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear}, torch.qint8, inplace=True)
 
     def run(self, ids: list[list[int]]) -> Any:
         with self._torch.inference_mode():

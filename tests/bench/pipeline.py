@@ -24,9 +24,11 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from tests.bench import corpus
+from tests.bench.difference import ABSENT, Difference, compare
 from tests.bench.flows import FLOWS, MAX_TOKENS
 from tests.bench.peers import Setup
-from tests.bench.report import Comparison, Difference, Row, compare, save, table
+from tests.bench.report import document, save
+from tests.bench.results import Comparison, Row
 from tests.bench.variants import REFERENCE
 from tests.bench.worker import ROOT, Remote
 
@@ -51,7 +53,7 @@ def check(target: Path, rows: int, expected: dict[int, NDArray[np.float32]]) -> 
     files = sorted((target / "data" if (target / "data").is_dir() else target).rglob("*.parquet"))
     table = ds.dataset([str(file) for file in files]).to_table(columns=["id", "vector"]).sort_by("id")
     if table["id"].to_pylist() != list(range(rows)):
-        return Difference(float("inf"), float("inf"), -1.0)
+        return ABSENT
     vectors = np.array(table["vector"].take(list(expected)).to_pylist(), np.float32)
     return compare(_unit(vectors), _unit(np.stack(list(expected.values()))))
 
@@ -103,7 +105,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         comparison = compare_flows(arguments, Path(name))
     save([comparison], arguments.out, "pipeline")
-    sys.stdout.write(table(comparison))
+    sys.stdout.write(document([comparison]))
 
 
 def compare_flows(arguments: argparse.Namespace, scratch: Path) -> Comparison:

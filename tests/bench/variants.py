@@ -3,6 +3,9 @@
 The ONNX and OpenVINO backends of sentence-transformers need optimum, which conflicts with the locked transformers
 (optimum-onnx 0.1 needs < 4.58, optimum-intel 2.2 < 5.6). Here the engines replace the torch model inside
 sentence-transformers, as those backends do it.
+
+Reduced precision on a CPU: OpenVINO chooses bfloat16 itself where the CPU has it; the others run in float32 unless a
+user asks for less.
 """
 
 from collections.abc import Callable, Mapping
@@ -38,6 +41,7 @@ class Variant:
     make: Callable[[Setup], Any]
     devices: tuple[str, ...] = BOTH
     env: Mapping[str, str] = field(default_factory=dict)
+    reduced: bool = False  # reported in the table of reduced precision
 
 
 VARIANTS = {
@@ -54,6 +58,15 @@ VARIANTS = {
     "onnxruntime": Variant(partial(OnnxRuntime, tokens=1024), CPU),
     "onnxruntime, a batch per core": Variant(partial(OnnxRuntime, tokens=1024, lanes=64), CPU),
     "ctranslate2": Variant(partial(CTranslate2, tokens=1024, lanes=64), CPU),
+    "varve, bfloat16": Variant(partial(Varve, dtype="bfloat16"), CPU, reduced=True),
+    "openvino, default precision, a batch per core": Variant(
+        partial(OpenVino, tokens=1024, lanes=64, as_it_comes=True), CPU, reduced=True
+    ),
+    "ctranslate2, int8": Variant(partial(CTranslate2, tokens=1024, lanes=64, compute_type="int8"), CPU, reduced=True),
+    "onnxruntime, int8, a batch per core": Variant(
+        partial(OnnxRuntime, tokens=1024, lanes=64, kind="onnx-int8"), CPU, reduced=True
+    ),
+    "transformers, int8, sorted": Variant(partial(Transformers, rows=8, int8=True), CPU, reduced=True),
     "varve, layers <= half": Variant(partial(Varve, output="half")),
     "varve, layers <= 1": Variant(partial(Varve, output="first")),
     "transformers, sorted": Variant(partial(Transformers, rows=32)),
@@ -62,6 +75,7 @@ VARIANTS = {
     "sentence-transformers, onnxruntime": Variant(partial(SentenceTransformers, rows=8, engine=OnnxRuntime), CPU),
     "sentence-transformers, openvino": Variant(partial(SentenceTransformers, rows=8, engine=OpenVino), CPU),
     "fastembed": Variant(partial(FastEmbed, rows=8), CPU),
+    "fastembed, int8": Variant(partial(FastEmbed, rows=8, kind="onnx-int8"), CPU, reduced=True),
 }
 # Not compared, but measured in the same rounds.
 FLOOR = "floor"
@@ -75,6 +89,11 @@ def make(name: str, setup: Setup) -> Any:
         module, _, variant = name.partition(":")
         return getattr(import_module(module), variant)(setup)
     return _NOT_COMPARED[name](setup) if name in _NOT_COMPARED else VARIANTS[name].make(setup)
+
+
+def is_reduced(name: str) -> bool:
+    """Whether a variant belongs in the table of reduced precision; a module:class does not."""
+    return name in VARIANTS and VARIANTS[name].reduced
 
 
 def chosen(peers: list[str] | None, device: str) -> list[str]:

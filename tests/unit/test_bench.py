@@ -1,18 +1,21 @@
-"""The benchmark compares only times of correct vectors."""
+"""The benchmark compares only times of correct vectors, and states the error of reduced precision."""
 
 import time
 
 import numpy as np
 import pytest
 
-from tests.bench.encode import load, measure
+from tests.bench.difference import compare
 from tests.bench.peers import Rows, Setup, Transformers
-from tests.bench.report import Comparison, Row, compare, table
+from tests.bench.report import table
+from tests.bench.results import Comparison, Row
+from tests.bench.rounds import load, measure
 from tests.bench.variants import OURS, REFERENCE
 from tests.bench.worker import Session
 from tests.models import RAGGED
 
 TEXTS = RAGGED * 2
+INT8 = "transformers, int8, sorted"
 
 
 class Cls(Transformers):
@@ -44,7 +47,16 @@ class Absent(Rows):
 def comparison(tiny):
     setup = Setup(tiny("bert"), 64, "cpu")
     peers = [f"{__name__}:{peer.__name__}" for peer in (Cls, Shuffled, Absent)]
-    names = [REFERENCE, OURS, "varve, all layers", "varve, CLS", "varve, layers <= 1", "transformers, sorted", *peers]
+    names = [
+        REFERENCE,
+        OURS,
+        "varve, all layers",
+        "varve, CLS",
+        "varve, layers <= 1",
+        "transformers, sorted",
+        INT8,
+        *peers,
+    ]
     sessions, left_out = load(names, setup, Session, deadline=float("inf"))
     result = Comparison("tiny", len(TEXTS), 1000, [], left_out=left_out)
     measure(result, TEXTS, sessions, 2, time.monotonic() + 600, half=False)
@@ -79,6 +91,34 @@ def test_nan_missing_or_different_vectors_are_not_exact():
     assert not compare(np.where(np.eye(3, 4), np.nan, expected), expected).is_exact()
     assert not compare(np.where(np.eye(3, 4), np.nan, expected), expected).is_exact(half=True)
     assert not compare(expected + 1e-4, expected).is_exact()
+
+
+def test_reduced_precision_has_a_table_with_its_error_beside_varve_in_float32(comparison):
+    reduced = next(row for row in comparison.rows if row.name == INT8)
+    assert reduced.reduced
+    assert 0.9 < reduced.difference.cosine < reduced.difference.mean_cosine < 1
+    float32, below = table(comparison).split("Reduced precision")
+    assert INT8 not in float32
+    rows = [line for line in below.splitlines() if line.startswith("| varve") or INT8 in line]
+    assert [line.split(" | ")[0] for line in rows] == ["| varve", f"| {INT8}"]
+    assert f"{reduced.difference.relative:.1e} | {reduced.difference.mean_cosine:.6f}" in rows[1]
+
+
+def test_reduced_precision_is_never_the_fastest_exact_peer():
+    mine, peer = Row(OURS, [2.0], exact=True, ours=True), Row("peer", [3.0], exact=True)
+    as_it_comes = Row("peer, default precision", [1.0], exact=True, reduced=True)
+    bfloat16 = Row("varve, bfloat16", [0.5], ours=True, reduced=True)
+    comparison = Comparison("tiny", 1, 1, [bfloat16, mine, as_it_comes, peer])
+    assert comparison.ours() is mine
+    assert comparison.fastest_peer() is peer
+    line = next(line for line in table(comparison).splitlines() if line.startswith("| peer, default precision"))
+    assert [cell.strip() for cell in line.split("|")[4:6]] == ["0.50", "2.00"]
+
+
+def test_cosines_are_the_least_and_the_mean_of_the_rows():
+    difference = compare(np.array([[1.0, 0.0], [1.0, 1.0]]), np.array([[1.0, 0.0], [1.0, 0.0]]))
+    assert difference.cosine == pytest.approx(0.5**0.5)
+    assert difference.mean_cosine == pytest.approx((1 + 0.5**0.5) / 2)
 
 
 def test_ratios_are_medians_of_the_ratios_within_a_round():
