@@ -23,4 +23,5 @@ def describe(encoder: Encoder) -> dict[str, Any]:
         "tokens_per_pack": encoder.tokens_per_pack,
         **({"threads": encoder.threads} if on_cpu else {"most_tokens": encoder.max_pack_tokens, "kernels": kernels}),
         "compiled": encoder.compiled,
+        "tokenizer": encoder.tokenizer.description,
     }

@@ -52,15 +52,21 @@ def encode_leading(encode: Callable[[list[str]], list[Any]], texts: Sequence[str
     return encodings
 
 
+def read_leading(texts: Sequence[str], max_tokens: int) -> Sequence[str]:
+    """The first characters of long texts, as many as a window usually needs; the texts themselves if all are short."""
+    num_characters = _CHARACTERS_PER_TOKEN * max_tokens
+    if max(map(len, texts), default=0) <= num_characters:
+        return texts
+    return [_cut_after_word(text, num_characters) for text in texts]
+
+
 def can_cut(raw: Any) -> bool:
     """Whether the text after a word and a space can never change the tokens up to the end of that word.
 
-    This is true if truncation drops the end of a text, no added token contains white space, the normalizer works within
+    This is true if no added token contains white space, the normalizer works within
     words, and the pre-tokenizer splits at spaces.
     """
     state = json.loads(raw.to_str())
-    if (state.get("truncation") or {}).get("direction", "Right") != "Right":
-        return False
     if any(re.search(r"\s", token["content"]) for token in state.get("added_tokens", ())):
         return False
     normalizers = _steps(state.get("normalizer"), "normalizers")

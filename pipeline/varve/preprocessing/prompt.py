@@ -7,11 +7,9 @@ both belongs to the text.
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
-from varve.preprocessing.tokens import PROMPT, Tokens, find_runs, range_index, starts_of
-
-Index = NDArray[np.int64]
+from varve.preprocessing.tokens import PROMPT, Tokens, find_runs
+from varve.preprocessing.windows import cut_windows
 
 
 def mark_prompt(tokens: Tokens, prompt_characters: int) -> Tokens:
@@ -36,8 +34,7 @@ def mark_prompt(tokens: Tokens, prompt_characters: int) -> Tokens:
 def cut_with_prompt(tokens: Tokens, max_tokens: int, stride: int) -> Tokens:
     """Cut texts into windows that all begin with the special tokens and the prompt, and end with the special tokens.
 
-    The pieces of the text between them are those of `tokenizers`: neighbours share `stride` tokens, and the last piece
-    ends with the text. `tokenizers` itself would repeat the special tokens only.
+    `tokenizers` itself would repeat the special tokens only.
 
     Args:
         tokens: one window per text, not truncated, from `mark_prompt`.
@@ -49,46 +46,4 @@ def cut_with_prompt(tokens: Tokens, max_tokens: int, stride: int) -> Tokens:
     """
     assert tokens.sequence_ids is not None
     firsts, counts = find_runs(tokens.sequence_ids >= 0, tokens.cu_seqlens)
-    rooms = max_tokens - (tokens.lengths - counts)
-    steps = rooms - stride
-    is_long = counts > rooms
-    if (steps[is_long] < 1).any():
-        msg = f"a window of {max_tokens} tokens has no room for the prompt, the special tokens and a stride of {stride}"
-        raise ValueError(msg)
-    num_windows = np.where(is_long, 1 - (rooms - counts) // np.maximum(steps, 1), 1)
-    rows = np.repeat(np.arange(len(firsts)), num_windows)
-    starts = range_index(np.zeros_like(num_windows), num_windows) * steps[rows]
-    lengths = np.minimum(rooms[rows], counts[rows] - starts)
-    index, cu_seqlens = _window_index(tokens.cu_seqlens, firsts, counts, (rows, starts, lengths))
-    return _take(tokens, index, cu_seqlens, starts_of(num_windows))
-
-
-def _window_index(
-    cu_texts: Index, firsts: Index, counts: Index, pieces: tuple[Index, Index, Index]
-) -> tuple[Index, Index]:
-    """Indices of the tokens of all windows: of the tokens before the text, a piece of the text and those after it.
-
-    Args:
-        cu_texts: (R + 1,) where the tokens of each text start.
-        firsts: (R,) first token of the text itself.
-        counts: (R,) tokens of the text itself.
-        pieces: (W,) texts, (W,) first tokens in the text and (W,) numbers of tokens.
-    """
-    rows, starts, lengths = pieces
-    heads, tails = firsts - cu_texts[:-1], cu_texts[1:] - firsts - counts
-    range_starts = np.stack([cu_texts[rows], firsts[rows] + starts, (firsts + counts)[rows]], axis=1)
-    range_lengths = np.stack([heads[rows], lengths, tails[rows]], axis=1)
-    return range_index(range_starts.reshape(-1), range_lengths.reshape(-1)), starts_of(range_lengths.sum(axis=1))
-
-
-def _take(tokens: Tokens, index: Index, cu_seqlens: Index, cu_windows: Index) -> Tokens:
-    types, spans, sequence_ids = tokens.token_type_ids, tokens.spans, tokens.sequence_ids
-    return Tokens(
-        input_ids=tokens.input_ids[index],
-        cu_seqlens=cu_seqlens,
-        cu_windows=cu_windows,
-        truncated=tokens.truncated,
-        token_type_ids=None if types is None else types[index],
-        spans=None if spans is None else spans[index],
-        sequence_ids=None if sequence_ids is None else sequence_ids[index],
-    )
+    return cut_windows(tokens, firsts, counts, max_tokens, stride)

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from varve.errors import RunError
 from varve.monitoring.row_errors import null_text
 from varve.preprocessing.computed_columns import ComputedColumn, compute_columns
 from varve.preprocessing.tokenizer import Tokenizer
@@ -158,6 +159,8 @@ def _try_tokenize(tokenizer: Tokenizer, columns: list[list[str]]) -> Tokens | st
     """The tokens of texts, or the reason why tokenizing fails."""
     try:
         return tokenizer(*columns)
+    except RunError:
+        raise  # a difference between tokenizers is not the fault of a row
     except BaseException as e:
         # `tokenizers` raises bare Exceptions. A Rust panic raises a BaseException whose class cannot be imported.
         if not isinstance(e, Exception) and type(e).__name__ != "PanicException":

@@ -1,23 +1,26 @@
 """Turns texts into the token ids of their windows, concatenated without padding.
 
-Uses the checkpoint's tokenizer from the `tokenizers` library; knows nothing of Arrow, Ray or models. Invariants: every
-text has at least one window; the tokens are the same as those of the tokenizer in `transformers`.
+Uses the checkpoint's tokenizer from the `tokenizers` library, or a faster implementation that is compared with it on
+some texts of every call; knows nothing of Arrow, Ray or models. Invariants: every text has at least one window; the
+tokens are the same as those of the tokenizer in `transformers`.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from itertools import chain
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from varve.config.model import Chunks
 from varve.preprocessing.chunks import add_chunks
+from varve.preprocessing.fast_path import Cut, FastPath
+from varve.preprocessing.fast_tokenizer import find_fast_tokenizer
+from varve.preprocessing.flat_encodings import collect, count_special_tokens
 from varve.preprocessing.leading_text import can_cut, encode_leading
 from varve.preprocessing.prompt import cut_with_prompt, mark_prompt
 from varve.preprocessing.query_expansion import QueryExpansion, expand
-from varve.preprocessing.tokens import SPECIAL, Tokens, starts_of
+from varve.preprocessing.tokens import Tokens, starts_of
 from varve.preprocessing.vocabulary import adapt
 
 
@@ -58,24 +61,28 @@ class Tokenizer:
         self._raw = type(pretrained.backend_tokenizer).from_str(pretrained.backend_tokenizer.to_str())
         self._raw.no_padding()
         self._splits_special_tokens = pretrained.split_special_tokens
-        self._raw.encode_special_tokens = self._splits_special_tokens
         self.gives_types = "token_type_ids" in pretrained.model_input_names
         # None stands for types of 0; few tokenizers give other types to a single text.
         self._single_types = self.gives_types and any(self._raw.encode("a").type_ids)
         self._max_tokens, self._stride, self.cuts_windows = max_tokens, stride, windows
+        self._side = pretrained.truncation_side
         self._prompt, self._expansion, self._chunks = prompt, expansion, chunks
-        self._set_truncation(pretrained.truncation_side)
         self._vocab_size = np.iinfo(np.int32).max if vocab_size is None else vocab_size
         self._spans = spans
         self._collects_spans = spans or chunks is not None or self._repeats_prompt
         self._encode = self._raw.encode_batch if self._collects_spans else self._raw.encode_batch_fast
-        self._reads_start = not windows and can_cut(self._raw)
+        self._reads_start = not windows and self._side == "right" and can_cut(self._raw)
+        self._configure()
         self.prompt_tokens = self._count_prompt(set(pretrained.all_special_ids))
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but the fast implementation, which cannot be pickled."""
+        return {**self.__dict__, "_fast_path": None}
+
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Restore `encode_special_tokens`, which `tokenizers` does not pickle."""
+        """Restore the fast implementation, and what `tokenizers` does not pickle."""
         self.__dict__ |= state
-        self._raw.encode_special_tokens = self._splits_special_tokens
+        self._configure()
 
     def __call__(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> Tokens:
         """Tokenize texts or sentence pairs."""
@@ -117,12 +124,12 @@ class Tokenizer:
         """Whether windows are cut here: `tokenizers` would not repeat the prompt."""
         return self.cuts_windows and bool(self._prompt)
 
-    def _set_truncation(self, side: str) -> None:
+    def _set_truncation(self) -> None:
         if self._repeats_prompt:
             self._raw.no_truncation()
         else:
             # Windows cover the whole text from its start, so the side of truncation does not matter to them.
-            direction = "right" if self.cuts_windows else side
+            direction = "right" if self.cuts_windows else self._side
             self._raw.enable_truncation(self._max_tokens, stride=self._stride, direction=direction)
 
     def _count_prompt(self, special_ids: set[int]) -> int:
@@ -136,45 +143,41 @@ class Tokenizer:
         return len(ids) - (ids[-1] in special_ids) if ids else 0
 
     def _tokenize(self, texts: Sequence[str]) -> Tokens:
-        prompted = [self._prompt + text for text in texts] if self._prompt else list(texts)
+        prompted = [self._prompt + text for text in texts] if self._prompt else texts
+        return self._fast_path(prompted) if self._fast_path else self._encode_texts(prompted)
+
+    def _encode_texts(self, texts: Sequence[str]) -> Tokens:
+        """The tokens of texts by `tokenizers`."""
         is_cut = self._reads_start
-        encodings = encode_leading(self._encode, prompted, self._max_tokens) if is_cut else self._encode(prompted)
+        encodings = encode_leading(self._encode, texts, self._max_tokens) if is_cut else self._encode(list(texts))
         tokens = self._collect(encodings, types=self._single_types)
         if self._prompt and self._collects_spans:
             tokens = mark_prompt(tokens, len(self._prompt))
         return cut_with_prompt(tokens, self._max_tokens, self._stride) if self._repeats_prompt else tokens
 
     def _collect(self, encodings: list[Any], *, types: bool) -> Tokens:
-        # `tokenizers` returns ids as Python lists only; here they are copied to arrays, once.
-        overflowing = [encoding.overflowing for encoding in encodings]
-        windows, counts = encodings, np.ones(len(encodings), np.int64)
-        truncated = np.fromiter(map(bool, overflowing), np.bool_)
-        if self.cuts_windows:
-            windows = [window for first, rest in zip(encodings, overflowing, strict=True) for window in (first, *rest)]
-            counts = np.fromiter((1 + len(rest) for rest in overflowing), np.int64)
-            truncated = np.zeros(len(encodings), np.bool_)
-        lengths = np.fromiter((len(window) for window in windows), np.int64, len(windows))
-        total = int(lengths.sum())
-        return Tokens(
-            input_ids=_flatten((window.ids for window in windows), np.int32, total),
-            cu_seqlens=starts_of(lengths),
-            cu_windows=starts_of(counts),
-            truncated=truncated,
-            token_type_ids=_flatten((window.type_ids for window in windows), np.int32, total) if types else None,
-            spans=_spans(windows, total) if self._collects_spans else None,
-            sequence_ids=_sequence_ids(windows, total) if self._collects_spans else None,
-        )
+        return collect(encodings, windows=self.cuts_windows, types=types, spans=self._collects_spans)
 
+    def _configure(self) -> None:
+        """Choose the implementation and set the truncation of `tokenizers`."""
+        self._raw.encode_special_tokens = self._splits_special_tokens
+        self._raw.no_truncation()
+        num_special = count_special_tokens(self._raw)
+        fast = self._unsupported(sum(num_special)) or find_fast_tokenizer(self._raw)
+        self._set_truncation()
+        self.description = f"tokenizers {version('tokenizers')}: {fast}" if isinstance(fast, str) else fast.name
+        self._fast_path = None
+        if not isinstance(fast, str):
+            is_cut, side = self._reads_start, self._side
+            cut = Cut(self._max_tokens, self.cuts_windows, self._stride, side, num_special, reads_start=is_cut)
+            self._fast_path = FastPath(fast, cut, self._encode_texts)
 
-def _flatten(lists: Iterable[Iterable[int]], dtype: type[np.integer], total: int) -> NDArray[Any]:
-    return np.fromiter(chain.from_iterable(lists), dtype, total)
-
-
-def _spans(windows: list[Any], total: int) -> NDArray[np.int32]:
-    pairs = chain.from_iterable(window.offsets for window in windows)
-    return _flatten(pairs, np.int32, 2 * total).reshape(total, 2)
-
-
-def _sequence_ids(windows: list[Any], total: int) -> NDArray[np.int8]:
-    ids = chain.from_iterable(window.sequence_ids for window in windows)
-    return np.fromiter((SPECIAL if sequence is None else sequence for sequence in ids), np.int8, total)
+    def _unsupported(self, num_special: int) -> str:
+        """What is needed of a tokenizer that only `tokenizers` has, or ""."""
+        needed = {
+            "spans of tokens": self._collects_spans,
+            "types of tokens": self._single_types,
+            "split_special_tokens": self._splits_special_tokens,
+            f"no room for text in {self._max_tokens} tokens": self._max_tokens - self._stride - num_special < 1,
+        }
+        return next((reason for reason, is_needed in needed.items() if is_needed), "")

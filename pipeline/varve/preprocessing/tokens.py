@@ -4,6 +4,7 @@ Knows nothing of tokenizers. Invariant: every text has at least one window, and 
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,11 @@ class Tokens:
     def num_tokens(self) -> NDArray[np.int32]:
         """(R,) tokens of each text, summed over its windows."""
         return np.diff(self.cu_seqlens[self.cu_windows]).astype(np.int32)
+
+    def windows_of(self, row: int) -> list[list[int]]:
+        """The ids of each window of a text, for tests and messages."""
+        starts = self.cu_seqlens[self.cu_windows[row] : self.cu_windows[row + 1] + 1]
+        return [self.input_ids[start:stop].tolist() for start, stop in pairwise(starts.tolist())]
 
 
 def starts_of(lengths: NDArray[Any]) -> NDArray[np.int64]:
