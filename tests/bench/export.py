@@ -73,10 +73,14 @@ def _write_int8(folder: Path, to: Path) -> None:
 
     Without VNNI, ONNX Runtime adds pairs of products in 16 bits, so its documentation says that weights get 7 bits.
     """
+    from onnx import TensorProto
     from onnxruntime.quantization import quantize_dynamic
 
     source = exported(str(folder), "onnx-optimized")
-    quantize_dynamic(source, to, per_channel=True, reduce_range="vnni" not in describe_cpu())
+    # Outputs of the fused operators have no inferred type.
+    float32 = {"DefaultTensorType": TensorProto.FLOAT}
+    reduce_range = "vnni" not in describe_cpu()
+    quantize_dynamic(source, to, per_channel=True, reduce_range=reduce_range, extra_options=float32)
 
 
 def _write_openvino(folder: Path, to: Path) -> None:
