@@ -5,10 +5,12 @@ Knows nothing of parts, models or placement. Invariant: importing this file impo
 
 import atexit
 import os
+from collections.abc import Callable
 
 import ray
 
 from varve.cluster.local_ray import end_local_ray, start_local_ray
+from varve.cluster.prepared_ray import PreparedRay
 from varve.cluster.ray_init import init
 from varve.config.compute import Compute
 from varve.errors import RunError, VarveError, one_line
@@ -21,19 +23,58 @@ def start_ray(compute: Compute) -> None:
         RunError: no Ray answers at RAY_ADDRESS, it wants a token, or it has another version; or a local Ray or its
             workers do not start.
     """
+    begin_ray(compute)()
+
+
+def begin_ray(compute: Compute, prepared: PreparedRay | None = None) -> Callable[[], None]:
+    """`start_ray` that does not wait for the workers of a local Ray.
+
+    Args:
+        compute: size of the object store, number of replicas.
+        prepared: the local Ray to start; ended here if none is started.
+
+    Returns:
+        What waits for the first worker, and raises RunError if there is none.
+
+    Raises:
+        RunError: see `start_ray`.
+    """
     if ray.is_initialized():
-        return
+        return _is_ready
     # These exit handlers are called before Ray's own, which waits half a second for output of workers that Varve does
     # not show.
     try:
         if os.environ.get("RAY_ADDRESS"):
             init(address="auto")
             atexit.register(ray.shutdown)
-        else:
-            atexit.register(end_local_ray, start_local_ray(compute))
+            return _is_ready
+        return _begin_local_ray(prepared or PreparedRay.prepare(compute))
     except VarveError:
         raise
     except Exception as e:  # Ray raises no narrower type for a node that does not start in time
         address = os.environ.get("RAY_ADDRESS", "this machine")
         msg = f"could not connect to Ray at {address}: {one_line(e, 300)}"
         raise RunError(msg) from e
+
+
+def _begin_local_ray(prepared: PreparedRay) -> Callable[[], None]:
+    try:
+        wait = start_local_ray(prepared)
+    except BaseException:
+        end_local_ray(prepared)
+        raise
+    atexit.register(end_local_ray, prepared)
+
+    def wait_or_end() -> None:
+        try:
+            wait()
+        except BaseException:
+            atexit.unregister(end_local_ray)
+            end_local_ray(prepared)
+            raise
+
+    return wait_or_end
+
+
+def _is_ready() -> None:
+    """Workers of a Ray that runs already start when they are needed."""

@@ -5,22 +5,19 @@ nothing of parts, models or placement. Invariant: no call here waits in Ray's C+
 always ends the start.
 """
 
-import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import ray
 from tenacity import Retrying, retry_if_exception, stop_after_attempt
 
-from varve.cluster.auth_token import make_token_private
-from varve.cluster.machine_check import check_machine
+from varve.cluster.prepared_ray import PreparedRay
 from varve.cluster.ray_init import init
-from varve.cluster.session_folder import SessionFolder, make_session_folder, temporary_folder
-from varve.config.compute import Compute
 from varve.errors import RunError, one_line
 
 # Ray gives its node 30 s to start, a constant of Ray; a busy machine needs more attempts.
@@ -36,45 +33,40 @@ _LOG_LINE, _WORKER_MARK = "[", ":"
 _TRACEBACK = re.compile(r"^Traceback .*\n(?:  .*\n)*?((?:  .*\n){1,2})(\S.*)", re.MULTILINE)
 
 
-def start_local_ray(compute: Compute, worker_start_s: float = WORKER_START_S) -> SessionFolder:
-    """Start Ray with room for the replicas, and wait for a first worker; returns its folder.
+def start_local_ray(prepared: PreparedRay, worker_start_s: float = WORKER_START_S) -> Callable[[], None]:
+    """Start Ray, which starts its first workers.
 
     Args:
-        compute: size of the object store, number of replicas.
-        worker_start_s: seconds to wait for the worker.
+        prepared: its size and its folder; `end_local_ray` ends both.
+        worker_start_s: seconds to wait for the first worker.
+
+    Returns:
+        What waits until a worker is ready; it raises RunError if none is within `worker_start_s`.
 
     Raises:
-        RunError: this machine lacks what Ray needs, a process that Ray starts ends with an error, or no worker is ready
-            within `worker_start_s`.
+        RunError: a process that Ray starts ends with an error.
         Exception: Ray's own, which has no narrower type: its node does not start in time.
-        OSError: the temporary folder can't be written.
     """
-    size = _size(compute)
-    check_machine(temporary_folder(), size["num_cpus"], size["object_store_memory"])
-    make_token_private()
-    folder = make_session_folder()
-    try:
-        _start(size, folder.of_ray)
-        # It reads the output of workers for drivers to show; Varve shows none of it.
-        _end_process("log_monitor")
-        _wait_for_worker(folder.of_ray, size["num_cpus"], worker_start_s)
-    except BaseException:
-        end_local_ray(folder)
-        raise
-    return folder
+    _start(prepared)
+    # It reads the output of workers for drivers to show; Varve shows none of it.
+    _end_process("log_monitor")
+    task = ray.remote(num_cpus=0)(_answer)
+    answers = [task.remote() for _ in range(prepared.size["num_cpus"])]
+    return partial(_wait_for_worker, prepared, answers, worker_start_s)
 
 
-def end_local_ray(folder: SessionFolder) -> None:
+def end_local_ray(prepared: PreparedRay) -> None:
     """End the processes that this one started for Ray, and remove their folder.
 
     The autoscaler's monitor goes first: Ray ends it after the server that it polls, and then waits a second for it.
     """
     _end_process("monitor")
     ray.shutdown()
-    folder.remove()
+    prepared.end()
 
 
-def _start(size: dict[str, Any], folder: Path) -> None:
+def _start(prepared: PreparedRay) -> None:
+    folder = prepared.folder.of_ray
     # address="local": never joins a cluster that is already running on this machine.
     options = {"address": "local", "include_dashboard": False, "_temp_dir": str(folder)}
     attempts = Retrying(
@@ -84,8 +76,8 @@ def _start(size: dict[str, Any], folder: Path) -> None:
         reraise=True,
     )
     try:
-        with _on_loopback():
-            attempts(init, _system_config=_SYSTEM_CONFIG, **options, **size)
+        with _on_loopback(), prepared.starts_workers():
+            attempts(init, _system_config=_SYSTEM_CONFIG, **options, **prepared.size)
     except Exception as e:  # Ray raises no narrower type for a node that does not start in time
         if output := _last_output(folder):
             msg = f"Ray does not start: {one_line(e)} {_advice(output)}"
@@ -93,22 +85,23 @@ def _start(size: dict[str, Any], folder: Path) -> None:
         raise
 
 
-def _wait_for_worker(folder: Path, num_workers: int, timeout_s: float) -> None:
-    """Let workers start, and wait until the first has run a task; the others are ready for the run by then or soon.
+def _answer() -> None:
+    """Run as a task: the worker has started."""
+
+
+def _wait_for_worker(prepared: PreparedRay, answers: Sequence[Any], timeout_s: float) -> None:
+    """Wait until the first worker has run a task; the others are ready for the run by then or soon.
 
     Raises:
         RunError: none has within `timeout_s`.
     """
-
-    def answer() -> None:
-        pass
-
-    task = ray.remote(num_cpus=0)(answer)
-    ready, _ = ray.wait([task.remote() for _ in range(num_workers)], timeout=timeout_s)
+    prepared.wait()
+    ready, _ = ray.wait(list(answers), timeout=timeout_s)
     if ready:
         ray.get(ready)
         return
-    msg = f"Ray's workers do not start: none was ready within {timeout_s:.0f} s. {_advice(_last_output(folder))}"
+    advice = _advice(_last_output(prepared.folder.of_ray))
+    msg = f"Ray's workers do not start: none was ready within {timeout_s:.0f} s. {advice}"
     raise RunError(msg)
 
 
@@ -165,13 +158,3 @@ def _end_process(name: str) -> None:
 
         if _global_node is not None:
             getattr(_global_node, f"kill_{name}")(check_alive=False)
-
-
-def _size(compute: Compute) -> dict[str, Any]:
-    """Resources to declare; a job may ask for more replicas than there are cores."""
-    replicas = compute.replicas if isinstance(compute.replicas, int) else 1
-    object_store_bytes = compute.object_store_bytes
-    return {
-        "num_cpus": max(os.cpu_count() or 1, replicas + 1),
-        "object_store_memory": None if object_store_bytes == "auto" else object_store_bytes,
-    }

@@ -5,15 +5,16 @@ file imports neither torch nor transformers, and job_run, which needs them, is i
 """
 
 import gc
+import os
 import sys
 import warnings
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
-from varve.cluster.connection import start_ray
-from varve.cluster.placement import Placement, place_on_cluster
+from varve.cluster.prepared_ray import Imports, PreparedRay
 from varve.config.job import Job
 from varve.driver.lap_timer import LapTimer
 from varve.encoder.checkpoint.local_folder import check_local_folder
@@ -27,6 +28,13 @@ from varve.process_state import (
 )
 from varve.storage.object_store import Storage
 
+if TYPE_CHECKING:
+    from varve.cluster.placement import Placement
+
+# Code of readers, replicas and the canary; then of the stages.
+_OF_WORKERS = Imports(
+    ("varve.source.workarounds", "varve.workers.replica", "varve.verification.canary"), ("varve.engine.dataflow",)
+)
 _JOB_RUN = "varve.driver.job_run"
 _BACKFILL = "varve.backfill.open_backfill"
 
@@ -89,8 +97,9 @@ def _run_to_table(job: Job, undo: ExitStack, progress: TextIO | None) -> Outcome
     if backfill.is_in_step and (finished := read_manifest(Storage(backfill.job.output.path, patient=False))):
         return Outcome(finished, finished_before=True)
 
-    def start() -> Placement:
-        placement = _start(job, timer)
+    def start() -> "Placement":
+        placement, wait = _start(job, timer)
+        wait()
         if progress is not None:
             gc.freeze()  # what was imported stays until the process ends
         return placement
@@ -105,7 +114,7 @@ def _run_to_folder(job: Job, undo: ExitStack, progress: TextIO | None) -> Outcom
         storage = replace(storage, conditional=storage.check())
     if finished is None:
         check_local_folder(job.model, reads_declaration=job.reads_declaration)
-    placement = None if finished else _start(job, timer)
+    placement, wait = (None, None) if finished else _start(job, timer)
     job_run = import_without_gc(_JOB_RUN)
     if progress is not None:
         gc.freeze()  # what was imported stays until the process ends
@@ -114,16 +123,26 @@ def _run_to_folder(job: Job, undo: ExitStack, progress: TextIO | None) -> Outcom
     if finished is not None:
         job_run.check_same_job(job, storage)
         return Outcome(finished, finished_before=True)
-    return Outcome(job_run.run_job(job, storage, placement, timer, progress), finished_before=False)
+    return Outcome(job_run.run_job(job, storage, placement, timer, progress, wait=wait), finished_before=False)
 
 
-def _start(job: Job, timer: LapTimer) -> Placement:
-    """Start Ray, and import meanwhile what the run needs."""
+def _start(job: Job, timer: LapTimer) -> "tuple[Placement, Callable[[], None]]":
+    """Start Ray, and import meanwhile what the run needs; returns the placement, and what waits for Ray's workers."""
+    prepared = _prepare(job)
     with ThreadPoolExecutor(1) as background:
+        connection = import_without_gc("varve.cluster.connection")
         imported = background.submit(import_without_gc, _JOB_RUN)
-        start_ray(job.compute)
-        _, placement = place_on_cluster(job.compute)
+        wait = connection.begin_ray(job.compute, prepared)
+        _, placement = import_without_gc("varve.cluster.placement").place_on_cluster(job.compute)
         timer.lap("ray")
         imported.result()
     timer.lap("imports")
-    return placement
+    return placement, wait
+
+
+def _prepare(job: Job) -> PreparedRay | None:
+    """Let a fork server import the code of the workers while this process imports Ray; None if no Ray is started."""
+    ray = sys.modules.get("ray")
+    if os.environ.get("RAY_ADDRESS") or (ray and ray.is_initialized()):
+        return None
+    return PreparedRay.prepare(job.compute, _OF_WORKERS)

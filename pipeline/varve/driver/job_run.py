@@ -89,6 +89,7 @@ def run_job(
     timer: LapTimer,
     progress: TextIO | None = None,
     *,
+    wait: Callable[[], None] | None = None,
     layout: PartLayout | None = None,
     publish: Callable[[Storage, PartTable], dict[str, Any]] = lambda _storage, _parts: {},
 ) -> Manifest:
@@ -100,6 +101,7 @@ def run_job(
         placement: where replicas run; None if no row is missing.
         timer: has measured the phases up to here.
         progress: terminal or file for the progress line; None logs progress instead.
+        wait: waits for Ray's workers, and raises RunError if none starts.
         layout: of the parts, if they become files of a lake table.
         publish: called with (the output, its checked parts) before the manifest is written; returns its `table`.
 
@@ -113,6 +115,9 @@ def run_job(
     storage = _claim(plan, storage)
     _log_start(plan, storage, committed_rows)
     timer.lap("plan")
+    if wait:
+        wait()
+    timer.lap("workers")
     with ThreadPoolExecutor(1) as background:
         # Imported while replicas start: an import before that would delay them.
         canary = background.submit(import_without_gc, "varve.verification.canary")
