@@ -25,8 +25,9 @@ if any(argument.endswith("default_worker.py") for argument in sys.orig_argv):
 """
 IMPATIENT = """
 from varve.cluster.local_ray import start_local_ray
+from varve.cluster.prepared_ray import PreparedRay
 from varve.config.compute import Compute
-start_local_ray(Compute(), worker_start_s=15)
+start_local_ray(PreparedRay.prepare(Compute()), worker_start_s=15)()
 """
 
 

@@ -6,7 +6,6 @@ by any worker; the proof of coverage and the canary before the manifest; the man
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, TextIO
@@ -15,6 +14,7 @@ from varve.backfill.backfill import Backfill
 from varve.cluster.placement import Placement
 from varve.config.job import Job
 from varve.config.output import Output
+from varve.driver.canary_task import compare
 from varve.driver.lap_timer import LapTimer
 from varve.driver.run_manifest import make_manifest
 from varve.engine.dataflow import DataflowResult, run_dataflow
@@ -31,7 +31,6 @@ from varve.output.part_table import PartTable
 from varve.planning.plan import Plan
 from varve.planning.saved_job import read_job
 from varve.planning.saved_plan import prepare, save_plan
-from varve.process_state import import_without_gc
 from varve.ranges import Missing, Range
 from varve.storage.object_store import Storage
 
@@ -117,20 +116,17 @@ def run_job(
     timer.lap("plan")
     if wait:
         wait()
-    timer.lap("workers")
-    with ThreadPoolExecutor(1) as background:
-        # Imported while replicas start: an import before that would delay them.
-        canary = background.submit(import_without_gc, "varve.verification.canary")
-        result = (
-            run_dataflow(plan, storage, missing, committed_rows, placement, progress, layout)
-            if missing and placement
-            else None
-        )
-        timer.lap("graph")
-        parts = _read_committed(plan, storage, result)
-        _check_fingerprints(parts, plan, storage)
-        _check_rows(parts, job.output, storage)
-        checked = canary.result().compare(plan, storage, parts)
+    timer.lap("imports")
+    result = (
+        run_dataflow(plan, storage, missing, committed_rows, placement, progress, layout)
+        if missing and placement
+        else None
+    )
+    timer.lap("graph")
+    parts = _read_committed(plan, storage, result)
+    _check_fingerprints(parts, plan, storage)
+    _check_rows(parts, job.output, storage)
+    checked = compare(plan, storage, parts, in_task=placement is not None)
     if not checked["passed"]:
         raise RunError(f"{storage.uri}: not published:\n  " + "\n  ".join(checked["failed"]))
     timer.lap("check")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import ray
 from ray.data import DataContext
 from ray.exceptions import RayError, UserCodeException
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from varve.cluster.model_files import ModelFiles
 from varve.cluster.nodes import read_cluster
@@ -81,6 +82,21 @@ def on_replica(plan: "Plan", placement: Placement, work: Callable[["Plan"], T]) 
     options |= {"accelerator_type": placement.accelerator} if placement.accelerator else {}
     try:
         return ray.get(ray.remote(**options)(call).remote())
+    except (RayError, UserCodeException, VarveError) as e:
+        raise unwrap_error(e) from e
+
+
+def on_this_node(work: Callable[..., T], *arguments: Any) -> T:
+    """Call a function in a worker of this node; it may be called again if the worker dies.
+
+    Raises:
+        JobError: the function raised it.
+        RunError: Ray failed, or the function raised it.
+    """
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    task = ray.remote(num_cpus=0, max_retries=MAX_RETRIES, scheduling_strategy=here)(work)
+    try:
+        return ray.get(task.remote(*arguments))
     except (RayError, UserCodeException, VarveError) as e:
         raise unwrap_error(e) from e
 

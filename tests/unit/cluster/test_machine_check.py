@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from varve.cluster.local_ray import start_local_ray
+from varve.cluster.prepared_ray import PreparedRay
 from varve.cluster.machine_check import check_machine
 from varve.config.compute import Compute
 from varve.errors import RunError
@@ -30,7 +30,7 @@ def test_check_of_this_machine_passes_and_makes_no_folder():
 def test_local_ray_is_not_started_on_a_machine_that_fails_the_check(monkeypatch):
     monkeypatch.setenv("RAY_TMPDIR", str(NOT_WRITABLE))
     with pytest.raises(RunError, match="Ray cannot start on this machine:\n  RAY_TMPDIR=/proc cannot be written"):
-        start_local_ray(Compute(object_store_bytes=10**15))
+        PreparedRay.prepare(Compute(object_store_bytes=10**15))
 
 
 def test_check_of_a_folder_with_a_long_path_names_the_bound_and_the_variable(monkeypatch):
