@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import ray
 
-from varve.cluster.local_ray import end_local_ray, start_local_ray
+from varve.cluster.local_ray import start_local_ray
 from varve.cluster.prepared_ray import PreparedRay
 from varve.cluster.ray_init import init
 from varve.config.compute import Compute
@@ -41,39 +41,18 @@ def begin_ray(compute: Compute, prepared: PreparedRay | None = None) -> Callable
     """
     if ray.is_initialized():
         return _is_ready
-    # These exit handlers are called before Ray's own, which waits half a second for output of workers that Varve does
-    # not show.
     try:
         if os.environ.get("RAY_ADDRESS"):
             init(address="auto")
-            atexit.register(ray.shutdown)
+            atexit.register(ray.shutdown)  # before Ray's own handler, see local_ray.py
             return _is_ready
-        return _begin_local_ray(prepared or PreparedRay.prepare(compute))
+        return start_local_ray(prepared or PreparedRay.prepare(compute))
     except VarveError:
         raise
     except Exception as e:  # Ray raises no narrower type for a node that does not start in time
         address = os.environ.get("RAY_ADDRESS", "this machine")
         msg = f"could not connect to Ray at {address}: {one_line(e, 300)}"
         raise RunError(msg) from e
-
-
-def _begin_local_ray(prepared: PreparedRay) -> Callable[[], None]:
-    try:
-        wait = start_local_ray(prepared)
-    except BaseException:
-        end_local_ray(prepared)
-        raise
-    atexit.register(end_local_ray, prepared)
-
-    def wait_or_end() -> None:
-        try:
-            wait()
-        except BaseException:
-            atexit.unregister(end_local_ray)
-            end_local_ray(prepared)
-            raise
-
-    return wait_or_end
 
 
 def _is_ready() -> None:

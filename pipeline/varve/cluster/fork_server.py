@@ -2,8 +2,8 @@
 
 Started by `warm_workers.py`, asked by `worker_launcher.py`. Importing torch, transformers and Ray takes seconds of a
 core; a forked worker has them after milliseconds, and shares their memory with the others. Knows nothing of what a
-worker does. Invariants: it runs no thread and no operation of torch, so a fork is a complete process; it ends when the
-process that started it ends.
+worker does. Invariants: it runs nothing but imports, so its only threads are those of OpenBLAS and jemalloc, which
+handle a fork; it ends when the process that started it ends.
 """
 
 import gc
@@ -48,9 +48,7 @@ def _import(modules: Sequence[str]) -> None:
     gc.freeze()  # later collections would write to all pages, and end their sharing
 
 
-def _serve(
-    listener: socket.socket, ray_modules: Sequence[str]
-) -> tuple[dict[str, Any], Sequence[int]] | None:
+def _serve(listener: socket.socket, ray_modules: Sequence[str]) -> tuple[dict[str, Any], Sequence[int]] | None:
     """Fork for each request; returns None in the server, and in a worker (its request, its standard streams).
 
     Ray keeps the environment that it sees when it is imported, with the id of the job. So it is imported with that of
@@ -64,7 +62,7 @@ def _serve(
         client, _ = listener.accept()
         with client, suppress(OSError, ValueError):
             _, streams, _, _ = socket.recv_fds(client, 1, 3)
-            request = json.loads(b"".join(iter(lambda: client.recv(_CHUNK_BYTES), b"")))
+            request = json.loads(_receive_all(client))
             needed = {name: value for name, value in request["environment"].items() if name.startswith("RAY_")}
             if of_ray is None:
                 os.environ.update(of_ray := needed)
@@ -75,6 +73,13 @@ def _serve(
                 client.sendall(b"\0")
             for stream in streams:
                 os.close(stream)
+
+
+def _receive_all(client: socket.socket) -> bytes:
+    received = b""
+    while chunk := client.recv(_CHUNK_BYTES):
+        received += chunk
+    return received
 
 
 def _become_worker(request: dict[str, Any], streams: Sequence[int]) -> None:

@@ -5,10 +5,11 @@ nothing of parts, models or placement. Invariant: no call here waits in Ray's C+
 always ends the start.
 """
 
+import atexit
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,20 +38,35 @@ def start_local_ray(prepared: PreparedRay, worker_start_s: float = WORKER_START_
     """Start Ray, which starts its first workers.
 
     Args:
-        prepared: its size and its folder; `end_local_ray` ends both.
+        prepared: its size, its folder and its fork server, which end with it.
         worker_start_s: seconds to wait for the first worker.
 
     Returns:
-        What waits until a worker is ready; it raises RunError if none is within `worker_start_s`.
+        What waits until a worker is ready; it ends Ray and raises RunError if none is within `worker_start_s`.
 
     Raises:
         RunError: a process that Ray starts ends with an error.
         Exception: Ray's own, which has no narrower type: its node does not start in time.
     """
-    _start(prepared)
-    task = ray.remote(num_cpus=0)(_answer)
-    answers = [task.remote() for _ in range(prepared.size["num_cpus"])]
-    return partial(_wait_for_worker, prepared, answers, worker_start_s)
+    try:
+        _start(prepared)
+        task = ray.remote(num_cpus=0)(_answer)
+        answers = [task.remote() for _ in range(prepared.size["num_cpus"])]
+    except BaseException:
+        end_local_ray(prepared)
+        raise
+    # Called before Ray's own handler, which waits half a second for output of workers that Varve does not show.
+    atexit.register(end_local_ray, prepared)
+
+    def wait() -> None:
+        try:
+            _wait_for_worker(prepared, answers, worker_start_s)
+        except BaseException:
+            atexit.unregister(end_local_ray)
+            end_local_ray(prepared)
+            raise
+
+    return wait
 
 
 def end_local_ray(prepared: PreparedRay) -> None:

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from varve.cluster import worker_launcher
@@ -20,6 +21,7 @@ from varve.cluster.session_folder import SessionFolder, make_session_folder, tem
 from varve.config.compute import Compute
 
 _SOCKET_NAME = "fork"
+_NVIDIA_DRIVER = Path("/dev/nvidiactl")
 _BACKLOG = 1024  # workers that wait while the modules are imported
 
 
@@ -59,8 +61,7 @@ class PreparedRay:
         make_token_private()
         folder = make_session_folder()
         try:
-            is_safe = sys.platform.startswith("linux")
-            return cls(size, folder, _start_fork_server(folder, imports) if is_safe else None)
+            return cls(size, folder, _start_fork_server(folder, imports) if _is_fork_safe() else None)
         except BaseException:
             folder.remove()
             raise
@@ -94,6 +95,14 @@ class PreparedRay:
             self.fork_server.kill()
             self.fork_server.wait()
         self.folder.remove()
+
+
+def _is_fork_safe() -> bool:
+    """Whether a forked process can use everything that its parent has imported: system frameworks of macOS can't.
+
+    CUDA can't be used after a fork if anything imported has touched it; no machine with a GPU was tried yet.
+    """
+    return sys.platform.startswith("linux") and not _NVIDIA_DRIVER.exists()
 
 
 def _start_fork_server(folder: SessionFolder, imports: Imports) -> subprocess.Popen[bytes]:

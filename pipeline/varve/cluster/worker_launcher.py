@@ -21,7 +21,7 @@ def main() -> None:
     # Ray's own script in this place takes these arguments, of which Varve's workers need none.
     command = [argument for argument in sys.argv[1:] if not argument.startswith(_FOR_SETUP)]
     if not _fork(command):
-        os.execv(sys.executable, [sys.executable, *command])
+        os.execv(sys.executable, [sys.executable, *command])  # noqa: S606 (the command is Ray's)
 
 
 def _fork(command: list[str]) -> bool:
@@ -29,7 +29,7 @@ def _fork(command: list[str]) -> bool:
     request = {
         "command": command,
         "environment": dict(os.environ),
-        "folder": os.getcwd(),
+        "folder": os.getcwd(),  # noqa: PTH109 (importing pathlib takes longer)
         "niceness": os.nice(0),
         "blocked_signals": sorted(signal.pthread_sigmask(signal.SIG_BLOCK, ())),
         "max_files": resource.getrlimit(resource.RLIMIT_NOFILE),

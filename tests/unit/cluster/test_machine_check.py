@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from varve.cluster.prepared_ray import PreparedRay
 from varve.cluster.machine_check import check_machine
+from varve.cluster.prepared_ray import PreparedRay
 from varve.config.compute import Compute
 from varve.errors import RunError
 
