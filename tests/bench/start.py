@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 
 from tests.bench import corpus
 from tests.bench.worker import ROOT
+from varve.output.manifest import JOB_NAME, MANIFEST_NAME
 
 _POLL_S = 0.05
 _SHOWN_S = 0.05  # processes that computed less are not listed
@@ -105,7 +106,7 @@ def _shorten(title: str) -> str:
 
 
 def _find_files(seen: Observed, target: Path, now: float) -> None:
-    events = {"planned": "job.json", "first part": "**/*.parquet", "published": "manifest.json"}
+    events = {"planned": JOB_NAME, "first part": "**/*.parquet", "published": MANIFEST_NAME}
     for event, pattern in events.items():
         if event not in seen.files and target.is_dir() and next(target.glob(pattern), None):
             seen.files[event] = now

@@ -1,0 +1,90 @@
+"""Workers of a local Ray: forked with all that Ray gives them, or started cold."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from varve.cluster import worker_launcher
+from varve.cluster.prepared_ray import Imports, PreparedRay
+from varve.config.compute import Compute
+
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="workers are forked on Linux only")
+IMPORTED = "xml.dom.minidom"  # a module that no other import brings
+WORKER = f"""
+import json, os, signal, sys
+print(json.dumps({{
+    "pid": os.getpid(), "parent": os.getppid(), "group": os.getpgid(0), "folder": os.getcwd(),
+    "arguments": sys.argv[1:],
+    "niceness": os.nice(0), "is_warm": {IMPORTED!r} in sys.modules, "value": os.environ.get("RAY_VALUE"),
+    "children": signal.getsignal(signal.SIGCHLD) == signal.SIG_DFL, "main": __name__, "foreign": "EDITOR" in os.environ,
+}}), flush=True)
+if "wait" in sys.argv:
+    signal.pause()
+"""
+
+
+@pytest.fixture
+def prepared(tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_TMPDIR", "/tmp")
+    monkeypatch.setenv("EDITOR", "of the driver")
+    prepared = PreparedRay.prepare(Compute(), Imports((IMPORTED,), ()))
+    try:
+        with prepared.starts_workers():
+            yield prepared
+    finally:
+        prepared.end()
+
+
+@pytest.fixture
+def start(prepared, tmp_path):
+    """Run a worker as Ray does; returns what it saw."""
+    (tmp_path / "worker.py").write_text(WORKER)
+
+    def run(*arguments: str, value: str = "1", niceness: int = 0) -> dict:
+        argv = ["nice", "-n", str(niceness), sys.executable, worker_launcher.__file__, str(tmp_path / "worker.py")]
+        running = {name: os.environ[name] for name in (worker_launcher.SOCKET, "PATH")} | {"RAY_VALUE": value}
+        with subprocess.Popen([*argv, *arguments], env=running, cwd=tmp_path, stdout=subprocess.PIPE) as process:
+            assert process.stdout
+            return json.loads(process.stdout.readline())
+
+    return run
+
+
+def test_forked_worker_has_what_ray_gave_its_launcher(prepared, start, tmp_path):
+    seen = start("--node=1", "--language=PYTHON", "--serialized-runtime-env-context={}", niceness=3)
+    assert seen["is_warm"]
+    assert seen["parent"] == prepared.fork_server.pid
+    assert seen["arguments"] == ["--node=1"]
+    assert Path(seen["folder"]) == tmp_path
+    assert (seen["niceness"], seen["value"], seen["foreign"]) == (os.nice(0) + 3, "1", False)
+    assert (seen["main"], seen["children"]) == ("__main__", True)
+
+
+def test_worker_of_another_job_starts_cold_because_ray_keeps_its_first_environment(start):
+    assert start(value="1")["is_warm"]
+    assert not start(value="2")["is_warm"]
+    assert start(value="1")["is_warm"]
+
+
+def test_worker_starts_cold_without_a_server(prepared, start):
+    prepared.fork_server.kill()
+    prepared.fork_server.wait()
+    seen = start("--node=1", "--language=PYTHON")
+    assert (seen["is_warm"], seen["arguments"]) == (False, ["--node=1"])
+
+
+def test_death_of_a_worker_with_its_process_group_leaves_the_server_alive(prepared, start):
+    killed = start("wait")
+    os.killpg(killed["group"], 9)  # as Ray does
+    assert killed["group"] == killed["pid"]
+    assert start()["parent"] == prepared.fork_server.pid
+
+
+def test_server_ends_with_the_process_that_started_it(prepared):
+    prepared.wait()
+    prepared.fork_server.stdin.close()
+    assert prepared.fork_server.wait(20) == 0
