@@ -67,12 +67,19 @@ def _serve(listener: socket.socket, ray_modules: Sequence[str]) -> tuple[dict[st
             if of_ray is None:
                 os.environ.update(of_ray := needed)
                 _import(ray_modules)
-            if needed == of_ray:
+            if needed == of_ray and not _has_ended(client):
                 if os.fork() == 0:
                     return request, streams
                 client.sendall(b"\0")
             for stream in streams:
                 os.close(stream)
+
+
+def _has_ended(client: socket.socket) -> bool:
+    """Whether Ray has ended the launcher, which waits here while modules are imported."""
+    poll = select.poll()
+    poll.register(client, 0)  # POLLHUP is always reported
+    return bool(poll.poll(0))
 
 
 def _receive_all(client: socket.socket) -> bytes:

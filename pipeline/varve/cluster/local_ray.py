@@ -25,8 +25,12 @@ from varve.errors import RunError, one_line
 _MAX_STARTS = 3
 # Until the first worker is ready. An idle machine needs half a second.
 WORKER_START_S = 40.0
-# Otherwise the driver waits for the first workers in C++ code, for ever if they die, and no signal ends that.
-_SYSTEM_CONFIG = {"prestart_worker_first_driver": False}
+_SYSTEM_CONFIG = {
+    # Otherwise the driver waits for the first workers in C++ code, for ever if they die, and no signal ends that.
+    "prestart_worker_first_driver": False,
+    # Ray ends a worker that has not registered by then; the first ones wait for the imports of the fork server.
+    "worker_register_timeout_seconds": 180,
+}
 _SHOWN_LINES = 3
 # How lines begin that Ray itself writes to the stderr of healthy processes.
 _LOG_LINE, _WORKER_MARK = "[", ":"
@@ -153,7 +157,8 @@ def _only_needed_processes() -> Iterator[None]:
     from ray._private import parameter, services  # noqa: PLC0415 (private: may be absent in another version)
 
     parameters, start_dashboard = parameter.RayParams, services.start_api_server
-    parameter.RayParams = partial(parameters, no_monitor=True, include_log_monitor=False)
+    options: dict[str, Any] = {"no_monitor": True, "include_log_monitor": False}
+    parameter.RayParams = partial(parameters, **options)
     services.start_api_server = lambda *_, **__: ("", None)  # (its address, its process)
     try:
         yield

@@ -94,9 +94,9 @@ def on_this_node(work: Callable[..., T], *arguments: Any) -> T:
         RunError: Ray failed, or the function raised it.
     """
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    task = ray.remote(num_cpus=0, max_retries=MAX_RETRIES, scheduling_strategy=here)(work)
+    options: dict[str, Any] = {"num_cpus": 0, "max_retries": MAX_RETRIES, "scheduling_strategy": here}
     try:
-        return ray.get(task.remote(*arguments))
+        return ray.get(ray.remote(**options)(work).remote(*arguments))
     except (RayError, UserCodeException, VarveError) as e:
         raise unwrap_error(e) from e
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -27,6 +28,10 @@ if "wait" in sys.argv:
 """
 
 
+def environment(value: str = "1") -> dict[str, str]:
+    return {name: os.environ[name] for name in (worker_launcher.SOCKET, "PATH")} | {"RAY_VALUE": value}
+
+
 @pytest.fixture
 def prepared(tmp_path, monkeypatch):
     monkeypatch.setenv("RAY_TMPDIR", "/tmp")
@@ -46,8 +51,9 @@ def start(prepared, tmp_path):
 
     def run(*arguments: str, value: str = "1", niceness: int = 0) -> dict:
         argv = ["nice", "-n", str(niceness), sys.executable, worker_launcher.__file__, str(tmp_path / "worker.py")]
-        running = {name: os.environ[name] for name in (worker_launcher.SOCKET, "PATH")} | {"RAY_VALUE": value}
-        with subprocess.Popen([*argv, *arguments], env=running, cwd=tmp_path, stdout=subprocess.PIPE) as process:
+        with subprocess.Popen(
+            [*argv, *arguments], env=environment(value), cwd=tmp_path, stdout=subprocess.PIPE
+        ) as process:
             assert process.stdout
             return json.loads(process.stdout.readline())
 
@@ -68,6 +74,21 @@ def test_worker_of_another_job_starts_cold_because_ray_keeps_its_first_environme
     assert start(value="1")["is_warm"]
     assert not start(value="2")["is_warm"]
     assert start(value="1")["is_warm"]
+
+
+def test_launcher_that_ray_has_ended_gets_no_worker(prepared, start, tmp_path):
+    start()  # the imports are done
+    os.kill(prepared.fork_server.pid, signal.SIGSTOP)
+    (tmp_path / "late.py").write_text(f"open({str(tmp_path / 'late')!r}, 'w')")
+    argv = [sys.executable, worker_launcher.__file__, str(tmp_path / "late.py")]
+    launcher = subprocess.Popen(argv, env=environment())
+    with pytest.raises(subprocess.TimeoutExpired):  # it waits for the answer
+        launcher.wait(2)
+    launcher.kill()
+    launcher.wait()
+    os.kill(prepared.fork_server.pid, signal.SIGCONT)
+    start()
+    assert not (tmp_path / "late").exists()
 
 
 def test_worker_starts_cold_without_a_server(prepared, start):
