@@ -1,4 +1,4 @@
-"""Compiled code for float32 passes on a CPU: attention, linear layers, means of windows.
+"""Compiled code for float32 passes on a CPU: embeddings, attention, linear layers, means of windows.
 
 torch's attention takes one call per run of windows of equal length (infra/decisions/0015), its linear layers write
 every result to memory before the next operation reads it (0016), and its mean adds value by value. Knows nothing of
@@ -56,6 +56,18 @@ class LayerWeights(ctypes.Structure):
     )
 
 
+class Table(ctypes.Structure):
+    """`table` of compiled/embeddings.c: the vectors of one embedding; no address if the model lacks it."""
+
+    _fields_ = (("vectors", c_void_p), ("rows", c_int64))
+
+
+class EmbeddingWeights(ctypes.Structure):
+    """`embedding_weights` of compiled/embeddings.c: the embeddings of BERT's family and their norm."""
+
+    _fields_ = (*((name, Table) for name in ("words", "types", "positions")), ("norm", Norm), ("width", c_int64))
+
+
 _WEIGHTS, _NORM = POINTER(Weights), POINTER(Norm)
 _SIGNATURES = {
     "attend": [c_void_p] * 4 + [POINTER(c_int64), c_void_p] + [c_int64] * 5 + [c_void_p, c_int64, c_float],
@@ -64,6 +76,7 @@ _SIGNATURES = {
     "linear_norm": [c_void_p, c_void_p, c_int64, _WEIGHTS, _NORM, c_void_p],
     "feed_forward": [c_void_p, c_void_p, c_int64, _WEIGHTS, c_int32, _WEIGHTS, _WEIGHTS, _NORM, c_void_p],
     "layer": [c_void_p, c_int64, POINTER(LayerWeights), c_void_p, c_int64, c_int64, c_void_p, c_int64, c_void_p],
+    "embeddings": [c_void_p] * 3 + [c_int64, POINTER(EmbeddingWeights), c_void_p],
     "means": [c_void_p, c_void_p, c_int64, c_int64, c_void_p],
 }
 
@@ -98,7 +111,7 @@ class CpuLibrary:
         for name, types in _SIGNATURES.items():
             getattr(library, name).argtypes = types
         library.means.restype, library.vector_instructions.restype = None, c_char_p
-        library.panel_columns.restype = library.panel_in_pairs.restype = c_int64
+        library.panel_columns.restype = library.panel_in_pairs.restype = library.embeddings.restype = c_int64
         vector_instructions = library.vector_instructions().decode()
         return cls(instructions, vector_instructions, library.panel_columns(), bool(library.panel_in_pairs()), library)
 
@@ -202,6 +215,21 @@ class CpuLibrary:
         out, windows = _empty(*rows.shape), (cu_seqlens.data_ptr(), len(cu_seqlens) - 1, longest)
         arguments = rows.shape[1], weights, *windows, *_bias_arguments(bias, longest)
         return _checked(self.library.layer(rows.data_ptr(), *arguments, out.data_ptr()), out)
+
+    def embeddings(self, ids: Tensor, types: Tensor | None, positions: Tensor, weights: EmbeddingWeights) -> Tensor:
+        """norm(word + type + position) of each token: int64 (..., T) → (..., T, H); types None: all are 0.
+
+        Raises:
+            IndexError: a table has no vector for one of the ids.
+        """
+        out = _empty(*ids.shape, weights.width)
+        pointers = ids.data_ptr(), None if types is None else types.data_ptr(), positions.data_ptr()
+        failed = self.library.embeddings(*pointers, ids.numel(), weights, out.data_ptr())
+        if failed >= 0:
+            token = int(ids.flatten()[failed]), int(positions.flatten()[failed])
+            msg = f"the embeddings have no vector for the token id {token[0]} at position {token[1]}, or for its type"
+            raise IndexError(msg)
+        return out
 
     def means(self, hidden_TH: Tensor, cu_seqlens: Tensor) -> Tensor:
         """The mean of the token vectors of each window: (W, H). cu_seqlens: (W + 1,) int64."""

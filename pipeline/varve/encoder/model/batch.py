@@ -52,25 +52,26 @@ def packed_batch(model: PreTrainedModel, pack: Pack, start: int | None = None) -
     """
     assert pack.attended is None, "packed attention has no mask: every token attends to all tokens of its window"
     start = first_position(model) if start is None else start
+    device = model.device  # read once: transformers searches the modules for it
     offsets = pack.cu_seqlens
     positions = _positions(pack.input_ids, np.repeat(offsets[:-1], pack.lengths), start)
-    cu_seqlens = _to(model.device, offsets)
+    cu_seqlens = _to(device, offsets)
     longest = int(pack.lengths[-1])
     inputs: dict[str, Any] = {
-        "input_ids": _to(model.device, pack.input_ids.astype(np.int64))[None],
-        "position_ids": _to(model.device, positions)[None],
+        "input_ids": _to(device, pack.input_ids.astype(np.int64))[None],
+        "position_ids": _to(device, positions)[None],
         "cu_seq_lens_q": cu_seqlens.int(),
         "cu_seq_lens_k": cu_seqlens.int(),
         "max_length_q": longest,
         "max_length_k": longest,
         "runs": _runs(pack.lengths),
     }
-    if model.device.type == "cuda" and model.dtype in HALF and can_attend_packed():
+    if device.type == "cuda" and model.dtype in HALF and can_attend_packed():
         table, groups = make_tiles(pack.lengths)
-        inputs["tiles"] = Tiles(_to(model.device, table), groups)
+        inputs["tiles"] = Tiles(_to(device, table), groups)
     if _takes(type(model), "token_type_ids"):
         # Without token types, models use a buffer as long as their positions, which is too short for a packed row.
-        types = None if pack.token_type_ids is None else _to(model.device, pack.token_type_ids.astype(np.int64))[None]
+        types = None if pack.token_type_ids is None else _to(device, pack.token_type_ids.astype(np.int64))[None]
         inputs["token_type_ids"] = torch.zeros_like(inputs["input_ids"]) if types is None else types
     return Batch(inputs, cu_seqlens, None)
 

@@ -20,6 +20,7 @@ from varve.encoder.kernels.cpu_library import CpuLibrary
 from varve.encoder.model.attention import PACKED, takes_packed_rows
 from varve.encoder.model.batch import Batch, dense_batch, packed_batch, tokenizer_inputs
 from varve.encoder.model.cls_only_layer import ClsOnlyLayer
+from varve.encoder.model.fused_embeddings import fuse_embeddings
 from varve.encoder.model.fused_layers import fuse_layers, unfuse_layers
 from varve.encoder.model.fused_linear import use_library
 from varve.encoder.model.heads import run_head, run_pooler, takes_mean
@@ -59,7 +60,7 @@ def choose_layout(
         max_positions: tokens that the model can take; None: unlimited.
         max_tokens: tokens of the longest windows that will be encoded.
         token_types: the checkpoint's tokenizer gives `token_type_ids`.
-        library: replaces the model's linear layers before the comparison; None: keep torch's.
+        library: replaces the model's linear layers and embeddings before the comparison; None: keep torch's.
 
     Returns:
         ("packed" or "dense", reason).
@@ -75,6 +76,7 @@ def choose_layout(
         references.append(_run_long_window(model, hooks, min(max_tokens, _LONG), token_types=token_types))
     if library:
         use_library(model, library)
+        fuse_embeddings(model, library)
     if can_pack and (reason := _set_packed_attention(model) or _packed_error(model, hooks, references)) is None:
         may_fuse = library is not None or model.device.type == "cuda"
         if may_fuse and fuse_layers(model) and _packed_error(model, hooks, references):
