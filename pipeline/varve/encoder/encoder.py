@@ -175,9 +175,13 @@ class Encoder:
         lengths, equal = tokens.lengths[distinct], bool(self.feature_plan.attention_layers)
         packs = list(pack_windows(lengths, self.tokens_per_pack, padded=self.layout == "dense", equal=equal))
         results.count(packs=len(packs), packed_tokens=int(lengths.sum()))
+        if not packs:
+            return
+        windows = np.concatenate(packs)
+        together = Pack.of(tokens, distinct[windows], windows)
+        queue = list(together.split(np.cumsum([len(pack) for pack in packs]).tolist()))
         # Packs with the longest windows run first: short ones at the end keep all lanes busy until the queue is empty.
-        queue = [Pack.of(tokens, distinct[windows], windows) for windows in reversed(packs)]
-        self._executor.submit(queue, results)
+        self._executor.submit(queue[::-1], results)
 
     def _add_head_outputs(self, vectors: HostVectors) -> None:
         has_pooler = self.checkpoint.shape.has_pooler

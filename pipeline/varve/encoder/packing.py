@@ -7,6 +7,7 @@ result depends only on the lengths and the budget, so a block is cut into the sa
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
@@ -36,7 +37,7 @@ class Pack:
         cu_chunks, chunk_tokens = tokens.cu_chunks, tokens.chunk_tokens
         return cls(
             windows,
-            tokens.lengths[sources],
+            tokens.cu_seqlens[sources + 1] - tokens.cu_seqlens[sources],
             tokens.input_ids[index],
             _take(tokens.token_type_ids, index),
             attended=_take(tokens.attended, sources),
@@ -91,8 +92,27 @@ class Pack:
         """Split a pack of two or more windows into two packs with about as many tokens each."""
         num_windows = len(self.windows)
         middle = int(np.searchsorted(self.cu_seqlens, self.num_tokens // 2))
-        cut = min(max(middle, 1), num_windows - 1)
-        return self.select(np.arange(cut)), self.select(np.arange(cut, num_windows))
+        first, second = self.split([min(max(middle, 1), num_windows - 1), num_windows])
+        return first, second
+
+    def split(self, stops: Sequence[int]) -> Iterator["Pack"]:
+        """Packs of consecutive windows, up to each of `stops`, without a copy."""
+        starts, counts = self.cu_seqlens, self.chunk_counts
+        cu_chunks = None if counts is None else starts_of(counts)
+        first = 0
+        for stop in stops:
+            windows, tokens = slice(first, stop), slice(starts[first], starts[stop])
+            chunks = None if cu_chunks is None else slice(cu_chunks[first], cu_chunks[stop])
+            yield Pack(
+                self.windows[windows],
+                self.lengths[windows],
+                self.input_ids[tokens],
+                _take(self.token_type_ids, tokens),
+                attended=_take(self.attended, windows),
+                chunk_tokens=None if chunks is None else _take(self.chunk_tokens, chunks),
+                chunk_counts=_take(counts, windows),
+            )
+            first = stop
 
 
 def pack_windows(lengths: Index, budget_tokens: int, *, padded: bool = False, equal: bool = False) -> Iterator[Index]:
@@ -111,19 +131,23 @@ def pack_windows(lengths: Index, budget_tokens: int, *, padded: bool = False, eq
         (w,) indices into `lengths`.
     """
     order = np.argsort(lengths, kind="stable")
-    ordered = lengths[order]
-    starts = starts_of(ordered)
+    ordered = lengths[order].tolist()
+    starts = starts_of(lengths[order]).tolist()
     first = 0
     while first < len(order):
-        stop = len(order) if not equal else int(np.searchsorted(ordered, ordered[first], side="right"))
-
-        def num_tokens(last: int, first: int = first) -> int:
-            tokens = ordered[last] * (last - first + 1) if padded else starts[last + 1] - starts[first]
-            return int(tokens)
-
-        stop = max(first + 1, bisect_right(range(stop), budget_tokens, lo=first, key=num_tokens))
+        stop = bisect_right(ordered, ordered[first], lo=first) if equal else len(order)
+        if padded:
+            stop = bisect_right(range(stop), budget_tokens, lo=first, key=partial(_padded_tokens, ordered, first))
+        else:  # from the first window's start to the stop's start
+            stop = min(stop, bisect_right(starts, starts[first] + budget_tokens, lo=first) - 1)
+        stop = max(first + 1, stop)
         yield order[first:stop]
         first = stop
+
+
+def _padded_tokens(ordered: list[int], first: int, last: int) -> int:
+    """Tokens of a padded batch of the windows from `first` to `last`, which is the longest."""
+    return ordered[last] * (last - first + 1)
 
 
 def token_index(cu_seqlens: Index, windows: Index) -> Index:
@@ -132,5 +156,5 @@ def token_index(cu_seqlens: Index, windows: Index) -> Index:
     return range_index(starts, cu_seqlens[windows + 1] - starts)
 
 
-def _take(values: NDArray[Any] | None, index: Index) -> NDArray[Any] | None:
+def _take(values: NDArray[Any] | None, index: Index | slice) -> NDArray[Any] | None:
     return None if values is None else values[index]

@@ -109,8 +109,9 @@ class Results:
     def store(self, pack: Pack, vectors: Vectors) -> None:
         """Copy the vectors of a pack to the places of its windows."""
         own, windows = self.vectors, pack.windows
+        units = windows if pack.chunk_counts is None else token_index(own.cu_units, windows)
         for key, pooled in vectors.pooled.items():
-            own.pooled[key][token_index(own.cu_units, windows)] = pooled.numpy(force=True)
+            own.pooled[key][units] = pooled.numpy(force=True)
         for key, hidden in vectors.tokens.items():
             own.tokens[key][token_index(own.cu_seqlens, windows)] = hidden.float().numpy(force=True)
         for layer, weights in vectors.attentions.items():
