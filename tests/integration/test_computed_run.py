@@ -117,16 +117,3 @@ def test_function_that_fails_on_all_rows_is_rejected_before_writing(load, run, t
     with pytest.raises(JobError, match=r"my_features:overlap fails on each of the first 64 rows\. overlap: KeyError"):
         run(job)
     assert not (tmp_path / "out").exists()
-
-
-def test_tokenizer_tasks_have_a_lower_priority_than_replicas(load, run, tmp_path):
-    niceness = {}
-    for tokenizers in (0, 1):
-        seen = tmp_path / f"seen-{tokenizers}"
-        job = load({"same": "int32"}, f"compute.tokenizers={tokenizers}", f"output.path={tmp_path}/out-{tokenizers}")
-        code = f"import os\ndef same(rows):\n    log = open({str(seen)!r}, 'a')\n"
-        code += "    print(os.getpriority(os.PRIO_PROCESS, 0), file=log)\n    return [0] * len(rows)"
-        (tmp_path / "code/my_features.py").write_text(code)
-        run(job)
-        niceness[tokenizers] = max(map(int, seen.read_text().split()))
-    assert niceness[1] > niceness[0]

@@ -134,12 +134,6 @@ def test_opening_and_reading_a_stream_of_datasets_needs_no_torch(tmp_path):
     assert result.stdout.split() == ["2", "False"]
 
 
-def test_what_tokenizes_beside_gpus_does_not_wait_for_the_code_of_models():
-    models = "{'varve.encoder.encoder', 'transformers.modeling_utils'}"
-    code = f"import varve.workers.tokenize_stage, sys; print(*{models} & {{*sys.modules}})"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split() == []
-
-
 def test_file_that_shadows_a_standard_module_is_named_as_the_cause(tmp_path):
     (tmp_path / "tokenize.py").write_text("")
     (tmp_path / "program.py").write_text("from varve import Encoder\n")

@@ -90,7 +90,7 @@ def open_finished(path: str, permission: CodePermission) -> FinishedOutput:
     if stored is None:
         msg = f"{output.path} holds no job.json, so its job is not known"
         raise JobError(msg)
-    job = Job.parse(stored["job"], where=output.path)
+    job = Job.reopen(stored["job"], where=output.path)
     _check_source(job, output.path)
     if job.computed and permission.folder is None:
         msg = f"features: {', '.join(job.computed)}: --code FOLDER permits the job's Python functions to run"

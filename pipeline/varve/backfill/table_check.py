@@ -73,7 +73,7 @@ def check_table(address: TableAddress, permission: CodePermission, spread: Sprea
         if stored is None:
             msg = f"{state.folder} holds no run: the run of the table's state was deleted, so its job is not known"
             raise JobError(msg)
-        job = Job.parse(stored["job"], where=state.folder)
+        job = Job.reopen(stored["job"], where=state.folder)
         if job.source.table == job.output.table:
             checks += check_in_place(job, state, permission, spread)
             continue

@@ -152,7 +152,7 @@ def _earlier_job(job: Job, state: State | None, pin: Pin) -> Job | None:
         )
         raise JobError(msg)
     stored = read_job(Storage(state.folder, patient=False))
-    return Job.parse(stored["job"], where=state.folder) if stored else None
+    return Job.reopen(stored["job"], where=state.folder) if stored else None
 
 
 def _may_continue(job: Job, earlier: Job) -> bool:

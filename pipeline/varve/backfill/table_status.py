@@ -40,7 +40,7 @@ def read_states(address: TableAddress) -> tuple[int | None, list[State]]:
 
 def _describe(state: State) -> dict[str, Any]:
     stored = read_job(Storage(state.folder, patient=False))
-    source = Job.parse(stored["job"], where=state.folder).source.table if stored else None
+    source = Job.reopen(stored["job"], where=state.folder).source.table if stored else None
     current = open_table(parse_table_address(source)).pin(None) if source else None
     is_same = current is not None and current.uuid == state.source_uuid
     return {

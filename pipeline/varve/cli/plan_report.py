@@ -74,8 +74,7 @@ def _workers(placement: dict[str, Any]) -> str:
     with_gpu = f"{placement['gpus']:g} GPU and {placement['cpus']:g} CPUs"
     each = with_gpu if placement["gpus"] else f"{placement['threads']} thread(s)"
     most = f" (up to {placement['most_replicas']})" if placement["most_replicas"] > placement["replicas"] else ""
-    tokenizers = f", {placement['tokenizers']} tokenizer(s)" if placement["tokenizers"] else ""
-    return f"{placement['replicas']} replica(s){most} with {each} each{tokenizers}"
+    return f"{placement['replicas']} replica(s){most} with {each} each"
 
 
 def _histogram(bins: list[list[int]]) -> str:

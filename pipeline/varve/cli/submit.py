@@ -69,7 +69,7 @@ def finished(job: Job, last: "Submission | None") -> str | None:
     """
     if job.output.table:
         return None
-    from varve.output.manifest import read_manifest
+    from varve.output.manifest import MANIFEST_NAME, read_manifest
     from varve.storage.object_store import Storage
     from varve.submission.package import local_paths
 
@@ -81,7 +81,8 @@ def finished(job: Job, last: "Submission | None") -> str | None:
         is_readable = "output.path" not in local_paths(job)
     except (RunError, JobError):
         is_readable = False  # only the cluster can reach the store
-    if manifest and Job.parse(manifest.job).identity() == job.identity() and code == _present_code(job):
+    finished = Job.reopen(manifest.job, MANIFEST_NAME).identity() if manifest else None
+    if manifest and finished == job.identity() and code == _present_code(job):
         return f"{manifest.path} is complete since {manifest.finished_at}."
     if last is not None and last.status == "SUCCEEDED" and not is_readable:
         return f"{last.id} has written {job.output.root}."

@@ -19,6 +19,8 @@ WRITE_CPUS = 0.2
 LEAST_CPUS = 2 * IO_CPUS + 0.1
 # More threads of one replica would wait for its Python interpreter lock.
 _MAX_THREADS = 8
+# Share of the cores of a GPU's node that its replicas declare. Writing costs as much as feeding.
+_FEEDING_SHARE = 0.5
 # A replica size that uses this share of the cores is good enough: each replica holds a model, so small replicas are
 # not worth the last core.
 _ENOUGH_SHARE = 0.95
@@ -30,11 +32,10 @@ class Placement:
 
     replicas: int
     most_replicas: int  # up to which the pool may grow
-    threads: int  # of each replica, on a CPU
+    threads: int  # cores that each replica may use: its lanes on a CPU, what feeds it on a GPU
     gpus: float  # of each replica, or its share of one; 0 on CPUs
     accelerator: str | None  # the type of GPU that replicas need; None for any
     cpus: float  # that each replica declares
-    tokenizers: int  # tokenizer tasks at the same time; 0: replicas tokenize
 
     @property
     def lanes(self) -> int:
@@ -89,8 +90,6 @@ def place_workers(cluster: Cluster, compute: Compute) -> Placement:
         size = _size(cores, asked if isinstance(asked, int) else None)
         replicas = max(1, sum(int(count // size) for count in cores)) if asked == "auto" else asked
         cpus, threads = _declared(cores, size), max(1, int(size))
-    spare = int(cluster.free_cpus - replicas * cpus - 2 * IO_CPUS)
-    auto_tokenizers = max(1, spare) if gpus else 0
     return Placement(
         replicas=replicas,
         most_replicas=compute.replicas.max if isinstance(compute.replicas, Replicas) else replicas,
@@ -98,7 +97,6 @@ def place_workers(cluster: Cluster, compute: Compute) -> Placement:
         gpus=gpus,
         accelerator=compute.accelerator if gpus else None,
         cpus=cpus,
-        tokenizers=auto_tokenizers if compute.tokenizers == "auto" else compute.tokenizers,
     )
 
 
@@ -121,14 +119,22 @@ def _fits(node: Node, compute: Compute) -> bool:
 
 
 def _on_gpus(cluster: Cluster, compute: Compute, gpus: float) -> tuple[int, float, int]:
-    """(number of replicas that fit, CPUs that each declares, threads of each)."""
-    places = [(node.cpus, int(node.gpus / gpus)) for node in cluster.nodes if _fits(node, compute)]
+    """(number of replicas that fit, CPUs that each declares, cores of each).
+
+    A replica feeds its device with `_FEEDING_SHARE` of its share of the node's cores; the others read and write.
+    """
+    single = len(cluster.nodes) == 1
+    places = [
+        (cluster.free_cpus if single else node.cpus, int(node.gpus / gpus))
+        for node in cluster.nodes
+        if _fits(node, compute)
+    ]
     places = [(cpus, count) for cpus, count in places if count]
     replicas = min(sum(count for _, count in places), int(cluster.free_gpus / gpus))
     # The nodes that an autoscaler will add are not known yet.
     cores = min((cpus / count for cpus, count in places), default=1.0)
-    declared = min((_whole((cpus - 2 * IO_CPUS) / count) for cpus, count in places), default=1.0)
-    return max(1, replicas), min(1.0, declared), max(1, int(cores))
+    feeding = (min(cpus - 2 * IO_CPUS, _FEEDING_SHARE * cpus) / count for cpus, count in places)
+    return max(1, replicas), min(map(_whole, feeding), default=1.0), max(1, int(cores))
 
 
 def _size(cores: Sequence[float], replicas: int | None) -> float:

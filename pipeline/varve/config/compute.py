@@ -9,6 +9,10 @@ from varve.config.base import PositiveInt, Section, to_tuple
 _VariableName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
 
+# Keys of earlier versions, none of which affects the bytes of an output → what replaces them.
+REMOVED_KEYS = {"tokenizers": "each replica tokenizes its own texts, with all cores of its GPU's share of the node"}
+
+
 class Replicas(Section):
     """A pool of replicas that grows and shrinks with the cluster."""
 
@@ -47,11 +51,6 @@ class Compute(Section):
     )
     tokens_per_pack: Literal["auto"] | Annotated[int, Field(ge=16)] = Field(
         default="auto", description="tokens that the encoder takes in one pass; auto: by model and device"
-    )
-    tokenizers: Literal["auto"] | Annotated[int, Field(ge=0)] = Field(
-        default="auto",
-        description="number of tokenizer tasks next to the replicas; 0: each replica tokenizes its own texts, which is "
-        "faster if both share the CPU; auto: 0 on CPUs, all spare cores with GPUs",
     )
     compile: bool = Field(default=False, description="run the layers through torch.compile, on GPUs only")
     stall_s: PositiveInt = Field(

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Self
 from pydantic import Field, PrivateAttr, model_validator
 
 from varve.config.base import Section, flatten
-from varve.config.compute import Compute
+from varve.config.compute import REMOVED_KEYS, Compute
 from varve.config.feature import AnyFeature, Computed, Feature
 from varve.config.model import NO_ATTENTIONS_OF_WINDOWS, NO_WINDOWS_OF_PAIRS, Model, Windows
 from varve.config.output import Output
@@ -120,6 +120,19 @@ class Job(Section):
         for setting in settings:
             _apply(setting, content)
         return validate_section(cls, content, where)
+
+    @classmethod
+    def reopen(cls, content: Mapping[str, Any], where: str) -> Self:
+        """Validate the job that an output recorded, without the keys that later versions removed.
+
+        Raises:
+            JobError: see `parse`.
+        """
+        compute = content.get("compute")
+        if isinstance(compute, Mapping):
+            kept = {key: value for key, value in compute.items() if key not in REMOVED_KEYS}
+            content = {**content, "compute": kept}
+        return cls.parse(content, where)
 
     def identity(self) -> dict[str, Any]:
         """Return the values that decide the output's bytes, flat: {"model.name": ..., ...}.

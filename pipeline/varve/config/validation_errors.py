@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from varve.config.base import NAME_PATTERN, Section
-from varve.config.compute import Compute, Replicas
+from varve.config.compute import REMOVED_KEYS, Compute, Replicas
 from varve.config.feature import COMPUTED, Computed, Feature
 from varve.config.model import Model, Windows
 from varve.config.output import Output
@@ -92,9 +92,7 @@ def _reason(model: type[BaseModel], location: list[str], error: dict[str, Any]) 
     match error["type"]:
         case "extra_forbidden":
             allowed = list(Computed.model_fields) if COMPUTED in error["loc"] else _keys_at(model, location[:-1])
-            close = difflib.get_close_matches(location[-1], allowed, 1)
-            hint = f" Did you mean {close[0]}?" if close else ""
-            return f"unknown key. Allowed here: {', '.join(allowed)}.{hint}"
+            return f"unknown key. Allowed here: {', '.join(allowed)}.{_hint(location, allowed)}"
         case "missing":
             return "is required and missing"
         case "value_error":
@@ -103,6 +101,14 @@ def _reason(model: type[BaseModel], location: list[str], error: dict[str, Any]) 
             return _reason_of_pattern(location, error)
         case _:
             return None
+
+
+def _hint(location: list[str], allowed: list[str]) -> str:
+    """The next step after an unknown key."""
+    if location[:-1] == ["compute"] and location[-1] in REMOVED_KEYS:
+        return f" Remove it: {REMOVED_KEYS[location[-1]]}"
+    close = difflib.get_close_matches(location[-1], allowed, 1)
+    return f" Did you mean {close[0]}?" if close else ""
 
 
 def _reason_of_pattern(location: list[str], error: dict[str, Any]) -> str:

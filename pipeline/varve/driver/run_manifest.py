@@ -75,7 +75,7 @@ def _measure(result: DataflowResult) -> dict[str, Any]:
         counters.ready_s or 0.0,
         counters.last_s or 0.0,
         lanes=placement.lanes,
-        tokenizers=placement.tokenizers or placement.replicas,
+        replicas=placement.replicas,
         before_s=counters.before_s,
     )
     return bottleneck.to_json(measured)

@@ -1,9 +1,9 @@
-"""The dataflow of a run on Ray Data: read → tokenize → encode → write.
+"""The dataflow of a run on Ray Data: read → encode → write.
 
 One row of Ray's dataset holds one whole part (workers/part_message.py), so what is encoded together never depends on
-how Ray bundles, splits or retries rows. On a CPU the replica tokenizes: with one budget of cores that measured faster
-than separate tasks. Next to GPUs tokenizing has tasks. Knows nothing of manifests or coverage. Invariant: importing
-this file imports neither torch nor transformers, since every process that reads or writes imports it.
+how Ray bundles, splits or retries rows. Replicas tokenize their own texts (infra/decisions/0037). Knows nothing of
+manifests or coverage. Invariant: importing this file imports neither torch nor transformers, since every process that
+reads or writes imports it.
 """
 
 import ctypes
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TextIO, cast
 
 import pyarrow as pa
 import ray
-from ray.data import ActorPoolStrategy, TaskPoolStrategy
+from ray.data import ActorPoolStrategy
 from ray.exceptions import RayError, UserCodeException
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -26,7 +26,7 @@ from varve.cluster.placement import IO_CPUS, WRITE_CPUS, Placement, diagnose
 from varve.encoder.checkpoint.head import TokenPooling
 from varve.engine.data_context import make_context, quiet_ray_data
 from varve.engine.datasource import ShardDatasource
-from varve.engine.lazy_stages import Replica, tokenize_part
+from varve.engine.lazy_stages import Replica
 from varve.engine.ray_reporter import RayReporter
 from varve.engine.ray_tasks import MAX_RETRIES, TWO_CALLS, model_files, unwrap_error
 from varve.errors import VarveError
@@ -47,8 +47,6 @@ from varve.workers.part_message import unpack_message
 if TYPE_CHECKING:
     from varve.planning.plan import Plan
 
-# CPUs of one tokenizer task: `tokenizers` spreads a batch over cores, and other tasks use its pauses.
-_TOKENIZER_CPUS = 1.0
 _POOLING_CPUS = 1.0  # of a writer that clusters token vectors
 # Restarts of one replica. A part that kills its worker is isolated long before (workers/replica.py); nodes may come and
 # go for days.
@@ -80,7 +78,7 @@ def run_dataflow(
     progress: TextIO | None,
     layout: PartLayout | None = None,
 ) -> DataflowResult:
-    """Read, tokenize, encode and commit what is missing, all at the same time.
+    """Read, encode and commit what is missing, all at the same time.
 
     Args:
         plan: of the job.
@@ -148,15 +146,6 @@ def _build(
         override_num_blocks=len(missing),
         ray_remote_args=_READ,
     )
-    if placement.tokenizers:
-        dataset = dataset.map_batches(
-            tokenize_part,  # pyright: ignore[reportArgumentType] (its stub lacks fn_args)
-            fn_args=(spec, reporter),
-            compute=TaskPoolStrategy(size=placement.tokenizers),
-            num_cpus=_TOKENIZER_CPUS,
-            max_retries=MAX_RETRIES,
-            **_PART_BY_PART,
-        )
     dataset = dataset.map_batches(
         Replica,
         fn_constructor_args=(spec, reporter),
@@ -169,7 +158,7 @@ def _build(
         **_PART_BY_PART,
     )
     return dataset.map_batches(
-        _commit,  # pyright: ignore[reportArgumentType] (as above)
+        _commit,  # pyright: ignore[reportArgumentType] (its stub lacks fn_args)
         fn_args=(storage, plan.fingerprint, reporter, plan.feature_plan.token_poolings, layout),
         num_cpus=_POOLING_CPUS if plan.feature_plan.token_poolings else WRITE_CPUS,
         max_retries=MAX_RETRIES,

@@ -100,7 +100,7 @@ class QueryEncoder:
             JobError: a feature has no queries, or the checkpoint is not that of the run.
         """
         _check_columns(output, columns)
-        job = Job.parse(output.manifest.job, where=f"{output.storage.uri}/{MANIFEST_NAME}")
+        job = Job.reopen(output.manifest.job, where=f"{output.storage.uri}/{MANIFEST_NAME}")
         job = job.model_copy(update={"model": _pinned(output, job.model, options)})
         checkpoint = inspect_model(job.model, job.model.revision)
         _check_identity(output, job, checkpoint)

@@ -1,7 +1,7 @@
 """How busy each stage of a run was, and which stage the others waited for. Pure functions.
 
 A stage's share is its seconds of work since the first replica was ready, divided by that time and by the workers that
-the stage has: lanes of the replicas, tokenizers (CPU seconds, if they are tasks), one reader and one writer. Work
+the stage has: lanes of the replicas, one tokenizing thread per replica, one reader and one writer. Work
 before the first replica was ready is excluded: it measures the start, not the throughput.
 """
 
@@ -18,7 +18,7 @@ _ADVICE = {
     "read": "split the source into more shards, or move it closer to the cluster",
     "compute": "make the job's Python functions work on whole columns (pyarrow.compute, numpy) instead of single rows, "
     "or give the run more cores",
-    "tokenize": "give the run more cores, or raise compute.tokenizers",
+    "tokenize": "give each replica more cores, or let replicas share a GPU: compute.gpus 0.5",
     "encode": "this is the hardware's limit: use more cores, GPUs or replicas, or a smaller model",
     "write": "the store accepts parts no faster: write fewer features, or float16",
 }
@@ -39,7 +39,7 @@ def measure(
     last_s: float,
     *,
     lanes: int,
-    tokenizers: int,
+    replicas: int,
     before_s: Mapping[str, float] | None = None,
 ) -> dict[str, Stage]:
     """Measure the stages of a run.
@@ -49,10 +49,10 @@ def measure(
         ready_s: seconds from the start until the first replica was ready.
         last_s: seconds from the start until the last block was encoded.
         lanes: of all replicas.
-        tokenizers: that work at the same time.
+        replicas: each has one thread that tokenizes.
         before_s: the part of `seconds` before the first replica was ready.
     """
-    at_once = {"read": 1, "compute": tokenizers, "tokenize": tokenizers, "encode": lanes, "write": 1}
+    at_once = {"read": 1, "compute": replicas, "tokenize": replicas, "encode": lanes, "write": 1}
     since_s = {name: seconds.get(name, 0.0) - (before_s or {}).get(name, 0.0) for name in STAGES}
     return {
         name: Stage(

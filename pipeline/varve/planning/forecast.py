@@ -45,7 +45,7 @@ def forecast(
     part_s = estimate.encode_s / max(1, estimate.num_parts)
     stages_s = {
         "read": estimate.read_s / readers,
-        "tokenize": estimate.tokenize_s / (cores if on_cpus else max(1, placement.tokenizers)),
+        "tokenize": estimate.tokenize_s / (cores if on_cpus else placement.replicas * placement.threads),
         "encode": math.ceil(estimate.num_parts / placement.replicas) * part_s,
         "write": estimate.write_s / cores,
     }

@@ -114,7 +114,7 @@ def load_plan(job: Job, stored: Mapping[str, Any], uri: str) -> Plan:
     Raises:
         JobError: the job, the code of its functions, the model's files or the source's files have changed.
     """
-    earlier = Job.parse(stored["job"], where=f"{uri}/{JOB_NAME}")
+    earlier = Job.reopen(stored["job"], where=f"{uri}/{JOB_NAME}")
     job = respell(job, earlier, Resolved(**stored["resolved"]))
     computed = find_computed(job.computed, job.folder)
     before = {**earlier.identity(), **saved_code_identity(stored)}
@@ -132,7 +132,7 @@ def reopen_plan(stored: Mapping[str, Any], uri: str, permission: CodePermission)
     Raises:
         JobError: the code of the functions, the model's files or the source's files have changed, or cannot be opened.
     """
-    job = permission.restrict(Job.parse(stored["job"], where=f"{uri}/{JOB_NAME}"))
+    job = permission.restrict(Job.reopen(stored["job"], where=f"{uri}/{JOB_NAME}"))
     computed = find_computed(job.computed, job.folder)
     before = saved_code_identity(stored) if computed else {}
     _check_unchanged(_changes(before, code_identity(computed)), uri)
@@ -193,7 +193,7 @@ def reopen_source(stored: Mapping[str, Any], uri: str, source: Source | None = N
     Raises:
         JobError: the source cannot be opened, or its files have changed.
     """
-    source = source or Job.parse(stored["job"], where=f"{uri}/{JOB_NAME}").source
+    source = source or Job.reopen(stored["job"], where=f"{uri}/{JOB_NAME}").source
     resolved, saved = Resolved(**stored["resolved"]), stored["source"]
     if source.table:
         return open_table_source(source, resolved.source_commit, RowSelection.load(Storage(uri)))

@@ -1,13 +1,12 @@
 """Turns blocks of rows into tokens and computed columns, with a reason for every row that cannot be encoded.
 
-Tokens travel between workers as one row of Arrow list columns, whose values are the tokenizer's own buffers. Knows
-nothing of models or Ray. Invariant: every row has either windows or a reason, and a row with a reason does not affect
-other rows.
+Knows nothing of models or Ray. Invariant: every row has either windows or a reason, and a row with a reason does not
+affect other rows.
 """
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
@@ -19,9 +18,6 @@ from varve.preprocessing.computed_columns import ComputedColumn, compute_columns
 from varve.preprocessing.tokenizer import Tokenizer
 from varve.preprocessing.tokens import Tokens
 
-_COMPUTED_PREFIX = "computed."
-_TWO_COLUMNS = frozenset({"spans", "chunk_tokens", "chunk_spans"})  # arrays of `Tokens` with shape (N, 2)
-
 
 @dataclass(slots=True)
 class Tokenized:
@@ -30,32 +26,13 @@ class Tokenized:
     tokens: Tokens
     reasons: list[str | None]  # one per row of the block; None for good rows
     computed: dict[str, pa.Array] = field(default_factory=dict)  # column → values of all rows
-    compute_s: float = 0.0  # seconds spent on computed columns; not part of `to_arrow`
+    tokenize_s: float = 0.0  # seconds spent on the texts
+    compute_s: float = 0.0  # seconds spent on computed columns
 
     @property
     def good(self) -> NDArray[np.bool_]:
         """(R,) whether a row has no reason."""
         return np.fromiter((reason is None for reason in self.reasons), np.bool_, len(self.reasons))
-
-    def to_arrow(self) -> pa.RecordBatch:
-        """One row with everything; copies only the reasons."""
-        columns = {field.name: getattr(self.tokens, field.name) for field in fields(Tokens)}
-        arrays = {name: _as_list(pa.array(v.reshape(-1))) for name, v in columns.items() if v is not None}
-        arrays["reasons"] = _as_list(pa.array(self.reasons, pa.string()))
-        arrays |= {_COMPUTED_PREFIX + name: _as_list(values) for name, values in self.computed.items()}
-        return pa.record_batch(arrays)
-
-    @classmethod
-    def from_arrow(cls, row: pa.RecordBatch) -> "Tokenized":
-        """The inverse of `to_arrow`, without a copy."""
-        arrays = {name: row[name].flatten() for name in row.schema.names}
-        reasons = arrays.pop("reasons").to_pylist()
-        names = [name for name in arrays if name.startswith(_COMPUTED_PREFIX)]
-        computed = {name.removeprefix(_COMPUTED_PREFIX): arrays.pop(name) for name in names}
-        columns = {name: values.to_numpy(zero_copy_only=False) for name, values in arrays.items()}
-        for name in _TWO_COLUMNS & columns.keys():
-            columns[name] = columns[name].reshape(-1, 2)
-        return cls(Tokens(**columns), reasons, computed)
 
 
 def tokenize_blocks(
@@ -81,11 +58,13 @@ def tokenize_block(
         text_columns: one, or two for sentence pairs.
         computed: columns to compute. A row for which a function fails is not tokenized.
     """
+    began = time.perf_counter()
     texts = _read_texts(block, text_columns)
-    started = time.perf_counter()
+    began_computing = time.perf_counter()
     columns = compute_columns(computed, block, texts.reasons)
-    compute_s = time.perf_counter() - started if computed else 0.0
-    return Tokenized(_tokenize(tokenizer, texts), texts.reasons, columns, compute_s)
+    compute_s = time.perf_counter() - began_computing if computed else 0.0
+    tokens = _tokenize(tokenizer, texts)
+    return Tokenized(tokens, texts.reasons, columns, time.perf_counter() - began - compute_s, compute_s)
 
 
 def readable_rows(block: pa.Table, text_columns: Sequence[str]) -> pa.Table:
@@ -166,8 +145,3 @@ def _try_tokenize(tokenizer: Tokenizer, columns: list[list[str]]) -> Tokens | st
         if not isinstance(e, Exception) and type(e).__name__ != "PanicException":
             raise
         return f"the tokenizer failed: {e}"
-
-
-def _as_list(values: pa.Array) -> pa.LargeListArray:
-    """A list column with one row that holds all values."""
-    return pa.LargeListArray.from_arrays(pa.array([0, len(values)], pa.int64()), values)

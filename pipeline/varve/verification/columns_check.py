@@ -66,7 +66,7 @@ def check_columns(
     if columns is None:
         return Check("columns", ("no part has a footer that can be read",))
     try:
-        job = Job.parse(stored["job"], where="job.json")
+        job = Job.reopen(stored["job"], where="job.json")
     except JobError as e:
         return Check("columns", (str(e),))
     failures = _compare_names(columns.schema.names, _expected_names(job, columns.features))

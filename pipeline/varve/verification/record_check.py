@@ -28,8 +28,8 @@ _NOT_OF_PARTS = {"lost"}  # events of the run that published, not of a part
 def check_job(stored: Mapping[str, Any], finished: Manifest) -> Check:
     """Compare job.json with itself (fingerprint, source, code) and with the manifest."""
     try:
-        job = Job.parse(stored["job"], where="job.json")
-        published = Job.parse(finished.job, where="manifest.json")
+        job = Job.reopen(stored["job"], where="job.json")
+        published = Job.reopen(finished.job, where="manifest.json")
     except JobError as e:
         return Check("job", (str(e),))
     resolved, source = Resolved(**stored["resolved"]), stored["source"]

@@ -44,7 +44,7 @@ def reopen_run(stored: Mapping[str, Any], uri: str, permission: CodePermission) 
     """
     dataset, plan, source, skipped = None, None, None, ()
     try:
-        job = Job.parse(stored["job"], where=f"{uri}/_varve/job.json")
+        job = Job.reopen(stored["job"], where=f"{uri}/_varve/job.json")
         source, skipped = job.source, _not_permitted(job, permission)
         dataset = reopen_source(stored, uri)
         if permission.remote_code or not job.model.trust_remote_code:

@@ -5,7 +5,6 @@ separately, so the same rows share packs in every run; a row that cannot be enco
 not affect other rows.
 """
 
-import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from varve.output.valid_text import replace_invalid
 from varve.preprocessing.computed_columns import mask_bad_rows
 from varve.preprocessing.text_blocks import Tokenized
 
-# Blocks that the encoder works on while the next one is tokenized, so that it never waits at the end of a block.
+# Blocks that the encoder works on while the next one is prepared, so that it never waits at the end of a block.
 _BLOCKS_AHEAD = 1
 
 OnBlock = Callable[[Block], None]
@@ -60,15 +59,14 @@ def featurize(
         counted).
     """
     queue = _BlockQueue(encoder, schema, shard, pairs=pairs, on_block=on_block)
-    first, began = 0, time.perf_counter()
+    first = 0
     for block in blocks:
-        tokenize_s = time.perf_counter() - began
         rows = table.slice(first, len(block.reasons))
-        seconds = {"tokenize": tokenize_s - block.compute_s}
+        seconds = {"tokenize": block.tokenize_s}
         if block.compute_s:
             seconds["compute"] = block.compute_s
         queue.push(_PendingBlock(rows, start + first, block, encoder.start(block.tokens), seconds))
-        first, began = first + len(rows), time.perf_counter()
+        first += len(rows)
     return queue.finish()
 
 

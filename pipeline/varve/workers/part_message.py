@@ -1,6 +1,6 @@
 """Message between stages: a whole part in one row of a table.
 
-The row holds the range, counts, and tables as Arrow IPC bytes, so an engine that bundles, splits or retries rows can
+The row holds the range, counts, and the table as Arrow IPC bytes, so an engine that bundles, splits or retries rows can
 neither cut a part nor mix two parts. Unpacking copies no data.
 """
 
@@ -19,7 +19,6 @@ class PartMessage:
     rows: Range
     table: pa.Table
     counts: dict[str, int] = field(default_factory=dict)  # events, for the record of the part
-    blocks: tuple[pa.RecordBatch, ...] = ()  # tokens of each block, if the tokenizer stage added them
 
 
 def pack_message(message: PartMessage) -> pa.Table:
@@ -30,8 +29,7 @@ def pack_message(message: PartMessage) -> pa.Table:
             "start": pa.array([message.rows.start], pa.int64()),
             "stop": pa.array([message.rows.stop], pa.int64()),
             "counts": pa.array([json.dumps(message.counts)]),
-            "table": _cell(_stream(message.table.schema, message.table.to_batches())),
-            "blocks": _list_cell([_stream(block.schema, [block]) for block in message.blocks]),
+            "table": _cell(_stream(message.table)),
         }
     )
 
@@ -39,29 +37,28 @@ def pack_message(message: PartMessage) -> pa.Table:
 def unpack_message(batch: pa.Table) -> PartMessage:
     """Unpack a message from a table of one row."""
     shard, start, stop, counts = (batch[name][0].as_py() for name in ("shard", "start", "stop", "counts"))
-    blocks = batch["blocks"][0].values
     return PartMessage(
         Range(shard, start, stop),
         pa.ipc.open_stream(batch["table"][0].as_buffer()).read_all(),
         json.loads(counts),
-        tuple(pa.ipc.open_stream(cell.as_buffer()).read_next_batch() for cell in blocks),
     )
 
 
-def _stream(schema: pa.Schema, batches: list[pa.RecordBatch]) -> pa.Buffer:
-    stream = pa.BufferOutputStream()
-    with pa.ipc.new_stream(stream, schema) as writer:
-        for batch in batches:
-            writer.write_batch(batch)
-    return stream.getvalue()
+def _stream(table: pa.Table) -> pa.Buffer:
+    """The table's IPC stream, copied once: a stream that grows would copy it several times."""
+    size = pa.MockOutputStream()
+    _write(table, size)
+    content = pa.allocate_buffer(size.size())
+    _write(table, pa.FixedSizeBufferWriter(content))
+    return content
+
+
+def _write(table: pa.Table, stream: pa.NativeFile) -> None:
+    with pa.ipc.new_stream(stream, table.schema) as writer:
+        writer.write_table(table)
 
 
 def _cell(content: pa.Buffer) -> pa.Array:
     """A large_binary array with one value, without a copy."""
     offsets = pa.py_buffer(pa.array([0, content.size], pa.int64()).buffers()[1])
     return pa.Array.from_buffers(pa.large_binary(), 1, [None, offsets, content])
-
-
-def _list_cell(contents: list[pa.Buffer]) -> pa.Array:
-    cells = pa.concat_arrays([_cell(content) for content in contents]) if contents else pa.array([], pa.large_binary())
-    return pa.LargeListArray.from_arrays(pa.array([0, len(cells)], pa.int64()), cells)

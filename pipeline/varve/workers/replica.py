@@ -8,7 +8,8 @@ import logging
 import platform
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from functools import partial
 from threading import Lock
 
@@ -26,6 +27,7 @@ from varve.process_state import silence_transformers
 from varve.ranges import Range
 from varve.workers.crash_isolation import CrashIsolation, Encode
 from varve.workers.featurize import featurize
+from varve.workers.look_ahead import look_ahead
 from varve.workers.part_message import PartMessage, pack_message, unpack_message
 from varve.workers.worker_spec import WorkerSpec
 
@@ -33,6 +35,8 @@ logger = logging.getLogger(__name__)
 
 # A share of fewer rows does not end a run of which the number of rows is not known.
 _FEWEST_ROWS = 100_000
+# Blocks of a part that are tokenized before the encoder asks for them: one may take as long as several others.
+_TOKENIZED_AHEAD = 2
 _RECORDED_COUNTS = ("repeats", "overflows", "splits")  # counts of the encoder that a part records
 
 
@@ -52,12 +56,14 @@ class Replica:
         self._spec, self._reporter = spec.on_this_node(), reporter
         self._encoder = _load(self._spec)
         self._turn = Lock()
+        # One thread: tokenizers use other cores by themselves, and a job's functions are not called twice at a time.
+        self._feeder = ThreadPoolExecutor(1, thread_name_prefix="feeder")
         description = describe(self._encoder)
         logger.info("replica ready: %s", description)
         reporter.join(description)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """Encode the texts or tokens of a part; returns no row if the run is stopping.
+        """Encode the texts of a part; returns no row if the run is stopping.
 
         Two threads may call it: a part starts once the last block of the previous one has been given to the encoder.
         """
@@ -79,7 +85,8 @@ class Replica:
         done = 0
 
         def blocks() -> Iterator[Tokenized]:
-            yield from self._blocks(message)
+            with closing(look_ahead(self._tokenize(message), self._feeder, _TOKENIZED_AHEAD)) as tokenized:
+                yield from tokenized
             turn.close()
 
         def report(block: Block) -> None:
@@ -121,9 +128,7 @@ class Replica:
         result = pa.concat_tables(features) if features else spec.schema.empty_table()
         return PartMessage(rows, result, {"killers": len(isolation.crashing_rows)})
 
-    def _blocks(self, message: PartMessage) -> Iterator[Tokenized]:
-        if message.blocks:
-            return map(Tokenized.from_arrow, message.blocks)
+    def _tokenize(self, message: PartMessage) -> Iterator[Tokenized]:
         spec, tokenizer = self._spec, self._encoder.tokenizer
         return tokenize_blocks(tokenizer, message.table, spec.text_columns, spec.block_rows, spec.computed)
 

@@ -25,7 +25,7 @@ class CheckpointFiles(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class WorkerSpec:
-    """Settings of tokenizer tasks and replicas; see `planning.plan.Plan.worker_spec`."""
+    """Settings of replicas; see `planning.plan.Plan.worker_spec`."""
 
     model: Model
     checkpoint: Checkpoint

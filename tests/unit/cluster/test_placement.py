@@ -1,4 +1,4 @@
-"""Placement of replicas and tokenizers on described clusters."""
+"""Placement of replicas on described clusters."""
 
 from dataclasses import replace
 
@@ -35,7 +35,7 @@ def compute(**keys) -> Compute:
 def test_cpu_replicas_have_a_size_that_fits_every_node(nodes, replicas, threads):
     placement = place_workers(cluster(*nodes), compute())
     assert (placement.replicas, placement.threads) == (replicas, threads)
-    assert (placement.tokenizers, placement.device) == (0, "cpu")
+    assert placement.device == "cpu"
 
 
 @pytest.mark.parametrize("free", [LEAST_CPUS, 0.95, 0.99])
@@ -45,10 +45,24 @@ def test_node_with_less_than_one_free_core_gets_one_replica_that_fits(free):
     assert 0 < placement.cpus <= free - 2 * IO_CPUS
 
 
-def test_every_gpu_gets_a_replica_and_tokenizers_use_the_other_cores():
+def test_every_gpu_gets_a_replica_with_its_share_of_the_cores_of_its_node():
     placement = place_workers(cluster((16, 4, "A10G"), (32,)), compute())
-    assert (placement.replicas, placement.gpus, placement.cpus) == (4, 1.0, 1.0)
-    assert placement.tokenizers == 43
+    assert (placement.replicas, placement.gpus, placement.cpus, placement.threads) == (4, 1.0, 2.0, 4)
+    alone = place_workers(cluster((16, 1, "H200")), compute())
+    assert (alone.replicas, alone.cpus, alone.threads) == (1, 8.0, 16)
+
+
+def test_replicas_on_gpus_leave_the_cores_that_other_programs_hold():
+    placement = place_workers(replace(cluster((16, 1, "H200")), free_cpus=3.0), compute())
+    assert (placement.cpus, placement.threads) == (1.0, 3)
+
+
+@given(st.integers(1, 200), st.integers(1, 8), st.sampled_from([1.0, 0.5, 0.25]))
+def test_nodes_with_gpus_keep_cpus_for_reads_and_writes(cores, gpus, each):
+    placement = place_workers(cluster((cores, gpus, "H200")), compute(gpus=each))
+    assert placement.replicas == gpus / each
+    assert placement.cpus > 0
+    assert placement.replicas * placement.cpus <= max(cores - 2 * IO_CPUS + 1e-9, 0.01 * placement.replicas)
 
 
 def test_small_models_share_a_gpu():

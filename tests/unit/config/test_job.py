@@ -31,6 +31,7 @@ def changed(path: str, value) -> dict:
     ("path", "value", "fragments"),
     [
         ("model.max_token", 3, ["model.max_token", "unknown key", "max_tokens", "Did you mean max_tokens?"]),
+        ("compute.tokenizers", 4, ["compute.tokenizers: unknown key", "Remove it: each replica tokenizes its own"]),
         ("sauce", 1, ["sauce: unknown key", "source, model, features, output, compute"]),
         ("model.max_tokens", "abc", ["model.max_tokens", '"abc"', "'auto'", "integer"]),
         ("model.max_tokens", 1, ["model.max_tokens", "1", "greater than or equal to 3"]),

@@ -221,3 +221,14 @@ def test_job_that_means_something_else_is_refused_with_the_key(changes, key, her
         plan_of(make_job(features__all={"pool": "cls", "layers": [0, 1, 2, 3]}, **changes))
     assert f"\n  {key}: " in str(error.value)
     assert key == "model.name" or "features.all" not in str(error.value)  # layers of another model may be others
+
+
+def test_an_output_that_was_begun_with_a_removed_key_is_resumed(here):
+    first = start(make_job())
+    saved = here / "out/_varve/job.json"
+    content = json.loads(saved.read_text())
+    content["job"]["compute"]["tokenizers"] = 4
+    saved.write_text(json.dumps(content))
+    assert plan_of(make_job()).fingerprint == first.fingerprint
+    with pytest.raises(JobError, match=r"compute\.tokenizers: unknown key\. .* Remove it: each replica tokenizes"):
+        make_job(compute__tokenizers=4)

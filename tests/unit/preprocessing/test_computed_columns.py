@@ -12,7 +12,7 @@ from varve.errors import JobError, RunError
 from varve.output.schema import output_schema
 from varve.planning.udf_dry_run import dry_run_functions
 from varve.preprocessing.computed_columns import ComputedColumn, compute_columns
-from varve.preprocessing.text_blocks import Tokenized, tokenize_blocks
+from varve.preprocessing.text_blocks import tokenize_blocks
 from varve.workers.featurize import featurize
 
 FUNCTIONS = """
@@ -209,20 +209,14 @@ def test_dry_run_refuses_functions_that_fail_on_every_row_and_accepts_failures_o
         dry_run_functions([column("nothing", "float32")], table, ["text"])
 
 
-def test_computed_columns_travel_with_the_tokens_and_are_null_in_error_rows(tiny, column):
+def test_computed_columns_are_null_in_error_rows(tiny, column):
     encoder = Encoder(tiny("bert"), {"e": Feature(pool="mean")}, device="cpu")
     columns, table = [column("vector", "float32[2]"), column("leave", "int32")], rows_of("one", None, "leave", "two")
     columns = [columns[0], ComputedColumn("d", "int32", None, columns[1].code)]
     schema = output_schema(encoder.feature_plan, pa.schema([table.schema.field("id")]), pairs=False, computed=columns)
 
-    def run(*, serialized):
-        blocks = list(tokenize_blocks(encoder.tokenizer, table, ["text"], 3, columns))
-        if serialized:
-            blocks = [Tokenized.from_arrow(block.to_arrow()) for block in blocks]
-        return featurize(encoder, table, iter(blocks), schema=schema, shard=0, start=0, pairs=False)[0]
-
-    result = run(serialized=True)
-    assert result.equals(run(serialized=False))
+    blocks = tokenize_blocks(encoder.tokenizer, table, ["text"], 3, columns)
+    result, _, _ = featurize(encoder, table, blocks, schema=schema, shard=0, start=0, pairs=False)
     assert result["error"].to_pylist() == [
         None,
         "null text in text",

@@ -13,20 +13,17 @@ from varve.encoder.encoder import Encoder
 from varve.encoder.model.forward import Forward
 from varve.errors import RunError
 from varve.output.schema import output_schema
-from varve.preprocessing.text_blocks import Tokenized, tokenize_block, tokenize_blocks
+from varve.preprocessing.text_blocks import tokenize_block, tokenize_blocks
 from varve.preprocessing.tokenizer import Tokenizer
 from varve.workers.featurize import featurize
 
 DTYPES = {"float32": pa.float32(), "float16": pa.float16(), "int8": pa.int8(), "binary": pa.uint8()}
 
 
-def run(encoder, table, block_rows=4, text_columns=("text",), *, travels=False):
-    """The features of a table; with `travels`, its tokens go through Arrow on the way."""
+def run(encoder, table, block_rows=4, text_columns=("text",)):
     pairs = len(text_columns) > 1
     schema = output_schema(encoder.feature_plan, pa.schema([table.schema.field("id")]), pairs=pairs)
     blocks = tokenize_blocks(encoder.tokenizer, table, text_columns, block_rows)
-    if travels:
-        blocks = iter([Tokenized.from_arrow(block.to_arrow()) for block in blocks])
     return featurize(encoder, table, blocks, schema=schema, shard=2, start=100, pairs=pairs)[0]
 
 
@@ -168,23 +165,6 @@ def test_pairs_with_one_null_are_error_rows(tiny):
     result = run(encoder, table, text_columns=("a", "b"))
     assert result["error"].to_pylist() == [None, "null text in a", "null text in b"]
     assert result["sequence_ids"][0].as_py() == [0, 1]
-
-
-@pytest.mark.parametrize("long_text", ["truncate", Windows(window=16, stride=4, vectors="window")])
-@pytest.mark.parametrize("texts", [("some text", None, "", "word " * 40, "some text"), (None, None), ()])
-def test_tokens_that_travel_through_arrow_give_the_same_features(long_text, texts, tiny):
-    features = {"e": Feature(pool="mean", layers="all"), "t": Feature(pool="tokens")}
-    encoder = Encoder(Model(name=tiny("bert"), long_text=long_text), features, device="cpu")
-    here, there = (run(encoder, rows_of(*texts), travels=travels) for travels in (False, True))
-    assert there.equals(here)
-
-
-def test_pairs_that_travel_through_arrow_keep_their_token_types(tiny):
-    encoder = Encoder(tiny("bert"), {"e": Feature(pool="mean")}, device="cpu")
-    table = pa.table({"id": [1, 2], "a": ["one", "two three"], "b": ["four five", None]})
-    here, there = (run(encoder, table, text_columns=("a", "b"), travels=travels) for travels in (False, True))
-    assert there.equals(here)
-    assert there["error"].to_pylist() == [None, "null text in b"]
 
 
 @pytest.mark.slow

@@ -154,4 +154,4 @@ def _names(features: FeatureSet) -> tuple[str, ...]:
 def _texts(state: State) -> list[str]:
     """The text columns of the run that the columns are of."""
     stored = read_job(Storage(state.folder, patient=False))
-    return [*Job.parse(stored["job"], where=state.folder).source.text_columns] if stored else []
+    return [*Job.reopen(stored["job"], where=state.folder).source.text_columns] if stored else []
