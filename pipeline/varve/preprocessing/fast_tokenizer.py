@@ -1,4 +1,4 @@
-"""A second, faster implementation of a checkpoint's tokenizer, chosen by the kind of its model.
+"""A faster implementation of a checkpoint's tokenizer, chosen by the kind of its model.
 
 Knows nothing of windows. Invariant: an implementation that is returned gave the ids of `tokenizers` for every text of
 `token_check`.
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from varve.preprocessing.token_check import find_difference
+from varve.preprocessing.word_cache import WordCache, can_cache
 
 try:
     import nanotoken
@@ -81,13 +82,16 @@ class _Tokenizer:
 
 @lru_cache(maxsize=2)  # reading and comparing take a tenth of a second; the caches of words are shared
 def _find(tokenizer: _Tokenizer) -> FastTokenizer | str:
-    model = json.loads(tokenizer.state)["model"].get("type")
-    if model != "WordPiece":
-        return f"no fast implementation of {model}"
-    if nanotoken is None:
-        return "nanotoken is not installed"
-    try:
-        fast = NanotokenWordPiece(nanotoken.Tokenizer.from_json(tokenizer.state))
-    except ValueError as e:
-        return f"nanotoken does not support it: {e}"
-    return find_difference(fast, tokenizer.raw) or fast
+    fast = _read(tokenizer)
+    return fast if isinstance(fast, str) else find_difference(fast, tokenizer.raw) or fast
+
+
+def _read(tokenizer: _Tokenizer) -> FastTokenizer | str:
+    reason = "its words depend on their neighbours"
+    if json.loads(tokenizer.state)["model"].get("type") == "WordPiece" and nanotoken is not None:
+        try:
+            return NanotokenWordPiece(nanotoken.Tokenizer.from_json(tokenizer.state))
+        except ValueError as e:
+            reason = f"nanotoken does not support it: {e}"
+    own = type(tokenizer.raw).from_str(tokenizer.state)  # the given one truncates later
+    return WordCache(own) if can_cache(own) else reason

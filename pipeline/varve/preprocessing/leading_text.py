@@ -69,8 +69,8 @@ def can_cut(raw: Any) -> bool:
     state = json.loads(raw.to_str())
     if any(re.search(r"\s", token["content"]) for token in state.get("added_tokens", ())):
         return False
-    normalizers = _steps(state.get("normalizer"), "normalizers")
-    return all(map(_normalizes_words, normalizers)) and _splits_at_space(state.get("pre_tokenizer"))
+    normalizers = steps_of(state.get("normalizer"), "normalizers")
+    return all(map(_normalizes_words, normalizers)) and splits_at_space(state.get("pre_tokenizer"))
 
 
 def _cut_after_word(text: str, length: int) -> str:
@@ -81,7 +81,7 @@ def _cut_after_word(text: str, length: int) -> str:
     return text[: word_end.end()] if word_end else text
 
 
-def _steps(component: dict[str, Any] | None, key: str) -> list[dict[str, Any]]:
+def steps_of(component: dict[str, Any] | None, key: str) -> list[dict[str, Any]]:
     """The steps of a normalizer or pre-tokenizer, which may be a sequence."""
     if component is None:
         return []
@@ -96,8 +96,8 @@ def _normalizes_words(normalizer: dict[str, Any]) -> bool:
     return ("String" in pattern and " " not in pattern["String"]) or pattern.get("Regex") == " {2,}"
 
 
-def _splits_at_space(pre_tokenizer: dict[str, Any] | None) -> bool:
+def splits_at_space(pre_tokenizer: dict[str, Any] | None) -> bool:
     """Whether the first pre-tokenizer splits at spaces."""
-    steps = _steps(pre_tokenizer, "pretokenizers")
+    steps = steps_of(pre_tokenizer, "pretokenizers")
     option = _SPLITS_AT_SPACE.get(steps[0]["type"]) if steps else None
     return option is not None and (not option or bool(steps[0].get(option, True)))

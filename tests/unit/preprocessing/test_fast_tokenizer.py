@@ -98,7 +98,7 @@ def test_token_types_and_other_models_use_tokenizers(minilm):
     assert Tokenizer(odd, 8).description.endswith("types of tokens")
     odd = AutoTokenizer.from_pretrained(minilm)
     odd.backend_tokenizer.model = WordLevel({"[UNK]": 0, "a": 1}, unk_token="[UNK]")
-    assert Tokenizer(odd, 8).description.endswith("no fast implementation of WordLevel")
+    assert Tokenizer(odd, 8).description.endswith("its words depend on their neighbours")
 
 
 def test_added_tokens_with_every_option_are_compared_when_the_tokenizer_is_made(minilm):
