@@ -76,8 +76,9 @@ class FastPath:
     def _compare(self, texts: Sequence[str], tokens: Tokens) -> None:
         most = min(_MOST_COMPARED, max(1, len(texts) // _COMPARED_EVERY)) if self._was_compared else _FIRST_COMPARED
         rows: list[int] = checked_rows(len(texts), most, len(tokens.input_ids)).tolist()
-        if not self._cut.reads_start:
-            rows = [row for row in rows if len(texts[row]) <= _COMPARED_CHARACTERS]
+        chosen = [texts[row] for row in rows]
+        read = read_leading(chosen, self._cut.max_tokens) if self._cut.reads_start else chosen
+        rows = [row for row, text in zip(rows, read, strict=True) if len(text) <= _COMPARED_CHARACTERS]
         want = self._reference([texts[row] for row in rows])
         for index, row in enumerate(rows):
             got_windows, want_windows = tokens.windows_of(row), want.windows_of(index)
