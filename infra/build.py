@@ -22,6 +22,11 @@ INSTRUCTIONS = {
     "avx512": ["-mavx512f"],
     "avx2": ["-mavx2", "-mfma"],
 }
+# The same sources with weights in bfloat16.
+INSTRUCTIONS |= {
+    "amx_bfloat16": [*INSTRUCTIONS["amx"], "-DBFLOAT16"],
+    "avx512_bfloat16": ["-mavx512f", "-mavx512bf16", "-DBFLOAT16"],
+}
 
 
 class CompiledHook(BuildHookInterface):

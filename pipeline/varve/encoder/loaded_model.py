@@ -12,13 +12,13 @@ from transformers import PreTrainedModel
 from varve.encoder.checkpoint.checkpoint import Checkpoint
 from varve.encoder.checkpoint.loading import load_model
 from varve.encoder.feature_plan import FeaturePlan
-from varve.encoder.kernels.cpu_library import CpuLibrary, find_cpu_library
+from varve.encoder.kernels.cpu_library import CpuLibrary, find_cpu_library, supports_bfloat16
 from varve.encoder.model.attention import attention_backend
 from varve.encoder.model.cls_only_layer import ClsOnlyLayer
 from varve.encoder.model.forward import Forward, needs_only_cls_of_top_layer
 from varve.encoder.model.fused_linear import has_batch_invariant_linears, linear_backend
 from varve.encoder.model.layer_hooks import LayerHooks, compile_layers, drop_layers_above
-from varve.encoder.model.parity_check import check_head, choose_layout, is_cls_only_exact
+from varve.encoder.model.parity_check import check_head, choose_layout, is_cls_only_exact, use_bfloat16
 from varve.encoder.model.token_heads import TokenHeads
 from varve.errors import JobError
 
@@ -52,13 +52,15 @@ class LoadedModel:
     def __init__(self, checkpoint: Checkpoint, feature_plan: FeaturePlan, settings: RunSettings) -> None:
         """Load in float32, compare with eager transformers, then drop the upper layers and cast.
 
+        On a CPU bfloat16 is the dtype of the weights in compiled code and of the inputs of its products; if it replaces
+        no layer, torch runs the whole model in bfloat16.
+
         Raises:
-            JobError: the model cannot be loaded, or it cannot compute one of the features.
+            JobError: the model cannot be loaded, it cannot compute one of the features, or the CPU lacks bfloat16.
         """
         self._checkpoint, self._plan, self._settings = checkpoint, feature_plan, settings
         self.compiled = settings.compiled
-        on_cpu = settings.device.type == "cpu" and settings.dtype == "float32"
-        library = find_cpu_library() if on_cpu else None
+        library, self._bfloat16_library = _find_libraries(settings)
         try:
             hooks = self._load_checked(library)
         except JobError:
@@ -133,7 +135,12 @@ class LoadedModel:
     ) -> Forward:
         drop_layers_above(model, self._plan.top_layer)
         cls_only_layer = self._find_cls_only_layer(model)
-        (whole_model or model).to(getattr(torch, dtype))
+        if self._bfloat16_library and linear_backend(model) != "torch":
+            positions, types = self._checkpoint.max_positions, self._settings.token_types
+            packed = self.layout == "packed"
+            use_bfloat16(model, self._bfloat16_library, positions, packed=packed, token_types=types)
+        else:
+            (whole_model or model).to(getattr(torch, dtype))
         self.compiled = self.compiled and compile_layers(model)
         self.top_layer = "all tokens" if cls_only_layer is None else "first tokens"
         return Forward(
@@ -153,3 +160,23 @@ class LoadedModel:
             return None
         layer = ClsOnlyLayer.of(model)
         return layer if layer and is_cls_only_exact(model, layer, self._checkpoint.max_positions) else None
+
+
+def _find_libraries(settings: RunSettings) -> tuple[CpuLibrary | None, CpuLibrary | None]:
+    """The compiled code with float32 weights, and that with bfloat16 weights where the settings ask for them.
+
+    Raises:
+        JobError: the settings ask for bfloat16 on a CPU without its instructions.
+    """
+    if settings.device.type != "cpu" or settings.dtype == "float16":
+        return None, None
+    if settings.dtype == "float32":
+        return find_cpu_library(), None
+    if not supports_bfloat16():
+        msg = (
+            f"model.dtype: bfloat16 needs a CPU with AVX512-BF16 or AMX, which the {torch.cpu.get_capabilities()['cpu_name']} "
+            "of this machine lacks. Set dtype: float32"
+        )
+        raise JobError(msg)
+    bfloat16_library = find_cpu_library(torch.bfloat16)
+    return (find_cpu_library(), bfloat16_library) if bfloat16_library else (None, None)

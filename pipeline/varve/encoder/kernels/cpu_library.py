@@ -1,9 +1,9 @@
-"""Compiled code for float32 passes on a CPU: embeddings, attention, linear layers, means of windows.
+"""Compiled code for passes on a CPU: embeddings, attention, linear layers, means of windows.
 
 torch's attention takes one call per run of windows of equal length (infra/decisions/0015), its linear layers write
 every result to memory before the next operation reads it (0016), and its mean adds value by value. Knows nothing of
-models and packs. Invariants: float32 on the CPU only; the bits of a window or row do not depend on the others; without
-a library that was built for this machine and from these sources, callers use torch.
+models and packs. Invariants: inputs and outputs are float32 on the CPU, products read float32 or bfloat16; the bits of
+a window or row do not depend on the others; without a library that was built for this machine and from these sources, callers use torch.
 """
 
 import ctypes
@@ -85,22 +85,33 @@ _SIGNATURES = {
 class CpuLibrary:
     """The compiled code for one instruction set.
 
-    With AMX each float32 is multiplied as three bfloat16 numbers (compiled/tiles.h), which is as exact as float32
-    (infra/decisions/0017). Input tensors are contiguous unless a method says otherwise.
+    With AMX and float32 weights each number is multiplied as three bfloat16 numbers (compiled/tiles.h), which is as
+    exact as float32 (infra/decisions/0017). With bfloat16 weights, inputs of a product are rounded to bfloat16 and its
+    sums are float32 (0034). Input tensors are contiguous unless a method says otherwise.
     """
 
     instructions: str  # of matrix products: "amx", "avx512" or "avx2"
     vector_instructions: str  # of everything else: "avx512" or "avx2"
     panel_columns: int  # columns of a panel of weights
     in_pairs: bool  # whether pairs of inputs are adjacent in a panel, tile by tile, as AMX reads them
+    weight_dtype: torch.dtype  # of a panel: float32 or bfloat16
     library: Any = field(repr=False, compare=False)
 
     @classmethod
-    def load(cls, instructions: str) -> Self | None:
-        """Load the library for these instructions; None if it is missing, outdated, or cannot run on this CPU."""
-        folder = Path(__file__).with_name("compiled")
+    def load(
+        cls, instructions: str, dtype: torch.dtype = torch.float32, folder: Path | None = None
+    ) -> Self | None:
+        """Load the library for these instructions; None if it is missing, outdated, or cannot run on this CPU.
+
+        Args:
+            instructions: "amx", "avx512" or "avx2".
+            dtype: of the weights, float32 or bfloat16.
+            folder: of the library and its sources; None: those of the package.
+        """
+        folder = folder or Path(__file__).with_name("compiled")
+        file = f"{instructions}.so" if dtype == torch.float32 else f"{instructions}_bfloat16.so"
         try:
-            library = ctypes.CDLL(str(folder / f"{instructions}.so"))
+            library = ctypes.CDLL(str(folder / file))
         except OSError:
             return None
         library.source_sha256.restype = c_char_p
@@ -112,8 +123,8 @@ class CpuLibrary:
             getattr(library, name).argtypes = types
         library.means.restype, library.vector_instructions.restype = None, c_char_p
         library.panel_columns.restype = library.panel_in_pairs.restype = library.embeddings.restype = c_int64
-        vector_instructions = library.vector_instructions().decode()
-        return cls(instructions, vector_instructions, library.panel_columns(), bool(library.panel_in_pairs()), library)
+        panels = library.panel_columns(), bool(library.panel_in_pairs())
+        return cls(instructions, library.vector_instructions().decode(), *panels, dtype, library)
 
     def attend(
         self,
@@ -274,14 +285,32 @@ def can_attend(q_THD: Tensor, k_THD: Tensor, v_THD: Tensor) -> bool:
     )
 
 
-def find_cpu_library() -> CpuLibrary | None:
-    """The fastest library within the limits of ATEN_CPU_CAPABILITY and ONEDNN_MAX_CPU_ISA, which also limit torch."""
+def find_cpu_library(dtype: torch.dtype = torch.float32) -> CpuLibrary | None:
+    """The fastest library with weights of this dtype.
+
+    It is within the limits of ATEN_CPU_CAPABILITY and ONEDNN_MAX_CPU_ISA, which also limit torch.
+    """
     capability = torch.backends.cpu.get_cpu_capability()
     if not capability.startswith("AVX512"):
-        return _load(capability.lower())
+        return _load(capability.lower(), dtype)
+    if dtype == torch.bfloat16 and not _may_use("AMX", "BF16", "FP16"):
+        return None
+    return (_load("amx", dtype) if _may_use("AMX") else None) or _load("avx512", dtype)
+
+
+def supports_bfloat16() -> bool:
+    """Whether this CPU multiplies bfloat16 numbers, within the same limits; True on other processors than x86-64."""
+    cpu = torch.cpu.get_capabilities()
+    if cpu["architecture"] != "x86_64":
+        return True
+    is_allowed = torch.backends.cpu.get_cpu_capability().startswith("AVX512") and _may_use("AMX", "BF16", "FP16")
+    return bool(cpu["avx512_bf16"]) and is_allowed
+
+
+def _may_use(*extensions: str) -> bool:
+    """Whether the instruction set that limits oneDNN is unlimited or has one of these extensions in its name."""
     limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper()
-    may_use_amx = limit in {"", "ALL", "DEFAULT"} or "AMX" in limit
-    return (_load("amx") if may_use_amx else None) or _load("avx512")
+    return limit in {"", "ALL", "DEFAULT"} or any(extension in limit for extension in extensions)
 
 
 _load = cache(CpuLibrary.load)

@@ -16,9 +16,6 @@ from torch import Tensor, nn
 
 from varve.encoder.kernels.cpu_library import CpuLibrary, Weights
 
-_FLOAT_BYTES = 4
-
-
 class WeightArena:
     """Memory for the weights of one layer of a model, on huge pages where the system has them.
 
@@ -26,20 +23,21 @@ class WeightArena:
     instead of 110 GFLOP/s at the width of bert-base (infra/decisions/0016).
     """
 
-    def __init__(self, floats: int, files: Sequence[range]) -> None:
+    def __init__(self, weights: int, files: Sequence[range], dtype: torch.dtype = torch.float32) -> None:
         """Reserve address space; memory is used as weights are written.
 
         Args:
-            floats: capacity.
+            weights: capacity.
             files: result of `mapped_files`.
+            dtype: of the weights.
         """
-        memory = mmap.mmap(-1, max(floats, 1) * _FLOAT_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        memory = mmap.mmap(-1, max(weights, 1) * dtype.itemsize, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         with suppress(OSError, AttributeError):  # a system without huge pages
             memory.madvise(mmap.MADV_HUGEPAGE)
-        self._free, self._files = torch.frombuffer(memory, dtype=torch.float32), files
+        self._free, self._files = torch.frombuffer(memory, dtype=dtype), files
 
     def move(self, weight: Tensor, panels: Tensor) -> Tensor:
-        """Copy `panels`, a view of `weight`, into the arena. `weight` must not be read afterwards."""
+        """Copy `panels`, a view of `weight`, into the arena, rounded to its dtype. `weight` must not be read later."""
         target, self._free = self._free[: weight.numel()], self._free[weight.numel() :]
         copy = target.view(panels.shape).copy_(panels)
         _release_pages(weight, self._files)
@@ -61,10 +59,23 @@ class PackedWeights(nn.Module):
         super().__init__()
         self.library, self.in_features, self.out_features = library, linear.in_features, linear.out_features
         self.depth = depth or linear.in_features
-        order, sizes = self._format
-        panels = linear.weight.detach().view(sizes).permute(order)
-        self.panels = nn.Parameter(arena.move(linear.weight, panels), requires_grad=False)
+        self._store(linear.weight.detach(), arena)
         self.bias = linear.bias
+
+    def repack(self, library: CpuLibrary, arena: WeightArena) -> None:
+        """Store the weight for another library, in the dtype that it reads.
+
+        Args:
+            library: with panels that the weight fills.
+            arena: memory for the panels, with the library's dtype.
+        """
+        weight = self.weight
+        self.library = library
+        self._store(weight, arena)
+
+    def _store(self, weight: Tensor, arena: WeightArena) -> None:
+        order, sizes = self._format
+        self.panels = nn.Parameter(arena.move(weight, weight.view(sizes).permute(order)), requires_grad=False)
 
     @property
     def weight(self) -> Tensor:
@@ -92,8 +103,8 @@ class PackedWeights(nn.Module):
 
     def output_range(self, first: int, stop: int) -> Weights:
         """`weights` of the outputs from `first` to `stop`: whole panels, of a single depth."""
-        panels = self.panels.data_ptr() + first * self.in_features * _FLOAT_BYTES
-        bias = None if self.bias is None else self.bias.data_ptr() + first * _FLOAT_BYTES
+        panels = self.panels.data_ptr() + first * self.in_features * self.panels.itemsize
+        bias = None if self.bias is None else self.bias.data_ptr() + first * self.bias.itemsize
         return Weights(panels, bias, self.in_features, stop - first, self.depth)
 
 

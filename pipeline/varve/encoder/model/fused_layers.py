@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 from transformers import PreTrainedModel
 
-from varve.encoder.kernels.cpu_library import HEAD_DIM_MULTIPLE, Activation, LayerWeights
+from varve.encoder.kernels.cpu_library import HEAD_DIM_MULTIPLE, Activation, CpuLibrary, LayerWeights
 from varve.encoder.kernels.cpu_weights import PackedWeights
 from varve.encoder.kernels.gpu_support import find_triton_kernels
 from varve.encoder.model.attention import PackedWindows, attend
-from varve.encoder.model.fused_linear import FeedForward, Linear, norm_of
+from varve.encoder.model.fused_linear import FeedForward, Linear, norm_of, repack
 from varve.encoder.model.layer_hooks import find_layers
 from varve.encoder.model.mpnet import PackedBias
 
@@ -58,6 +58,17 @@ def unfuse_layers(model: PreTrainedModel, *, last: bool = False) -> None:
     for layer in find_layers(model)[-1:] if last else find_layers(model):
         if isinstance(layer.forward, FusedCpuLayer | FusedGpuLayer):
             del layer.forward
+
+
+def repack_layers(model: PreTrainedModel, library: CpuLibrary) -> None:
+    """Store the weights of all layers for another library, layer by layer, so that they are in memory once."""
+    for layer in find_layers(model):
+        is_fused = isinstance(layer.forward, FusedCpuLayer)
+        if is_fused:
+            del layer.forward  # it holds the addresses of the weights
+        repack(layer, library)
+        if is_fused:
+            layer.forward = FusedCpuLayer.of(layer)
 
 
 class FusedCpuLayer:

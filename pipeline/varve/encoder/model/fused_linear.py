@@ -2,7 +2,7 @@
 
 Feed-forward blocks written like BERT's become one call, as do the output projection of attention with its norm, and
 gated blocks written like ModernBERT's or Llama's; any other linear layer is replaced alone. Knows nothing of packs and
-threads. Invariants: float32 on the CPU only; the bits of a row do not depend on the other rows; parity_check.py
+threads. Invariants: float32 inputs and outputs on the CPU only; the bits of a row do not depend on the other rows; parity_check.py
 compares the changed model with the original.
 """
 
@@ -57,6 +57,14 @@ def use_library(model: PreTrainedModel, library: CpuLibrary) -> None:
     for layer in find_layers(model):
         floats = sum(module.weight.numel() for module in layer.modules() if can_pack_weights(module, library))
         _Replacer(library, WeightArena(floats, files)).replace(layer)
+
+
+def repack(layer: nn.Module, library: CpuLibrary) -> None:
+    """Store the weights of one layer of a model, which `use_library` replaced, for another library."""
+    packed = [module for module in layer.modules() if isinstance(module, PackedWeights)]
+    arena = WeightArena(sum(each.panels.numel() for each in packed), files=[], dtype=library.weight_dtype)
+    for each in packed:
+        each.repack(library, arena)
 
 
 class Linear(PackedWeights):

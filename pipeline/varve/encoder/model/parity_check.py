@@ -1,7 +1,8 @@
 """The comparison with eager transformers that every checkpoint passes before it is used.
 
 Random windows run through the model as it will be used and, one by one with the inputs that the checkpoint's tokenizer
-gives, through eager attention, in float32 before any cast. The numbers decide, because some models accept any attention
+gives, through eager attention, in float32 before any cast; with bfloat16 weights in compiled code they run once more
+afterwards. The numbers decide, because some models accept any attention
 function and then compute something else. A model whose numbers are not finite is refused.
 """
 
@@ -21,7 +22,7 @@ from varve.encoder.model.attention import PACKED, takes_packed_rows
 from varve.encoder.model.batch import Batch, dense_batch, packed_batch, tokenizer_inputs
 from varve.encoder.model.cls_only_layer import ClsOnlyLayer
 from varve.encoder.model.fused_embeddings import fuse_embeddings
-from varve.encoder.model.fused_layers import fuse_layers, unfuse_layers
+from varve.encoder.model.fused_layers import fuse_layers, repack_layers, unfuse_layers
 from varve.encoder.model.fused_linear import use_library
 from varve.encoder.model.heads import run_head, run_pooler, takes_mean
 from varve.encoder.model.layer_hooks import LayerHooks
@@ -30,6 +31,7 @@ from varve.encoder.packing import Pack
 from varve.errors import JobError
 
 TOLERANCE = 1e-4  # relative: correct paths differ by about 1e-6 in float32, wrong ones by more than 1e-2
+_BFLOAT16_TOLERANCE = 3e-2  # relative: rounding gives less than 1e-2, a wrong product about 1
 _LENGTHS = (3, 9, 9, 150)  # two of equal length, and one longer than the usual sliding windows
 _LONG = 1100  # tokens: compiled/attention.c takes other code paths from 256 and 1,024 tokens on, for heads of 64
 
@@ -84,6 +86,35 @@ def choose_layout(
         return "packed", "equal to eager attention on every layer"
     attention = _set_dense_attention(model, hooks, short, token_types=token_types)
     return "dense", f"{reason}; padded batches with {attention} attention equal it"
+
+
+@torch.inference_mode()
+def use_bfloat16(
+    model: PreTrainedModel, library: CpuLibrary, max_positions: int | None, *, packed: bool, token_types: bool
+) -> None:
+    """Round the weights of a checked model's layers to bfloat16, and compare the outputs with those before.
+
+    Args:
+        model: whose linear layers a float32 library computes, in its final layout.
+        library: with bfloat16 weights.
+        max_positions: tokens that the model can take; None: unlimited.
+        packed: the layout.
+        token_types: the checkpoint's tokenizer gives `token_type_ids`.
+
+    Raises:
+        JobError: the outputs differ by more than rounding explains.
+    """
+    pack = Pack.of_windows(_draw_windows(model, max_positions))
+    batch = packed_batch(model, pack) if packed else dense_batch(model, pack, token_types=token_types)
+    want = batch.ragged(model(**batch.inputs).last_hidden_state)
+    repack_layers(model, library)
+    difference = _relative(batch.ragged(model(**batch.inputs).last_hidden_state), want)
+    if not difference <= _BFLOAT16_TOLERANCE:
+        msg = (
+            f"model.dtype: with bfloat16 products {type(model).__name__} differs from float32 by {difference:.1e} "
+            f"(relative; allowed {_BFLOAT16_TOLERANCE:.0e}). Set dtype: float32"
+        )
+        raise JobError(msg)
 
 
 def _set_packed_attention(model: PreTrainedModel) -> str | None:

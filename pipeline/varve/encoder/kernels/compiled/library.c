@@ -31,6 +31,8 @@ int runs_here(void) {
     __builtin_cpu_init();
 #if defined(__AMX_BF16__)
     return __builtin_cpu_supports("avx512f") && has_tiles();
+#elif defined(BFLOAT16)
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bf16");
 #elif defined(__AVX512F__)
     return __builtin_cpu_supports("avx512f") != 0;
 #else

@@ -1,9 +1,10 @@
-/* Linear layers in float32 with the operations after them in a transformer: GELU or SiLU, gate factors from a second
- * layer, the residual sum, layer normalisation.
+/* Linear layers with the operations after them in a transformer: GELU or SiLU, gate factors from a second layer, the
+ * residual sum, layer normalisation.
  *
- * Rows of tokens are processed in blocks that stay in a core's L2 cache from the first product to the last sum. The
- * products of a block read the weights panel by panel, in the order of cpu_weights.py. Invariants: the bits of a row
- * do not depend on the other rows; nothing is written beyond a row.
+ * Inputs, outputs and sums are float32; weights too, or bfloat16 with inputs that are rounded to it. Rows of tokens are
+ * processed in blocks that stay in a core's L2 cache from the first product to the last sum. The products of a block
+ * read the weights panel by panel, in the order of cpu_weights.py. Invariants: the bits of a row do not depend on the
+ * other rows; nothing is written beyond a row.
  */
 #include <stdint.h>
 #include <stdlib.h>

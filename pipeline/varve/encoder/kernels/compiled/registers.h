@@ -1,4 +1,5 @@
-/* Operations on registers of floats, for CPUs with AVX-512, or with AVX2 and FMA. Only tiles.h uses other intrinsics.
+/* Operations on registers of floats, for CPUs with AVX-512, or with AVX2 and FMA. Only
+ * bfloat16.h, product.h and tiles.h use other intrinsics.
  *
  * Invariant: both instruction sets give the same bits for the same operations; only the floats per register differ.
  */

@@ -5,11 +5,17 @@
 #pragma once
 #include <stdint.h>
 
+#if defined(BFLOAT16)
+typedef uint16_t weight; /* bfloat16: products read bfloat16 numbers and add in float32 */
+#else
+typedef float weight;
+#endif
+
 /* Weights of one linear layer. */
 typedef struct {
-    const float *panels; /* (inputs / depth, outputs / panel columns, depth, panel columns), in the order of
-                          * cpu_weights.py */
-    const float *bias;   /* (outputs), or NULL */
+    const weight *panels; /* (inputs / depth, outputs / panel columns, depth, panel columns), in the order of
+                           * cpu_weights.py */
+    const float *bias;    /* (outputs), or NULL */
     int64_t inputs, outputs, depth;
 } weights;
 

@@ -1,18 +1,18 @@
 /* Matrix products with the tiles of AMX, which multiply bfloat16 and add in float32.
  *
- * A float32 is the sum of three bfloat16 pieces, and the six largest of the nine products of pieces give the product
- * of two floats to float32 precision (Henry, Tang and Heinecke, Leveraging the bfloat16 Artificial Intelligence
- * Datatype For Higher-Precision Computations, 2019). Rows are split into pieces once per block, panels once per
- * block; vector registers do that and the epilogue while the tiles multiply. Invariant: every sum runs over the
- * inputs in their order, so the bits of a row do not depend on the other rows.
+ * With bfloat16 weights, rows are rounded to bfloat16, one piece per number. With float32 weights, a number is the sum
+ * of three bfloat16 pieces, and the six largest of the nine products of pieces give the product of two floats to
+ * float32 precision (Henry, Tang and Heinecke, Leveraging the bfloat16 Artificial Intelligence Datatype For
+ * Higher-Precision Computations, 2019). Rows are split into pieces once per block, panels of floats once per block;
+ * vector registers do that and the epilogue while the tiles multiply. Invariant: every sum runs over the inputs in
+ * their order, so the bits of a row do not depend on the other rows.
  */
 #pragma once
 #include <stdint.h>
 
 #include "after.h"
+#include "bfloat16.h"
 #include "registers.h"
-
-typedef uint16_t element; /* bfloat16, the type that a product reads */
 
 /* Rows in pieces, `step` elements for each. */
 typedef struct {
@@ -25,7 +25,8 @@ enum {
     COLUMNS = 32,
     STEP = 32, /* inputs per instruction, for 16 rows or columns at once */
     TILE = 16 * STEP,
-    PIECES = 3,
+    PIECES = sizeof(weight) == sizeof(element) ? 1 : 3,
+    PRODUCTS = PIECES == 1 ? 1 : 6, /* of pieces */
     PIECED = PIECES * TILE, /* elements of 16 rows or columns with STEP inputs, piece by piece */
     MAX_BLOCK_ROWS = 224, /* multiples of ROWS */
     MIN_BLOCK_ROWS = 64,
@@ -54,17 +55,7 @@ INLINE void begin_products(void) {
 
 INLINE void end_products(void) { _tile_release(); }
 
-/* Rounds 32 floats to bfloat16, and subtracts the rounded values from the floats. */
-INLINE __m512i take_piece(vec *lower, vec *upper) {
-    __m512i piece = (__m512i)_mm512_cvtne2ps_pbh(*upper, *lower);
-    __m512i first = _mm512_cvtepu16_epi32(_mm512_castsi512_si256(piece));
-    __m512i second = _mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(piece, 1));
-    *lower = *lower - (vec)_mm512_slli_epi32(first, 16);
-    *upper = *upper - (vec)_mm512_slli_epi32(second, 16);
-    return piece;
-}
-
-/* Splits 32 floats into pieces, each a row of one of three tiles. */
+/* Splits 32 floats into pieces, each a row of one of PIECES tiles. */
 INLINE void split(vec lower, vec upper, element *to) {
     UNROLL for (int piece = 0; piece < PIECES; piece++)
         _mm512_storeu_si512(to + piece * TILE, take_piece(&lower, &upper));
@@ -78,8 +69,8 @@ INLINE int64_t pieces_at(int64_t row, int64_t depth, int64_t k) {
 /* Elements of a prepared row of `width` inputs. */
 INLINE int64_t row_elements(int64_t width) { return width * PIECES; }
 
-/* Scratch memory of the products, in elements: two panels in pieces. */
-INLINE int64_t scratch_elements(int64_t depth) { return 2 * COLUMNS * depth * PIECES; }
+/* Scratch memory of the products, in elements: two panels in pieces. Panels of bfloat16 are read in place. */
+INLINE int64_t scratch_elements(int64_t depth) { return PIECES == 1 ? 0 : 2 * COLUMNS * depth * PIECES; }
 
 /* Rows in the format that products read: copied to `buffer` in pieces, with zero rows that fill the last tile. */
 static operand prepare_rows(const float *x, int64_t rows, int64_t width, element *buffer) {
@@ -91,19 +82,24 @@ static operand prepare_rows(const float *x, int64_t rows, int64_t width, element
     return (operand){buffer, row_elements(width)};
 }
 
-/* Work of the vector registers while the tiles multiply: splitting a share of the next panel, and the epilogue of the
+/* Work of the vector registers while the tiles multiply: preparing a share of the next panel, and the epilogue of the
  * previous tile. */
 typedef struct {
-    const float *panel; /* in the order of its pieces */
+    const weight *panel; /* in the order of its pieces */
     element *pieces;
-    int64_t split_from, split, splits; /* in steps of 32 floats */
+    int64_t prepare_from, prepared, to_prepare; /* in steps of 32 weights */
     const float *sums;
     const epilogue *e;
     int64_t row, column, finished, to_finish; /* position of the sums; rows of them */
 } background;
 
-INLINE void split_panel_row(const background *b, int64_t at) {
-    const float *from = b->panel + at * STEP;
+/* Prefetches 32 bfloat16 weights, or splits 32 floats into pieces. */
+INLINE void prepare_panel_row(const background *b, int64_t at) {
+    if (PIECES == 1) {
+        __builtin_prefetch(b->panel + at * STEP, 0, 2);
+        return;
+    }
+    const float *from = (const float *)b->panel + at * STEP;
     __builtin_prefetch(from + 64 * STEP, 0, 2), __builtin_prefetch(from + 64 * STEP + LANES, 0, 2);
     split(load(from), load(from + LANES), b->pieces + pieces_at(at, STEP, 0));
 }
@@ -129,8 +125,8 @@ INLINE void finish_row(const background *b, int64_t at) {
 /* Continues the work up to the share `done` / `all`. */
 INLINE void work(background *b, int64_t done, int64_t all) {
     for (; b->finished * all < b->to_finish * done; b->finished++) finish_row(b, b->finished);
-    for (; (b->split - b->split_from) * all < (b->splits - b->split_from) * done; b->split++)
-        split_panel_row(b, b->split);
+    for (; (b->prepared - b->prepare_from) * all < (b->to_prepare - b->prepare_from) * done; b->prepared++)
+        prepare_panel_row(b, b->prepared);
 }
 
 /* out[i][column] = sum over k of x[i][k] * panel[k][column]; added to `out` unless `overwrite`. Products of smaller
@@ -138,11 +134,15 @@ INLINE void work(background *b, int64_t done, int64_t all) {
 static __attribute__((noinline)) void multiply(int64_t depth, const element *x, const element *panel, background *b,
                                                float *out, int64_t out_step, int overwrite) {
     const element *lower_x = x + 16 * row_elements(depth);
-    int64_t done = 0, all = 6 * depth / STEP;
+    int64_t done = 0, all = PRODUCTS * depth / STEP;
     BARRIER;
     if (overwrite) { FOR_SUMS(CLEAR) }
     else { FOR_SUMS(LOAD) }
     for (int64_t k = 0; k < depth; k += STEP, x += PIECED, lower_x += PIECED, panel += 2 * PIECED) {
+        if (PIECES == 1) {
+            ROW_PIECE(0) PANEL_PIECE(0) ADD work(b, ++done, all);
+            continue;
+        }
         ROW_PIECE(2) PANEL_PIECE(0) ADD work(b, ++done, all);
         ROW_PIECE(1) ADD work(b, ++done, all);
         PANEL_PIECE(1) ADD work(b, ++done, all);
@@ -155,37 +155,38 @@ static __attribute__((noinline)) void multiply(int64_t depth, const element *x, 
 }
 
 /* Products of `rows` rows with all panels, in whole tiles: with an epilogue if `e` is given, otherwise into `out`. */
-static void products(int64_t rows, operand x, int64_t depth, const float *panels, int64_t columns, const epilogue *e,
+static void products(int64_t rows, operand x, int64_t depth, const weight *panels, int64_t columns, const epilogue *e,
                      float *out, int64_t out_step, int overwrite, element *scratch) {
     _Alignas(64) float sums[2][ROWS * COLUMNS];
-    element *panel = scratch, *next = scratch + COLUMNS * row_elements(depth);
+    element *pieces = scratch, *next = scratch + (PIECES == 1 ? 0 : COLUMNS * row_elements(depth));
     int64_t tiles = (rows + ROWS - 1) / ROWS, which = 0;
-    background b = {.panel = panels, .pieces = panel, .splits = depth, .e = e};
+    background b = {.panel = panels, .pieces = pieces, .to_prepare = depth, .e = e};
     work(&b, 1, 1);
     for (int64_t column = 0; column < columns; column += COLUMNS) {
-        int64_t to_split = column + COLUMNS < columns ? depth : 0;
-        b.panel = panels + (column + COLUMNS) * depth, b.pieces = next, b.split = 0;
+        int64_t of_next = column + COLUMNS < columns ? depth : 0;
+        const element *panel = PIECES == 1 ? (const element *)(panels + column * depth) : pieces;
+        b.panel = panels + (column + COLUMNS) * depth, b.pieces = next, b.prepared = 0;
         for (int64_t tile = 0; tile < tiles; tile++) {
             int64_t row = tile * ROWS;
             float *tile_out = e ? sums[which] : out + row * out_step + column;
-            b.split_from = b.split, b.splits = to_split * (tile + 1) / tiles;
+            b.prepare_from = b.prepared, b.to_prepare = of_next * (tile + 1) / tiles;
             multiply(depth, x.rows + row * x.step, panel, &b, tile_out, e ? COLUMNS : out_step, overwrite);
             if (!e) continue;
             b.sums = tile_out, b.row = row, b.column = column, b.finished = 0, which ^= 1;
             b.to_finish = e->for_next ? ROWS : least(ROWS, rows - row);
         }
-        element *previous = panel;
-        panel = next, next = previous;
+        element *previous = pieces;
+        pieces = next, next = previous;
     }
     work(&b, 1, 1);
 }
 
-INLINE void multiply_with_epilogue(int64_t rows, operand x, int64_t depth, const float *panels, int64_t columns,
+INLINE void multiply_with_epilogue(int64_t rows, operand x, int64_t depth, const weight *panels, int64_t columns,
                                    const epilogue *e, element *scratch) {
     products(rows, x, depth, panels, columns, e, NULL, 0, 1, scratch);
 }
 
-INLINE void multiply_accumulate(int64_t rows, operand x, int64_t depth, const float *panels, int64_t columns,
+INLINE void multiply_accumulate(int64_t rows, operand x, int64_t depth, const weight *panels, int64_t columns,
                                 float *out, int64_t out_step, int overwrite, element *scratch) {
     products(rows, x, depth, panels, columns, NULL, out, out_step, overwrite, scratch);
 }
