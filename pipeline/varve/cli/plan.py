@@ -72,6 +72,7 @@ def _measure_here(job: Job, price_per_hour: float | None) -> dict[str, Any]:
     start = time.perf_counter()
     from varve.cluster.nodes import this_machine
     from varve.cluster.placement import place_on_cluster, place_workers
+    from varve.driver.node_instructions import check_instructions
     from varve.planning.forecast import forecast
     from varve.planning.saved_plan import prepare
     from varve.process_state import silence_datasets, silence_transformers
@@ -87,6 +88,7 @@ def _measure_here(job: Job, price_per_hour: float | None) -> dict[str, Any]:
     else:
         cluster = this_machine()
         placement = place_workers(cluster, job.compute)
+    check_instructions(job.model, cluster, placement)
     with ExitStack() as cleanup:
         job, table = _compare_tables(job, cleanup) if job.output.table else (job, {})
         plan = prepare(job, Storage(job.output.root, patient=False), device=placement.device)

@@ -6,8 +6,9 @@ Knows nothing of parts or models. Invariant: values of environment variables sta
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -23,6 +24,7 @@ NODES_WAIT_S = 900.0
 _POLL_S = 0.5
 _ACCELERATOR_PREFIX = "accelerator_type:"
 _MAX_SHOWN = 5
+_Answer = TypeVar("_Answer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,12 +126,7 @@ def check_env(cluster: Cluster, names: Sequence[str]) -> None:
     def find_missing() -> list[str]:
         return [name for name in names if not os.environ.get(name)]
 
-    task = ray.remote(num_cpus=0, max_retries=3)(find_missing)
-    answers = {}
-    for node in cluster.nodes:
-        on_node = NodeAffinitySchedulingStrategy(node.id, soft=False)
-        answers[node.address] = task.options(scheduling_strategy=on_node).remote()
-    wrong = {address: missing for address, answer in answers.items() if (missing := ray.get(answer))}
+    wrong = {address: missing for address, missing in run_on_nodes(cluster.nodes, find_missing).items() if missing}
     if wrong:
         listed = "".join(f"\n  {address}: {', '.join(names)}" for address, names in list(wrong.items())[:_MAX_SHOWN])
         more = f"\n  and {len(wrong) - _MAX_SHOWN} more nodes" if len(wrong) > _MAX_SHOWN else ""
@@ -138,3 +135,13 @@ def check_env(cluster: Cluster, names: Sequence[str]) -> None:
             f"{listed}{more}\nSet them where the node is started (a secret of its pod, its service's environment)"
         )
         raise RunError(msg)
+
+
+def run_on_nodes(nodes: Sequence[Node], function: Callable[[], _Answer]) -> dict[str, _Answer]:
+    """Run a function on every node of the connected cluster: address → result."""
+    task = ray.remote(num_cpus=0, max_retries=3)(function)
+    answers = {}
+    for node in nodes:
+        on_node = NodeAffinitySchedulingStrategy(node.id, soft=False)
+        answers[node.address] = task.options(scheduling_strategy=on_node).remote()
+    return {address: ray.get(answer) for address, answer in answers.items()}

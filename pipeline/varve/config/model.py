@@ -90,6 +90,9 @@ class Model(Section):
         default="truncate", description="truncate: cut a text at max_tokens; or windows over the whole text"
     )
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
-        default="auto", description="precision of the encoder; auto: float16 on CUDA, float32 on CPU"
+        default="auto",
+        description="precision of the encoder; auto: float16 on CUDA, float32 on CPU. bfloat16 on a CPU needs "
+        "AVX512-BF16 or AMX: linear layers multiply bfloat16 numbers, everything else stays float32; if no compiled "
+        "code fits the model, torch runs all of it in bfloat16",
     )
     trust_remote_code: bool = Field(default=False, description="run Python code that is part of the checkpoint")

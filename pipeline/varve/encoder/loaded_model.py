@@ -173,10 +173,8 @@ def _find_libraries(settings: RunSettings) -> tuple[CpuLibrary | None, CpuLibrar
     if settings.dtype == "float32":
         return find_cpu_library(), None
     if not supports_bfloat16():
-        msg = (
-            f"model.dtype: bfloat16 needs a CPU with AVX512-BF16 or AMX, which the {torch.cpu.get_capabilities()['cpu_name']} "
-            "of this machine lacks. Set dtype: float32"
-        )
+        cpu = torch.cpu.get_capabilities()["cpu_name"]
+        msg = f"model.dtype: bfloat16 needs AVX512-BF16 or AMX, which this CPU ({cpu}) lacks. Set dtype: float32"
         raise JobError(msg)
     bfloat16_library = find_cpu_library(torch.bfloat16)
     return (find_cpu_library(), bfloat16_library) if bfloat16_library else (None, None)

@@ -8,12 +8,19 @@ from transformers import AutoModel
 from tests.models import EVERYTHING, RAGGED, TOLERANCE
 from varve.config.feature import Feature
 from varve.config.model import Model
+from varve.encoder import loaded_model
 from varve.encoder.encoder import Encoder
 from varve.encoder.model.attention import PACKED
 from varve.encoder.model.batch import packed_batch
 from varve.encoder.model.layer_hooks import compile_layers, find_layers
 from varve.encoder.model.mpnet import adapt_mpnet
 from varve.encoder.packing import Pack
+
+
+@pytest.fixture(autouse=True)
+def bfloat16_by_torch(monkeypatch):
+    """On a CPU without bfloat16 instructions torch computes it slowly."""
+    monkeypatch.setattr(loaded_model, "supports_bfloat16", lambda: True)
 
 
 @pytest.mark.slow

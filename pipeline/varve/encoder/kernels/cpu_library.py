@@ -2,8 +2,9 @@
 
 torch's attention takes one call per run of windows of equal length (infra/decisions/0015), its linear layers write
 every result to memory before the next operation reads it (0016), and its mean adds value by value. Knows nothing of
-models and packs. Invariants: inputs and outputs are float32 on the CPU, products read float32 or bfloat16; the bits of
-a window or row do not depend on the others; without a library that was built for this machine and from these sources, callers use torch.
+models and packs. Invariants: inputs and outputs are float32 on the CPU, weights float32 or bfloat16 (0034); the bits of
+a window or row do not depend on the others; without a library that was built for this machine and from these sources,
+callers use torch.
 """
 
 import ctypes
@@ -98,9 +99,7 @@ class CpuLibrary:
     library: Any = field(repr=False, compare=False)
 
     @classmethod
-    def load(
-        cls, instructions: str, dtype: torch.dtype = torch.float32, folder: Path | None = None
-    ) -> Self | None:
+    def load(cls, instructions: str, dtype: torch.dtype = torch.float32, folder: Path | None = None) -> Self | None:
         """Load the library for these instructions; None if it is missing, outdated, or cannot run on this CPU.
 
         Args:

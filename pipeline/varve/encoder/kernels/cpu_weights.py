@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from varve.encoder.kernels.cpu_library import CpuLibrary, Weights
 
+
 class WeightArena:
     """Memory for the weights of one layer of a model, on huge pages where the system has them.
 

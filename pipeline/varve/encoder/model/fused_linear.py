@@ -2,8 +2,8 @@
 
 Feed-forward blocks written like BERT's become one call, as do the output projection of attention with its norm, and
 gated blocks written like ModernBERT's or Llama's; any other linear layer is replaced alone. Knows nothing of packs and
-threads. Invariants: float32 inputs and outputs on the CPU only; the bits of a row do not depend on the other rows; parity_check.py
-compares the changed model with the original.
+threads. Invariants: inputs and outputs are float32 on the CPU; the bits of a row do not depend on the other rows;
+parity_check.py compares the changed model with the original.
 """
 
 import inspect
