@@ -138,7 +138,9 @@ def check_env(cluster: Cluster, names: Sequence[str]) -> None:
 
 
 def run_on_nodes(nodes: Sequence[Node], function: Callable[[], _Answer]) -> dict[str, _Answer]:
-    """Run a function on every node of the connected cluster: address → result."""
+    """Run a function on every node: address → result. Without a connected cluster the node is this machine."""
+    if not ray.is_initialized():
+        return {node.address: function() for node in nodes}
     task = ray.remote(num_cpus=0, max_retries=3)(function)
     answers = {}
     for node in nodes:

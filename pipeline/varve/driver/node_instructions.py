@@ -3,8 +3,6 @@
 Knows nothing of parts. Invariant: the nodes with CPUs are asked, not the driver's machine, which may encode nothing.
 """
 
-import ray
-
 from varve.cluster.nodes import Cluster, run_on_nodes
 from varve.cluster.placement import Placement
 from varve.config.model import Model
@@ -16,16 +14,14 @@ _MAX_SHOWN = 5
 def check_instructions(model: Model, cluster: Cluster, placement: Placement) -> None:
     """Check that the CPUs on which replicas may run multiply bfloat16 numbers, if the job asks for them.
 
-    Without a connected cluster the check is of this machine.
-
     Raises:
         JobError: a node's CPU lacks the instructions; the message names the node.
     """
     if model.dtype != "bfloat16" or placement.device != "cpu":
         return
     nodes = [node for node in cluster.nodes if node.cpus]
-    answers = run_on_nodes(nodes, _supports_bfloat16) if ray.is_initialized() else {"": _supports_bfloat16()}
-    lacking = [address or "this machine" for address, has_instructions in answers.items() if not has_instructions]
+    answers = run_on_nodes(nodes, _supports_bfloat16)
+    lacking = [address for address, has_instructions in answers.items() if not has_instructions]
     if lacking:
         more = f" and {len(lacking) - _MAX_SHOWN} more" if len(lacking) > _MAX_SHOWN else ""
         msg = (

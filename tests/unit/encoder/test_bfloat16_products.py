@@ -177,6 +177,7 @@ def use(monkeypatch):
 TEXTS = RAGGED[:4]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kernel", BFLOAT16[1:2], ids=label, indirect=True)
 def test_the_real_minilm_stays_within_its_bound_of_float32_alone_and_in_a_pack(kernel, minilm, use):
     features, spec = {"e": "mean@-1", "c": "cls@2"}, Model(name=minilm, max_tokens=128)

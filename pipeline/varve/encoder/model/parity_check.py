@@ -1,7 +1,7 @@
 """The comparison with eager transformers that every checkpoint passes before it is used.
 
 Random windows run through the model as it will be used and, one by one with the inputs that the checkpoint's tokenizer
-gives, through eager attention, in float32 before any cast; with bfloat16 weights in compiled code they run once more
+gives, through eager attention, in float32 before any cast; with bfloat16 weights in compiled code they run again
 afterwards. The numbers decide, because some models accept any attention
 function and then compute something else. A model whose numbers are not finite is refused.
 """
