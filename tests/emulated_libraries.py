@@ -30,7 +30,7 @@ def build_emulated(folder: Path) -> dict[tuple[str, torch.dtype], CpuLibrary]:
     shutil.copytree(SOURCES, folder, ignore=shutil.ignore_patterns("*.so"))
     content = b"".join(file.read_bytes() for file in sorted(folder.glob("*.[ch]")))
     stamp = f'-DSOURCE_SHA256="{sha256(content).hexdigest()}"'
-    others = [folder / name for name in ("attention.c", "layer.c", "means.c")]
+    others = [folder / name for name in ("attention.c", "embeddings.c", "layer.c", "means.c")]
     _compile("-O1", "-c", *others, cwd=folder)
     objects = [file.with_suffix(".o") for file in others]
 
