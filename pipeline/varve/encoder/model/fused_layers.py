@@ -67,8 +67,8 @@ def repack_layers(model: PreTrainedModel, library: CpuLibrary) -> None:
         if is_fused:
             del layer.forward  # it holds the addresses of the weights
         repack(layer, library)
-        if is_fused:
-            layer.forward = FusedCpuLayer.of(layer)
+        if is_fused and (fused := FusedCpuLayer.of(layer)):
+            layer.forward = fused
 
 
 class FusedCpuLayer:
