@@ -52,6 +52,11 @@ class Compute(Section):
     tokens_per_pack: Literal["auto"] | Annotated[int, Field(ge=16)] = Field(
         default="auto", description="tokens that the encoder takes in one pass; auto: by model and device"
     )
+    fast_tokenizer: bool = Field(
+        default=True,
+        description="tokenize with a faster implementation where it gives the tokens of `tokenizers`; false: with "
+        "`tokenizers`",
+    )
     compile: bool = Field(default=False, description="run the layers through torch.compile, on GPUs only")
     stall_s: PositiveInt = Field(
         default=1800, description="seconds without a finished block after which the run stops with a diagnosis"

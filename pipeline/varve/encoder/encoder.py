@@ -57,6 +57,7 @@ class Encoder:
         device: str | None = None,
         threads: int | None = None,
         compiled: bool = False,
+        fast_tokenizer: bool = True,
         checkpoint: Checkpoint | None = None,
     ) -> None:
         """Load a model and compare it with eager transformers.
@@ -70,6 +71,7 @@ class Encoder:
             device: "cpu" or "cuda". Default: CUDA if available.
             threads: packs that run at the same time on a CPU, each on one core. Default: all available cores.
             compiled: run the layers through torch.compile. CUDA only: it is slower on a CPU.
+            fast_tokenizer: use a faster implementation where it gives the tokens of `tokenizers`.
             checkpoint: result of `inspect_checkpoint` for this model, if the caller has it.
 
         Raises:
@@ -90,7 +92,7 @@ class Encoder:
         self.dtype = resolve_dtype(spec.dtype, self.device.type)
         self.tokens_per_pack = tokens_per_pack or default_tokens_per_pack(self.device.type, self.checkpoint)
         self.threads = threads or available_cores()
-        self.tokenizer = make_tokenizer(spec, self.checkpoint, self.feature_plan)
+        self.tokenizer = make_tokenizer(spec, self.checkpoint, self.feature_plan, fast=fast_tokenizer)
         expansion = text_rules(spec, self.feature_plan, self.checkpoint).expansion
         settings = RunSettings(
             device=self.device,

@@ -148,6 +148,7 @@ class Plan:
             device=device,
             threads=threads,
             compiled=self.job.compute.compile,
+            fast_tokenizer=self.job.compute.fast_tokenizer,
             output=self.job.output,
             total_rows=self.total_rows,
             files=files,

@@ -95,7 +95,9 @@ def _sizes(
     """Return (tokens per pack, rows per block, rows per part); `auto` values are derived from the sample."""
     pack_tokens, part_rows = job.compute.tokens_per_pack, job.output.rows_per_part
     tokens = part_sizing.tokens_per_row(
-        sample, job.source.text_columns, make_tokenizer(job.model, checkpoint, features)
+        sample,
+        job.source.text_columns,
+        make_tokenizer(job.model, checkpoint, features, fast=job.compute.fast_tokenizer),
     )
     if pack_tokens == "auto":
         pack_tokens = default_tokens_per_pack(device, checkpoint)

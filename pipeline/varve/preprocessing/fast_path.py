@@ -96,5 +96,5 @@ def _needs_more(read: Sequence[str], texts: Sequence[str], is_short: NDArray[np.
 def _differs(difference: str, row: int) -> str:
     return (
         f"two tokenizers disagree about text {row} of a block: {difference}. Nothing of this block was written, but "
-        "features that were written before may be wrong. Uninstall nanotoken on all nodes, and write to a new output"
+        "features that were written before may be wrong. Set compute.fast_tokenizer: false, and write to a new output"
     )

@@ -41,6 +41,7 @@ class Tokenizer:
         expansion: QueryExpansion | None = None,
         chunks: Chunks | None = None,
         added_words: Sequence[str] = (),
+        fast: bool = True,
     ) -> None:
         """Configure a copy of a tokenizer; truncation and padding that are saved in the checkpoint are replaced.
 
@@ -56,6 +57,7 @@ class Tokenizer:
             expansion: fill short windows with tokens.
             chunks: cut windows into chunks. Not for pairs.
             added_words: words that become one token each, if the vocabulary has them.
+            fast: use a faster implementation where it gives the tokens of `tokenizers`.
         """
         pretrained = adapt(pretrained, lower_case=lower_case, words=added_words)
         self._raw = type(pretrained.backend_tokenizer).from_str(pretrained.backend_tokenizer.to_str())
@@ -67,6 +69,7 @@ class Tokenizer:
         self._max_tokens, self._stride, self.cuts_windows = max_tokens, stride, windows
         self._side = pretrained.truncation_side
         self._prompt, self._expansion, self._chunks = prompt, expansion, chunks
+        self._may_be_fast = fast
         self._vocab_size = np.iinfo(np.int32).max if vocab_size is None else vocab_size
         self._spans = spans
         self._collects_spans = spans or chunks is not None or self._repeats_prompt
@@ -175,6 +178,7 @@ class Tokenizer:
     def _unsupported(self, num_special: int) -> str:
         """What is needed of a tokenizer that only `tokenizers` has, or ""."""
         needed = {
+            "fast_tokenizer is false": not self._may_be_fast,
             "spans of tokens": self._collects_spans,
             "types of tokens": self._single_types,
             "split_special_tokens": self._splits_special_tokens,

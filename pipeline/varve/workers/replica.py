@@ -171,6 +171,7 @@ def _load(spec: WorkerSpec) -> Encoder:
         device=spec.device,
         threads=spec.threads,
         compiled=spec.compiled,
+        fast_tokenizer=spec.fast_tokenizer,
         checkpoint=spec.checkpoint,
     )
 

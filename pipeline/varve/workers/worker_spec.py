@@ -38,6 +38,7 @@ class WorkerSpec:
     device: str  # cpu or cuda
     threads: int
     compiled: bool
+    fast_tokenizer: bool
     output: Output
     total_rows: int | None  # of the source; None: not known
     files: CheckpointFiles | None = None  # for nodes without the checkpoint's folder

@@ -52,20 +52,17 @@ encode = NanotokenWordPiece.encode
 
 @pytest.mark.parametrize("side", ["right", "left"])
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
-def test_fast_tokenizer_gives_the_arrays_of_tokenizers(minilm, monkeypatch, options, side):
+def test_fast_tokenizer_gives_the_arrays_of_tokenizers(minilm, options, side):
     given = AutoTokenizer.from_pretrained(minilm, truncation_side=side)
-    fast = Tokenizer(given, **options)
-    assert fast.description == "nanotoken 0.1.0"
-    monkeypatch.setattr("varve.preprocessing.tokenizer.find_fast_tokenizer", lambda _: "not wanted")
-    slow = Tokenizer(given, **options)
-    assert slow.description.endswith(": not wanted")
+    fast, slow = Tokenizer(given, **options), Tokenizer(given, **options, fast=False)
+    assert fast.description.startswith("nanotoken ")
     for texts in (TEXTS, TEXTS[:1], []):
         assert equal(fast(texts), slow(texts))
 
 
 def test_copy_from_a_pickle_is_as_fast(pretrained):
     tokenizer = pickle.loads(pickle.dumps(Tokenizer(pretrained, 8)))
-    assert tokenizer.description == "nanotoken 0.1.0"
+    assert tokenizer.description.startswith("nanotoken ")
     assert equal(tokenizer(TEXTS), Tokenizer(pretrained, 8)(TEXTS))
 
 
@@ -82,6 +79,7 @@ def test_threads_that_tokenize_at_the_same_time_get_the_same_tokens(pretrained):
     ("options", "reason"),
     [
         ({"spans": True}, "spans of tokens"),
+        ({"fast": False}, "fast_tokenizer is false"),
         ({"windows": True, "prompt": "query: "}, "spans of tokens"),
         ({"max_tokens": 2}, "no room for text in 2 tokens"),
     ],
@@ -107,7 +105,7 @@ def test_added_tokens_with_every_option_are_compared_when_the_tokenizer_is_made(
         [AddedToken("<left>", lstrip=True), AddedToken("<right>", rstrip=True), AddedToken("<w>", single_word=True)]
     )
     tokenizer = Tokenizer(added, 64)
-    assert tokenizer.description == "nanotoken 0.1.0"
+    assert tokenizer.description.startswith("nanotoken ")
     assert (
         tokenizer(["a  <left> b <right>  c<w> <w>d"]).input_ids.tolist()
         == added("a  <left> b <right>  c<w> <w>d")["input_ids"]

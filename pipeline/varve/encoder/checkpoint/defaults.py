@@ -53,8 +53,11 @@ def make_feature_plan(
     return plan_features(features, checkpoint.shape, dtype=output_dtype, heads=heads, per_row=per_row)
 
 
-def make_tokenizer(model: Model, checkpoint: Checkpoint, feature_plan: FeaturePlan) -> Tokenizer:
-    """The checkpoint's tokenizer, which truncates long texts or cuts them into windows as the job defines."""
+def make_tokenizer(model: Model, checkpoint: Checkpoint, feature_plan: FeaturePlan, *, fast: bool = True) -> Tokenizer:
+    """The checkpoint's tokenizer, which truncates long texts or cuts them into windows as the job defines.
+
+    fast: use a faster implementation where it gives the tokens of `tokenizers`.
+    """
     windows = model.long_text if isinstance(model.long_text, Windows) else None
     rules = text_rules(model, feature_plan, checkpoint)
     pretrained = load_tokenizer(checkpoint)
@@ -71,6 +74,7 @@ def make_tokenizer(model: Model, checkpoint: Checkpoint, feature_plan: FeaturePl
         added_words=rules.markers,
         expansion=_expansion(rules, pretrained),
         chunks=windows.chunk if windows else None,
+        fast=fast,
     )
     if rules.prompt:
         _check_room(tokenizer, max_tokens, windows)
