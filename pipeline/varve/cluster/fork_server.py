@@ -1,6 +1,6 @@
 """A process that imports once what workers need, and forks a worker for each command line that Ray starts.
 
-Started by `warm_workers.py`, asked by `worker_launcher.py`. Importing torch, transformers and Ray takes seconds of a
+Started by `prepared_ray.py`, asked by `worker_launcher.py`. Importing torch, transformers and Ray takes seconds of a
 core; a forked worker has them after milliseconds, and shares their memory with the others. Knows nothing of what a
 worker does. Invariants: it runs nothing but imports, so its only threads are those of OpenBLAS and jemalloc, which
 handle a fork; it ends when the process that started it ends.
