@@ -332,7 +332,7 @@ def encode_on_gpu(encode, monkeypatch):
 
     def make(backend: Backend, name: str) -> Path:
         with monkeypatch.context() as patches:
-            patches.setattr(resolve, "resolve_dtype", lambda _dtype, _device: "bfloat16")
+            patches.setattr(resolve, "resolve_dtype", lambda _dtype, _device: "float16")
             return encode(backend, name)
 
     return make
