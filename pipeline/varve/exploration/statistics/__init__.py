@@ -1,0 +1,1 @@
+"""Statistics of the texts and vectors of an output, from samples and streamed columns."""
