@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from varve.encoder.encoder import Encoder
     from varve.engine.dataset_features import features
     from varve.errors import JobError, RunError, VarveError
+    from varve.exploration.opened_output import open  # noqa: A004 (public name)
     from varve.indexing.index import index
-    from varve.output.feature_sets import open  # noqa: A004 (public name)
     from varve.probe.saved_probe import Probe
     from varve.retrieval.search import search
 
@@ -56,7 +56,7 @@ _HOMES = {
     "embed": "varve.driver.embed",
     "features": "varve.engine.dataset_features",
     "index": "varve.indexing.index",
-    "open": "varve.output.feature_sets",
+    "open": "varve.exploration.opened_output",
     "search": "varve.retrieval.search",
 }
 

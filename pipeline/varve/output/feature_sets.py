@@ -91,15 +91,8 @@ class JoinedOutput(Output):
         return needed or [(self.sets[0], [])]
 
 
-def open(path: str) -> Output:  # noqa: A001 (called as `varve.open`)
+def open(path: str) -> Output:  # noqa: A001 (see `exploration.opened_output`)
     """Open a finished output, with the columns of all its finished feature sets.
-
-    >>> output = varve.open("features")
-    >>> list(output.features), output.kept_columns
-    (['embedding', 'cls'], ['title'])
-    >>> for part, rows in output.tables(["title", "embedding", "cls"]):
-    ...     print(part.shard, part.start, rows.num_rows)
-    0 0 4
 
     Args:
         path: `output.path` of the job, or PATH/sets/NAME for one further set alone.

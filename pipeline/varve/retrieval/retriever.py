@@ -6,7 +6,7 @@ searches of the same output are equal.
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Self
 
 import numpy as np
@@ -20,7 +20,7 @@ from varve.indexing.rows import ITEM, POSITION, Vectors
 from varve.retrieval.collection import START, STOP, Collection
 from varve.retrieval.fusion import fuse
 from varve.retrieval.hybrid import Partner, rank_rows
-from varve.retrieval.row_numbers import positions_of, read_rows
+from varve.retrieval.row_numbers import NO_ROW, positions_of, read_rows, row_number
 
 QUERY, RANK, SCORE = "query", "rank", "score"
 _DEPTH = 100  # of the rankings that are fused
@@ -77,6 +77,43 @@ class Retriever:
         dense = self.collection.nearest(vectors[0], depth, max(self.rescored, depth) if self.rescored else 0)
         rankings = [rank_rows(self.collection, dense), self._rank_partner(vectors, texts, depth)]
         return self._fused_table(fuse(rankings, k), dense, columns)
+
+    def answer_row(self, shard: int, row: int, k: int, columns: Sequence[str]) -> pa.Table:
+        """The k rows of the collection that are nearest to one of its rows, without that row itself.
+
+        Args:
+            shard: number of the shard of the row.
+            row: its number in the shard.
+            k: at least 1; fewer are returned if there are fewer vectors.
+            columns: kept columns of the run.
+
+        Returns:
+            As `answer`, with 0 as `query`.
+
+        Raises:
+            JobError: there is no such row, it has no vector, or rows of the feature hold several vectors.
+            RunError: the output or the index cannot be read.
+        """
+        _check_number(k)
+        own = self._position_of(shard, row)
+        found = self.collection.nearest(self.collection.source.at(np.array([own])), k + 1, self.rescored)
+        is_own = found.positions == own
+        others = replace(found, scores=np.where(is_own, -np.inf, found.scores).astype(np.float32))
+        others = replace(others, positions=np.where(is_own, NONE, found.positions)).best(k)
+        return _tabulate(others, self.collection.rows(_listed(others), columns))
+
+    def _position_of(self, shard: int, row: int) -> int:
+        source = self.collection.source
+        if source.has_items:
+            msg = (
+                f"{source.column.name}: rows hold several vectors ({source.column.form}), so a row has no neighbours. "
+            )
+            raise JobError(msg + "Pass a text")
+        (position,) = positions_of(source, np.array([row_number(source.output, shard, row)]))
+        if position == NO_ROW:
+            msg = f"row {row} of shard {shard} has no vector of {source.column.name}: see its column `error`"
+            raise JobError(msg)
+        return int(position)
 
     def _encode(self, texts: Sequence[str]) -> list[Vectors]:
         """The vectors of the texts for the collection and, if it has vectors, for the partner; one model is loaded."""
@@ -157,10 +194,14 @@ def _nullable(values: NDArray, kind: pa.DataType) -> pa.Array:
     return pa.array(values, kind, mask=values == NONE)
 
 
-def _check_texts(texts: Sequence[str], k: int) -> None:
+def _check_number(k: int) -> None:
     if k < 1:
         msg = f"k: {k} is not allowed: expected 1 or more"
         raise JobError(msg)
+
+
+def _check_texts(texts: Sequence[str], k: int) -> None:
+    _check_number(k)
     for number, text in enumerate(texts, 1):
         if not text.strip():
             msg = f"query {number} is empty: expected a text. Is a variable of the shell unset?"

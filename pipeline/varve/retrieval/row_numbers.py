@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from varve.encoder.feature_plan import SPAN_COLUMNS
 from varve.indexing.rows import ROW, SHARD
 from varve.indexing.source import IndexSource
+from varve.output.output_rows import find_part
 from varve.output.run_output import Output
 from varve.output.vectors import flatten, list_offsets
 
@@ -102,6 +103,18 @@ def positions_of(source: IndexSource, numbers: Numbers) -> Numbers:
         places = np.where(has_vector, source.starts[part] + np.cumsum(has_vector) - 1, NO_ROW)
         found[here] = places[numbers[here] - firsts[part]]
     return found
+
+
+def row_number(output: Output, shard: int, row: int) -> int:
+    """The number of a row of a shard.
+
+    Raises:
+        JobError: there is no such row.
+    """
+    part, parts = find_part(output, shard, row), output.manifest.parts.columns
+    shards, starts = (parts[name].to_numpy() for name in ("shard", "start"))
+    at = int(np.flatnonzero((shards == part.shard) & (starts == part.start))[-1])  # after empty parts of this start
+    return int(first_numbers(output)[at]) + row - part.start
 
 
 def read_rows(output: Output, numbers: Numbers, columns: Sequence[str]) -> pa.Table:

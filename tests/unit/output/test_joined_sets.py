@@ -10,6 +10,7 @@ import pytest
 import varve
 from tests.outputs import column, write_output
 from varve import JobError, RunError
+from varve.output import feature_sets
 from varve.output.feature_sets import list_sets
 from varve.storage.object_store import Storage
 
@@ -46,7 +47,7 @@ def whole(output, names) -> pa.Table:
 
 
 def test_columns_of_all_sets_are_one_output(path):
-    output = varve.open(path)
+    output = feature_sets.open(path)
     assert list(output.features) == ["mean", "cls"]
     assert output.kept_columns == ["doc_id", "title"]
     assert output.schema.names == ["doc_id", "title", "mean", "num_tokens", "truncated", "error", "shard", "row", "cls"]
@@ -61,19 +62,19 @@ def test_columns_of_all_sets_are_one_output(path):
 
 
 def test_row_with_an_error_in_any_set_has_an_error(path):
-    errors = whole(varve.open(path), ["error"])["error"]
+    errors = whole(feature_sets.open(path), ["error"])["error"]
     assert np.flatnonzero(errors.is_valid()).tolist() == [3, 5, 411]
 
 
 def test_errors_of_sets_that_are_not_read_do_not_count(path):
     for names, failed in ((["mean"], [3, 5]), (["cls"], [5, 411]), (["mean", "cls"], [3, 5, 411])):
-        errors = whole(varve.open(path).only(names), ["error", *names])["error"]
+        errors = whole(feature_sets.open(path).only(names), ["error", *names])["error"]
         assert np.flatnonzero(errors.is_valid()).tolist() == failed
 
 
 @pytest.mark.parametrize("batch_rows", [1, 7, 64, 1000])
 def test_batches_are_the_rows_of_a_part(path, batch_rows):
-    output, names = varve.open(path), ["cls", "error", "title", "mean", "row"]
+    output, names = feature_sets.open(path), ["cls", "error", "title", "mean", "row"]
     for part in output.manifest.parts:
         batches = list(output.batches(part, names, batch_rows))
         assert all(0 < len(batch) <= batch_rows for batch in batches)
@@ -82,7 +83,7 @@ def test_batches_are_the_rows_of_a_part(path, batch_rows):
 
 
 def test_output_led_by_a_feature_has_the_record_of_its_set(path):
-    output = varve.open(path).led_by("cls")
+    output = feature_sets.open(path).led_by("cls")
     assert (output.manifest.fingerprint, output.metadata["model"]) == ("e" * 64, "another")
     assert (output.storage.uri, output.path) == (f"{path}/sets/cls", path)
     assert {column["name"] for column in output.metadata["columns"]} == set(output.features) == {"mean", "cls"}
@@ -96,7 +97,7 @@ def test_spans_are_those_of_the_set_that_leads(tmp_path):
     kinds = [column(name, 2, form="windows") for name in ("first", "second")]
     path = write(tmp_path / "out", {kinds[0]: vectors(2, 3)})
     write(tmp_path / "out/sets/b", {kinds[1]: vectors(2, 4)}, **PRINT)
-    output = varve.open(path)
+    output = feature_sets.open(path)
     assert output.schema.names.count("windows") == 1
     for name, seed in (("first", 3), ("second", 4)):
         led = output.led_by(name)
@@ -106,28 +107,28 @@ def test_spans_are_those_of_the_set_that_leads(tmp_path):
 
 
 def test_set_alone_is_an_output(path):
-    output = varve.open(f"{path}/sets/cls")
+    output = feature_sets.open(f"{path}/sets/cls")
     assert (list(output.features), output.kept_columns) == (["cls"], ["title"])
 
 
 def test_set_that_has_not_finished_is_not_seen(path):
     Storage(path).create("sets/next/_varve/job.json", b"{}")
     Storage(path).create("sets/no-set/notes.txt", b"")
-    assert list(varve.open(path).features) == ["mean", "cls"]
+    assert list(feature_sets.open(path).features) == ["mean", "cls"]
     assert list_sets(Storage(path)) == ["cls", "next"]
 
 
 def test_output_without_a_finished_first_set_is_refused(tmp_path):
     write(tmp_path / "out/sets/cls", {CLS: SECOND})
     with pytest.raises(JobError, match="holds no output of Varve"):
-        varve.open(str(tmp_path / "out"))
+        feature_sets.open(str(tmp_path / "out"))
 
 
 @pytest.mark.parametrize("changes", [{"shards": [400, 0, 130]}, {"rows_per_part": 50}])
 def test_set_of_other_rows_is_refused_and_named(path, changes):
     write(f"{path}/sets/other", {column("max", 4): SECOND}, **PRINT, **changes)
     with pytest.raises(RunError, match=r"sets/other does not have the rows of .*/out, .* run its job again"):
-        varve.open(path)
+        feature_sets.open(path)
 
 
 @pytest.mark.parametrize(
@@ -141,7 +142,7 @@ def test_set_of_other_rows_is_refused_and_named(path, changes):
 def test_column_with_two_meanings_is_refused_and_named(path, features, kept, name):
     write(f"{path}/sets/other", features, kept, **PRINT)
     with pytest.raises(RunError, match=f"sets/other both have the column {name!r}"):
-        varve.open(path)
+        feature_sets.open(path)
 
 
 def test_example_of_the_docstring_runs(tmp_path, monkeypatch):
@@ -150,13 +151,13 @@ def test_example_of_the_docstring_runs(tmp_path, monkeypatch):
     write_output("features", {embedding: SECOND[:4]}, title)
     write_output("features/sets/cls", {CLS: SECOND[:4]}, title)
     (example,) = doctest.DocTestFinder().find(varve.open, "open", globs={"varve": varve})
-    assert doctest.DocTestRunner().run(example) == doctest.TestResults(failed=0, attempted=3)
+    assert doctest.DocTestRunner().run(example) == doctest.TestResults(failed=0, attempted=4)
 
 
 def test_sets_in_an_object_store_are_joined(container):
     path = f"{container('moto')}/some/run"
     write(path, {MEAN: FIRST})
     write(f"{path}/sets/cls", {CLS: SECOND}, **PRINT)
-    table = whole(varve.open(path), ["cls", "mean"])
+    table = whole(feature_sets.open(path), ["cls", "mean"])
     assert np.array_equal(np.stack(table["cls"].to_numpy()), SECOND)
     assert np.array_equal(np.stack(table["mean"].to_numpy()), FIRST)
