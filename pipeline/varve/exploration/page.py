@@ -149,7 +149,7 @@ def _content_section(content: Content) -> dict[str, Any]:
         (_row_and_text(each.row), [(f"{cosine:.3f}", _row_and_text(row)) for row, cosine in each.nearest])
         for each in content.neighbours
     ]
-    pairs = content.near_duplicates
+    pairs = [(each.score, *map(_row_and_text, (each.one, each.other))) for each in content.near_duplicates]
     return {
         "map": map_json(content.layers, **colors, texts=content.texts, selected=content.feature),
         "neighbours": neighbours,

@@ -149,7 +149,7 @@ def _replica_parts(attempt: int, history: History, replica: ReplicaHistory, shif
     next_s = [*(part.begun_s for part in own[1:]), history.updated_s]
     spans = [
         PlacedPart(part, part.begun_s + shift_s, (ends_s if part.ended_s is None else part.ended_s) + shift_s)
-        for part, ends_s in zip(own, next_s, strict=True)
+        for part, ends_s in zip(own, next_s, strict=False)
     ]
     return ReplicaParts(attempt, replica.number, replica.node, tuple(spans), sum(replica.tokens))
 

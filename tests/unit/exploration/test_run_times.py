@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from varve.monitoring.run_history import Event, History, PartSpan, ReplicaHistory
 
 from varve.exploration.run_times import measure_run
 from varve.exploration.speed_change import find_slow_replicas, find_speed_change
+from varve.monitoring.run_history import Event, History, PartSpan, ReplicaHistory
 
 STAGES = {"encode": {"work_s": 1.0, "at_once": 2, "busy": 1.0}, "bottleneck": "encode"}
 
