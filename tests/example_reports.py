@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 import numpy as np
-from varve.pages.scatter_map import MapLayer
 
 from varve.exploration.report import Report
 from varve.exploration.statistics.content import Content, DuplicatePair, NeighbourList
@@ -13,6 +12,7 @@ from varve.exploration.statistics.vector_statistics import VectorStatistics
 from varve.monitoring.run_history import History, PartSpan, ReplicaHistory
 from varve.output.manifest import Manifest
 from varve.output.part_table import PartTable
+from varve.pages.scatter_map import MapLayer
 
 LAYERS = 7
 

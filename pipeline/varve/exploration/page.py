@@ -153,9 +153,7 @@ def _content_section(content: Content) -> dict[str, Any]:
     return {
         "map": map_json(content.layers, **colors, texts=content.texts, selected=content.feature),
         "neighbours": neighbours,
-        "near_duplicates": [
-            (f"{each.score:.4f}", _row_and_text(each.one), _row_and_text(each.other)) for each in pairs
-        ],
+        "near_duplicates": [(f"{score:.4f}", one, other) for score, one, other in pairs],
     }
 
 

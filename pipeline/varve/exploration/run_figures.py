@@ -13,31 +13,27 @@ from varve.pages.line_plot import Series, Span, line_plot
 from varve.pages.timeline import Bar, Lane, timeline
 
 # A part that is encoded at less than this share of the usual speed is shown as slow.
-_SLOW = 0.5
-_KINDS = {"start": "start", "restart": "restart", "stall": "stall", "end": "end"}
+_SLOW = 0.67
+# (up to so many seconds, unit, its seconds)
+_UNITS = ((300.0, "Seconds", 1.0), (10_800.0, "Minutes", 60.0), (float("inf"), "Hours", 3600.0))
 
 
 def speed_figure(run: RunTimes) -> Figure:
     """Tokens per second over time, with the times in which nothing was encoded."""
+    unit, unit_s = next((name, seconds) for most_s, name, seconds in _UNITS if run.ends_s <= most_s)
     middles_s = (run.edges_s[1:] + run.edges_s[:-1]) / 2
-    speeds = run.tokens / np.diff(run.edges_s)
-    series = Series("tokens/s", _minutes(middles_s), speeds.tolist())
+    series = Series("tokens/s", (middles_s / unit_s).tolist(), (run.tokens / np.diff(run.edges_s)).tolist())
     spans = [
-        Span(each.begins_s / 60, each.ends_s / 60, _KINDS[each.kind]) for each in run.lost if each.kind != "restart"
+        Span(each.begins_s / unit_s, each.ends_s / unit_s, each.kind) for each in run.lost if each.kind != "restart"
     ]
-    return line_plot("Speed over time", "Minutes of all attempts", "Tokens per second", [series], spans=spans)
-
-
-def _minutes(times_s: np.ndarray) -> list[float]:
-    return (times_s / 60).tolist()
+    return line_plot("Speed over time", f"{unit} of all attempts", "Tokens per second", [series], spans=spans)
 
 
 def timeline_figure(run: RunTimes) -> Figure:
     """The parts of each replica, its start and restarts, and what a killed attempt lost."""
     usual = _usual_speed(run)
     lanes = [Lane(_lane_name(run, each), _bars(run, each, usual)) for each in run.replicas]
-    spans = [Span(each.begins_s, each.ends_s, f"attempt {each.number}, {each.outcome}") for each in run.attempts]
-    return timeline("Parts of each replica", lanes, end_s=run.ends_s, spans=spans if len(spans) > 1 else ())
+    return timeline("Parts of each replica", lanes, end_s=run.ends_s)
 
 
 def _usual_speed(run: RunTimes) -> float:
@@ -52,9 +48,8 @@ def _usual_speed(run: RunTimes) -> float:
 
 
 def _lane_name(run: RunTimes, replica: ReplicaParts) -> str:
-    node = f" on {replica.node}" if replica.node else ""
     attempt = f"attempt {replica.attempt}, " if len(run.attempts) > 1 else ""
-    return f"{attempt}replica {replica.number}{node}"
+    return f"{attempt}replica {replica.number}"
 
 
 def _bars(run: RunTimes, replica: ReplicaParts, usual: float) -> list[Bar]:
@@ -70,7 +65,8 @@ def _bars(run: RunTimes, replica: ReplicaParts, usual: float) -> list[Bar]:
         failed = f", {part.errors:,} rows failed" if part.errors else ""
         outcome = ", not ended" if part.ended_s is None else f", {speed:,.0f} tokens/s"
         rows = f"shard {part.shard}, rows {part.start:,} to {part.stop:,}"
-        bars.append(Bar(each.begins_s, each.ends_s, kind, f"{rows}: {seconds:.1f} s{outcome}{failed}"))
+        node = f" on {replica.node}" if replica.node else ""
+        bars.append(Bar(each.begins_s, each.ends_s, kind, f"{rows}{node}: {seconds:.1f} s{outcome}{failed}"))
     return bars
 
 
@@ -85,7 +81,7 @@ def lost_time_table(run: RunTimes) -> list[tuple[str, ...]]:
     """(what, attempt, from, seconds, replica, details) of each lost time."""
     return [
         (
-            _KINDS[each.kind],
+            each.kind,
             str(each.attempt),
             clock_time(each.begins_s),
             f"{each.seconds:,.1f}",
