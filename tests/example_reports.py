@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import numpy as np
 
+from varve.exploration.measures.content import Content, DuplicatePair, NeighbourList
+from varve.exploration.measures.layer_similarity import LayerSimilarity
+from varve.exploration.measures.text_statistics import ErrorGroup, Repeat, RowText, TextStatistics, WindowEffect
+from varve.exploration.measures.vector_statistics import VectorStatistics
 from varve.exploration.report import Report
-from varve.exploration.statistics.content import Content, DuplicatePair, NeighbourList
-from varve.exploration.statistics.layer_similarity import LayerSimilarity
-from varve.exploration.statistics.text_statistics import ErrorGroup, Repeat, RowText, TextStatistics, WindowEffect
-from varve.exploration.statistics.vector_statistics import VectorStatistics
 from varve.monitoring.run_history import History, PartSpan, ReplicaHistory
 from varve.output.manifest import Manifest
 from varve.output.part_table import PartTable

@@ -11,11 +11,11 @@ from typing import Any
 import yaml
 
 from varve.exploration import findings, run_figures, vector_figures
+from varve.exploration.measures.content import Content
+from varve.exploration.measures.text_statistics import RowText
+from varve.exploration.measures.vector_statistics import VectorStatistics
 from varve.exploration.report import Report
 from varve.exploration.run_times import RunTimes, measure_run
-from varve.exploration.statistics.content import Content
-from varve.exploration.statistics.text_statistics import RowText
-from varve.exploration.statistics.vector_statistics import VectorStatistics
 from varve.monitoring.progress_line import clock_time, data_size
 from varve.pages.figure import Figure
 from varve.pages.page import render

@@ -7,10 +7,10 @@ report; a source or a checkpoint that is gone leaves its part of the report empt
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from varve.exploration.statistics.content import Content
-from varve.exploration.statistics.layer_similarity import LayerSimilarity
-from varve.exploration.statistics.text_statistics import TextStatistics
-from varve.exploration.statistics.vector_statistics import VectorStatistics
+from varve.exploration.measures.content import Content
+from varve.exploration.measures.layer_similarity import LayerSimilarity
+from varve.exploration.measures.text_statistics import TextStatistics
+from varve.exploration.measures.vector_statistics import VectorStatistics
 from varve.output.manifest import Manifest
 
 if TYPE_CHECKING:

@@ -5,9 +5,9 @@ Knows nothing of HTML and of runs. Invariant: each plot comes with a table of th
 
 from collections.abc import Callable, Sequence
 
-from varve.exploration.statistics.layer_similarity import LayerSimilarity
-from varve.exploration.statistics.text_statistics import TextStatistics
-from varve.exploration.statistics.vector_statistics import VectorStatistics
+from varve.exploration.measures.layer_similarity import LayerSimilarity
+from varve.exploration.measures.text_statistics import TextStatistics
+from varve.exploration.measures.vector_statistics import VectorStatistics
 from varve.pages.bar_plot import bar_plot
 from varve.pages.figure import Figure
 from varve.pages.heat_map import heat_map

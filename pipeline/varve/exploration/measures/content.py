@@ -7,7 +7,7 @@ within the sample.
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from varve.exploration.statistics.text_statistics import RowText
+from varve.exploration.measures.text_statistics import RowText
 
 if TYPE_CHECKING:
     from varve.pages.scatter_map import MapLayer
