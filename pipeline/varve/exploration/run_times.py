@@ -32,7 +32,7 @@ class Attempt:
         reason: why it stopped or failed.
         rows: that it encoded.
         tokens: of these rows.
-        errors: of these rows, those that failed.
+        errors: of these rows, rows that failed.
     """
 
     number: int

@@ -14,7 +14,7 @@ from varve.pages.heat_map import heat_map
 from varve.pages.histogram import histogram
 from varve.pages.line_plot import Series, line_plot
 
-_MAX_CURVES = 8  # more cannot be told apart
+_MAX_CURVES = 8  # a reader cannot distinguish more
 
 
 def length_figure(texts: TextStatistics) -> Figure:
