@@ -29,7 +29,7 @@ from varve.cluster.connection import start_ray
 from varve.cluster.placement import place_on_cluster
 from varve.config.job import Job
 from varve.engine.dataflow import run_dataflow
-from varve.monitoring.run_counters import Block
+from varve.monitoring.block import Block
 from varve.output import manifest
 from varve.planning.saved_plan import prepare, save_plan
 from varve.process_state import silence_datasets, silence_transformers

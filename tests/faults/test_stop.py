@@ -15,6 +15,8 @@ from tests.reference_run import rows_of
 from tests.waiting import PATIENCE_S, RUN_S, wait_until
 from varve import Job
 from varve.cli.main import run_command
+from varve.monitoring.run_history import read_histories
+from varve.storage.object_store import Storage
 
 ROWS = 900
 
@@ -95,6 +97,13 @@ def interrupted(folder) -> dict[str, Stopped]:
     }
 
 
+@pytest.fixture(scope="module")
+def completed(interrupted, folder) -> dict[str, Stopped]:
+    """The interrupted runs, after one that completed."""
+    assert run_command(argv_to(folder / "out")[3:]) == 0
+    return interrupted
+
+
 def test_run_with_one_signal_ends_within_the_grace_period_without_half_written_parts(interrupted):
     run = interrupted["one signal"]
     assert run.code == 1
@@ -113,11 +122,27 @@ def test_second_signal_ends_the_run_immediately(interrupted):
     assert f"of {ROWS:,} rows are" not in run.log  # the message of a run that finished its blocks
 
 
-def test_run_resumed_after_kills_and_signals_has_the_rows_of_an_undisturbed_run(interrupted, folder):
-    assert interrupted["killed"].code == -signal.SIGKILL
-    assert interrupted["one signal"].rows < interrupted["killed"].rows < ROWS
-    assert run_command(argv_to(folder / "out")[3:]) == 0
+def test_run_resumed_after_kills_and_signals_has_the_rows_of_an_undisturbed_run(completed, folder):
+    assert completed["killed"].code == -signal.SIGKILL
+    assert completed["one signal"].rows < completed["killed"].rows < ROWS
     stored = pa.concat_tables(tables(folder / "out").values()).sort_by([("shard", "ascending"), ("row", "ascending")])
     assert stored.num_rows == ROWS
     written = json.loads((folder / "out/_varve/manifest.json").read_text())
     assert stored.equals(rows_of(Job.parse(written["job"])))
+
+
+def test_each_driver_process_leaves_its_history(completed, folder):
+    histories = read_histories(Storage(str(folder / "out")))
+    # A driver that is killed, or ended by a second signal, has no time to say so.
+    assert [history.outcome for history in histories] == ["stopped", "running", "running", "finished"]
+    assert histories[0].reason == "stopped by SIGTERM"
+    assert [event.kind for event in histories[0].events] == ["stopping"]
+    # Rows of parts that were not committed any more are counted too.
+    assert sum(histories[0].rows) >= completed["one signal"].rows
+    assert sum(histories[-1].rows) == ROWS - completed["two signals"].rows
+    for history in (histories[0], histories[-1]):
+        assert sum(map(sum, (replica.tokens for replica in history.replicas))) == sum(history.tokens) > 0
+        assert sum(span.tokens for span in history.parts) == sum(history.tokens)
+        assert {"ray", "imports", "plan"} <= set(history.before_s)
+        assert 0 < history.replicas[0].ready_s[0] < history.updated_s
+        assert all(history.replicas[0].ready_s[0] <= span.begun_s <= history.updated_s for span in history.parts)

@@ -4,6 +4,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tests.crashing_model import KILLING_TEXT
+from varve.monitoring.run_history import read_histories
+from varve.storage.object_store import Storage
 
 
 def written(path) -> pa.Table:
@@ -24,3 +26,10 @@ def test_row_that_crashes_its_worker_becomes_an_error_row(job, run, crashing_mod
     assert table["embedding"].null_count == 1
     assert manifest.counts["killers"] == 1
     assert manifest.counts["lost"] >= 3
+    (history,) = read_histories(Storage(manifest.path))
+    assert (sum(history.rows), sum(history.errors)) == (30, 1)
+    lost = [event.text for event in history.events if event.kind == "part_lost"]
+    assert len(lost) == manifest.counts["lost"]
+    assert set(lost) == {"rows [16, 24) of shard 0 were started again: replica 0 died"}
+    assert len(history.replicas[0].ready_s) > 3
+    assert [span.start for span in history.parts if span.ended_s is None] == [16] * len(lost)

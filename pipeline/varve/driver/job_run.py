@@ -6,6 +6,7 @@ by any worker; the proof of coverage and the canary before the manifest; the man
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, TextIO
@@ -21,6 +22,7 @@ from varve.engine.dataflow import DataflowResult, run_dataflow
 from varve.engine.parallel import LARGE_BYTES, in_threads
 from varve.engine.ray_tasks import spread
 from varve.errors import JobError, RunError
+from varve.monitoring.history_file import HistoryFile
 from varve.monitoring.row_errors import list_reasons, too_many_errors
 from varve.output import manifest
 from varve.output.dataset_card import update_card
@@ -113,29 +115,42 @@ def run_job(
     missing, committed_rows = _find_missing(plan, storage)
     storage = _claim(plan, storage)
     _log_start(plan, storage, committed_rows)
-    timer.lap("plan")
-    if wait:
-        wait()
-    timer.lap("imports")
-    result = (
-        run_dataflow(plan, storage, missing, committed_rows, placement, progress, layout)
-        if missing and placement
-        else None
-    )
-    timer.lap("graph")
+    with HistoryFile(storage, timer.started_at) if missing and placement else nullcontext() as history:
+        timer.lap("plan")
+        if wait:
+            wait()
+        timer.lap("imports")
+        result = None
+        if placement and history:
+            history.note_phases(timer.laps)
+            result = run_dataflow(plan, storage, missing, committed_rows, placement, progress, layout, history)
+        timer.lap("graph")
+        parts, checked = _check(plan, storage, result, in_task=placement is not None)
+        timer.lap("check")
+        table = publish(storage, parts)
+        timer.lap("publish")
+        made = make_manifest(plan, storage, parts, started_at, timer.laps, result, checked, table)
+        finished = _publish(storage, made)
+        if job.output.table is None:
+            update_card(job.output.path)
+        return finished
+
+
+def _check(
+    plan: Plan, storage: Storage, result: DataflowResult | None, *, in_task: bool
+) -> tuple[PartTable, dict[str, Any]]:
+    """(the records of all parts, what the canary found), once the parts are complete and right.
+
+    Raises:
+        RunError: they are not, or the run was stopped.
+    """
     parts = _read_committed(plan, storage, result)
     _check_fingerprints(parts, plan, storage)
-    _check_rows(parts, job.output, storage)
-    checked = compare(plan, storage, parts, in_task=placement is not None)
+    _check_rows(parts, plan.job.output, storage)
+    checked = compare(plan, storage, parts, in_task=in_task)
     if not checked["passed"]:
         raise RunError(f"{storage.uri}: not published:\n  " + "\n  ".join(checked["failed"]))
-    timer.lap("check")
-    table = publish(storage, parts)
-    timer.lap("publish")
-    finished = _publish(storage, make_manifest(plan, storage, parts, started_at, timer.laps, result, checked, table))
-    if job.output.table is None:
-        update_card(job.output.path)
-    return finished
+    return parts, checked
 
 
 def _find_missing(plan: Plan, storage: Storage) -> tuple[Mapping[int, Missing], int]:

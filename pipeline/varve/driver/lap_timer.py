@@ -7,10 +7,12 @@ class LapTimer:
     """Measures the phases of a run, one after the other.
 
     Attributes:
+        started_at: Unix time of its start, in seconds.
         laps: phase → seconds.
     """
 
     def __init__(self) -> None:
+        self.started_at = time.time()
         self._last = time.perf_counter()
         self.laps: dict[str, float] = {}
 

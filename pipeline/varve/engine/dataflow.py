@@ -30,6 +30,7 @@ from varve.engine.lazy_stages import Replica
 from varve.engine.ray_reporter import RayReporter
 from varve.engine.ray_tasks import MAX_RETRIES, TWO_CALLS, model_files, unwrap_error
 from varve.errors import VarveError
+from varve.monitoring.history_file import HistoryFile
 from varve.monitoring.progress_line import ProgressLine
 from varve.monitoring.prometheus import MeteredCounters
 from varve.monitoring.run_counters import Snapshot
@@ -55,6 +56,7 @@ _MAX_RESTARTS = 1000
 _PARTS_PER_TRIM = 4000
 # Their actor answers within milliseconds, unless it cannot start or has died.
 _SNAPSHOT_TIMEOUT_S = 5.0
+_HISTORY_TIMEOUT_S = 2.0  # the end of a run waits for it
 _READ: dict[str, Any] = {"num_cpus": IO_CPUS, "max_retries": MAX_RETRIES}
 _PART_BY_PART: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow", "zero_copy_batch": True}
 
@@ -77,6 +79,7 @@ def run_dataflow(
     placement: Placement,
     progress: TextIO | None,
     layout: PartLayout | None = None,
+    history: HistoryFile | None = None,
 ) -> DataflowResult:
     """Read, encode and commit what is missing, all at the same time.
 
@@ -88,12 +91,14 @@ def run_dataflow(
         placement: where replicas run.
         progress: stream of the progress line; None logs progress instead.
         layout: of the parts, if they become files of a lake table.
+        history: where the counters' history is kept.
 
     Raises:
         RunError: it failed. After a signal or a stall it returns, with `stop_reason`.
     """
     total_rows = plan.total_rows
-    counters = _start_counters(plan.fingerprint, None if total_rows is None else total_rows - committed_rows)
+    missing_rows = None if total_rows is None else total_rows - committed_rows
+    counters = _start_counters(plan.fingerprint, missing_rows, history.started_at if history else time.time())
 
     def snapshot() -> Snapshot:
         return ray.get(counters.snapshot.remote(), timeout=_SNAPSHOT_TIMEOUT_S)
@@ -108,6 +113,8 @@ def run_dataflow(
         lambda now: diagnose(placement, read_cluster(), now.replicas, len(now.under_way)),
         stall_s=plan.job.compute.stall_s,
     )
+    if history:
+        history.follow(lambda: ray.get(counters.history.remote(), timeout=_HISTORY_TIMEOUT_S), lambda: watchdog.reason)
     line = ProgressLine(snapshot, committed_rows, total_rows, progress)
     parts = PartTable.of(())
     try:
@@ -120,15 +127,17 @@ def run_dataflow(
     except (RayError, UserCodeException, VarveError) as e:
         raise unwrap_error(e) from e
     finally:
+        if history:
+            history.freeze()
         with suppress(RayError):  # Ray may be gone
             ray.kill(counters)  # idle workers still refer to the actor, so it would outlive the run
 
 
-def _start_counters(fingerprint: str, missing_rows: int | None) -> Any:
+def _start_counters(fingerprint: str, missing_rows: int | None, started_at: float) -> Any:
     """Start the actor that holds the run's counters, on the driver's node: no other node's death can lose them."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "scheduling_strategy": here}
-    return ray.remote(MeteredCounters).options(**options).remote(fingerprint, missing_rows)
+    return ray.remote(MeteredCounters).options(**options).remote(fingerprint, missing_rows, started_at)
 
 
 def _build(

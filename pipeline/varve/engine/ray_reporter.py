@@ -4,7 +4,8 @@ from typing import Any
 
 import ray
 
-from varve.monitoring.run_counters import Block, Verdict
+from varve.monitoring.block import Block
+from varve.monitoring.run_counters import Verdict
 from varve.output.part_file import Part
 from varve.ranges import Range
 
@@ -24,7 +25,7 @@ class RayReporter:
 
     def begin(self, stage: str, rows: Range) -> int:
         """Report the start of a part; returns how often a worker died with it before."""
-        return ray.get(self._counters.begin.remote(stage, rows))
+        return ray.get(self._counters.begin.remote(stage, rows, self._replica))
 
     def end(self, stage: str, rows: Range) -> None:
         """Report the end of a part."""

@@ -139,9 +139,9 @@ def _gauges(now: Snapshot) -> dict[str, float | None]:
 class MeteredCounters(RunCounters):
     """Run counters that emit each snapshot as metrics."""
 
-    def __init__(self, fingerprint: str, missing_rows: int | None = None) -> None:
-        """Counters of the job with this fingerprint."""
-        super().__init__(missing_rows)
+    def __init__(self, fingerprint: str, missing_rows: int | None = None, started_at: float | None = None) -> None:
+        """Counters of the job with this fingerprint; the other arguments are those of `RunCounters`."""
+        super().__init__(missing_rows, started_at)
         self._meter = Meter(fingerprint[:RUN_CHARACTERS])
 
     def snapshot(self) -> Snapshot:

@@ -2,7 +2,8 @@
 
 from typing import Any, Protocol
 
-from varve.monitoring.run_counters import Block, Verdict
+from varve.monitoring.block import Block
+from varve.monitoring.run_counters import Verdict
 from varve.ranges import Range
 
 # After this many worker deaths a part is encoded in an isolated process; if a worker dies even then, the run fails.

@@ -7,26 +7,14 @@ whichever process dies; no row counts twice, however often its part is started.
 
 import time
 from collections import Counter, defaultdict
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
+from varve.monitoring.block import Added, Block, PartCount
+from varve.monitoring.history_recorder import HistoryRecorder
 from varve.monitoring.row_errors import merge_reasons
+from varve.monitoring.run_history import History
 from varve.ranges import Range
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """What a replica reports of an encoded block."""
-
-    rows: int
-    tokens: int
-    errors: int = 0  # rows that failed
-    seconds: Mapping[str, float] = field(default_factory=dict)  # stage → seconds of work
-    packs: int = 0
-    packed_tokens: int = 0  # in those packs; fewer than `tokens` if texts repeat
-    null_texts: int = 0  # rows whose text is null
-    reasons: Mapping[str, int] = field(default_factory=dict)  # reason → failed rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,24 +56,6 @@ class Snapshot:
     by_replica: dict[int, ReplicaCount] = field(default_factory=dict)
 
 
-_ZERO = (0, 0, 0, 0)
-
-
-@dataclass(slots=True)
-class _PartCount:
-    """What a part has added to the counters: (rows, tokens, errors, null texts)."""
-
-    attempt: tuple[int, ...] = _ZERO  # by the present worker
-    most: tuple[int, ...] = _ZERO  # the maximum over all workers that had it
-
-    def add(self, block: Block) -> tuple[int, ...]:
-        """Add a block of this attempt; returns what is new compared with all earlier attempts."""
-        before, added = self.most, (block.rows, block.tokens, block.errors, block.null_texts)
-        self.attempt = tuple(map(sum, zip(self.attempt, added, strict=True)))
-        self.most = tuple(map(max, before, self.attempt))
-        return tuple(now - then for now, then in zip(self.most, before, strict=True))
-
-
 class Verdict(NamedTuple):
     """The answer to the report of a block."""
 
@@ -98,14 +68,22 @@ class Verdict(NamedTuple):
 class RunCounters:
     """Sums up what workers report."""
 
-    def __init__(self, missing_rows: int | None = None) -> None:
-        """Start at zero; `missing_rows` are not committed yet, None if the number of source rows is not known."""
+    def __init__(self, missing_rows: int | None = None, started_at: float | None = None) -> None:
+        """Start at zero.
+
+        Args:
+            missing_rows: not committed yet; None if the number of source rows is not known.
+            started_at: Unix time of the start of the command, in seconds; None: now.
+        """
         self._started = time.monotonic()
+        self._started_at = time.time() if started_at is None else started_at
+        self._before_s = max(0.0, time.time() - self._started_at)  # seconds of the command before these counters
+        self._recorder = HistoryRecorder()
         self._now = Snapshot(moved_at=time.time())
         self._missing_rows = missing_rows
         self._starts: Counter[tuple[str, Range]] = Counter()
         self._since: dict[tuple[str, Range], float] = {}
-        self._part_counts: dict[Range, _PartCount] = {}  # parts that are not committed
+        self._part_counts: dict[Range, PartCount] = {}  # parts that are not committed
         self._committed: set[Range] = set()
         self._seconds: defaultdict[str, float] = defaultdict(float)
         self._numbers: dict[str, int] = {}
@@ -124,6 +102,7 @@ class RunCounters:
         number = self._numbers.setdefault(actor, len(self._numbers))
         tokens = self._by_replica[number].tokens if is_restart else 0
         self._by_replica[number] = ReplicaCount(node, tokens)
+        self._recorder.join(number, node, self._run_clock())
         self._now = replace(
             self._now,
             replicas=len(self._numbers),
@@ -134,13 +113,14 @@ class RunCounters:
         )
         return number
 
-    def begin(self, stage: str, rows: Range) -> int:
-        """A worker starts a part; returns how often it was started before and did not end."""
+    def begin(self, stage: str, rows: Range, replica: int | None = None) -> int:
+        """A worker, the replica with this number, starts a part; returns how often it was started and did not end."""
         lost = self._starts[stage, rows]
         self._starts[stage, rows] += 1
         self._since.setdefault((stage, rows), time.time())
         if rows in self._part_counts:  # its blocks will be reported again
-            self._part_counts[rows].attempt = _ZERO
+            self._part_counts[rows].attempt = Added()
+        self._recorder.begin(rows, replica, self._run_clock())
         self._now = replace(self._now, lost=self._now.lost + bool(lost), under_way=self._under_way())
         return lost
 
@@ -148,6 +128,7 @@ class RunCounters:
         """A worker ends a part, or gives it back."""
         del self._starts[stage, rows]
         self._since.pop((stage, rows), None)
+        self._recorder.end(rows, self._run_clock())
         self._now = replace(self._now, under_way=self._under_way())
 
     def _under_way(self) -> tuple[Range, ...]:
@@ -156,7 +137,8 @@ class RunCounters:
     def add(self, block: Block, part: Range, replica: int | None = None) -> Verdict:
         """Count a block of a part, for the replica with this number. Rows that a dead worker reported count once."""
         now, clock_s = self._now, self._clock()
-        rows, tokens, errors, null_texts = self._new(block, part)
+        added = self._new(block, part)
+        rows, tokens, errors, null_texts = added
         self._now = replace(
             now,
             rows=now.rows + rows,
@@ -171,19 +153,21 @@ class RunCounters:
             moved_at=time.time(),
         )
         for stage, seconds in block.seconds.items():
-            self.spend(stage, seconds)
+            self._seconds[stage] += seconds
+        self._recorder.add(block, added, part, replica, self._run_clock())
         if replica in self._by_replica:
             count = self._by_replica[replica]
             self._by_replica[replica] = replace(count, tokens=count.tokens + block.tokens)
         return Verdict(self._now.rows, self._now.errors, self._now.error_reasons, self._stop)
 
-    def _new(self, block: Block, part: Range) -> tuple[int, ...]:
+    def _new(self, block: Block, part: Range) -> Added:
         """What no earlier worker reported of a part; zero for a committed part."""
-        return _ZERO if part in self._committed else self._part_counts.setdefault(part, _PartCount()).add(block)
+        return Added() if part in self._committed else self._part_counts.setdefault(part, PartCount()).add(block)
 
     def spend(self, stage: str, seconds: float) -> None:
         """Add seconds of work of a stage."""
         self._seconds[stage] += seconds
+        self._recorder.spend(stage, seconds, self._run_clock())
 
     def commit(self, rows: Range, file_bytes: int, retries: int) -> None:
         """Count a committed part once: a worker that dies after its report is followed by one that reports again.
@@ -216,6 +200,14 @@ class RunCounters:
 
     def _clock(self) -> float:
         return time.monotonic() - self._started
+
+    def _run_clock(self) -> float:
+        """Seconds since the start of the command."""
+        return self._before_s + self._clock()
+
+    def history(self) -> History:
+        """What was recorded so far."""
+        return self._recorder.history(self._started_at, self._run_clock())
 
     def snapshot(self) -> Snapshot:
         """The present counters."""

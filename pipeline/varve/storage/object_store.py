@@ -145,6 +145,17 @@ class Storage:
             raise ObjectTooLargeError(msg)
         return found
 
+    def put(self, name: str, content: bytes) -> None:
+        """Write a small object; one of this name is replaced.
+
+        Raises:
+            RunError: the store refused or failed.
+        """
+        self._request(
+            lambda: obstore.put(_store(self.uri, create=True), name, content, mode="overwrite", use_multipart=False),
+            name,
+        )
+
     def upload(self, name: str, path: Path) -> None:
         """Write a file as an object of any size, in several requests; an object of this name is replaced.
 

@@ -18,8 +18,8 @@ from varve.encoder.packing import Index
 from varve.encoder.pending_call import PendingCall
 from varve.encoder.ragged import Columns, Ragged
 from varve.encoder.results import NOT_FINITE, Counts, find_non_finite
+from varve.monitoring.block import Block
 from varve.monitoring.row_errors import count_errors
-from varve.monitoring.run_counters import Block
 from varve.output.schema import feature_arrays, row_arrays
 from varve.output.valid_text import replace_invalid
 from varve.preprocessing.computed_columns import mask_bad_rows

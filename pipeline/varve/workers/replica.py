@@ -19,9 +19,10 @@ import torch
 from varve.encoder.description import describe
 from varve.encoder.encoder import Encoder
 from varve.errors import RunError
+from varve.monitoring.block import Block
 from varve.monitoring.reporter import MAX_DEATHS, Reporter
 from varve.monitoring.row_errors import count_errors, too_many_errors
-from varve.monitoring.run_counters import Block, Verdict
+from varve.monitoring.run_counters import Verdict
 from varve.preprocessing.text_blocks import Tokenized, tokenize_blocks
 from varve.process_state import silence_transformers
 from varve.ranges import Range

@@ -3,7 +3,8 @@ from itertools import pairwise
 
 import pytest
 
-from varve.monitoring.run_counters import Block, RunCounters, Snapshot
+from varve.monitoring.block import Block
+from varve.monitoring.run_counters import RunCounters, Snapshot
 from varve.ranges import Range
 
 ROWS = Range(0, 100, 200)

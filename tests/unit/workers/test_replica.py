@@ -9,8 +9,9 @@ import pytest
 from tests.crashing_model import KILLING_TEXT
 from varve.config.job import Job
 from varve.errors import RunError
+from varve.monitoring.block import Block
 from varve.monitoring.reporter import MAX_DEATHS
-from varve.monitoring.run_counters import Block, RunCounters, Verdict
+from varve.monitoring.run_counters import RunCounters, Verdict
 from varve.planning.saved_plan import prepare
 from varve.ranges import Range
 from varve.storage.object_store import Storage
