@@ -1,4 +1,4 @@
-"""Keeps the history of a run in its output: one object per driver process, replaced while the run goes on.
+"""Keeps the history of a run in its output: one object per driver process, replaced as long as the run lasts.
 
 A thread of its own writes it: once at the start, so that a run whose driver is killed leaves a record, then about every
 30 s if something changed, and at the end. Knows nothing of Ray. Invariants: no failure of the store or of the counters
@@ -139,7 +139,7 @@ class HistoryFile:
             self._written = content
         except Exception as e:  # noqa: BLE001 (the history is not the run)
             if not self._failed:
-                logger.warning("the history of this run cannot be written, the run goes on: %s", first_line(e))
+                logger.warning("the history of this run cannot be written, the run continues without it: %s", first_line(e))
             self._failed = True
 
 

@@ -156,7 +156,7 @@ def _adapter() -> TypeAdapter[Any]:
 
 
 def read_histories(storage: Storage) -> list[History]:
-    """The histories of an output, oldest first, one per driver process; those that cannot be read are left out.
+    """The histories of an output, oldest first, one per driver process; unreadable ones are left out.
 
     Raises:
         RunError: the store refused the listing or failed.
