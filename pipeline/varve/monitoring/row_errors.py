@@ -45,7 +45,7 @@ def count_errors(errors: pa.Array | pa.ChunkedArray) -> RowErrors:
     distinct = reasons.value_counts().to_pylist()
     failures = [(each["values"], each["counts"]) for each in distinct if not each["values"].startswith(_NULL_TEXT)]
     num_failures = sum(count for _, count in failures)
-    merged = merge_reasons({_form(reason): count} for reason, count in failures)
+    merged = merge_reasons({form_of(reason): count} for reason, count in failures)
     return RowErrors(len(reasons) - num_failures, num_failures, merged)
 
 
@@ -79,7 +79,7 @@ def too_many_errors(num_errors: int, max_errors: int | str | None, limit: int, r
     )
 
 
-def _form(reason: str) -> str:
-    """A reason without the numbers that differ between rows, as one short line."""
+def form_of(reason: str) -> str:
+    """A reason without the numbers that differ between rows, as one line of at most 160 characters."""
     line = " ".join(_NUMBER.sub("…", reason).split())
     return line if len(line) <= _MAX_CHARACTERS else f"{line[: _MAX_CHARACTERS - 1]}…"

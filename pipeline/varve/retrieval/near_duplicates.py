@@ -13,6 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from varve.errors import JobError
+from varve.indexing.metric import Metric
 from varve.indexing.neighbours import NONE
 from varve.indexing.scores import block_scores, pair_scores, prepare
 from varve.indexing.source import IndexSource
@@ -157,25 +158,35 @@ def _all_pairs(source: IndexSource, threshold: float) -> Iterator[Pairs]:
     arrays = [block for block in blocks if isinstance(block, np.ndarray)]
     vectors = prepare(np.concatenate(arrays), source.metric) if arrays else np.zeros((0, source.width), np.float32)
     assert isinstance(vectors, np.ndarray)
+    yield from near_pairs(vectors, threshold, source.metric)
+
+
+def near_pairs(vectors: NDArray[np.float32], threshold: float, metric: Metric) -> Iterator[Pairs]:
+    """The pairs of vectors in memory whose score reaches the threshold, a block of the triangle at a time.
+
+    Scores below `threshold` plus the rounding error are exact; the higher ones are rounded.
+
+    Args:
+        vectors: (N, width) float32, prepared (`scores.prepare`).
+        threshold: a score.
+        metric: how they are compared.
+    """
     for first in range(0, len(vectors), _ROWS):
         for start in range(first, len(vectors), _COLUMNS):
-            scores, error = block_scores(
-                vectors[first : first + _ROWS], vectors[start : start + _COLUMNS], source.metric
-            )
+            scores, error = block_scores(vectors[first : first + _ROWS], vectors[start : start + _COLUMNS], metric)
             near = scores >= threshold - error
             near &= np.arange(start, start + scores.shape[1]) > np.arange(first, first + len(scores))[:, None]
             one, other = np.nonzero(near)
-            pairs = Pairs(one + first, other + start, scores[one, other])
-            yield _decide(pairs, vectors, threshold, error, source)
+            yield _decide(Pairs(one + first, other + start, scores[one, other]), vectors, threshold, error, metric)
 
 
-def _decide(pairs: Pairs, vectors: NDArray[np.float32], threshold: float, error: float, source: IndexSource) -> Pairs:
+def _decide(pairs: Pairs, vectors: NDArray[np.float32], threshold: float, error: float, metric: Metric) -> Pairs:
     """The pairs that reach the threshold; of close ones the exact scores decide."""
     close = np.flatnonzero(pairs.scores < threshold + error)
     scores = pairs.scores.copy()
     for at in range(0, len(close), _PAIRS_AT_ONCE):
         some = close[at : at + _PAIRS_AT_ONCE]
-        scores[some] = pair_scores(vectors[pairs.one[some]], vectors[pairs.other[some]], source.metric)
+        scores[some] = pair_scores(vectors[pairs.one[some]], vectors[pairs.other[some]], metric)
     return Pairs(pairs.one, pairs.other, scores).select(scores >= threshold)
 
 

@@ -38,6 +38,16 @@ def fetch(name: str, revision: str | None) -> tuple[str, str | None]:
     return folder, Path(folder).name
 
 
+def find_cached(name: str, revision: str | None) -> str | None:
+    """The folder of a checkpoint that is on this machine already; None if it would have to be downloaded."""
+    if local := find_local_folder(name):
+        return str(local)
+    try:
+        return snapshot_download(name, revision=revision, allow_patterns=_FILES, local_files_only=True)
+    except (HFValidationError, OSError):
+        return None
+
+
 def _describe_error(name: str, revision: str | None, error: Exception) -> str:
     start = f"model.name: {name} is not a local directory"
     match error:

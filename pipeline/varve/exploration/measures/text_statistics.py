@@ -69,11 +69,11 @@ class TextStatistics:
         length_counts: rows of all parts in each bin; a bin has its lower edge and not its upper one.
         max_tokens: at which longer texts were cut.
         num_truncated: rows that were cut.
-        windows: None if no row was cut, or the source or the tokenizer cannot be read.
+        windows: None if no sampled row was cut, or the source or the tokenizer cannot be read.
         scripts: (name of a Unicode script, share of the letters of the sampled texts), the largest first.
         repeats: texts that several sampled rows have, the most frequent first.
         errors: by number of rows.
-        num_texts: sampled rows whose texts were read.
+        num_texts: sampled rows with features whose texts were read.
         no_texts: why texts cannot be shown; None if they can.
     """
 
