@@ -119,12 +119,13 @@ def example_report(*, texts: list[str] | None = None, name="cls", **changes) -> 
             )
             for layer, each in enumerate(names)
         ),
-        similarity=LayerSimilarity(tuple(names), similarity),
+        similarity=LayerSimilarity(tuple(names), similarity, 950),
         content=Content(
             feature=names[-1],
             neighbours=(NeighbourList(rows[0], tuple((row, 0.9 - 0.1 * at) for at, row in enumerate(rows[1:4]))),),
             near_duplicates=(DuplicatePair(rows[0], rows[-1], 0.991),),
             num_near_duplicates=1,
+            num_equal=0,
             num_compared=950,
             threshold=0.95,
             layers=tuple(
@@ -134,6 +135,7 @@ def example_report(*, texts: list[str] | None = None, name="cls", **changes) -> 
             classes=("one", "two", texts[0]),
             labels=tuple(rng.integers(0, 3, len(texts)).tolist()),
             texts=tuple(texts),
+            rows=tuple((row.shard, row.row) for row in rows),
             color="topic",
         ),
         num_sampled=950,

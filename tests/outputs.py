@@ -76,7 +76,7 @@ def write_output(
         )
         parts.append(write_part(storage, Range(shard, start - first, stop - first), table, metadata["fingerprint"]))
     storage.create("_varve/job.json", json.dumps({"fingerprint": metadata["fingerprint"]}).encode())
-    publish(storage, _manifest(storage, metadata, rows, len(errors), parts))
+    publish(storage, make_manifest(storage, metadata, rows, len(errors), parts))
     return str(path)
 
 
@@ -124,7 +124,7 @@ def _stored_lists(definition: Column, values: SparseVectors | Ragged) -> dict:
     return {definition.name: vectors} | (late if definition.form == "late" else {})
 
 
-def _manifest(storage: Storage, metadata: dict, rows: int, errors: int, parts: list) -> Manifest:
+def make_manifest(storage: Storage, metadata: dict, rows: int, errors: int, parts: list) -> Manifest:
     job = {"source": {"dataset": "docs", "text": "text"}, "model": {"name": metadata["model"], "long_text": "truncate"}}
     return Manifest(
         path=storage.uri, fingerprint=metadata["fingerprint"], started_at="2026-01-01T00:00:00+00:00",

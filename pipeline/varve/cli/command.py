@@ -113,14 +113,14 @@ def split_names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
-def require_extra(*modules: str) -> None:
-    """Check that the packages of the extra `probe` are installed.
+def require_extra(*modules: str, extra: str = "probe") -> None:
+    """Check that the packages of an extra are installed.
 
     Raises:
         JobError: one is not.
     """
     if missing := [module for module in modules if find_spec(module) is None]:
-        msg = f"this command needs {' and '.join(missing)}: run pip install '.[probe]' in Varve's folder"
+        msg = f"this command needs {' and '.join(missing)}: run pip install '.[{extra}]' in Varve's folder"
         raise JobError(msg)
 
 
