@@ -53,7 +53,7 @@ class DescribedTexts:
 
     @property
     def repeats(self) -> tuple[Repeat, ...]:
-        """The ten texts that most rows have, of those that several have."""
+        """At most ten texts that several rows have, the most frequent first."""
         frequent = [(digest, count) for digest, count in self._counts.most_common(_MAX_REPEATS) if count > 1]
         ids = [self._first[digest] for digest, _ in frequent]
         return tuple(Repeat(self.shown[row], count, *row) for row, (_, count) in zip(ids, frequent, strict=True))
@@ -67,7 +67,7 @@ def describe_texts(
     Args:
         texts: of the output.
         sampled: rows with features.
-        truncated: those of them that were cut.
+        truncated: the cut rows among them.
         others: rows to show only, such as failed ones.
         seed: decides which rows are read if they are too far apart.
     """

@@ -24,7 +24,7 @@ OTHER = "other letters"
 
 
 def count_scripts(texts: Iterable[str]) -> tuple[tuple[str, float], ...]:
-    """(script, share of the letters), the largest first; at most 12, and "other letters" for what is left."""
+    """(script, share of the letters), the largest first; at most 12, then "other letters" for the rest."""
     codes, counts = _count_characters("".join(texts))
     scripts: Counter[str] = Counter()
     for code, count in zip(codes.tolist(), counts.tolist(), strict=True):
