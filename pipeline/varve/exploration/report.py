@@ -110,11 +110,12 @@ def _read_texts(output: Output, sample: RowSample, counts: RowCounts, seed: int)
 
 def _text_statistics(output: Output, counts: RowCounts, described: DescribedTexts) -> TextStatistics:
     edges, lengths = counts.histogram()
+    max_tokens = output.metadata["max_tokens"]
     return TextStatistics(
         num_encoded=sum(lengths),
         length_edges=edges,
         length_counts=lengths,
-        max_tokens=int(output.metadata["max_tokens"]),
+        max_tokens=max_tokens if isinstance(max_tokens, int) else 0,  # whoever wrote it
         num_truncated=counts.num_truncated,
         windows=described.windows,
         scripts=described.scripts,

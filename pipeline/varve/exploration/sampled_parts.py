@@ -41,9 +41,12 @@ def sample_rows(
         return {int(part): numbers[parts == part] - firsts[part] for part in np.unique(parts)}
     num_parts = int(np.clip(max_decoded_rows * filled / total, 1, min(MAX_PARTS, filled)))
     points = (random.random() + np.arange(num_parts)) * total / num_parts
-    parts, times = np.unique(np.searchsorted(firsts, points, side="right") - 1, return_counts=True)
-    shares = np.ceil(num_rows / num_parts * times).astype(np.int64)
-    return {
-        int(part): np.sort(random.choice(rows[part], min(int(share), int(rows[part])), replace=False))
-        for part, share in zip(parts, shares, strict=True)
-    }
+    parts, part_of = np.unique(np.searchsorted(firsts, points, side="right") - 1, return_inverse=True)
+    share, more = divmod(num_rows, num_parts)
+    shares = np.full(num_parts, share)
+    shares[random.choice(num_parts, more, replace=False)] += 1
+    chosen = {}
+    for part, wanted in zip(parts, np.bincount(part_of, shares).astype(np.int64), strict=True):
+        if wanted:
+            chosen[int(part)] = np.sort(random.choice(rows[part], min(int(wanted), int(rows[part])), replace=False))
+    return chosen

@@ -61,24 +61,24 @@ class SampledTexts:
             wanted: rows.
             seed: decides which rows are read if they are too far apart.
         """
-        names = self.output.text_columns
+        is_kept = set(self.output.text_columns) <= set(self.output.kept_columns)
         try:
-            if set(names) <= set(self.output.kept_columns):
-                yield from self._read_kept(wanted, names)
-                return
-            dataset = load_source(self.output.storage)
-            if missing := [name for name in names if name not in dataset.schema.names]:
-                msg = f"the source has no column {missing[0]!r}, which the manifest names"
-                raise RunError(msg)
-            for run in _affordable(_runs(wanted, dataset), self.max_rows, seed):
-                tables = dataset.read(run.shard, run.first)
-                yield from _texts_of(run.shard, run.first, tables, run.rows, names)
+            yield from self._read_kept(wanted) if is_kept else self._read_source(wanted, seed)
         except VarveError as e:
             self.problem = one_line(e)
-        except (pa.ArrowException, OSError, ValueError, ImportError) as e:  # of readers, at rows that no run reads
+        except Exception as e:  # noqa: BLE001 (each reader raises its own, and a report needs no texts)
             self.problem = f"{type(e).__name__}: {one_line(e)}"
 
-    def _read_kept(self, wanted: Sequence[RowId], names: Sequence[str]) -> Iterator[tuple[RowId, tuple[str, ...]]]:
+    def _read_source(self, wanted: Sequence[RowId], seed: int) -> Iterator[tuple[RowId, tuple[str, ...]]]:
+        dataset, names = load_source(self.output.storage), self.output.text_columns
+        if missing := [name for name in names if name not in dataset.schema.names]:
+            msg = f"the source has no column {missing[0]!r}, which the manifest names"
+            raise RunError(msg)
+        for run in _affordable(_runs(wanted, dataset), self.max_rows, seed):
+            yield from _texts_of(run.shard, run.first, dataset.read(run.shard, run.first), run.rows, names)
+
+    def _read_kept(self, wanted: Sequence[RowId]) -> Iterator[tuple[RowId, tuple[str, ...]]]:
+        names = self.output.text_columns
         if not all(is_text(self.output.schema.field(name).type) for name in names):
             msg = "the kept text columns hold no text"
             raise RunError(msg)

@@ -78,7 +78,10 @@ class WindowCounter:
         self.characters += len(text)
         try:
             tokens = self.tokenizer([text])
-        except (VarveError, ValueError):
+        except BaseException as e:
+            # `tokenizers` raises bare Exceptions. A Rust panic raises a BaseException whose class cannot be imported.
+            if not isinstance(e, Exception) and type(e).__name__ != "PanicException":
+                raise
             return
         reserved = self.tokenizer.reserved_tokens
         of_text = tokens.lengths - reserved
