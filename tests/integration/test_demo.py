@@ -19,6 +19,10 @@ def test_demo_answers_searches_and_verifies_its_output(tmp_path, capsys):
     assert "shlex.split" in found["split a string into words"]
     assert any("remove" in name for name in found["remove a directory and everything in it"])
     assert "statistics.mean" in found["compute the arithmetic average of numbers"]
+    page = (tmp_path / "demo/features/report.html").read_text("utf-8")
+    assert result["report"] == str(tmp_path / "demo/features/report.html")
+    assert "3,000 rows" in page
+    assert "No history" not in page
     part = next((tmp_path / "demo/features/data").glob("*.parquet"))
     assert {"name", "embedding", "cls_00", "cls_03", "cls_06"} <= set(pq.read_schema(part).names)
 

@@ -1,4 +1,4 @@
-"""`varve demo`: embed docstrings of the installed Python, check the output, index it and search the index.
+"""`varve demo`: embed docstrings of the installed Python, check the output, index it, search the index, write a report.
 
 Real texts and a real model without a network: see corpus.py.
 """
@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from varve.cli.command import print_json, run, writable_folder
 from varve.cli.corpus import docstrings, model_folder
 from varve.cli.index_summary import index_json, index_summary
+from varve.cli.report_page import write_page
 from varve.cli.run_summary import summary
 from varve.config.job import Job
 from varve.errors import JobError, RunError
@@ -29,7 +30,7 @@ SEARCHES = (
 _NUM_ANSWERS = 3
 INDEX_KIND = "HNSW32,SQ8"  # `auto` compares all vectors of so few rows
 _DESCRIPTION = f"""Embed {MAX_ROWS:,} docstrings of the installed Python with all-MiniLM-L6-v2, check the output, build
-an index, prove its recall and search it. Needs no network."""
+an index, prove its recall, search it, and write a report of all of it. Needs no network."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -68,8 +69,10 @@ def _demo(arguments: argparse.Namespace) -> int:
     to = f"faiss:{folder / 'index'}"
     record = index(job.output.path, to, feature="embedding", kind=INDEX_KIND, keep=["name"])
     answers = answer(folder, SEARCHES)
+    report = write_page(job.output.path, color="package").address
     if arguments.json:
-        print_json({**manifest.summary(), "verified": True, "index": index_json(record), "searches": answers})
+        results = {"verified": True, "index": index_json(record), "searches": answers, "report": report}
+        print_json({**manifest.summary(), **results})
         return 0
     sys.stdout.write(summary(manifest))
     sys.stdout.write(f"Verified: {', '.join(check.name for check in checks)}\n\n")
@@ -78,6 +81,7 @@ def _demo(arguments: argparse.Namespace) -> int:
         sys.stdout.write(f"\nSearch: {query}\n")
         sys.stdout.writelines(f"  {score:.2f}  {name}: {line}\n" for score, name, line in nearest)
     sys.stdout.write(_how_to_read(folder))
+    sys.stdout.write(f"Report: {report}\n")
     return 0
 
 
@@ -85,7 +89,7 @@ def make_job(folder: Path, model: Path) -> Job:
     """Return the demo's job."""
     return Job.parse(
         {
-            "source": {"dataset": str(folder / "docstrings"), "text": "docstring", "keep": ["name"]},
+            "source": {"dataset": str(folder / "docstrings"), "text": "docstring", "keep": ["name", "package"]},
             "model": {"name": str(model), "max_tokens": 256},
             "features": {
                 "embedding": {"pool": "mean", "normalize": True},
@@ -97,14 +101,15 @@ def make_job(folder: Path, model: Path) -> Job:
 
 
 def write_docstrings(folder: Path, max_rows: int = MAX_ROWS) -> int:
-    """Write docstrings as Parquet shards with the columns name and docstring; returns the number of rows."""
+    """Write docstrings as Parquet shards with the columns name, package and docstring; returns the number of rows."""
     names: dict[str, str] = {}  # docstring → name of its first use
     for name, text in docstrings():
         names.setdefault(text, name)
         if len(names) == max_rows:
             break
     folder.mkdir(parents=True)
-    table = pa.table({"name": list(names.values()), "docstring": list(names)})
+    packages = [name.partition(".")[0] for name in names.values()]
+    table = pa.table({"name": list(names.values()), "package": packages, "docstring": list(names)})
     for shard in range(NUM_SHARDS):
         rows = range(shard, len(table), NUM_SHARDS)
         pq.write_table(table.take(pa.array(rows)), folder / f"docstrings-{shard:02d}.parquet")

@@ -25,7 +25,7 @@ COMMANDS = {
     "probe": "train classifiers on an output and compare its layers",
     "predict": "apply a trained probe to another output",
     "schema": "print the JSON Schema of the job file",
-    "demo": "embed, index and search docstrings of the installed Python",
+    "demo": "embed, index, search and report docstrings of the installed Python",
 }
 
 

@@ -6,6 +6,7 @@ Knows nothing of pages. Invariant: each sentence follows from figures that the r
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
+from varve.exploration.measures.vector_statistics import VectorStatistics
 from varve.exploration.report import Report
 from varve.exploration.run_times import Attempt, RunTimes
 from varve.exploration.speed_change import find_slow_replicas, find_speed_change
@@ -16,6 +17,7 @@ _HOUR_S = 3600.0
 # From these shares on a figure needs attention.
 _TRUNCATED, _REPEATED, _ANISOTROPIC = 0.1, 0.05, 0.5
 _LOW_RANK = 0.1  # effective rank, as a share of the dimensions
+_LEAST_RANK = 0.5
 _PAUSE_S = 1.0
 
 
@@ -142,15 +144,26 @@ def _of_texts(report: Report) -> Iterator[str]:
 
 
 def _of_vectors(report: Report) -> Iterator[str]:
-    measured = [each for each in report.vectors if each.num_vectors]
-    alike = [each for each in measured if each.anisotropy > _ANISOTROPIC]
+    measured = [each for each in report.vectors if each.num_vectors > 1]
+    equal = [each for each in measured if _are_equal(each)]
+    if equal:
+        text = f"All sampled vectors are equal in: {', '.join(each.name for each in equal)}."
+        first = " In layer 0 the first token has no context yet." if any(each.layer == 0 for each in equal) else ""
+        yield text + first
+    differing = [each for each in measured if not _are_equal(each)]
+    alike = [each for each in differing if each.anisotropy > _ANISOTROPIC]
     if alike:
         listed = ", ".join(f"{each.name} {each.anisotropy:.2f}" for each in alike)
         yield (
             f"Vectors of random rows point in similar directions (mean cosine: {listed}). Subtract the mean vector "
             "before you compare cosines of these features."
         )
-    flat = [each for each in measured if each.effective_rank < _LOW_RANK * min(each.width, each.num_vectors)]
+    flat = [each for each in differing if each.effective_rank < _LOW_RANK * min(each.width, each.num_vectors)]
     if flat:
         listed = ", ".join(f"{each.name} {each.effective_rank:.0f} of {each.width}" for each in flat)
         yield f"Few dimensions carry most of the variance (effective rank: {listed})."
+
+
+def _are_equal(vectors: VectorStatistics) -> bool:
+    """Whether the sampled vectors do not vary: the effective rank of one direction is 1."""
+    return vectors.effective_rank < _LEAST_RANK

@@ -64,3 +64,12 @@ def test_report_of_a_run_without_history_says_so():
 def test_canary_without_rows_is_stated():
     report = example_report(manifest=example_manifest(canary={"rows": 0, "features": {}}))
     assert "No row was compared" in sentences(report)
+
+
+def test_feature_of_equal_vectors_is_stated_once():
+    report = example_report()
+    first = replace(report.vectors[0], effective_rank=0.0, anisotropy=1.0)
+    text = sentences(replace(report, vectors=(first, *report.vectors[1:])))
+    assert "equal in: cls_00" in text
+    assert "cls_00 1.00" not in text
+    assert "cls_00 0 of" not in text
