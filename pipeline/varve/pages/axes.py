@@ -41,14 +41,22 @@ class Span:
     label: str
 
 
+def y_axis_px(low: float, high: float) -> float:
+    """How much room the values and the title of a y axis need at the left."""
+    return 38 + max((label.width_px(text) for _, text in _number_ticks(low, high)), default=0)
+
+
+def _number_ticks(low: float, high: float, count: int = 6, *, whole: bool = False) -> list[tuple[float, str]]:
+    values = ticks(low, high, count, whole=whole)
+    return list(zip(values, label.tick_texts(values), strict=True))
+
+
 def y_axis(frame: Frame, y: Scale, title: str, *, whole: bool = False) -> str:
     """Horizontal grid lines with their values at the left, and the title along the axis."""
-    marks = ticks(y.low, y.high, whole=whole)
-    step = marks[1] - marks[0] if len(marks) > 1 else 0.0
     lines = "".join(
         svg_element.line(frame.left, y(value), frame.right, y(value))
-        + svg_element.text(label.tick_number(value, step), frame.left - 8, y(value) + 4, "soft", "end")
-        for value in marks
+        + svg_element.text(text, frame.left - 8, y(value) + 4, "soft", "end")
+        for value, text in _number_ticks(y.low, y.high, whole=whole)
     )
     return lines + svg_element.turned_text(label.label(title, 48), 15, (frame.top + frame.bottom) / 2)
 
@@ -67,11 +75,10 @@ def x_axis(
         names: texts at the given values, instead of numbers.
     """
     drawn = [svg_element.line(frame.left, frame.bottom, frame.right, frame.bottom, "axis")]
-    values = list(names) if names else time_ticks(x.low, x.high) if is_time else ticks(x.low, x.high, 9, whole=whole)
-    step = values[1] - values[0] if len(values) > 1 else 0.0
-    texts = [names[v] if names else label.duration(v) if is_time else label.tick_number(v, step) for v in values]
+    numbers = [] if names or is_time else _number_ticks(x.low, x.high, 9, whole=whole)
+    times = [(value, label.duration(value)) for value in time_ticks(x.low, x.high)] if is_time and not names else []
     free = -math.inf
-    for value, text in zip(values, texts, strict=True):
+    for value, text in [*names.items(), *times, *numbers]:
         half = label.width_px(text) / 2
         if x(value) - half < free:  # it would overlap the previous one
             continue
@@ -82,29 +89,27 @@ def x_axis(
     return "".join(drawn) + (svg_element.text(label.label(title, 80), middle, frame.bottom + 42) if title else "")
 
 
-def shaded(frame: Frame, x: Scale, spans: Sequence[Span], *, show: bool = True) -> str:
-    """Ranges of x as grey rectangles; labels are written where they have room, and shown on hover."""
+def shaded(frame: Frame, x: Scale, spans: Sequence[Span], *, above: bool = False) -> str:
+    """Ranges of x as grey rectangles; labels are written where they have room, inside or above, and shown on hover."""
     drawn, free = [], frame.left
     for at, span in enumerate(spans[:_MAX_SPANS]):
         if not (math.isfinite(span.start) and math.isfinite(span.stop)):
             continue
         start, stop = sorted((x(span.start), x(span.stop)))
         text = label.label(span.label)
-        drawn.append(
-            svg_element.rect(
-                start,
-                frame.top,
-                max(stop - start, 1.5),
-                frame.bottom - frame.top,
-                'class="span"',
-                label.label(span.label, 200),
-            )
-        )
+        top, style = frame.top - (4 if above else 0), 'class="span"'
+        hint = label.label(span.label, 200)
+        drawn.append(svg_element.rect(start, top, max(stop - start, 1.5), frame.bottom - top, style, hint))
         place = max(start, frame.left) + 4
-        if show and at < _MAX_SPAN_LABELS and place >= free and place + label.width_px(text) <= frame.right:
-            drawn.append(svg_element.text(text, place, frame.top + 14, "soft", "start"))
+        if at < _MAX_SPAN_LABELS and place >= free and place + label.width_px(text) <= frame.right:
+            drawn.append(svg_element.text(text, place, frame.top + (-8 if above else 14), "soft", "start"))
             free = place + label.width_px(text) + 8
     return "".join(drawn)
+
+
+def no_values(frame: Frame) -> str:
+    """A text in the middle of a plot without values."""
+    return svg_element.text("No values", (frame.left + frame.right) / 2, (frame.top + frame.bottom) / 2, "soft")
 
 
 def are_whole(values: NDArray[np.float64]) -> bool:

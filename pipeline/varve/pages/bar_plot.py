@@ -45,7 +45,7 @@ def bar_plot(title: str, x_title: str, labels: Sequence[str], values: ArrayLike,
 def _bar(at: int, name: str, value: float, text: str, x: Scale) -> str:
     y, middle = _TOP + _ROW_PX * at + (_ROW_PX - _BAR_PX) / 2, _TOP + _ROW_PX * at + _ROW_PX / 2 + 4.5
     start, stop = sorted((x(0), x(value if np.isfinite(value) else 0)))
-    width = max(stop - start, 1 if value else 0)
+    width = max(stop - start, 1 if np.isfinite(value) and value else 0)
     return (
         svg_element.text(name, min(x(x.low), x(0)) - 8, middle, "", "end")
         + svg_element.rect(start, y, width, _BAR_PX, f'fill="{svg_element.colour(0)}" rx="2"', f"{name}: {text}")

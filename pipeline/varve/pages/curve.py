@@ -28,6 +28,7 @@ class Series:
         low: lower ends of intervals, or None.
         high: upper ends of intervals, or None.
         names: of the points, for their texts on hover; the series' name and x if empty.
+        alone_from: points at this x and beyond are not joined by the line.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Series:
     low: ArrayLike | None = None
     high: ArrayLike | None = None
     names: Sequence[str] = ()
+    alone_from: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,7 @@ class Curve:
     low: NDArray[np.float64]  # NaN without intervals
     high: NDArray[np.float64]
     names: tuple[str, ...]
+    alone_from: float
 
     @classmethod
     def of(cls, series: Series, limit: int) -> "Curve":
@@ -60,7 +63,7 @@ class Curve:
         order = order[np.isfinite(x[order])]
         order = order[_thin(y[order], limit)]
         names = tuple(str(series.names[int(at)]) for at in order) if len(series.names) == len(x) else ()
-        return cls(label.label(series.name), x[order], y[order], low[order], high[order], names)
+        return cls(label.label(series.name), x[order], y[order], low[order], high[order], names, series.alone_from)
 
     @property
     def has_intervals(self) -> bool:
@@ -95,7 +98,7 @@ def draw(curve: Curve, number: int, x: Callable[[float], float], y: Scale, hints
     places = [(x(at), y(value)) if math.isfinite(value) else None for at, value in zip(curve.x, curve.y, strict=True)]
     with_marks = len(places) <= MAX_MARKS
     drawn = [_intervals(curve, number, x, y, bars=with_marks)]
-    for at, segment in _segments(places):
+    for at, segment in _segments(places, int(np.searchsorted(curve.x, curve.alone_from))):
         if len(segment) > 1:
             drawn.append(_polyline(segment, number))
         if with_marks or len(segment) == 1:
@@ -103,13 +106,13 @@ def draw(curve: Curve, number: int, x: Callable[[float], float], y: Scale, hints
     return "".join(drawn)
 
 
-def _segments(places: list[tuple[float, float] | None]) -> list[tuple[int, list[tuple[float, float]]]]:
-    """Runs of points without gaps, with the number of their first point."""
+def _segments(places: list[tuple[float, float] | None], alone: int) -> list[tuple[int, list[tuple[float, float]]]]:
+    """Runs of points without gaps, with the number of their first point; from `alone` on each is a run of its own."""
     runs: list[tuple[int, list[tuple[float, float]]]] = []
     for at, place in enumerate(places):
         if place is None:
             continue
-        if at == 0 or places[at - 1] is None:
+        if at == 0 or at >= alone or places[at - 1] is None:
             runs.append((at, []))
         runs[-1][1].append(place)
     return runs

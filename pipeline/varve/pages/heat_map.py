@@ -52,10 +52,10 @@ def _merged(matrix: NDArray[np.float64], names: list[str]) -> tuple[NDArray[np.f
         return matrix, names
     width = math.ceil(len(names) / _MAX_CELLS)
     starts = range(0, len(names), width)
-    finite, filled = np.isfinite(matrix), np.where(np.isfinite(matrix), matrix, 0.0)
+    finite, filled = np.isfinite(matrix), np.where(np.isfinite(matrix), np.clip(matrix, -1e300, 1e300), 0.0)
     sums, counts = (np.add.reduceat(np.add.reduceat(part, starts, 0), starts, 1) for part in (filled, finite * 1.0))
     means = np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
-    return means, [f"{names[at]} …" for at in starts]
+    return means, [f"{names[at].removesuffix('…')}…" for at in starts]
 
 
 def _names(names: list[str], left: float, size: float) -> str:

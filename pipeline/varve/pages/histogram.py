@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from varve.pages import label, svg_element
-from varve.pages.axes import WIDTH, Frame, are_whole, x_axis, y_axis
+from varve.pages.axes import WIDTH, Frame, are_whole, no_values, x_axis, y_axis, y_axis_px
 from varve.pages.figure import Figure, make_figure
 from varve.pages.scale import Scale, as_floats, value_range
 
@@ -36,15 +36,17 @@ def histogram(
     """
     at, heights = _merged(as_floats(edges), np.nan_to_num(as_floats(counts)))
     marks = [(value, label.label(name, 48)) for value, name in marks if math.isfinite(value)][:_MAX_MARKS]
-    frame = Frame(74, WIDTH - 24, 16 + _MARK_ROW_PX * len(marks), 280)
+    tallest = value_range([heights, [0.0]], margin=0.06, zero=True)
+    frame = Frame(y_axis_px(*tallest), WIDTH - 24, 16 + _MARK_ROW_PX * len(marks), 16 + _MARK_ROW_PX * len(marks) + 264)
     x = frame.x_scale(*value_range([at, [value for value, _ in marks]]))
-    y = frame.y_scale(*value_range([heights, [0.0]], margin=0.06, zero=True))
+    y = frame.y_scale(*tallest)
     bars = "".join(_bar(at[i], at[i + 1], heights[i], x, y) for i in np.flatnonzero(heights))
     drawn = [y_axis(frame, y, "Count", whole=are_whole(heights)), bars, x_axis(frame, x, x_title, whole=are_whole(at))]
+    drawn.append(no_values(frame) if not heights.any() else "")
     drawn.append(_mark_lines(frame, marks, x))
     rows = [(label.number(at[i]), label.number(at[i + 1]), label.number(heights[i])) for i in range(len(heights))]
     note = f"Neighbouring ranges are drawn together: {len(heights)} bars." if len(at) < np.size(edges) else ""
-    return make_figure(title, (WIDTH, 336), "".join(drawn), ("From", "To", "Count"), rows, note)
+    return make_figure(title, (WIDTH, frame.bottom + 56), "".join(drawn), ("From", "To", "Count"), rows, note)
 
 
 def _merged(edges: NDArray[np.float64], counts: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -26,9 +26,9 @@ def label(text: object, limit: int = MAX_CHARACTERS) -> str:
 
 
 def width_px(text: str) -> float:
-    """About how wide a text is at 13 pixels; wide East Asian characters and emoji count twice."""
+    """About how wide a text is at 13 pixels in a wide font; wide East Asian characters and emoji count twice."""
     return sum(
-        13.0 if unicodedata.east_asian_width(c) in {"W", "F"} else 7.0 for c in text if not unicodedata.combining(c)
+        13.0 if unicodedata.east_asian_width(c) in {"W", "F"} else 7.6 for c in text if not unicodedata.combining(c)
     )
 
 
@@ -46,14 +46,18 @@ def formatted(value: float, form: str) -> str:
     return form.format(value).replace("-", MINUS) if math.isfinite(value) else NO_VALUE
 
 
-def tick_number(value: float, step: float) -> str:
-    """A number at an axis whose neighbours are `step` away."""
-    size, suffix = next(((s, suffix) for s, suffix in _SUFFIXES if s <= abs(value) < 1e15), (1.0, ""))
-    if abs(value) >= 1e15 or 0 < step < 1e-4:
-        return f"{value:.3g}".replace("-", MINUS)
-    decimals = max(0, -math.floor(math.log10(step / size) + 1e-9)) if step > 0 else 3
-    text = f"{value / size:,.{min(decimals, 6)}f}"
-    return (text.rstrip("0").rstrip(".") if suffix and "." in text else text).replace("-", MINUS) + suffix
+def tick_texts(values: list[float]) -> list[str]:
+    """Numbers of an axis in equal steps, all with the same decimals and suffix."""
+    step = values[1] - values[0] if len(values) > 1 else 0.0
+    largest = max(map(abs, values), default=0.0)
+    if step == 0:
+        return [number(value) for value in values]
+    if largest >= 1e15 or step < 1e-4:
+        return [formatted(value, "{:.3g}") for value in values]
+    size, suffix = next(((size, suffix) for size, suffix in _SUFFIXES if size <= largest), (1.0, ""))
+    is_exact = (at for at in range(6) if abs(round(step / size, at) - step / size) < 1e-9 * step / size)
+    form = f"{{:,.{next(is_exact, 6)}f}}"
+    return [formatted(value / size, form) + suffix if value else "0" for value in values]
 
 
 def duration(seconds: float) -> str:
@@ -64,7 +68,7 @@ def duration(seconds: float) -> str:
         return f"{seconds:.3g} s".replace("-", MINUS)
     sign, rest = MINUS if seconds < 0 else "", abs(seconds)
     for size, name, smaller, smaller_name in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
-        if rest >= size:
-            whole, part = divmod(round(rest / smaller), size // smaller)
+        whole, part = divmod(round(rest / smaller), size // smaller)
+        if whole:
             return f"{sign}{whole:,} {name}" + (f" {part} {smaller_name}" if part else "")
     return f"{sign}{rest:.0f} s"

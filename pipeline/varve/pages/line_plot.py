@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from varve.pages import curve, label, svg_element
-from varve.pages.axes import WIDTH, Frame, Span, are_whole, shaded, x_axis, y_axis
+from varve.pages.axes import WIDTH, Frame, Span, are_whole, no_values, shaded, x_axis, y_axis, y_axis_px
 from varve.pages.curve import Curve, Series
 from varve.pages.figure import MAX_TABLE_ROWS, Figure, make_figure
 from varve.pages.scale import Scale, as_floats, value_range
@@ -56,14 +56,19 @@ def line_plot(
     """
     shown = series[:_MAX_SERIES]
     curves = [Curve.of(one, max(40, _MAX_POINTS // max(len(shown), 1))) for one in shown]
-    levels = [(value, label.label(name, 22)) for value, name in levels if math.isfinite(value)]
+    levels = [(value, label.label(name, 16)) for value, name in levels if math.isfinite(value)]
     legend, height = _legend(curves, ring)
-    frame = Frame(62, WIDTH - (_LEVEL_LABELS_PX if levels else 24), height + 20, height + 20 + _HEIGHT - 56)
-    x, y = _scales(frame, curves, spans, [value for value, _ in levels], y_from_zero=y_from_zero, y_range=y_range)
+    y_ends = y_range or _y_range(curves, [value for value, _ in levels], zero=y_from_zero)
+    frame = Frame(
+        y_axis_px(*y_ends), WIDTH - (_LEVEL_LABELS_PX if levels else 24), height + 20, height + 20 + _HEIGHT - 56
+    )
+    x, y = frame.x_scale(*_x_range(curves, spans, margin=0.05 if x_names else 0.02)), frame.y_scale(*y_ends)
     at = _shifted(curves, x)
     whole = are_whole(np.concatenate([np.zeros(0), *(one.x for one in curves)]))
     drawn = [shaded(frame, x, spans), y_axis(frame, y, y_title)]
     drawn.append(x_axis(frame, x, x_title, is_time=x_is_time, whole=whole, names=x_names or {}))
+    if not any(np.isfinite(one.y).any() for one in curves):
+        drawn.append(no_values(frame))
     hints = [_hints(one, x_names or {}, is_time=x_is_time) for one in curves]
     drawn += [curve.draw(one, i, at[i], y, hints[i]) for i, one in enumerate(curves)]
     drawn += [_level_lines(frame, levels, y), legend, _ring(curves, ring, at, y)]
@@ -72,27 +77,20 @@ def line_plot(
     return make_figure(title, (WIDTH, frame.bottom + 56), "".join(drawn), header, rows, (note + left_out).strip())
 
 
-def _scales(
-    frame: Frame,
-    curves: Sequence[Curve],
-    spans: Sequence[Span],
-    levels: Sequence[float],
-    *,
-    y_from_zero: bool,
-    y_range: tuple[float, float] | None,
-) -> tuple[Scale, Scale]:
-    ends = [value_range([values]) for span in spans for values in ([span.start, span.stop],)]
-    x = value_range([*(one.x for one in curves), *ends], margin=0.02)
-    if y_range is None:
-        values = [part for one in curves for part in (one.y, one.low, one.high)]
-        y_range = value_range([*values, levels], margin=0.06, zero=y_from_zero)
-    return frame.x_scale(*x), frame.y_scale(*y_range)
+def _x_range(curves: Sequence[Curve], spans: Sequence[Span], *, margin: float) -> tuple[float, float]:
+    return value_range([*(one.x for one in curves), *([span.start, span.stop] for span in spans)], margin=margin)
+
+
+def _y_range(curves: Sequence[Curve], levels: Sequence[float], *, zero: bool) -> tuple[float, float]:
+    parts = [part for one in curves for part in (one.y, one.low, one.high)]
+    return value_range([*parts, levels], margin=0.06, zero=zero)
 
 
 def _shifted(curves: Sequence[Curve], x: Scale):  # noqa: ANN202
     """For each curve the map from x to pixels; curves with interval bars are moved apart."""
     few = sum(one.has_intervals and len(one.x) <= curve.MAX_MARKS for one in curves)
-    shifts = [_SHIFT_PX * at if few > 1 and len(curves) <= 8 else 0 for at in range(len(curves))]
+    middle = (len(curves) - 1) / 2
+    shifts = [_SHIFT_PX * (at - middle) if few > 1 and len(curves) <= 8 else 0 for at in range(len(curves))]
     return [lambda value, shift=shift: round(x(value) + shift, 1) for shift in shifts]
 
 

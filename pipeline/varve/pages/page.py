@@ -36,9 +36,9 @@ def render(package: str, template: str, **values: Any) -> str:
     return environment.get_template(template).render(**values).encode("utf-8", "replace").decode("utf-8")
 
 
-def _cell(text: object) -> str:
+def _cell(text: object, limit: int = _MAX_CELL) -> str:
     """A text of a table: one line, cut, without characters that turn its direction."""
-    return label.label(text, _MAX_CELL)
+    return label.label(text, limit)
 
 
 def _is_number(text: object) -> bool:

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from varve.pages import label
 
 _STEPS = 1000  # positions are whole numbers from -1000 to 1000
-_MAX_TEXT, _MAX_NAME = 160, 60
+_MAX_TEXT, _MAX_NAME = 160, 40
 
 
 @dataclass(frozen=True, slots=True)

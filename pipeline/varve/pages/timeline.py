@@ -65,11 +65,16 @@ def timeline(title: str, lanes: Sequence[Lane], *, end_s: float, spans: Sequence
     legend, top = _legend([kind for kind in reversed(KINDS) if kind in present], fill)
     row_px = min(_MAX_ROW_PX, _MAX_HEIGHT_PX / max(len(rows), 1))
     left = 20 + max((label.width_px(name) for name in names), default=0)
-    top += 18 if spans else 0
+    top += 16 if spans else 0
     frame = Frame(left, WIDTH - 30, top + 8, top + 8 + max(row_px * len(rows), _MIN_HEIGHT_PX if spans else row_px))
     x = frame.x_scale(0.0, end_s if math.isfinite(end_s) and end_s > 0 else 1.0)
     single = sum(len(lane.bars) for lane in lanes) <= _MAX_SINGLE_BARS and width == 1
-    drawn = [definition, legend, shaded(frame, x, spans), x_axis(frame, x, "Time since the start", is_time=True)]
+    drawn = [
+        definition,
+        legend,
+        shaded(frame, x, spans, above=True),
+        x_axis(frame, x, "Time since the start", is_time=True),
+    ]
     drawn.append(_lane_names(names, frame, row_px))
     for at, row in enumerate(rows):
         y = frame.top + at * row_px
