@@ -17,8 +17,8 @@ from varve.errors import JobError, RunError
 from varve.probe.data.split import TEST
 from varve.probe.models.metrics import TITLES, Metric, difference, measure_calibration
 from varve.probe.models.study import ModelResult, Study
-from varve.probe.report import svg_plots
 from varve.probe.report.html_page import render_page
+from varve.probe.report.layer_plot import layer_plot
 from varve.probe.saved_probe import Probe, describe_run
 
 JSON_NAME, PAGE_NAME, PLOT_NAME, MODEL_NAME = "probe.json", "report.html", "layers.svg", "model"
@@ -37,7 +37,7 @@ def write(study: Study, folder: Path) -> dict[str, Any]:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / JSON_NAME).write_text(json.dumps(content, indent=1) + "\n", "utf-8")
         best_probe(study).save(folder / MODEL_NAME)
-        plot = svg_plots.layer_plot(study.results, study.best.name, study.primary, standalone=True)
+        plot = layer_plot(study.results, study.best.name, study.primary).standalone()
         (folder / PLOT_NAME).write_text(plot, "utf-8")
         (folder / PAGE_NAME).write_text(render_page(study, content, headline(content)), "utf-8")
     except OSError as e:
