@@ -53,7 +53,7 @@ def value_range(arrays: Iterable[ArrayLike], *, margin: float = 0.0, zero: bool 
     low, high = min(ends), max(ends)
     low, high = (min(low, 0.0), max(high, 0.0)) if zero else (low, high)
     if high - low <= 1e-12 * max(abs(low), abs(high)) or high - low < 1e-300:
-        pad = abs(high) * 0.1 or 1.0
+        pad = abs(high) * 0.1 if abs(high) > 1e-290 else 1.0
         return (low, high + pad) if zero and low >= 0 else (low - pad, high + pad)
     extra = margin * (high - low)
     return (low if zero and low == 0 else low - extra), (high if zero and high == 0 else high + extra)
