@@ -153,6 +153,20 @@ def test_texts_of_rows_that_are_too_far_apart_are_left_out(finished):
     assert found in ({(0, 3): ("<script>alert(1)</script>",)}, {(1, 0): (TEXTS[-1],), (1, 2): (TEXTS[-3],)})
 
 
+def test_texts_of_json_lines_are_read_from_the_start_of_their_file(tmp_path, tiny):
+    (tmp_path / "docs.jsonl").write_text("".join(json.dumps({"text": f"text {row}"}) + "\n" for row in range(50)))
+    job = {
+        "source": {"dataset": "json", "data_files": str(tmp_path / "docs.jsonl"), "text": "text"},
+        "model": {"name": tiny("bert"), "max_tokens": MAX_TOKENS},
+        "features": {"cls": {"pool": "cls", "layers": [0]}},
+        "output": {"path": str(tmp_path / "out")},
+    }
+    finish(Job.parse(job))
+    output = open_output(str(tmp_path / "out"))
+    assert dict(SampledTexts(output).read([(0, 40), (0, 7)], seed=0)) == {(0, 7): ("text 7",), (0, 40): ("text 40",)}
+    assert dict(SampledTexts(output, max_rows=20).read([(0, 40), (0, 7)], seed=0)) == {(0, 7): ("text 7",)}
+
+
 def test_report_of_hostile_texts_and_labels_shortens_them(tmp_path):
     texts = ["<script>alert(1)</script>", '"quoted" & more', "\u202eright to left", "x" * 1_000_000, "", None] * 4
     labels = [f"<b>{row}</b>" + "y" * 10_000 for row in range(24)]
