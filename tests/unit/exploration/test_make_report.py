@@ -183,7 +183,7 @@ def test_report_of_hostile_texts_and_labels_shortens_them(tmp_path):
 
 
 def test_report_of_numbers_as_colors_keeps_them_and_few_whole_numbers_are_classes(tmp_path):
-    kept = {"score": [0.5, None, float("nan")] * 10, "stars": [1, 5, None] * 10, "id": range(30), "when": [[1]] * 30}
+    kept = {"score": [0.5, None, float("inf")] * 10, "stars": [1, 5, None] * 10, "id": range(30), "when": [[1]] * 30}
     path = write_output(tmp_path, {column("v", 4): numbered(30)}, kept)
     score, stars, number = (make_report(path, color=name).content for name in ("score", "stars", "id"))
     assert score is not None
