@@ -32,8 +32,10 @@ from varve.engine.ray_tasks import MAX_RETRIES, TWO_CALLS, model_files, unwrap_e
 from varve.errors import VarveError
 from varve.monitoring.history_file import HistoryFile
 from varve.monitoring.progress_line import ProgressLine
+from varve.monitoring.progress_text import ProgressText
 from varve.monitoring.prometheus import MeteredCounters
 from varve.monitoring.run_counters import Snapshot
+from varve.monitoring.source_sizes import SourceSizes
 from varve.monitoring.watchdog import Watchdog
 from varve.output import part_file
 from varve.output.part_file import Part
@@ -98,7 +100,8 @@ def run_dataflow(
     """
     total_rows = plan.total_rows
     missing_rows = None if total_rows is None else total_rows - committed_rows
-    counters = _start_counters(plan.fingerprint, missing_rows, history.started_at if history else time.time())
+    sizes = _sizes(plan, missing)
+    counters = _start_counters(plan.fingerprint, missing_rows, history.started_at if history else time.time(), sizes)
 
     def snapshot() -> Snapshot:
         return ray.get(counters.snapshot.remote(), timeout=_SNAPSHOT_TIMEOUT_S)
@@ -115,7 +118,14 @@ def run_dataflow(
     )
     if history:
         history.follow(lambda: ray.get(counters.history.remote(), timeout=_HISTORY_TIMEOUT_S), lambda: watchdog.reason)
-    line = ProgressLine(snapshot, committed_rows, total_rows, progress)
+    text = ProgressText(
+        committed_rows,
+        total_rows,
+        remaining=sizes.remaining(missing, plan.resolved.rows_per_part) if sizes else None,
+        replicas=placement.replicas,
+        lanes=placement.lanes,
+    )
+    line = ProgressLine(snapshot, text, progress)
     parts = PartTable.of(())
     try:
         with quiet_ray_data(make_context()), watchdog, line:
@@ -133,11 +143,17 @@ def run_dataflow(
             ray.kill(counters)  # idle workers still refer to the actor, so it would outlive the run
 
 
-def _start_counters(fingerprint: str, missing_rows: int | None, started_at: float) -> Any:
+def _sizes(plan: "Plan", missing: Mapping[int, Missing]) -> SourceSizes | None:
+    """What is known of the source; None if its rows are not."""
+    shards = plan.dataset.shards
+    return SourceSizes.of(shards.rows, shards.text_bytes, missing) if shards.rows is not None else None
+
+
+def _start_counters(fingerprint: str, missing_rows: int | None, started_at: float, sizes: SourceSizes | None) -> Any:
     """Start the actor that holds the run's counters, on the driver's node: no other node's death can lose them."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "scheduling_strategy": here}
-    return ray.remote(MeteredCounters).options(**options).remote(fingerprint, missing_rows, started_at)
+    return ray.remote(MeteredCounters).options(**options).remote(fingerprint, missing_rows, started_at, sizes)
 
 
 def _build(

@@ -10,8 +10,8 @@ from collections import deque
 from collections.abc import Mapping
 from itertools import pairwise
 
-# Arrivals that a speed is measured over: the last two minutes, but at least so many.
-_WINDOW_S = 120.0
+# Arrivals that a speed is measured over: the last minute, but at least so many.
+_WINDOW_S = 60.0
 _MIN_ARRIVALS = 16
 # The time left approaches a new estimate within this share of the time measured so far, at most within so many seconds.
 _SETTLING_SHARE, _MAX_SETTLING_S = 0.25, 20.0

@@ -17,6 +17,7 @@ class Block:
     packed_tokens: int = 0  # in those packs; fewer than `tokens` if texts repeat
     null_texts: int = 0  # rows whose text is null
     reasons: Mapping[str, int] = field(default_factory=dict)  # reason → failed rows
+    text_bytes: int = 0  # of the texts, as Parquet stores them: UTF-8 and 4 bytes each
 
 
 class Added(NamedTuple):

@@ -139,9 +139,7 @@ class HistoryFile:
             self._written = content
         except Exception as e:  # noqa: BLE001 (the history is not the run)
             if not self._failed:
-                logger.warning(
-                    "the history of this run cannot be written, the run continues without it: %s", first_line(e)
-                )
+                logger.warning("the run continues without a history, which cannot be written: %s", first_line(e))
             self._failed = True
 
 

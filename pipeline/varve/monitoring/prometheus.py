@@ -14,6 +14,7 @@ from ray.util.metrics import Counter, Gauge
 
 from varve.monitoring.bottleneck import STAGES
 from varve.monitoring.run_counters import RunCounters, Snapshot
+from varve.monitoring.source_sizes import SourceSizes
 
 # Characters of the job's fingerprint that name a run: few enough to read, enough to tell runs apart.
 RUN_CHARACTERS = 8
@@ -139,9 +140,15 @@ def _gauges(now: Snapshot) -> dict[str, float | None]:
 class MeteredCounters(RunCounters):
     """Run counters that emit each snapshot as metrics."""
 
-    def __init__(self, fingerprint: str, missing_rows: int | None = None, started_at: float | None = None) -> None:
+    def __init__(
+        self,
+        fingerprint: str,
+        missing_rows: int | None = None,
+        started_at: float | None = None,
+        sizes: SourceSizes | None = None,
+    ) -> None:
         """Counters of the job with this fingerprint; the other arguments are those of `RunCounters`."""
-        super().__init__(missing_rows, started_at)
+        super().__init__(missing_rows, started_at, sizes)
         self._meter = Meter(fingerprint[:RUN_CHARACTERS])
 
     def snapshot(self) -> Snapshot:

@@ -14,6 +14,8 @@ from varve.monitoring.block import Added, Block, PartCount
 from varve.monitoring.history_recorder import HistoryRecorder
 from varve.monitoring.row_errors import merge_reasons
 from varve.monitoring.run_history import History
+from varve.monitoring.source_sizes import SourceSizes
+from varve.monitoring.token_forecast import EncodedBlocks, EncodedSums
 from varve.ranges import Range
 
 
@@ -54,6 +56,7 @@ class Snapshot:
     retries: int = 0  # repeated requests to the store while writing them
     missing_rows: int | None = None  # not committed yet; None if the number of source rows is not known
     by_replica: dict[int, ReplicaCount] = field(default_factory=dict)
+    encoded: EncodedSums | None = None  # for the forecast of the tokens left; None if the source's rows are not known
 
 
 class Verdict(NamedTuple):
@@ -68,17 +71,21 @@ class Verdict(NamedTuple):
 class RunCounters:
     """Sums up what workers report."""
 
-    def __init__(self, missing_rows: int | None = None, started_at: float | None = None) -> None:
+    def __init__(
+        self, missing_rows: int | None = None, started_at: float | None = None, sizes: SourceSizes | None = None
+    ) -> None:
         """Start at zero.
 
         Args:
             missing_rows: not committed yet; None if the number of source rows is not known.
             started_at: Unix time of the start of the command, in seconds; None: now.
+            sizes: of the source; None if the number of its rows is not known.
         """
         self._started = time.monotonic()
         self._started_at = time.time() if started_at is None else started_at
         self._before_s = max(0.0, time.time() - self._started_at)  # seconds of the command before these counters
         self._recorder = HistoryRecorder()
+        self._encoded = EncodedBlocks(sizes) if sizes else None
         self._now = Snapshot(moved_at=time.time())
         self._missing_rows = missing_rows
         self._starts: Counter[tuple[str, Range]] = Counter()
@@ -137,6 +144,7 @@ class RunCounters:
     def add(self, block: Block, part: Range, replica: int | None = None) -> Verdict:
         """Count a block of a part, for the replica with this number. Rows that a dead worker reported count once."""
         now, clock_s = self._now, self._clock()
+        first = part.start + self._encoded_rows(part)
         added = self._new(block, part)
         rows, tokens, errors, null_texts = added
         self._now = replace(
@@ -154,6 +162,8 @@ class RunCounters:
         )
         for stage, seconds in block.seconds.items():
             self._seconds[stage] += seconds
+        if self._encoded:
+            self._encoded.add(block, added, part, first)
         self._recorder.add(block, added, part, replica, self._run_clock())
         if replica in self._by_replica:
             count = self._by_replica[replica]
@@ -163,6 +173,10 @@ class RunCounters:
     def _new(self, block: Block, part: Range) -> Added:
         """What no earlier worker reported of a part; zero for a committed part."""
         return Added() if part in self._committed else self._part_counts.setdefault(part, PartCount()).add(block)
+
+    def _encoded_rows(self, part: Range) -> int:
+        """Rows of a part that were encoded, by whichever worker."""
+        return self._part_counts[part].most.rows if part in self._part_counts else 0
 
     def spend(self, stage: str, seconds: float) -> None:
         """Add seconds of work of a stage."""
@@ -218,4 +232,5 @@ class RunCounters:
             seconds=dict(self._seconds),
             missing_rows=None if missing is None else max(0, missing - self._now.committed_rows),
             by_replica=dict(self._by_replica),
+            encoded=self._encoded.sums() if self._encoded and self._now.rows else None,
         )

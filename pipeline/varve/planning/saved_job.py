@@ -24,12 +24,14 @@ MAX_ROWS = 10**12  # of a shard
 _MAX_SHARDS_PER_FILE = 1000
 
 _Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+_Bytes = Annotated[int, Field(ge=0, le=2**60)]
 _Rows = Annotated[int, Field(ge=0, le=MAX_ROWS)]
 
 
 class _Shards(Section):
     files: list[Annotated[int, Field(ge=0)]] | None
     rows: list[_Rows] | None
+    text_bytes: list[_Bytes] | None = None
 
 
 class _Files(Section):

@@ -31,6 +31,8 @@ class Shards:
 
     files: tuple[int, ...] | None  # index of each shard's file; None if only `datasets` knows
     rows: tuple[int, ...] | None  # of each shard; None if only reading tells
+    # Of each shard as Parquet's footers count them, uncompressed, for forecasts only; None if they are not known.
+    text_bytes: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

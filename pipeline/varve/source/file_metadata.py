@@ -1,7 +1,8 @@
 """Row group sizes and versions of a source's files, for many files in parallel."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -10,13 +11,24 @@ from varve.source.error_messages import UnreadableFileError, as_job_errors
 from varve.storage.fsspec_files import file_version, open_file
 
 _NUM_THREADS = 32
+_MAX_BYTES = 2**50  # a footer may say anything
 
 
-def row_group_sizes(files: tuple[str, ...], check: Callable[[pa.Schema], None]) -> list[list[int]]:
-    """Rows of each row group of each Parquet file, from the footers.
+class RowGroup(NamedTuple):
+    """The sizes of a row group."""
+
+    num_rows: int
+    text_bytes: int  # of the text columns before compression; a text that is repeated may count once
+
+
+def row_groups(
+    files: tuple[str, ...], check: Callable[[pa.Schema], None], text_columns: Sequence[str]
+) -> list[list[RowGroup]]:
+    """The row groups of each Parquet file, from the footers.
 
     Args:
         files: their URIs.
+        text_columns: whose bytes count.
         check: called once with each distinct schema; raises an exception for one that cannot be read.
 
     Raises:
@@ -24,17 +36,23 @@ def row_group_sizes(files: tuple[str, ...], check: Callable[[pa.Schema], None]) 
     """
     checked: set[pa.Schema] = set()
 
-    def sizes(uri: str) -> list[int]:
+    def sizes(uri: str) -> list[RowGroup]:
         with as_job_errors(f"source: {uri} cannot be read as Parquet"):
             footer = read_footer(uri)
             schema = footer.schema.to_arrow_schema()
             if schema not in checked:
                 check(schema)
                 checked.add(schema)
-        return [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
+        columns = [number for number in range(footer.num_columns) if footer.schema.column(number).path in text_columns]
+        return [_row_group(footer.row_group(number), columns) for number in range(footer.num_row_groups)]
 
     with ThreadPoolExecutor(max_workers=_NUM_THREADS) as threads:
         return list(threads.map(sizes, files))
+
+
+def _row_group(group: pq.RowGroupMetaData, columns: Sequence[int]) -> RowGroup:
+    sizes = (group.column(number).total_uncompressed_size for number in columns)
+    return RowGroup(group.num_rows, min(sum(max(0, size) for size in sizes), _MAX_BYTES))
 
 
 def read_footer(uri: str) -> pq.FileMetaData:

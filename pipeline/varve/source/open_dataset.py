@@ -14,7 +14,7 @@ from varve.source import hf_builder, schema_inference
 from varve.source.csv_files import pandas_options, read_csv, readable_features
 from varve.source.dataset import Dataset, Shards
 from varve.source.error_messages import as_job_errors
-from varve.source.file_metadata import file_versions, row_group_sizes
+from varve.source.file_metadata import file_versions, row_groups
 from varve.source.hive_columns import HiveReader
 from varve.source.json_files import json_options, read_json
 from varve.source.readers import FileReader, ParquetReader, Reader, StreamReader, check_schema
@@ -105,8 +105,11 @@ def _parquet_shards(files: tuple[str, ...], features: Features, spec: Source) ->
     Raises:
         JobError: a file cannot be read, or its columns are not those of the job.
     """
-    groups = row_group_sizes(files, partial(check_schema, features=features, text_columns=spec.text_columns))
-    sizes = tuple(size for group in groups for size in group)
-    if len(files) < MANY_FILES and len(sizes) > len(files) and min(sizes[:-1]) >= MIN_SHARD_ROWS:
-        return Shards(tuple(file for file, group in enumerate(groups) for _ in group), sizes)
-    return Shards(tuple(range(len(files))), tuple(map(sum, groups)))
+    check = partial(check_schema, features=features, text_columns=spec.text_columns)
+    groups = row_groups(files, check, spec.text_columns)
+    rows = tuple(group.num_rows for file in groups for group in file)
+    if len(files) < MANY_FILES and len(rows) > len(files) and min(rows[:-1]) >= MIN_SHARD_ROWS:
+        file_of_shard = tuple(number for number, file in enumerate(groups) for _ in file)
+        return Shards(file_of_shard, rows, tuple(group.text_bytes for file in groups for group in file))
+    per_file = tuple(sum(group.num_rows for group in file) for file in groups)
+    return Shards(tuple(range(len(files))), per_file, tuple(sum(group.text_bytes for group in file) for file in groups))

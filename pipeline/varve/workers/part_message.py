@@ -8,6 +8,7 @@ import json
 from dataclasses import dataclass, field
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from varve.ranges import Range
 
@@ -42,6 +43,13 @@ def unpack_message(batch: pa.Table) -> PartMessage:
         pa.ipc.open_stream(batch["table"][0].as_buffer()).read_all(),
         json.loads(counts),
     )
+
+
+def text_bytes(texts: pa.Table) -> int:
+    """Bytes of the texts of some rows as Parquet stores them: UTF-8, and the length of each in 4 bytes."""
+    columns = [column for column in texts.columns if pa.types.is_string(column.type)]
+    lengths = sum(pc.sum(pc.binary_length(column)).as_py() or 0 for column in columns)  # pyright: ignore[reportAttributeAccessIssue]
+    return lengths + 4 * len(texts) * len(columns)
 
 
 def _stream(table: pa.Table) -> pa.Buffer:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from functools import partial
 from threading import Lock
 
@@ -29,7 +30,7 @@ from varve.ranges import Range
 from varve.workers.crash_isolation import CrashIsolation, Encode
 from varve.workers.featurize import featurize
 from varve.workers.look_ahead import look_ahead
-from varve.workers.part_message import PartMessage, pack_message, unpack_message
+from varve.workers.part_message import PartMessage, pack_message, text_bytes, unpack_message
 from varve.workers.worker_spec import WorkerSpec
 
 logger = logging.getLogger(__name__)
@@ -92,7 +93,8 @@ class Replica:
 
         def report(block: Block) -> None:
             nonlocal done
-            done += block.rows
+            texts = message.table.slice(done, block.rows).select(self._spec.text_columns)
+            done, block = done + block.rows, replace(block, text_bytes=text_bytes(texts))
             if self._report(block, message.rows).stop and done < len(message.table):
                 raise _StoppedError
 

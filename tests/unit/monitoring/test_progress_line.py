@@ -6,7 +6,8 @@ import pytest
 
 from tests.waiting import wait_until
 from varve.monitoring import progress_line
-from varve.monitoring.progress_line import ProgressLine, ProgressText
+from varve.monitoring.progress_line import ProgressLine
+from varve.monitoring.progress_text import ProgressText
 from varve.monitoring.run_counters import ReplicaCount, Snapshot
 from varve.monitoring.terminal_line import fit
 
@@ -24,7 +25,7 @@ def line(monkeypatch, capsys):
             output[0] += capsys.readouterr().err
             return "\n" in output[0]
 
-        with ProgressLine(lambda: snapshot, committed_rows, total_rows, sys.stderr):
+        with ProgressLine(lambda: snapshot, ProgressText(committed_rows, total_rows), sys.stderr):
             wait_until(has_line, "the line")
         return output[0].splitlines()[0]
 
