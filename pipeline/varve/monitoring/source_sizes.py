@@ -37,7 +37,7 @@ class SourceSizes:
     Attributes:
         rows: (S,) rows.
         text_bytes: (S,) bytes of the texts of each measured shard; 0 for shards whose bytes are not known, and for
-            shards that a run reads only a part of, since nothing says which part of the bytes that is.
+            shards that a run reads only a part of, since the bytes of these rows are not known.
     """
 
     rows: NDArray[np.int64]
