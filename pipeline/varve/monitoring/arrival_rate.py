@@ -12,7 +12,7 @@ from itertools import pairwise
 
 # Arrivals that a speed is measured over: the last minute, but at least so many.
 _WINDOW_S = 60.0
-_MIN_ARRIVALS = 16
+_MIN_ARRIVALS = 6
 # The time left approaches a new estimate within this share of the time measured so far, at most within so many seconds.
 _SETTLING_SHARE, _MAX_SETTLING_S = 0.25, 20.0
 
