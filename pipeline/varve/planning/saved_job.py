@@ -109,7 +109,7 @@ def _check_shards(source: _Files, num_shards: int) -> None:
     if source.versions is not None and len(source.versions) != len(source.files):
         msg = f"source.versions has {len(source.versions)} entries for {len(source.files)} files"
         raise ValueError(msg)
-    for name, values in (("files", shards.files), ("rows", shards.rows)):
+    for name, values in (("files", shards.files), ("rows", shards.rows), ("text_bytes", shards.text_bytes)):
         if values is not None and len(values) != num_shards:
             msg = f"resolved.num_shards is {num_shards}, source.shards.{name} has {len(values)} entries"
             raise ValueError(msg)
