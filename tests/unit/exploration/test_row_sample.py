@@ -80,6 +80,7 @@ def test_sample_of_windows_holds_their_vectors_up_to_the_limit(tmp_path, monkeyp
     sample = read_sample(open_output(path), 0)
     assert len(sample) == 30
     assert len(sample.lists["w"]) == 31
+    assert np.array_equal(sample.lists["w"], read_sample(open_output(path), 0).lists["w"])
     assert {int(number) // 3 for number in sample.lists["w"][:, 0]} <= set(sample.rows.tolist())
 
 
