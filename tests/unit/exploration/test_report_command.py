@@ -53,7 +53,7 @@ def test_report_command_as_json_prints_figures(path, tmp_path, capsys):
     [
         (["--color", "none"], "--color none: the run kept no such column; it has: text, kind, num_tokens, truncated"),
         (["--seed", "-1"], "--seed: -1 is not allowed"),
-        (["--price-per-hour", "nan"], "--price-per-hour: nan is not allowed"),
+        (["--price-per-hour", "inf"], "--price-per-hour: inf is not allowed"),
         (["--output", ""], "--output: '' is not the name of a file"),
         (["--output", "."], "--output: '.' is a folder"),
     ],
