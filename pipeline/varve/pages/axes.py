@@ -89,20 +89,20 @@ def x_axis(
     return "".join(drawn) + (svg_element.text(label.label(title, 80), middle, frame.bottom + 42) if title else "")
 
 
-def shaded(frame: Frame, x: Scale, spans: Sequence[Span], *, above: bool = False) -> str:
-    """Ranges of x as grey rectangles; labels are written where they have room, inside or above, and shown on hover."""
+def shaded(frame: Frame, x: Scale, spans: Sequence[Span]) -> str:
+    """Ranges of x as grey rectangles; labels are above, where they have room, and shown on hover."""
     drawn, free = [], frame.left
     for at, span in enumerate(spans[:_MAX_SPANS]):
         if not (math.isfinite(span.start) and math.isfinite(span.stop)):
             continue
         start, stop = sorted((x(span.start), x(span.stop)))
         text = label.label(span.label)
-        top, style = frame.top - (4 if above else 0), 'class="span"'
+        top, style = frame.top - 4, 'class="span"'
         hint = label.label(span.label, 200)
         drawn.append(svg_element.rect(start, top, max(stop - start, 1.5), frame.bottom - top, style, hint))
         place = max(start, frame.left) + 4
         if at < _MAX_SPAN_LABELS and place >= free and place + label.width_px(text) <= frame.right:
-            drawn.append(svg_element.text(text, place, frame.top + (-8 if above else 14), "soft", "start"))
+            drawn.append(svg_element.text(text, place, frame.top - 8, "soft", "start"))
             free = place + label.width_px(text) + 8
     return "".join(drawn)
 

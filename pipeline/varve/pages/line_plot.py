@@ -4,7 +4,7 @@ Knows nothing of runs. Invariant: never fails on values or names, and its size i
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -59,9 +59,8 @@ def line_plot(
     levels = [(value, label.label(name, 16)) for value, name in levels if math.isfinite(value)]
     legend, height = _legend(curves, ring)
     y_ends = y_range or _y_range(curves, [value for value, _ in levels], zero=y_from_zero)
-    frame = Frame(
-        y_axis_px(*y_ends), WIDTH - (_LEVEL_LABELS_PX if levels else 24), height + 20, height + 20 + _HEIGHT - 56
-    )
+    top = height + (32 if spans else 20)
+    frame = Frame(y_axis_px(*y_ends), WIDTH - (_LEVEL_LABELS_PX if levels else 24), top, top + _HEIGHT - 56)
     x, y = frame.x_scale(*_x_range(curves, spans, margin=0.05 if x_names else 0.02)), frame.y_scale(*y_ends)
     at = _shifted(curves, x)
     whole = are_whole(np.concatenate([np.zeros(0), *(one.x for one in curves)]))
@@ -86,7 +85,7 @@ def _y_range(curves: Sequence[Curve], levels: Sequence[float], *, zero: bool) ->
     return value_range([*parts, levels], margin=0.06, zero=zero)
 
 
-def _shifted(curves: Sequence[Curve], x: Scale):  # noqa: ANN202
+def _shifted(curves: Sequence[Curve], x: Scale) -> list[Callable[[float], float]]:
     """For each curve the map from x to pixels; curves with interval bars are moved apart."""
     few = sum(one.has_intervals and len(one.x) <= curve.MAX_MARKS for one in curves)
     middle = (len(curves) - 1) / 2
@@ -135,11 +134,13 @@ def _legend(curves: Sequence[Curve], ring: tuple[str, float, str] | None) -> tup
     return svg_element.legend(keys if len(keys) > 1 else [], 62, WIDTH - 24)
 
 
-def _ring(curves: Sequence[Curve], ring: tuple[str, float, str] | None, at, y: Scale) -> str:  # noqa: ANN001
+def _ring(
+    curves: Sequence[Curve], ring: tuple[str, float, str] | None, at: Sequence[Callable[[float], float]], y: Scale
+) -> str:
     if ring is None:
         return ""
     return "".join(
-        f'<circle class="best" cx="{at[number](one.x[i])}" cy="{y(float(one.y[i]))}" r="9"/>'
+        f'<circle class="best" cx="{at[number](float(one.x[i]))}" cy="{y(float(one.y[i]))}" r="9"/>'
         for number, one in enumerate(curves)
         if one.name == label.label(ring[0])
         for i in np.flatnonzero((one.x == ring[1]) & np.isfinite(one.y))[:1]

@@ -10,7 +10,8 @@ from zlib import crc32
 from varve.pages.label import width_px
 from varve.pages.plot_style import NUM_COLOURS
 
-DASHES = ("", "7 4", "2 3", "9 3 2 3")  # of lines: another one after each round of colours
+DASHES = ("", "7 4", "2 3", "9 3 2 3")  # of lines: another one after each round of shapes
+_NUM_SHAPES = 4
 LEGEND_ROW_PX = 21
 
 
@@ -63,8 +64,8 @@ def colour(number: int) -> str:
 
 
 def dash(number: int) -> str:
-    """The attribute that dashes lines of the second and further rounds of colours."""
-    pattern = DASHES[number // NUM_COLOURS % len(DASHES)]
+    """The attribute that dashes lines of the second and further rounds of shapes."""
+    pattern = DASHES[number // _NUM_SHAPES % len(DASHES)]
     return f' stroke-dasharray="{pattern}"' if pattern else ""
 
 
@@ -76,7 +77,7 @@ def mark(number: int, x: float, y: float, hint: str) -> str:
         ("rect", f'x="{px(x - size)}" y="{px(y - size)}" width="{2 * size}" height="{2 * size}"'),
         ("path", f'd="M{px(x)} {px(y - 5.5)}l5.5 10h-11z"'),
         ("path", f'd="M{px(x)} {px(y - 6)}l6 6-6 6-6-6z"'),
-    )[number % 4]
+    )[number % _NUM_SHAPES]
     return f'<{tag} {shape} fill="{colour(number)}">{tooltip(hint)}</{tag}>'
 
 

@@ -72,7 +72,7 @@ def timeline(title: str, lanes: Sequence[Lane], *, end_s: float, spans: Sequence
     drawn = [
         definition,
         legend,
-        shaded(frame, x, spans, above=True),
+        shaded(frame, x, spans),
         x_axis(frame, x, "Time since the start", is_time=True),
     ]
     drawn.append(_lane_names(names, frame, row_px))
