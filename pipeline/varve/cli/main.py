@@ -20,6 +20,7 @@ COMMANDS = {
     "index": "build a search index of an output and prove its recall",
     "search": "find the rows of an output or an index that are nearest to a text",
     "report": "write one page about a finished output: run, texts, vectors, content",
+    "map": "place all rows in two dimensions, to look at them",
     "render": "write a job as a Kubernetes RayJob or a Slurm script",
     "clean": "list or delete files of interrupted uploads",
     "probe": "train classifiers on an output and compare its layers",

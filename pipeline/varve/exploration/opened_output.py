@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from varve.encoder.feature_plan import Column
 from varve.encoder.ragged import Ragged
 from varve.errors import JobError
+from varve.exploration.map.map_table import read_map
 from varve.output import feature_sets
 from varve.output.feature_array import read_array
 from varve.output.manifest import Manifest
@@ -150,6 +151,18 @@ class OpenedOutput:
             RunError: its part is missing or damaged.
         """
         return read_row(self.output, shard, row)
+
+    def map(self, name: str | None = None) -> pa.Table:
+        """The table of a map that `varve map` made: shard, row, x, y, neighbours and copied columns, of all rows.
+
+        Args:
+            name: of the map; None: the only one.
+
+        Raises:
+            JobError: there is no such map, or it is not finished.
+            RunError: a file is missing or damaged, or the map belongs to another run.
+        """
+        return read_map(self.output, name)
 
     def neighbours(
         self, text_or_row: str | tuple[int, int], k: int = 10, *, feature: str | None = None, **options: Any
