@@ -20,6 +20,7 @@ from varve.exploration.map.map_table import read_map
 from varve.output import feature_sets
 from varve.output.feature_array import read_array
 from varve.output.manifest import Manifest
+from varve.output.manifest_table import features_to_html
 from varve.output.output_rows import check_columns, read_row, read_table
 from varve.output.part_file import Part
 from varve.output.run_output import Output
@@ -68,6 +69,9 @@ class OpenedOutput:
     def kept_columns(self) -> list[str]:
         """Names of the columns of the source that the run kept, and of its computed columns."""
         return self.output.kept_columns
+
+    def _repr_html_(self) -> str:
+        return features_to_html(self.path, len(self), self.features)
 
     def __len__(self) -> int:
         return self.manifest.num_rows

@@ -21,6 +21,7 @@ from varve.errors import RunError
 from varve.output import part_file
 from varve.output.json_text import MAX_BYTES, parse_object
 from varve.output.manifest_json import check_fields, check_parts
+from varve.output.manifest_table import manifest_to_html
 from varve.output.part_file import Part
 from varve.output.part_table import PartTable
 from varve.ranges import Missing, Range
@@ -88,6 +89,9 @@ class Manifest:
         parts = PartTable.of(map(Part.from_json, records))
         check_parts(parts)
         return cls(**stored, parts=parts, sha256=hashlib.sha256(content).hexdigest())
+
+    def _repr_html_(self) -> str:
+        return manifest_to_html({**self._without_parts(), "num_parts": len(self.parts), "sha256": self.sha256})
 
     def summary(self) -> dict[str, Any]:
         """All fields without job, resolved and parts, but with the number of parts and the hash of manifest.json."""

@@ -24,6 +24,7 @@ from varve.encoder.checkpoint.pretrained_tokenizer import load_tokenizer
 from varve.encoder.feature_plan import FeaturePlan
 from varve.output.schema import output_schema
 from varve.output.vocabulary import VOCABULARY_KEY, encode_vocabulary, hash_vocabulary, list_tokens
+from varve.pages.html_table import html_table
 from varve.planning.declared_note import declared_note, prompt_note
 from varve.preprocessing.computed_columns import ComputedColumn
 from varve.source.dataset import Dataset
@@ -60,6 +61,20 @@ class Plan:
     checkpoint: Checkpoint
     computed: tuple[ComputedColumn, ...]
     created_at: str
+
+    def _repr_html_(self) -> str:
+        rows = [
+            ("source", self.job.source.dataset or self.job.source.table),
+            ("rows", "not known before they are read" if self.total_rows is None else f"{self.total_rows:,}"),
+            ("shards", f"{self.resolved.num_shards:,}"),
+            ("rows per part", f"{self.resolved.rows_per_part:,}"),
+            ("model", self.job.model.name),
+            ("max_tokens", self.resolved.max_tokens),
+            ("features", ", ".join(column.name for column in self.feature_plan.columns)),
+            *self.descriptions.items(),
+            ("fingerprint", self.fingerprint),
+        ]
+        return html_table("Plan", ("", ""), rows)
 
     @cached_property
     def feature_plan(self) -> FeaturePlan:

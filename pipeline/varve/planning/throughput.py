@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 
 from varve.encoder.description import describe
 from varve.encoder.encoder import Encoder
+from varve.monitoring.progress_line import clock_time, data_size
 from varve.output.part_file import encode_part
 from varve.output.token_pooling import pool_tokens
+from varve.pages.html_table import html_table
 from varve.planning.part_sizing import row_bytes
 from varve.planning.plan import Plan
 from varve.planning.source_sample import sample_source
@@ -61,6 +63,19 @@ class Estimate:
     write_s: float  # encoding all rows as Parquet on one core, without the upload
     compute_s: float | None  # all rows through the job's Python functions on one core; None without functions
     encoder: dict[str, Any]
+
+    def _repr_html_(self) -> str:
+        rows = [
+            ("rows", f"{self.num_rows:,}{'' if self.rows_known else ' (from a sample)'}"),
+            ("tokens", f"{self.num_tokens:,}, {self.tokens_per_row:.0f} per row"),
+            ("truncated", f"{self.share_truncated:.1%} of rows; errors {self.share_errors:.1%}"),
+            ("layers", f"{self.layers_run} of {self.num_layers} run"),
+            ("compute", f"{self.flops:.2e} FLOPs"),
+            ("encoder", f"{self.tokens_per_s:,.0f} tokens/s per replica; {clock_time(self.encode_s)} on one replica"),
+            ("tokenizer", f"{self.tokenizer_tokens_per_s:,.0f} tokens/s per core"),
+            ("output", f"about {data_size(self.output_bytes)} before compression, {self.num_parts:,} parts"),
+        ]
+        return html_table("Estimate", ("", ""), rows)
 
 
 @dataclass(frozen=True, slots=True)

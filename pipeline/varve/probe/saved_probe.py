@@ -28,6 +28,7 @@ from varve.errors import JobError, one_line
 from varve.output.json_text import parse_object
 from varve.output.run_output import PROVENANCE_KEYS, Output
 from varve.output.schema import describe, parse_columns
+from varve.pages.html_table import html_table
 from varve.probe.data.handcrafted import HandCrafted, encode
 from varve.probe.models.head import Head, Shape
 from varve.probe.onnx_graph import make_graph
@@ -87,6 +88,17 @@ class Probe:
                 raise JobError(msg)
             vectors.append(values)
         return vectors
+
+    def _repr_html_(self) -> str:
+        inputs = ", ".join([*(column.name for column in self.features), *self.handcrafted_names])
+        rows = [
+            ("predicts", ", ".join(self.classes) or "a number"),
+            ("from", inputs),
+            ("model", self.run.get("model")),
+            ("shape", asdict(self.head.shape)),
+            *((name, value) for name, value in self.record.items() if not isinstance(value, list)),
+        ]
+        return html_table(f"Probe of {self.label}", ("", ""), rows)
 
     def save(self, folder: Path) -> None:
         """Write all files of the probe; `model.onnx` only if `onnx` is installed."""
