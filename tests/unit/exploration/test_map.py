@@ -104,8 +104,9 @@ def test_pca_is_the_projection_on_the_first_singular_vectors(path):
     np.testing.assert_allclose(np.abs(found), np.abs(expected), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_rows_outside_the_sample_are_placed_with_their_group(path):
-    """200 of 528 rows are laid out by hand: each group at a corner, so each other row belongs at its group's corner."""
+    """200 of 528 rows are laid out; the others belong where their group is."""
     pytest.importorskip("umap")
     make_map(path, method="umap", sample_rows=200, neighbours=10)
     placed = positions(varve.open(path).map())[GOOD]
@@ -115,6 +116,7 @@ def test_rows_outside_the_sample_are_placed_with_their_group(path):
     assert len(ids) <= 200
 
 
+@pytest.mark.slow
 def test_same_seed_gives_the_same_map_and_another_seed_another(path):
     pytest.importorskip("umap")
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):

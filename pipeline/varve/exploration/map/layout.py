@@ -16,7 +16,7 @@ from varve.errors import JobError
 from varve.exploration.map.sample_search import SampleSearch
 
 _PLACED_BY = 5
-_LEAST_ROWS = 10  # for UMAP
+LEAST_ROWS = 10  # for UMAP
 
 Positions = NDArray[np.float32]
 
@@ -64,8 +64,8 @@ def fit_umap(search: SampleSearch, neighbours: int, seed: int) -> Layout:
     Raises:
         JobError: umap-learn is not installed, or the sample is too small.
     """
-    if len(search.vectors) < _LEAST_ROWS:
-        msg = f"UMAP needs {_LEAST_ROWS} rows with a vector, there are {len(search.vectors)}. Add --method pca"
+    if len(search.vectors) < LEAST_ROWS:
+        msg = f"UMAP needs {LEAST_ROWS} rows with a vector, there are {len(search.vectors)}. Add --method pca"
         raise JobError(msg)
     try:
         import umap  # noqa: PLC0415 (optional, takes seconds)

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from varve.errors import JobError, RunError, one_line
-from varve.exploration.map.layout import Layout, Positions, fit_pca, fit_umap
+from varve.exploration.map.layout import LEAST_ROWS, Layout, Positions, fit_pca, fit_umap
 from varve.exploration.map.map_part import OWN_COLUMNS, X, Y, encode_part, part_name
 from varve.exploration.map.map_request import (
     MAX_NEIGHBOURS,
@@ -84,7 +84,7 @@ def make_map(
         feature: of one vector per row; None: the only one.
         name: of the map; None: that of the feature.
         color: kept column that is copied to the map.
-        method: umap, pca, or auto: umap if umap-learn is installed.
+        method: umap, pca, or auto: umap if umap-learn is installed and there are enough rows.
         neighbours: of each row.
         seed: of the sample and the layout.
         sample_rows: rows that the layout is fitted on, and that are neighbours, at most.
@@ -101,7 +101,7 @@ def make_map(
     output = output.led_by(column.name)
     name, storage = name or column.name, Storage(output.path)
     request = MapRequest(
-        feature=column.name, method=_choose(method), neighbours=neighbours, seed=seed, sample_rows=sample_rows,
+        feature=column.name, method=_choose(method, output), neighbours=neighbours, seed=seed, sample_rows=sample_rows,
         color=color, texts=output.text_columns if text else (), manifest_sha256=output.manifest.sha256,
         fingerprint=output.manifest.fingerprint,
     )  # fmt: skip
@@ -136,9 +136,11 @@ def _find_feature(output: Output, feature: str | None) -> str:
     return feature or possible[0]
 
 
-def _choose(method: str) -> str:
+def _choose(method: str, output: Output) -> str:
     if method == "auto":
-        return "umap" if find_spec("umap") else "pca"
+        parts = output.manifest.parts
+        has_rows = parts.num_rows - parts.num_errors - parts.num_null_texts >= LEAST_ROWS
+        return "umap" if has_rows and find_spec("umap") else "pca"
     return method
 
 
