@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from varve.exploration.map.make_map import MapRecord
 
 _DESCRIPTION = """Project a feature of all rows of a finished output to two dimensions, and list the neighbours of each
-row. The files are written beside the parts, in PATH/maps/NAME; an interrupted map is continued. UMAP is fitted on a
+row. The files are written next to the parts, in PATH/maps/NAME; an interrupted map is continued. UMAP is fitted on a
 sample, and the other rows are placed by their nearest rows of the sample."""
 
 

@@ -106,7 +106,7 @@ def test_pca_is_the_projection_on_the_first_singular_vectors(path):
 
 @pytest.mark.slow
 def test_rows_outside_the_sample_are_placed_with_their_group(path):
-    """200 of 528 rows are laid out; the others belong where their group is."""
+    """200 of 528 rows are fitted; the others belong where their group is."""
     pytest.importorskip("umap")
     make_map(path, method="umap", sample_rows=200, neighbours=10)
     placed = positions(varve.open(path).map())[GOOD]

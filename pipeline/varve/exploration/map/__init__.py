@@ -1,1 +1,1 @@
-"""The map of an output: a position in two dimensions and the neighbours of each row, beside the parts."""
+"""The map of an output: a position in two dimensions and the neighbours of each row, next to the parts."""

@@ -54,7 +54,7 @@ def fit_pca(vectors: NDArray[np.float32]) -> Layout:
 
 
 def fit_umap(search: SampleSearch, neighbours: int, seed: int) -> Layout:
-    """Lay out the sample by UMAP.
+    """Place the sample by UMAP.
 
     Args:
         search: in the sample.

@@ -1,4 +1,4 @@
-"""`make_map`: fits the layout on a sample, places all rows part by part, and writes the files beside the parts.
+"""`make_map`: fits the layout on a sample, places all rows part by part, and writes the files next to the parts.
 
     PATH/maps/NAME/request.json            what the map is made of, written first
     PATH/maps/NAME/_layout/sample.parquet  the positions of the sample

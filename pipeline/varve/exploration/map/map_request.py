@@ -29,7 +29,7 @@ class MapRequest:
     Attributes:
         feature: of one vector per row.
         method: umap or pca.
-        neighbours: of each row, and of the graph that UMAP lays out.
+        neighbours: of each row, and in the graph of UMAP.
         seed: of the sample and the layout.
         sample_rows: rows that the layout is fitted on, at most.
         color: kept column that is copied to the map; None: none.
