@@ -117,7 +117,7 @@ def _describe_end(attempt: Attempt, following: Attempt | None) -> str:
     if attempt.reason:
         text += f": {attempt.reason}"
     if following is None:
-        return f"{text}."
+        return f"{text}. Later commands encoded nothing: they found all rows encoded, and published them."
     pause_s = following.started_at - attempt.started_at - lasted_s
     return f"{text}; the next attempt began {clock_time(pause_s)} later." if pause_s >= _PAUSE_S else f"{text}."
 
@@ -128,7 +128,8 @@ def _of_errors(report: Report) -> Iterator[str]:
         return
     share = manifest.num_errors / manifest.num_rows
     reason, rows = max(manifest.error_reasons.items(), key=lambda each: each[1], default=("", 0))
-    yield f"{_count(manifest.num_errors, 'row')} ({share:.1%}) failed, {rows:,} of them with: {reason}"
+    of_them = "all" if rows == manifest.num_errors else f"{rows:,}"
+    yield f"{_count(manifest.num_errors, 'row')} ({share:.1%}) failed, {of_them} of them with: {reason}"
 
 
 def _of_texts(report: Report) -> Iterator[str]:

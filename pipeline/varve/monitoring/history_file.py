@@ -1,6 +1,6 @@
 """Keeps the history of a run in its output: one object per driver process, replaced as long as the run lasts.
 
-A thread of its own writes it: once at the start, so that a run whose driver is killed leaves a record, then about every
+A thread of its own writes it: once at the start, so that a run whose driver is killed leaves a record, then every 5 to
 30 s if something changed, and at the end. Knows nothing of Ray. Invariants: no failure of the store or of the counters
 fails the run, or delays it by more than seconds; a failure to write is logged once.
 """
@@ -23,7 +23,8 @@ from varve.storage.object_store import Storage
 
 logger = logging.getLogger(__name__)
 
-_INTERVAL_S = 30.0
+# Between two records: a twentieth of the time so far, so that a killed run loses little of its history.
+_INTERVAL_SHARE, _LEAST_INTERVAL_S, _MOST_INTERVAL_S = 0.05, 5.0, 30.0
 _POLL_S = 1.0  # for the reason of an early end
 _END_S = 3.0  # what the end of a run waits for the last record
 
@@ -97,12 +98,13 @@ class HistoryFile:
         self._thread.join(_END_S)
 
     def _run(self) -> None:
-        next_s = time.monotonic()
+        began_s = next_s = time.monotonic()
         while not self._exited.wait(max(0.0, min(_POLL_S, next_s - time.monotonic()))):
             if self._note(self._reason()) or time.monotonic() >= next_s:
                 self._refresh()
                 self._write()
-                next_s = time.monotonic() + _INTERVAL_S
+                interval_s = _INTERVAL_SHARE * (time.monotonic() - began_s)
+                next_s = time.monotonic() + min(max(interval_s, _LEAST_INTERVAL_S), _MOST_INTERVAL_S)
         self._write()
 
     def _note(self, reason: str | None) -> bool:

@@ -34,6 +34,12 @@ def test_findings_of_a_job_killed_twice_with_a_slow_half_state_all_of_it():
     assert "50 rows (5.0%) failed" in text
 
 
+def test_findings_of_a_killed_last_attempt_state_that_a_later_command_published():
+    text = sentences(example_report(histories=(example_history(outcome="running"),)))
+    assert "was killed" in text
+    assert "Later commands encoded nothing" in text
+
+
 def test_findings_state_a_slow_replica_by_its_node():
     history = example_history(seconds=60)
     slow = tuple(replace(each, tokens=each.tokens // 4) if each.replica == 1 else each for each in history.parts)

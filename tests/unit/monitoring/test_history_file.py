@@ -88,7 +88,7 @@ def test_run_that_ends_early_says_why_while_it_ends(storage, reason, kind):
 
 
 def test_record_is_not_written_again_before_something_changes(storage, monkeypatch):
-    monkeypatch.setattr(history_file, "_INTERVAL_S", 0.01)
+    monkeypatch.setattr(history_file, "_MOST_INTERVAL_S", 0.01)
     taken, puts, put = [TAKEN], [], Storage.put
     monkeypatch.setattr(Storage, "put", lambda *args: puts.append(put(*args)))
     asked: list[int] = []
