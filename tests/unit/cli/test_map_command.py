@@ -5,6 +5,8 @@ import re
 import shlex
 import subprocess
 import sys
+import time
+import urllib.error
 import urllib.request
 from glob import glob
 
@@ -56,14 +58,24 @@ def test_viewer_of_a_map_in_a_store_is_refused(capsys):
     assert "is in an object store" in capsys.readouterr().err
 
 
+def fetch(address: str, tries: int = 600) -> bytes:
+    """What a server returns that prints its address some moments before it listens."""
+    for _ in range(tries):
+        try:
+            with urllib.request.urlopen(address, timeout=60) as answer:
+                return answer.read()
+        except urllib.error.URLError:
+            time.sleep(0.1)
+    raise TimeoutError(address)
+
+
 def test_viewer_serves_the_map_on_loopback(path):
     pytest.importorskip("embedding_atlas", reason="needs the extra `map`")
     command = [sys.executable, "-m", "varve", "map", path, "--method", "pca", "--text", "--open"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=None) as viewer:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as viewer:
         try:
             address = next(m[1] for line in viewer.stdout if (m := re.search(r"(http://127\.0\.0\.1:\d+)", line)))
-            with urllib.request.urlopen(f"{address}/data/metadata.json", timeout=60) as answer:
-                props = json.loads(answer.read())["props"]
+            props = json.loads(fetch(f"{address}/data/metadata.json"))["props"]
         finally:
             viewer.terminate()
     assert "neighbours" in json.dumps(props)

@@ -36,8 +36,8 @@ class Layout:
 
     def place(self, vectors: NDArray[np.float32], nearest: NDArray[np.int64]) -> Positions:
         """(N, 2) positions of N vectors; `nearest`: (N, k) rows of the sample, the nearest first."""
-        if self.components is not None:
-            return (vectors - self.mean) @ self.components
+        if self.components is not None and self.mean is not None:
+            return ((vectors - self.mean) @ self.components).astype(np.float32, copy=False)
         return np.median(self.sample[nearest[:, :_PLACED_BY]], axis=1).astype(np.float32)
 
 
