@@ -431,7 +431,7 @@ def test_paths_that_hold_nothing_to_search_are_refused(tmp_path, capsys):
     for path, message in {
         str(tmp_path / "empty"): "holds neither a run's output nor an index",
         "/nowhere": "holds neither a run's output nor an index",
-        several: r"has 2 features that can be searched: choose one with --feature \(a, b\)",
+        several: r"has 2 features that can be searched: choose one as feature \(a, b\)",
         unfinished: "has not finished: see `varve status`",
         str(tmp_path / "begun"): "holds no published index",
         "faiss:/nowhere": "holds no published index",

@@ -70,6 +70,9 @@ class OpenedOutput:
         """Names of the columns of the source that the run kept, and of its computed columns."""
         return self.output.kept_columns
 
+    def __repr__(self) -> str:
+        return f"<output {self.path!r}: {len(self):,} rows, features {', '.join(self.features)}>"
+
     def _repr_html_(self) -> str:
         return features_to_html(self.path, len(self), self.features)
 

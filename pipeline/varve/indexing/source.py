@@ -237,7 +237,7 @@ def find_feature(output: Output, name: str | None) -> Column:
         choice = dense or list(searchable.values())
         if len(choice) == 1:
             return choice[0]
-        msg = f"{output.storage.uri} has {len(choice)} features that can be searched: choose one with --feature"
+        msg = f"{output.storage.uri} has {len(choice)} features that can be searched: choose one as feature"
         raise JobError(f"{msg} ({', '.join(searchable)})" if searchable else msg)
     if name not in searchable:
         listed = ", ".join(searchable) or "none"

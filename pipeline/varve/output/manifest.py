@@ -90,6 +90,9 @@ class Manifest:
         check_parts(parts)
         return cls(**stored, parts=parts, sha256=hashlib.sha256(content).hexdigest())
 
+    def __repr__(self) -> str:
+        return f"<manifest of {self.path!r}: {self.num_rows:,} rows, finished {self.finished_at}, sha256 {self.sha256}>"
+
     def _repr_html_(self) -> str:
         return manifest_to_html({**self._without_parts(), "num_parts": len(self.parts), "sha256": self.sha256})
 

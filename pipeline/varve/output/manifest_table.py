@@ -38,7 +38,8 @@ def _lines(manifest: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield from manifest["descriptions"].items()
     yield "time", clock_time(_sum(manifest["seconds"]))
     yield "bottleneck", str(manifest["stages"].get("bottleneck", "–"))  # noqa: RUF001 (a dash)
-    yield "canary", f"{manifest['canary'].get('rows')} rows compared, passed: {manifest['canary'].get('passed')}"
+    passed = "passed" if manifest["canary"].get("passed") else "not passed"
+    yield "canary", f"{manifest['canary'].get('rows')} rows compared, {passed}"
     yield "finished", manifest["finished_at"]
     yield "manifest", f"sha256:{manifest['sha256']}"
 

@@ -130,3 +130,10 @@ def test_neighbours_of_a_text_are_those_of_a_search(minilm, tmp_path):
     found = varve.open(str(tmp_path / "run")).neighbours("a fox of red colour", 2)
     assert sorted(found["text"].to_pylist()) == ["a red fox", "the fox is red"]
     assert found.equals(varve.search(str(tmp_path / "run"), "a fox of red colour", 2).drop_columns(["query"]))
+
+
+def test_output_and_its_manifest_print_as_one_line(output):
+    for shown in (repr(output), repr(output.manifest)):
+        assert output.path in shown
+        assert len(shown) < 500 + len(output.path)
+        assert "\n" not in shown
