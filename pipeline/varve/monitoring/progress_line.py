@@ -10,6 +10,7 @@ import logging
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from threading import Event, Thread
 from types import TracebackType
 from typing import Protocol, Self, TextIO
@@ -76,11 +77,14 @@ class ProgressLine:
         plain_s = _FOLLOWED_INTERVAL_S if self._is_followed else _PLAIN_INTERVAL_S
         interval_s = _TERMINAL_INTERVAL_S if self._is_terminal else _NOTEBOOK_INTERVAL_S if self._notebook else plain_s
         while not self._stopped.wait(interval_s):
-            try:
-                now = self._take_snapshot()
-                self._show(self._text.describe(now, time.monotonic()), self._text.share(now))
-            except Exception:  # noqa: BLE001, S112 (the run itself reports what failed)
-                continue
+            self._update()
+        if self._notebook:  # the cell keeps what is shown last
+            self._update()
+
+    def _update(self) -> None:
+        with suppress(Exception):  # the run itself reports what failed
+            now = self._take_snapshot()
+            self._show(self._text.describe(now, time.monotonic()), self._text.share(now))
 
     def _show(self, text: str, share: float | None) -> None:
         if self._notebook:

@@ -3,6 +3,8 @@
 import sys
 from types import SimpleNamespace
 
+import pytest
+
 from tests.waiting import wait_until
 from varve.monitoring import progress_line
 from varve.monitoring.notebook_line import NotebookLine, bar_html
@@ -55,7 +57,9 @@ def test_line_before_the_first_block_shows_how_many_replicas_are_ready():
     assert text.describe(Snapshot(replicas=3), 0.0) == "3 of 4 replicas ready, encoding the first block"
 
 
-def test_notebook_shows_one_bar_that_is_updated_in_place(monkeypatch):
+@pytest.fixture
+def notebook(monkeypatch) -> list[str]:
+    """What the cell of a notebook has shown."""
     shown: list[str] = []
     handle = SimpleNamespace(update=shown.append)
 
@@ -67,11 +71,22 @@ def test_notebook_shows_one_bar_that_is_updated_in_place(monkeypatch):
     shell = SimpleNamespace(kernel=object())
     module = SimpleNamespace(get_ipython=lambda: shell, display=SimpleNamespace(display=display, HTML=str))
     monkeypatch.setitem(sys.modules, "IPython", module)
+    return shown
+
+
+def test_notebook_shows_one_bar_that_is_updated_in_place(notebook, monkeypatch):
     monkeypatch.setattr(progress_line, "_NOTEBOOK_INTERVAL_S", 0.01)
     with ProgressLine(lambda: Snapshot(rows=25, replicas=1), ProgressText(0, 100), None):
-        wait_until(lambda: len(shown) > 2, "two updates")
-    assert 'value="0.2500"' in shown[-1]
-    assert "25 of 100 rows" in shown[-1]
+        wait_until(lambda: len(notebook) > 2, "two updates")
+    assert 'value="0.2500"' in notebook[-1]
+    assert "25 of 100 rows" in notebook[-1]
+
+
+def test_notebook_keeps_what_was_done_at_the_end(notebook, monkeypatch):
+    monkeypatch.setattr(progress_line, "_NOTEBOOK_INTERVAL_S", 3600)
+    with ProgressLine(lambda: Snapshot(rows=100, replicas=1), ProgressText(0, 100), None):
+        assert 'value="1.0000"' not in notebook[-1]
+    assert 'value="1.0000"' in notebook[-1]
 
 
 def test_terminal_of_ipython_is_no_notebook(monkeypatch):
