@@ -85,7 +85,7 @@ print(json.dumps(results))
 
 @pytest.fixture(scope="module")
 def ended(tmp_path_factory, write_shards, minilm):
-    """Run (finished, failed, interrupted) → its outcome, and what it changed in the process."""
+    """Run (finished, failed, interrupted) → its outcome, and what it changed in the process; stderr of the process."""
     folder = tmp_path_factory.mktemp("manners")
     few = write_shards(folder / "few", [pa.table({"text": ["one text", None, "another"]})])
     many = write_shards(folder / "many", [pa.table({"text": ["one text of many words " * 20] * 20_000})])
@@ -103,7 +103,7 @@ def ended(tmp_path_factory, write_shards, minilm):
     jobs = [job("finished", few), job("failed", nulls), job("interrupted", many, rows_per_part=64)]
     done = subprocess.run([sys.executable, "-c", PROGRAM, *jobs], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+    return {**json.loads(done.stdout.splitlines()[-1]), "stderr": done.stderr}
 
 
 @pytest.mark.parametrize("name", ["finished", "failed", "interrupted"])
@@ -115,3 +115,7 @@ def test_runs_ended_as_their_names_say(ended):
     assert ended["finished"]["outcome"] == "finished"
     assert "none of 3 rows has features" in ended["failed"]["outcome"]
     assert "SIGINT" in ended["interrupted"]["outcome"]
+
+
+def test_run_writes_no_messages_of_ray_to_stderr(ended):
+    assert "core_worker" not in ended["stderr"]

@@ -69,6 +69,8 @@ def embed(job: Job) -> Manifest:
         undo.enter_context(warnings.catch_warnings())  # libraries add filters when they are imported
         undo.callback(keep_log_levels("ray"))
         undo.callback(keep_environment())
+        # Ray's C++ code writes a warning of each replica that may be restarted to stderr.
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         return _run(job, undo, progress=None).manifest
 
 
