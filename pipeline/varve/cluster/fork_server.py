@@ -3,9 +3,10 @@
 Started by `prepared_ray.py`, asked by `worker_launcher.py`. Importing torch, transformers and Ray takes seconds of a
 core; a forked worker has them after milliseconds, and shares their memory with the others. Knows nothing of what a
 worker does. Invariants: it runs nothing but imports, so its only threads are those of OpenBLAS and jemalloc, which
-handle a fork; it ends when the process that started it ends.
+handle a fork; it ends when the process that started it ends; a worker that has left Python ends.
 """
 
+import atexit
 import gc
 import json
 import os
@@ -32,6 +33,7 @@ def main(listener_fd: int, modules: Sequence[str], ray_modules: Sequence[str]) -
         modules: names of modules without Ray; one that cannot be imported is left to the workers, which report it.
         ray_modules: likewise, of modules that import Ray.
     """
+    atexit.register(_end)  # before all others, so it runs after them
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the system removes workers that have ended
     with socket.socket(fileno=listener_fd) as listener:
         _import(modules)
@@ -106,6 +108,18 @@ def _become_worker(request: dict[str, Any], streams: Sequence[int]) -> None:
         numpy.random.seed()
     sys.argv = request["command"]
     runpy.run_path(sys.argv[0], run_name="__main__")
+
+
+def _end() -> None:
+    """End this process without the exit handlers of C++ libraries. Its exit code is not read.
+
+    Ray's handler destroys an event loop under its lock. A message of the worker that is still queued there posts to the
+    same loop when it is destroyed, and waits for this lock forever: the worker would keep its memory.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(Exception):
+            stream.flush()
+    os._exit(0)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.waiting import wait_until
 from varve.cluster import worker_launcher
 from varve.cluster.prepared_ray import Imports, PreparedRay
 from varve.config.compute import Compute
@@ -25,6 +26,10 @@ print(json.dumps({{
 }}), flush=True)
 if "wait" in sys.argv:
     signal.pause()
+if "exit handler" in sys.argv:
+    import ctypes
+    of_c = ctypes.CDLL(None)
+    of_c.__cxa_atexit(of_c.pause, None, None)
 """
 
 
@@ -103,6 +108,12 @@ def test_death_of_a_worker_with_its_process_group_leaves_the_server_alive(prepar
     os.killpg(killed["group"], 9)  # as Ray does
     assert killed["group"] == killed["pid"]
     assert start()["parent"] == prepared.fork_server.pid
+
+
+def test_worker_ends_although_the_exit_handler_of_a_library_never_returns(prepared, start):
+    ended = start("exit handler")
+    assert ended["parent"] == prepared.fork_server.pid
+    wait_until(lambda: not Path(f"/proc/{ended['pid']}").exists(), "the end of the worker", timeout_s=20)
 
 
 def test_server_ends_with_the_process_that_started_it(prepared):
