@@ -354,3 +354,12 @@ def test_two_builders_that_commit_an_index_at_once_end_with_one(tmp_path, monkey
         for commit in [builders.submit(table.commit_index, "vector_ivf_flat", [segment], 512) for _ in range(2)]:
             commit.result()
     assert index_of(tmp_path) == [("vector_ivf_flat", 512, 0)]
+
+
+def test_lance_version_that_cannot_be_read_ends_the_cleaning_with_the_reason(tmp_path, source):
+    """The error of Lance is that of a listing which a store broke off."""
+    build(target_of(tmp_path / "index", source, kind="exact"), source, "lance")
+    (latest,) = tmp_path.rglob("_versions/*.manifest")
+    latest.with_name(f"{int(latest.stem) + 1:020}.manifest").write_bytes(b"damaged")  # the version before
+    with pytest.raises(RunError, match=r"docs.lance cannot be cleaned: "):
+        Table(str(tmp_path / "index/docs.lance")).remove_unused_files()

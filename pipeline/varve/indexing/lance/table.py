@@ -128,17 +128,34 @@ class Table:
             raise RunError(msg)
 
     def indexed_rows(self, index: str) -> int:
-        """Number of rows that an index covers; 0 if it does not exist."""
-        return next((each.num_rows_indexed for each in self.require().describe_indices() if each.name == index), 0)
+        """Number of rows that an index covers; 0 if it does not exist.
+
+        Raises:
+            RunError: the dataset is missing, or cannot be read.
+        """
+        dataset = self.require()
+        with lance_errors(self.uri, "read"):
+            return next((each.num_rows_indexed for each in dataset.describe_indices() if each.name == index), 0)
 
     def remove_unused_files(self) -> None:
         """Delete the files that the latest version does not name: of interrupted workers, and of other kinds.
 
         Only for a dataset that is not published: its readers and writers may need older versions.
+
+        Raises:
+            RunError: the dataset is missing, or the store failed.
         """
-        self.require().cleanup_old_versions(older_than=timedelta(0), delete_unverified=True)
+        dataset = self.require()
+        with lance_errors(self.uri, "cleaned"):
+            dataset.cleanup_old_versions(older_than=timedelta(0), delete_unverified=True)
 
     def drop_indices(self) -> None:
-        """Remove all indexes from the latest version."""
-        for index in self.require().describe_indices():
-            self.require().drop_index(index.name)
+        """Remove all indexes from the latest version.
+
+        Raises:
+            RunError: the dataset is missing, or the store failed.
+        """
+        dataset = self.require()
+        with lance_errors(self.uri, "changed"):
+            for index in dataset.describe_indices():
+                self.require().drop_index(index.name)
