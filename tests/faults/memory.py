@@ -15,8 +15,8 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from tests.faults.chaos import working
-from tests.faults.kill import command, compare, run_to_completion, tables, write_source
+from tests.faults.chaos.ray_processes import working
+from tests.faults.docstring_job import command, compare, run_to_completion, tables, write_source
 from tests.servers.processes import descendants
 from varve.output.manifest import read_manifest
 from varve.storage.object_store import Storage

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pytest
 
-from tests.faults.kill import command, tables, write_source
+from tests.faults.docstring_job import command, tables, write_source
 from tests.reference_run import rows_of
 from tests.waiting import PATIENCE_S, RUN_S, wait_until
 from varve import Job

@@ -86,6 +86,11 @@ class Postgres:
         """Processes in the data folder: a server's own outlive a killed postmaster for a moment."""
         return [path for path in Path("/proc").glob("[0-9]*/cwd") if _is_in(path, self._data)]
 
+    def postmaster(self) -> int:
+        """Id of the server's first process."""
+        assert self._process is not None
+        return self._process.pid
+
     def ended_cpu_s(self) -> float:
         """CPU seconds of the server's processes that have ended: those of connections."""
         assert self._process is not None

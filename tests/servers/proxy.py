@@ -1,4 +1,4 @@
-"""A proxy that injects faults: 503, connections broken before or after the effect, delays, truncated bodies.
+"""A proxy that injects faults: 503, connections broken before or after the effect, repeats, delays, truncated bodies.
 
 python -m tests.servers.proxy PORT UPSTREAM_PORT
 
@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 from aiohttp import ClientSession, ClientTimeout, TCPConnector, web
 
@@ -27,6 +28,7 @@ from tests.servers.processes import answers, end, free_port, start
 from tests.waiting import wait_until
 
 _HOP = frozenset({"connection", "expect", "transfer-encoding", "content-length", "date", "server", "content-type"})
+_SLOW_S = 1.0
 _ABSENT = {"x-goog-if-generation-match": ("If-None-Match", "*")}
 _SLOW_DOWN = (
     '<?xml version="1.0" encoding="UTF-8"?><Error><Code>SlowDown</Code>'
@@ -42,7 +44,9 @@ class Faults:
     reset: float = 0.0  # the connection breaks before the effect
     lost: float = 0.0  # the connection breaks after the effect
     truncate: float = 0.0  # the connection breaks after half of the body
+    twice: float = 0.0  # the request reaches the server twice, and its second answer is returned
     latency_s: float = 0.0
+    slow: float = 0.0  # the request waits for a second
     unconditional: float = 0.0  # the condition of create-if-absent is dropped
     methods: str = ""  # affected methods, separated by commas; empty: all
     match: str = ""  # affected paths contain this text
@@ -92,11 +96,12 @@ class Proxy:
         faults = self.faults
         self.counts["requests"] += 1
         self.counts[request.method] += 1
-        if faults.latency_s:
-            await asyncio.sleep(faults.latency_s)
+        await asyncio.sleep(faults.latency_s)
         if (faults.methods and request.method not in faults.methods.split(",")) or faults.match not in request.path_qs:
             faults = Faults()
         body = await request.read()
+        if self._draw_fault("slow", faults):
+            await asyncio.sleep(_SLOW_S)
         if self._draw_fault("slow_down", faults):
             return web.Response(status=503, content_type="application/xml", text=_SLOW_DOWN)
         if self._draw_fault("reset", faults):
@@ -107,15 +112,10 @@ class Proxy:
             headers = [(k, v) for k, v in headers if k.lower() != "if-none-match"]
         cut, self.cut_next = self.cut_next, False
         lost, truncated = self._draw_fault("lost", faults), self._draw_fault("truncate", faults)
-        assert self.session
-        async with self.session.request(
-            request.method,
-            f"http://127.0.0.1:{self.upstream}{request.raw_path}",
-            headers=headers,
-            data=body,
-            allow_redirects=False,
-            skip_auto_headers=["Content-Type", "User-Agent", "Accept", "Accept-Encoding"],
-        ) as answer:
+        if self._draw_fault("twice", faults):
+            async with self._forward(request, headers, body) as first:
+                await first.read()
+        async with self._forward(request, headers, body) as answer:
             content = await answer.read()
             if lost or cut:
                 return _reset(request)
@@ -130,6 +130,18 @@ class Proxy:
             elif truncated and len(content) > 1:
                 return await _half(request, response, content)
             return response
+
+    def _forward(self, request: web.Request, headers: list[tuple[str, str]], body: bytes) -> Any:
+        """The answer of the server, in a context."""
+        assert self.session
+        return self.session.request(
+            request.method,
+            f"http://127.0.0.1:{self.upstream}{request.raw_path}",
+            headers=headers,
+            data=body,
+            allow_redirects=False,
+            skip_auto_headers=["Content-Type", "User-Agent", "Accept", "Accept-Encoding"],
+        )
 
 
 async def _half(request: web.Request, response: web.Response, content: bytes) -> web.StreamResponse:

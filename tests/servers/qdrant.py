@@ -409,6 +409,11 @@ class RunningServer:
         self.process = start([*command, *self.options, *options], log, env={**os.environ, **self.environment})
         wait_until(lambda: answers(f"http://{self.host}/"), "Qdrant's engine", log, self.process)
 
+    def pid(self) -> int:
+        """Of its process."""
+        assert self.process is not None
+        return self.process.pid
+
     def kill(self) -> None:
         """SIGKILL."""
         assert self.process is not None

@@ -1,0 +1,151 @@
+"""Runs one scenario: starts drivers until one exits with 0, injects the faults, and compares the result.
+
+Invariants: a driver may exit with 0 or 1, or be killed; its log has no traceback; when the last one has ended, its
+processes end too.
+"""
+
+import os
+import signal
+import subprocess
+from collections import Counter, deque
+from pathlib import Path
+from random import Random
+
+from tests.faults.chaos.clock import Clock
+from tests.faults.chaos.faults import FAULTS, Machine
+from tests.faults.chaos.kinds import KINDS
+from tests.faults.chaos.kinds.kind import Inputs, Work
+from tests.faults.chaos.leftovers import Leftovers
+from tests.faults.chaos.ray_cluster import RayCluster
+from tests.faults.chaos.scenario import Scenario
+from tests.faults.chaos.stores import Store
+
+MAX_STARTS = 14
+# From this start on, requests do not fail any more.
+CALM_START = 8
+# Longer than the product waits for a store.
+_DRIVER_S = 400
+_SHOWN = 3000  # characters of a log
+_QUIET = {
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "HF_HUB_OFFLINE": "1",
+    "OMP_WAIT_POLICY": "PASSIVE",
+}
+
+
+class Trial:
+    """One scenario that runs.
+
+    Attributes:
+        setting: where.
+        store: to which it writes.
+        cluster: that it joins, if it joins one.
+        work: its job.
+        driver: the present one.
+        clock: of the drivers, if it is not the system's.
+        is_behind: whether the source has changed since a driver started.
+        counts: faults by kind.
+        starts: drivers so far.
+    """
+
+    def __init__(self, scenario: Scenario, machine: Machine, store: Store, cluster: RayCluster, folder: Path) -> None:
+        self.scenario, self.setting, self.store, self.cluster = scenario, scenario.setting, store, cluster
+        self.work: Work
+        self.driver: subprocess.Popen
+        self.is_behind, self.starts = False, 0
+        self.counts: Counter[str] = Counter()
+        self.log, self._folder = folder / "drivers.log", folder
+        self._events, self._others = deque(scenario.events), []
+        self.clock = Clock(machine.clock, folder) if self.setting.has_clock and machine.clock else None
+
+    def run(self, inputs: Inputs) -> None:
+        """Run the job under faults, and compare.
+
+        Raises:
+            AssertionError: a promise does not hold.
+        """
+        self.store.calm()
+        kind = KINDS[self.scenario.kind]
+        self.work = kind.begin(self.store, inputs, Random(self.scenario.work_seed))
+        leftovers = Leftovers()
+        try:
+            for control in self.store.controls:
+                control.faults(**self.scenario.requests, seed=self.scenario.seed)
+            for argv in self.work.commands:
+                self._repeat(argv)
+            self._count_requests()
+            self.store.calm()
+            if self.is_behind:
+                self._repeat(self.work.commands[-1])
+        finally:
+            self._count_requests()
+            self.store.calm()
+            for process in (self.driver, *self._others):
+                process.kill()
+        assert "Traceback" not in self.log.read_text(), f"a driver ended with a traceback\n{self.log_end()}"
+        leftovers.check()
+        self.work.check(self._folder)
+
+    def _repeat(self, argv: list[str]) -> None:
+        """Run a command until it exits with 0, and wait for the second drivers."""
+        for start in range(MAX_STARTS):
+            if start == CALM_START:
+                self._count_requests()
+                self.store.calm()
+            self.is_behind = False
+            self._argv, self.driver = argv, self._start(argv)
+            self._accompany()
+            self._check_code(self.driver.returncode)
+            if self.driver.returncode == 0:
+                return self._await_others()
+        msg = f"not done after {MAX_STARTS} starts\n{self.log_end()}"
+        raise AssertionError(msg)
+
+    def _start(self, argv: list[str]) -> subprocess.Popen:
+        self.starts += 1
+        environment = {**os.environ, **self.store.faulty, **_QUIET}
+        if self.setting.has_cluster:
+            environment["RAY_ADDRESS"] = self.cluster.use({**self.store.faulty, **_QUIET})
+        if self.clock:
+            self.clock.jump(0)
+            environment |= self.clock.environment
+        with self.log.open("ab") as log:
+            return subprocess.Popen(argv, stdout=log, stderr=log, env=environment, start_new_session=True)
+
+    def start_second(self) -> None:
+        """Start the present command again, while it runs."""
+        self._others.append(self._start(self._argv))
+
+    def _accompany(self) -> None:
+        """Wait for the end of the driver, and inject what is due."""
+        while self.driver.poll() is None:
+            try:
+                self.driver.wait(self._events[0].after_s if self._events else _DRIVER_S)
+            except subprocess.TimeoutExpired:
+                assert self._events, f"a driver did not end within {_DRIVER_S} s\n{self.log_end()}"
+                event = self._events.popleft()
+                if FAULTS[event.fault].inject(self, Random(event.seed)):
+                    self.counts[event.fault] += 1
+
+    def _await_others(self) -> None:
+        for process in self._others:
+            try:
+                self._check_code(process.wait(_DRIVER_S))
+            except subprocess.TimeoutExpired:
+                msg = f"a second driver did not end within {_DRIVER_S} s\n{self.log_end()}"
+                raise AssertionError(msg) from None
+        self._others.clear()
+
+    def _check_code(self, code: int) -> None:
+        assert code in {0, 1, -signal.SIGKILL}, f"exit code {code}\n{self.log_end()}"
+
+    def _count_requests(self) -> None:
+        """Add the failed requests since the last count; it starts again when faults are set."""
+        for control in self.store.controls:
+            counts = control.counts()
+            self.counts.update({f"request {name}": counts[name] for name in self.scenario.requests if counts[name]})
+
+    def log_end(self) -> str:
+        """Of what the drivers wrote."""
+        return self.log.read_text(errors="replace")[-_SHOWN:] if self.log.exists() else ""
