@@ -186,6 +186,14 @@ def test_all_rows_deleted_leave_an_empty_table(backend, job_of):
     assert features_of(backend).num_rows == 0
 
 
+def test_rewritten_columns_without_a_key_are_refused_before_a_column_is_added(sibling, job_of):
+    """Rows of tables without a key have no hash of their text, so nothing could be published."""
+    sibling.create(rows(range(2)))
+    with pytest.raises(JobError, match=r"source\.key is missing: .* a row of (iceberg|delta)"):
+        finish_table(job_of(sibling, source={"key": None}, table=sibling.address, columns="rewrite"))
+    assert sibling.read(sibling.address).schema.names == SCHEMA.names
+
+
 def test_rewritten_columns_follow_the_source(sibling, job_of, tmp_path):
     """Features as columns of the Iceberg or Delta table that has the texts."""
     sibling.create(rows(range(ROWS)), partition="lang")

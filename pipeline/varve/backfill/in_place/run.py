@@ -75,6 +75,9 @@ def open_in_place(job: Job, *, create: bool) -> InPlaceRun:
     if job.source.at is not None:
         msg = f"source.at: {job.source.at} is not allowed: columns are added to the current version of {address}"
         raise JobError(msg)
+    if address.format != "lance" and job.source.key is None:
+        msg = f"source.key is missing: name the column that identifies a row of {address}"
+        raise JobError(msg)
     features = find_feature_set(job)
     columns = _columns_of(features, job)
     table: Any = columns.table
