@@ -145,6 +145,9 @@ def saved_code_identity(stored: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _restore(job: Job, computed: tuple[ComputedColumn, ...], stored: Mapping[str, Any], uri: str) -> Plan:
+    if not job.pooled:  # a plan holds the features that an absent section means
+        msg = f"{uri}/{JOB_NAME}: job.features is empty: expected the features of the run"
+        raise JobError(msg)
     resolved = Resolved(**stored["resolved"])
     checkpoint = inspect_model(job.model, resolved.model_commit)
     dataset = reopen_source(stored, uri, job.source)

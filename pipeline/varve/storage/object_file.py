@@ -34,8 +34,15 @@ class ObjectFile(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Set the position of the next read; returns it."""
+        """Set the position of the next read; returns it.
+
+        Raises:
+            ValueError: it is before the start, as a damaged length in a file may say.
+        """
         start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._num_bytes}[whence]
+        if start + offset < 0:
+            msg = f"{start + offset} is before the start of {self._name}"
+            raise ValueError(msg)
         self._position = start + offset
         return self._position
 

@@ -18,11 +18,17 @@ def test_object_is_parsed_with_characters_beyond_the_basic_plane():
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"1", b"[]", b"[" * 10_000, b'{"a":' * 10_000, b"\xff", b'"\\ud800"', b'{"a": "\\ud83d"}', b"9" * 9999],
+    [b"", b"1", b"[]", b"[" * 10_000, b'{"a":' * 10_000, b"\xff", b'"\\ud800"', b'{"a": "\\ud83d"}', b"9" * 9999]
+    + [b'{"a": ' + opened * 400 + b"0" + closed * 400 + b"}" for opened, closed in ((b"[", b"]"), (b'{"a":', b"}"))],
 )
 def test_content_that_is_no_plain_object_is_a_value_error(content):
     with pytest.raises(ValueError, match=r"."):
         parse_object(content)
+
+
+def test_depth_of_a_job_is_parsed():
+    content = {"a": json.loads("[" * 60 + "]" * 60)}
+    assert parse_object(json.dumps(content)) == content
 
 
 @pytest.mark.parametrize(("name", "read"), [(MANIFEST_NAME, read_manifest), (JOB_NAME, read_job)])
