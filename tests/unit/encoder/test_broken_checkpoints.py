@@ -294,6 +294,20 @@ def test_deeply_nested_tokenizer_is_refused(copied):
         load_tokenizer(inspect_checkpoint(str(folder)))
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("tokenizer_config.json", {"tokenizer_class": "BertTokenizer", "model_max_length": "long"}),
+        ("special_tokens_map.json", {"unk_token": ["[UNK]"], "cls_token": {"a": 1}}),
+    ],
+)
+def test_settings_of_a_tokenizer_of_a_wrong_type_are_refused(name, content, copied):
+    folder = copied("bert")
+    (folder / name).write_text(json.dumps(content))
+    with pytest.raises(JobError, match="has no fast tokenizer"):
+        load_tokenizer(inspect_checkpoint(str(folder)))
+
+
 @pytest.mark.parametrize("architecture", ["bert", "deberta-v2"])  # packed and dense
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_weight_that_is_not_finite_is_refused_and_named(architecture, value, copied):
