@@ -16,7 +16,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 
 import numpy as np
@@ -132,10 +132,13 @@ class IndexFolder:
         """The path of an object: in the folder itself, or, of a store, its copy in `scratch`.
 
         Raises:
-            RunError: the object is missing, or cannot be copied.
+            RunError: the object is missing or no file, cannot be copied, or its name leads out of the folder.
         """
+        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or "\0" in name:
+            msg = f"{self.storage.uri}: the manifest names {name!r:.200}, which leads out of the folder"
+            raise RunError(msg)
         path = Path(self.storage.uri) / name if self.storage.is_local else scratch / name.replace("/", "_")
-        found = path.exists() if self.storage.is_local else path.exists() or self.storage.download(name, path)
+        found = path.is_file() if self.storage.is_local else path.exists() or self.storage.download(name, path)
         if not found:
             msg = f"{self.storage.uri}/{name} is missing"
             raise RunError(msg)
@@ -176,9 +179,9 @@ class IndexFolder:
                 failures.append(str(e))
                 continue
             failures += [
-                f"{self.storage.uri}/{name}: {key} is {found[key]}, expected {expected[key]}"
+                f"{self.storage.uri}/{name}: {key} is {found[key]}, expected {expected.get(key)}"
                 for key in ("bytes", "sha256")
-                if found[key] != expected[key]
+                if found[key] != expected.get(key)
             ][:1]
         return failures
 

@@ -3,11 +3,12 @@
 Invariant: the library of a target is imported only if its address asks for it.
 """
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from varve.config.index import TARGETS, Index
-from varve.errors import JobError
+from varve.errors import JobError, RunError, one_line
 from varve.indexing.index_folder import IndexFolder
 from varve.indexing.record import IndexRecord
 from varve.indexing.target import Searcher, Target
@@ -23,9 +24,23 @@ class PublishedIndex:
     target: Target
     record: IndexRecord
 
-    def open(self) -> AbstractContextManager[Searcher]:
-        """What answers queries."""
-        return self.target.open(self.record)
+    @contextmanager
+    def open(self) -> Iterator[Searcher]:
+        """What answers queries.
+
+        Raises:
+            RunError: it cannot be reached, a file is missing, or the record lacks what the target's readers need.
+        """
+        with ExitStack() as opened:
+            try:
+                searcher = opened.enter_context(self.target.open(self.record))
+            except (LookupError, TypeError, ValueError, ArithmeticError) as e:
+                msg = (
+                    f"{self.target.address}: its manifest cannot be read by this version of Varve: {type(e).__name__} "
+                    f"{one_line(e)}. Compare the files with `varve index --verify`, or build the index again"
+                )
+                raise RunError(msg) from e
+            yield searcher
 
 
 def open_target(name: str, destination: str, settings: Index | None = None) -> Target:

@@ -196,3 +196,9 @@ def test_fingerprint_is_that_of_the_content(source):
     assert replace(request, settings={"kind": "exact"}).fingerprint != request.fingerprint
     other = replace(request, source=request.source | {"manifest_sha256": "0"})
     assert other.fingerprint != request.fingerprint
+
+
+@pytest.mark.parametrize("name", ["/dev/zero", "../run/_varve/job.json", "_varve/../../x", "a\0b"])
+def test_file_outside_of_the_folder_is_not_read(folder, name, tmp_path):
+    with pytest.raises(RunError, match="leads out of the folder"):
+        folder.local_file(name, tmp_path)
