@@ -20,7 +20,8 @@ from pyiceberg.table.puffin import PuffinFile
 from pyiceberg.types import NestedField, PrimitiveType
 
 from varve.config.table_address import TableAddress
-from varve.errors import JobError
+from varve.errors import JobError, RunError
+from varve.lake.iceberg.catalog import describe
 from varve.lake.iceberg.partition import UNPARTITIONED, partition_json, partition_record
 from varve.lake.table import TableFile, VersionExpiredError
 
@@ -69,22 +70,28 @@ def list_files(address: TableAddress, table: Table, version: int, key: NestedFie
     Raises:
         VersionExpiredError: its metadata files are gone.
         JobError: a file has equality deletes.
+        RunError: the metadata files cannot be read.
     """
     try:
         # Without a catalog, files are planned in this process, whatever the catalog offers.
-        tasks = list(DataScan(table.metadata, table.io, snapshot_id=version).plan_files())
+        tasks = DataScan(table.metadata, table.io, snapshot_id=version).plan_files()
+        return sorted((_table_file(table, task, key) for task in tasks), key=lambda file: file.path)
     except FileNotFoundError as e:
         msg = f"{address}: snapshot {version} has expired: its manifest files are gone"
         raise VersionExpiredError(msg) from e
-    except ValueError as e:
-        if "equality deletes" not in str(e):
-            raise
+    except Exception as e:  # decoders of Avro, deflate and Puffin raise errors of their own for damaged files
+        if isinstance(e, ValueError) and "equality deletes" in str(e):
+            msg = (
+                f"{address}: snapshot {version} has equality deletes, which cannot be applied: rewrite the table's "
+                "files (Spark: CALL system.rewrite_data_files with 'delete-file-threshold' 1), then run the same "
+                "command again"
+            )
+            raise JobError(msg) from e
         msg = (
-            f"{address}: snapshot {version} has equality deletes, which cannot be applied: rewrite the table's files "
-            "(Spark: CALL system.rewrite_data_files with 'delete-file-threshold' 1), then run the same command again"
+            f"{address}: the manifest files of snapshot {version} cannot be read: {describe(e, address.catalog)}. "
+            "Check the table with its engine, or name another version (source.at)"
         )
-        raise JobError(msg) from e
-    return sorted((_table_file(table, task, key) for task in tasks), key=lambda file: file.path)
+        raise RunError(msg) from e
 
 
 def data_file(file: TableFile, specs: dict[int, PartitionSpec], schema: Schema) -> DataFile:

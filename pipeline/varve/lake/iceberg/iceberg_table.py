@@ -68,7 +68,8 @@ class IcebergTable:
         except FileNotFoundError as e:
             msg = f"{self.address}: {file.path} of snapshot {version} is gone: the snapshot has expired"
             raise VersionExpiredError(msg) from e
-        except (OSError, pa.ArrowException, ValueError) as e:
+        except (OSError, pa.ArrowException, ValueError, LookupError, TypeError, EOFError, SystemError) as e:
+            # Decoders of delete files raise the last ones if a file is damaged.
             msg = f"{self.address}: {file.path} cannot be read: {describe(e, self.address.catalog)}"
             raise RunError(msg) from e
 
