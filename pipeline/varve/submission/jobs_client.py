@@ -221,6 +221,9 @@ class ClusterHead:
             else:
                 msg = f"{self.address}: no head of a Ray cluster answers there: {reason}"
             raise RunError(msg) from e
+        except (TypeError, AttributeError) as e:  # Ray's client makes objects of whatever fields an answer has
+            msg = f"{self.address}: no head of a Ray cluster gives such an answer: {one_line(e)}"
+            raise RunError(msg) from e
         except (RuntimeError, KeyError, ValueError) as e:
             msg = f"{self.address}: the head rejects the request: {one_line(e)}"
             raise RunError(msg) from e
