@@ -47,7 +47,8 @@ transformers.logging.disable_progress_bar()
 # Files with a test or a fixture that runs whole jobs, servers or several commands: minutes on a busy machine.
 LONG_FILES = {
     "test_backfill", "test_backfill_kills", "test_chaos", "test_commands", "test_computed_run", "test_contract",
-    "test_demo", "test_embed", "test_examples", "test_failures", "test_faults", "test_further_sets", "test_hosts",
+    "test_demo", "test_embed", "test_examples", "test_failures", "test_faults", "test_further_sets", "test_fuzz",
+    "test_hosts",
     "test_index", "test_lake_examples", "test_local_ray", "test_manners", "test_map", "test_monitoring",
     "test_probe_pairs", "test_probe_run", "test_publish_output", "test_resume", "test_search", "test_search_examples",
     "test_slurm", "test_stop", "test_stores", "test_submit", "test_wheel",
