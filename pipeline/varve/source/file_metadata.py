@@ -1,5 +1,6 @@
 """Row group sizes and versions of a source's files, for many files in parallel."""
 
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
@@ -11,6 +12,8 @@ from varve.source.error_messages import UnreadableFileError, as_job_errors
 from varve.storage.fsspec_files import file_version, open_file
 
 _NUM_THREADS = 32
+_TAIL_BYTES = 8  # the length of the footer, and "PAR1"
+_SIGNATURE_BYTES = 28  # a nonce and a tag, see "Parquet Modular Encryption"
 _MAX_BYTES = 2**50  # a footer may say anything
 
 
@@ -63,11 +66,18 @@ def read_footer(uri: str) -> pq.FileMetaData:
     """
     with open_file(uri) as file:
         try:
-            return pq.read_metadata(file)
+            footer = pq.read_metadata(file)
         except OSError as e:
             if type(e) is not OSError or e.errno is not None:
                 raise
             raise UnreadableFileError(str(e)) from e  # by Arrow, not by a file system
+        # A footer with a signature belongs to a file with encrypted columns. Arrow ends the process if a program asks
+        # for the sizes of such a column.
+        file.seek(-_TAIL_BYTES, os.SEEK_END)
+        if int.from_bytes(file.read(4), "little") == footer.serialized_size + _SIGNATURE_BYTES:
+            msg = "Cannot decrypt ColumnMetadata"
+            raise UnreadableFileError(msg)
+        return footer
 
 
 def file_versions(files: tuple[str, ...]) -> tuple[str, ...]:

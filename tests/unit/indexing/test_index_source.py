@@ -172,7 +172,7 @@ def test_feature_is_chosen_if_it_is_the_only_one(tmp_path):
     assert find_feature(Output.open(dense), None).name == "one"
     assert find_feature(Output.open(dense), "tokens").name == "tokens"
     several = Output.open(write_output(tmp_path / "several", {one: vectors, two: vectors}, {"title": ["a"] * 10}))
-    with pytest.raises(JobError, match=r"2 features .*--feature \(one, two\)"):
+    with pytest.raises(JobError, match=r"2 features .*feature \(one, two\)"):
         find_feature(several, None)
     with pytest.raises(JobError, match=r"'three' is not there; it has: one, two"):
         find_feature(several, "three")
