@@ -23,7 +23,8 @@ def load_tokenizer(checkpoint: Checkpoint) -> Any:
     folder = checkpoint.tokenizer_folder
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=checkpoint.trust_remote_code)
-        special_ids = [*tokenizer("")["input_ids"], *tokenizer.all_special_ids]  # settings of a wrong type fail here
+        added_ids = tokenizer("")["input_ids"]  # settings of a wrong type fail here
+        len(tokenizer.all_special_ids)  # and special tokens of a wrong type here
     except Exception as e:  # transformers, tokenizers and a checkpoint's own code raise many types
         raise _tokenizer_error(folder, f"{type(e).__name__}: {first_line(e)}") from e
     if not getattr(tokenizer, "is_fast", False):
@@ -31,7 +32,7 @@ def load_tokenizer(checkpoint: Checkpoint) -> Any:
     # Without a vocabulary transformers makes one of special tokens alone. Remote code may read files with any name.
     if not (has_vocabulary(folder) or type(tokenizer).__module__.startswith("transformers_modules.")):
         raise _tokenizer_error(folder, "it has no vocabulary")
-    _check_ids(tokenizer, special_ids, checkpoint)
+    _check_ids(tokenizer, added_ids, checkpoint)
     return tokenizer
 
 
@@ -44,10 +45,10 @@ def _tokenizer_error(folder: str, reason: str) -> JobError:
     )
 
 
-def _check_ids(tokenizer: Any, special_ids: list[int], checkpoint: Checkpoint) -> None:
+def _check_ids(tokenizer: Any, added_ids: list[int], checkpoint: Checkpoint) -> None:
     """Check that every token has an embedding, except added tokens, which occur only in texts that contain them."""
     vocabulary = tokenizer.backend_tokenizer.get_vocab(with_added_tokens=False)
-    highest = max([*vocabulary.values(), *special_ids], default=0)
+    highest = max([*vocabulary.values(), *added_ids], default=0)
     if checkpoint.vocab_size is not None and highest >= checkpoint.vocab_size:
         msg = (
             f"model.name: the tokenizer in {checkpoint.folder} has token ids up to {highest}, but the model has "
