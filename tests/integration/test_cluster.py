@@ -14,7 +14,7 @@ import ray
 
 from tests.servers.cluster import TOKEN, ray_head
 from tests.servers.processes import descendants
-from tests.waiting import PATIENCE_S, RUN_S
+from tests.waiting import PATIENCE_S, RUN_S, wait_until
 from varve.cluster.connection import start_ray
 from varve.cluster.placement import place_on_cluster
 from varve.config.compute import Compute
@@ -23,8 +23,9 @@ from varve.errors import RunError
 
 @contextmanager
 def occupied(cpus: float):
-    """CPUs that another program holds."""
+    """CPUs that another program holds, and that Ray's head counts as held: nodes report to it from time to time."""
     start_ray(Compute())
+    free_cpus = ray.cluster_resources()["CPU"] - cpus
 
     class Holder:
         def has_started(self) -> bool:
@@ -32,6 +33,7 @@ def occupied(cpus: float):
 
     holder = ray.remote(num_cpus=cpus)(Holder).remote()
     assert ray.get(holder.has_started.remote())
+    wait_until(lambda: ray.available_resources().get("CPU", 0.0) <= free_cpus, f"the head counts {cpus} CPUs as held")
     yield
     ray.kill(holder)
 
