@@ -26,11 +26,11 @@ def headline(report: Report, run: RunTimes | None) -> str:
     manifest = report.manifest
     good = manifest.num_rows - manifest.num_errors - manifest.num_null_texts
     text = f"{_count(manifest.num_rows, 'row')} and {_count(manifest.num_tokens, 'token')} are complete"
-    text += f": {good:,} rows have features" if good != manifest.num_rows else ", and every row has its features"
+    text += f": {_count(good, 'row')} with features" if good != manifest.num_rows else ", all with features"
     if manifest.num_errors:
         text += f", {manifest.num_errors:,} failed"
     if manifest.num_null_texts:
-        text += f", {manifest.num_null_texts:,} have no text"
+        text += f", {manifest.num_null_texts:,} without text"
     return f"{text}. {_course(run)}{_cost(report, run)}{_canary(report)}"
 
 

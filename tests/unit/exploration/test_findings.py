@@ -14,7 +14,7 @@ def sentences(report) -> str:
 
 def test_headline_states_rows_tokens_failures_and_the_canary():
     text = sentences(example_report())
-    for figure in ("1,000 rows", "52,000 tokens", "950 rows have features", "50 failed", "16 rows", "2.0e-06"):
+    for figure in ("1,000 rows", "52,000 tokens", "950 rows with features", "50 failed", "16 rows", "2.0e-06"):
         assert figure in text
 
 
