@@ -89,6 +89,25 @@ def test_local_ray_has_no_log_monitor():
     assert not any(b"log_monitor" in title for title in titles)
 
 
+def test_local_ray_of_many_tasks_needs_no_more_memory_for_its_head():
+    class Idle:
+        def answer(self) -> None:
+            pass
+
+    start_ray(Compute())
+    head = next(pid for pid, title in descendants().items() if title.partition(b"\0")[0].endswith(b"/gcs_server"))
+    actor = ray.remote(num_cpus=0)(Idle).remote()
+    before_bytes = anonymous_bytes(head)
+    for _ in range(5):
+        ray.get([actor.answer.remote() for _ in range(1_000)])
+    assert anonymous_bytes(head) - before_bytes < 5_000_000
+
+
+def anonymous_bytes(pid: int) -> int:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("RssAnon:"))
+
+
 def test_ray_that_does_not_start_is_reported_with_its_message(monkeypatch):
     """Only `ray.init` is replaced: on a busy machine it raises a bare Exception."""
 

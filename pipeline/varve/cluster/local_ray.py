@@ -30,6 +30,8 @@ _SYSTEM_CONFIG = {
     "prestart_worker_first_driver": False,
     # Ray ends a worker that has not registered by then; the first ones wait for the imports of the fork server.
     "worker_register_timeout_seconds": 180,
+    # No events of tasks are collected: only a dashboard reads them, and a long run fills the head's memory with them.
+    "task_events_report_interval_ms": 0,
 }
 _SHOWN_LINES = 3
 # How lines begin that Ray itself writes to the stderr of healthy processes.

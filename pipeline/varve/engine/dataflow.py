@@ -153,6 +153,7 @@ def _start_counters(fingerprint: str, missing_rows: int | None, started_at: floa
     """Start the actor that holds the run's counters, on the driver's node: no other node's death can lose them."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "scheduling_strategy": here}
+    options["enable_task_events"] = False  # several calls for each part would replace the events of all other tasks
     return ray.remote(MeteredCounters).options(**options).remote(fingerprint, missing_rows, started_at, sizes)
 
 
