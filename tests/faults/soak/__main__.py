@@ -4,18 +4,20 @@ python -m tests.faults.soak --hours 2 --plots FOLDER
 
 The small parts go to an S3 server, the large ones to a local folder. Prints for each role its largest process: memory,
 file descriptors and threads, in the second and in the last quarter of the time. Exits with 1 if one of them grew by
-more than a tenth, if a job ended before, or if it left a temporary file.
+more than a tenth, if a job ended before, or if it left a temporary file. SIGINT and SIGTERM end it early.
 """
 
 import argparse
 import json
 import os
+import signal
 import sys
 import tempfile
 import time
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
+from threading import Event
 
 from tests.faults.soak.plots import write_plots
 from tests.faults.soak.samples import Samples
@@ -34,6 +36,9 @@ def main() -> int:
     parser.add_argument("--every", type=float, default=30.0, help="seconds between samples")
     parser.add_argument("--plots", type=Path, help="folder for plots (SVG) and samples (JSON)")
     arguments = parser.parse_args()
+    stopped = Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopped.set())
     with tempfile.TemporaryDirectory(prefix="soak-source-") as name, ExitStack() as running:
         folder = Path(name)
         (folder / "server").mkdir()
@@ -46,22 +51,22 @@ def main() -> int:
         for job in jobs.values():
             running.callback(job.process.kill)
         samples = {name: Samples(job.process.pid) for name, job in jobs.items()}
-        _measure(samples, time.monotonic() + arguments.hours * 3600, arguments.every, arguments.plots)
+        until = time.monotonic() + arguments.hours * 3600
+        while time.monotonic() < until and not stopped.wait(arguments.every):
+            _measure(samples, arguments.plots)
         problems = [problem for name, job in jobs.items() for problem in _end(name, job, samples[name])]
     for problem in problems:
         _say(f"FAILED: {problem}")
     return 1 if problems else 0
 
 
-def _measure(samples: dict[str, Samples], until: float, every_s: float, plots: Path | None) -> None:
-    while time.monotonic() < until:
-        time.sleep(every_s)
-        for name, one in samples.items():
-            one.measure()
-            if plots and one.by_role:
-                write_plots(plots, name, one.by_role)
-                values = {role: [asdict(sample) for sample in each] for role, each in one.by_role.items()}
-                (plots / f"{name.replace(' ', '-')}.json").write_text(json.dumps(values))
+def _measure(samples: dict[str, Samples], plots: Path | None) -> None:
+    for name, one in samples.items():
+        one.measure()
+        if plots and one.by_role:
+            write_plots(plots, name, one.by_role)
+            values = {role: [asdict(sample) for sample in each] for role, each in one.by_role.items()}
+            (plots / f"{name.replace(' ', '-')}.json").write_text(json.dumps(values))
 
 
 def _end(name: str, job: SoakedJob, samples: Samples) -> list[str]:
@@ -70,7 +75,7 @@ def _end(name: str, job: SoakedJob, samples: Samples) -> list[str]:
         left = job.stop()
     except AssertionError as e:
         return [f"{name}: {e}"]
-    parts = len(manifest.committed(Storage(job.output)))
+    parts = sum(map(len, manifest.committed(Storage(job.output)).values()))
     _say(f"\n{name}: {parts:,} parts committed, {len(left)} temporary files left")
     _say("| role | figure | second quarter | last quarter |\n| --- | --- | --- | --- |")
     problems = [f"{name}: temporary files are left: {left[:5]}"] if left else []

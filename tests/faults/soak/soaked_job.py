@@ -22,7 +22,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer
 from tests.waiting import RUN_S
 from varve.cli.corpus import docstrings, model_folder
 
-_TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+_LAYERS, _HEADS = 2, 4
 _STOPPED = 128 + signal.SIGTERM
 
 
@@ -34,18 +34,18 @@ class Size:
         shards: files of the source.
         rows_per_shard: rows of each.
         rows_per_part: rows of a part of the output.
-        is_tiny: the model has 32 dimensions and two layers, so that the work around it dominates; else MiniLM.
+        dimensions: of the model's vectors; it has two layers, so that the work around it dominates.
     """
 
     shards: int
     rows_per_shard: int
     rows_per_part: int
-    is_tiny: bool
+    dimensions: int
 
 
 SIZES = {
-    "many small parts": Size(4_000, 1_000, 10, is_tiny=True),
-    "few large parts": Size(100, 60_000, 20_000, is_tiny=False),
+    "many small parts": Size(4_000, 1_000, 10, 32),
+    "few large parts": Size(400, 60_000, 20_000, 256),
 }
 
 
@@ -67,7 +67,7 @@ class SoakedJob:
         self.output, self.log = output, folder / "log"
         _write_source(folder, size)
         job = ["--dataset", str(folder / "docs"), "--text", "text", "--output", output, "--max-tokens", "32"]
-        job += ["--model", str(_write_model(folder / "model") if size.is_tiny else model_folder())]
+        job += ["--model", str(_write_model(folder / "model", size.dimensions))]
         argv = [sys.executable, "-m", "varve", "embed", *job, "--set", f"output.rows_per_part={size.rows_per_part}"]
         temporary = {"TMPDIR": str(self._temporary), "RAY_TMPDIR": str(self._temporary)}
         with self.log.open("ab") as log:
@@ -99,8 +99,10 @@ def _write_source(folder: Path, size: Size) -> None:
         (folder / f"docs/{shard:05}.parquet").hardlink_to(folder / "first.parquet")
 
 
-def _write_model(folder: Path) -> Path:
+def _write_model(folder: Path, dimensions: int) -> Path:
     torch.manual_seed(0)
-    AutoModel.from_config(AutoConfig.for_model("bert", **_TINY)).save_pretrained(folder)
+    sizes = {"hidden_size": dimensions, "intermediate_size": 2 * dimensions}
+    config = AutoConfig.for_model("bert", **sizes, num_hidden_layers=_LAYERS, num_attention_heads=_HEADS)
+    AutoModel.from_config(config).save_pretrained(folder)
     AutoTokenizer.from_pretrained(model_folder()).save_pretrained(folder)
     return folder
