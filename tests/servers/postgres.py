@@ -91,6 +91,12 @@ class Postgres:
         assert self._process is not None
         return self._process.pid
 
+    def cut_connections(self) -> int:
+        """End the processes of all connections; returns how many there were."""
+        others = "backend_type = 'client backend' AND pid <> pg_backend_pid()"
+        with self.connect() as connection:
+            return connection.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {others}").rowcount
+
     def ended_cpu_s(self) -> float:
         """CPU seconds of the server's processes that have ended: those of connections."""
         assert self._process is not None

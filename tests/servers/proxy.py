@@ -5,7 +5,7 @@ python -m tests.servers.proxy PORT UPSTREAM_PORT
 The Host header is kept, so signatures stay valid. Google's header for create-if-absent becomes that of S3.
 POST /__faults?slow_down=.3&seed=7 sets the share of requests that each fault affects (other faults are set to 0) and
 clears the counts. GET /__counts returns how often each fault and method occurred. POST /__cut breaks all open
-connections and that of the next request.
+connections and that of the next request. POST /__fill?status=507 refuses writes with this status, until status=0.
 """
 
 import asyncio
@@ -34,6 +34,11 @@ _SLOW_DOWN = (
     '<?xml version="1.0" encoding="UTF-8"?><Error><Code>SlowDown</Code>'
     "<Message>Please reduce your request rate.</Message></Error>"
 )
+_FULL = (
+    '<?xml version="1.0" encoding="UTF-8"?><Error><Code>QuotaExceeded</Code>'
+    "<Message>The quota of the bucket is used up.</Message></Error>"
+)
+_WRITES = ("PUT", "POST")
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,7 @@ class Proxy:
     draw: random.Random = field(default_factory=random.Random)
     counts: Counter = field(default_factory=Counter)
     cut_next: bool = False
+    full_status: int = 0
     open: dict = field(default_factory=dict)
     session: ClientSession | None = None
 
@@ -79,6 +85,11 @@ class Proxy:
             _reset(request)
         self.cut_next = True
         return web.json_response({"cut": len(requests)})
+
+    async def fill(self, request: web.Request) -> web.Response:
+        refused, self.full_status = self.counts["full"], int(request.query["status"])
+        self.counts["full"] = 0
+        return web.json_response({"refused": refused})
 
     def _draw_fault(self, fault: str, faults: Faults) -> bool:
         occurs = self.draw.random() < getattr(faults, fault)
@@ -102,10 +113,8 @@ class Proxy:
         body = await request.read()
         if self._draw_fault("slow", faults):
             await asyncio.sleep(_SLOW_S)
-        if self._draw_fault("slow_down", faults):
-            return web.Response(status=503, content_type="application/xml", text=_SLOW_DOWN)
-        if self._draw_fault("reset", faults):
-            return _reset(request)
+        if refusal := self._refuse(request, faults):
+            return refusal
         headers = [(k, v) for k, v in request.headers.items() if k.lower() not in _HOP - {"date", "content-type"}]
         headers = [_ABSENT.get(k.lower(), (k, v)) for k, v in headers]
         if self._draw_fault("unconditional", faults):
@@ -130,6 +139,17 @@ class Proxy:
             elif truncated and len(content) > 1:
                 return await _half(request, response, content)
             return response
+
+    def _refuse(self, request: web.Request, faults: Faults) -> web.Response | None:
+        """An answer without an effect, if one is due."""
+        if self._draw_fault("slow_down", faults):
+            return web.Response(status=503, content_type="application/xml", text=_SLOW_DOWN)
+        if self._draw_fault("reset", faults):
+            return _reset(request)
+        if self.full_status and request.method in _WRITES and "delete" not in request.query:
+            self.counts["full"] += 1
+            return web.Response(status=self.full_status, content_type="application/xml", text=_FULL)
+        return None
 
     def _forward(self, request: web.Request, headers: list[tuple[str, str]], body: bytes) -> Any:
         """The answer of the server, in a context."""
@@ -170,6 +190,7 @@ async def _make(upstream: int) -> web.Application:
     app.router.add_post("/__faults", proxy.set_faults)
     app.router.add_get("/__counts", proxy.get_counts)
     app.router.add_post("/__cut", proxy.cut)
+    app.router.add_post("/__fill", proxy.fill)
     app.router.add_route("*", "/{path:.*}", proxy.handle)
     return app
 
@@ -189,6 +210,10 @@ class Control:
 
     def cut(self) -> int:
         return self._request("/__cut", "POST")["cut"]
+
+    def fill(self, status: int) -> int:
+        """Refuse writes with a status from now on, or no more if it is 0; returns how many were refused before."""
+        return self._request(f"/__fill?status={status}", "POST")["refused"]
 
     def _request(self, path: str, method: str) -> dict:
         request = urllib.request.Request(self.endpoint + path, method=method)

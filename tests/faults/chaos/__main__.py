@@ -4,7 +4,7 @@ python -m tests.faults.chaos --faults 1000       # until so many faults
 python -m tests.faults.chaos --minutes 30 --kind folder --kind iceberg --store disk
 python -m tests.faults.chaos --seed 17           # one scenario again
 
-Prints one line for each scenario and a table of the faults at the end; exits with 1 if a comparison failed.
+Prints one line for each scenario and tables of the faults at the end; exits with 1 if a comparison failed.
 """
 
 import argparse
@@ -16,7 +16,6 @@ import tempfile
 import time
 import traceback
 import warnings
-from collections import Counter
 from contextlib import ExitStack
 from itertools import count
 from pathlib import Path
@@ -31,6 +30,7 @@ from tests.faults.chaos.leftovers import Leftovers, adopt_orphans
 from tests.faults.chaos.ray_cluster import RayCluster
 from tests.faults.chaos.scenario import Scenario, draw_scenario
 from tests.faults.chaos.stores import NAMES, Stores, missing
+from tests.faults.chaos.summary import Summary
 from tests.faults.chaos.trial import Trial
 
 _MINUTES = 10
@@ -55,22 +55,21 @@ def main() -> int:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that everything is ended and removed
         adopt_orphans()
         running.callback(Leftovers().kill)
-        chaos = Chaos(running, folder, machine, arguments.logs)
-        return chaos.run(arguments, stores)
+        return Chaos(running, folder, machine, arguments).run(arguments, stores)
 
 
 class Chaos:
     """Runs scenarios and counts their faults."""
 
-    def __init__(self, running: ExitStack, folder: Path, machine: Machine, logs: Path | None) -> None:
-        self._folder, self._machine, self._logs = folder, machine, logs
+    def __init__(self, running: ExitStack, folder: Path, machine: Machine, arguments: argparse.Namespace) -> None:
+        self._folder, self._machine, self._logs = folder, machine, arguments.logs
         self._stores = Stores(running, folder, folder / "disk")
         self._cluster = RayCluster()
         running.callback(self._cluster.end)
         (folder / "inputs").mkdir()
         self._inputs = Inputs(folder / "inputs", Corpus())
-        self._counts: Counter[str] = Counter()
-        self._kinds: Counter[str] = Counter()
+        self._summary = Summary(arguments.counts)
+        self._num_faults = 0  # those at a moment; failed requests are not counted
         self._failures: list[Scenario] = []
 
     def run(self, arguments: argparse.Namespace, stores: list[str]) -> int:
@@ -78,24 +77,20 @@ class Chaos:
         began = time.monotonic()
         is_single = arguments.faults is None and arguments.minutes is None and arguments.seed is not None
         minutes = _MINUTES if arguments.faults is None and arguments.minutes is None else arguments.minutes
+        rays = [arguments.ray] if arguments.ray else [*_RAYS]
         for seed in count(arguments.seed or 0):
-            rays = [arguments.ray] if arguments.ray else [*_RAYS]
-            scenario = draw_scenario(seed, self._machine, arguments.kind or list(KINDS), stores, rays)
-            if scenario is not None:
-                self._try(scenario)
+            self._try(draw_scenario(seed, self._machine, arguments.kind or list(KINDS), stores, rays))
             is_late = minutes is not None and time.monotonic() - began >= minutes * 60
-            if is_single or is_late or (arguments.faults and self._num_faults() >= arguments.faults):
+            if is_single or is_late or (arguments.faults and self._num_faults >= arguments.faults):
                 break
-        self._say_table(time.monotonic() - began)
+        self._say_end(time.monotonic() - began)
         return 1 if self._failures else 0
-
-    def _num_faults(self) -> int:
-        """Those at a moment; failed requests are not counted."""
-        return sum(self._counts[name] for name in FAULTS)
 
     def _try(self, scenario: Scenario) -> None:
         folder, began = self._folder / f"seed-{scenario.seed}", time.monotonic()
         folder.mkdir()
+        if not scenario.setting.has_cluster:
+            self._cluster.end()
         store = self._stores.open(scenario.setting.store)
         trial, result = Trial(scenario, self._machine, store, self._cluster, folder), "equal"
         try:
@@ -107,19 +102,17 @@ class Chaos:
             if self._logs and trial.log.exists():
                 self._logs.mkdir(exist_ok=True)
                 shutil.copy(trial.log, self._logs / f"seed-{scenario.seed}.log")
-        self._counts += trial.counts
-        self._kinds[scenario.kind] += 1
+        self._summary.add(scenario, trial.counts)
         shutil.rmtree(folder, ignore_errors=True)
-        injected = ", ".join(f"{number} {name}" for name, number in sorted(trial.counts.items()) if name in FAULTS)
-        seconds = time.monotonic() - began
-        _say(f"{scenario}: {injected or 'no fault'}; {trial.starts} start(s), {seconds:.0f} s: {result}")
+        injected = {name: number for name, number in sorted(trial.counts.items()) if name in FAULTS}
+        self._num_faults += sum(injected.values())
+        shown = ", ".join(f"{number} {name}" for name, number in injected.items()) or "no fault"
+        _say(f"{scenario}: {shown}; {trial.starts} start(s), {time.monotonic() - began:.0f} s: {result}")
 
-    def _say_table(self, seconds: float) -> None:
-        kinds = ", ".join(f"{number} {name}" for name, number in sorted(self._kinds.items()))
-        _say(f"\n{self._kinds.total()} scenario(s) in {seconds:.0f} s: {kinds}")
-        for name in sorted(self._counts):
-            _say(f"  {self._counts[name]:6,} {name}")
-        _say(f"  {self._num_faults():6,} faults, and {self._counts.total() - self._num_faults():,} failed requests")
+    def _say_end(self, seconds: float) -> None:
+        _say(f"\n{self._num_faults:,} faults in {seconds:.0f} s\n")
+        for line in self._summary.lines():
+            _say(line)
         for scenario in self._failures:
             _say(f"FAILED: {scenario.command}")
         if not self._failures:
@@ -136,6 +129,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument(
         "--ray", choices=_RAYS, help="a Ray of the job's own, or a cluster of two nodes (default: both)"
     )
+    parser.add_argument("--counts", type=Path, help="file of counts: the tables add what earlier commands have counted")
     parser.add_argument("--logs", type=Path, help="folder that keeps the drivers' output of failed scenarios")
     return parser.parse_args()
 

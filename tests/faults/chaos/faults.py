@@ -1,10 +1,12 @@
-"""Faults at a moment: what each does to a running trial, and where it is possible."""
+"""Faults at a moment: what each does to a running trial, and where it is possible.
+
+Some happen at once, others last: several of those can last at the same time (`ongoing.py`).
+"""
 
 import os
 import signal
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -16,9 +18,14 @@ from tests.faults.chaos.ray_processes import raylets, working
 if TYPE_CHECKING:
     from tests.faults.chaos.trial import Trial
 
-_STOP_S = (0.3, 4.0)
-_FULL_S = (0.3, 3.0)
+# Ends a fault; returns whether it hit something.
+End = Callable[[], bool]
+
+_STOP_S = (0.2, 2.5)
+_FULL_S = (0.3, 2.5)
 _JUMP_S = 600  # of a clock; object stores refuse signatures that are 15 minutes old
+# What stores answer if they are full: MinIO, and Ceph beyond a quota.
+_FULL_STATUSES = (507, 403)
 
 
 @dataclass(frozen=True)
@@ -46,9 +53,8 @@ class Setting:
     has_writer: bool
 
     @property
-    def has_clock(self) -> bool:
-        """Whether drivers can have a clock of their own: Ray's waits need that of the system."""
-        return not self.has_cluster and not self.has_local_ray
+    def has_ray(self) -> bool:
+        return self.has_cluster or self.has_local_ray
 
 
 @dataclass(frozen=True)
@@ -56,142 +62,178 @@ class Fault:
     """A kind of fault.
 
     Attributes:
-        inject: does it; returns False if there was nothing to do it to.
+        begin: does it; returns what ends it, or None if there was nothing to do it to.
         applies: whether it is possible.
+        lasts_s: least and most seconds.
         weight: how often it is drawn.
+        most: times in a scenario, if it takes the job back or costs much.
+        is_alone: whether it waits for what others hold, so that they end before it.
     """
 
-    inject: Callable[["Trial", Random], bool]
+    begin: Callable[["Trial", Random], End | None]
     applies: Callable[[Setting, Machine], bool] = lambda _setting, _machine: True
+    lasts_s: tuple[float, float] = (0.0, 0.0)
     weight: float = 1.0
+    most: int = 8
+    is_alone: bool = False
 
 
-def _kill(pid: int) -> bool:
+def _at_once() -> bool:
+    """The end of a fault that does not last."""
+    return True
+
+
+def _signalled(pid: int, number: signal.Signals) -> bool:
     with suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)
+        os.kill(pid, number)
         return True
     return False
 
 
-@contextmanager
-def _stopped(pid: int) -> Iterator[None]:
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGCONT)
+def _kill(pid: int) -> End | None:
+    return _at_once if _signalled(pid, signal.SIGKILL) else None
 
 
-def _stop(pid: int, draw: Random) -> bool:
-    with suppress(ProcessLookupError), _stopped(pid):
-        time.sleep(draw.uniform(*_STOP_S))
+def _stop(pid: int) -> End | None:
+    def go_on() -> bool:
+        _signalled(pid, signal.SIGCONT)
         return True
-    return False
+
+    return go_on if _signalled(pid, signal.SIGSTOP) else None
 
 
-def _kill_driver(trial: "Trial", _draw: Random) -> bool:
+def _kill_driver(trial: "Trial", _draw: Random) -> End | None:
     return _kill(trial.driver.pid)
 
 
-def _stop_driver(trial: "Trial", draw: Random) -> bool:
-    return _stop(trial.driver.pid, draw)
+def _stop_driver(trial: "Trial", _draw: Random) -> End | None:
+    return _stop(trial.driver.pid)
 
 
-def _kill_worker(_trial: "Trial", draw: Random) -> bool:
+def _kill_worker(_trial: "Trial", draw: Random) -> End | None:
     workers = working()
-    return bool(workers) and _kill(draw.choice(workers))
+    return _kill(draw.choice(workers)) if workers else None
 
 
-def _stop_worker(_trial: "Trial", draw: Random) -> bool:
+def _stop_worker(_trial: "Trial", draw: Random) -> End | None:
     workers = working()
-    return bool(workers) and _stop(draw.choice(workers), draw)
+    return _stop(draw.choice(workers)) if workers else None
 
 
-def _kill_node(trial: "Trial", _draw: Random) -> bool:
+def _kill_node(trial: "Trial", _draw: Random) -> End | None:
     if trial.setting.has_cluster:
         trial.cluster.kill_second()
-        return True
-    return sum(_kill(pid) for pid in raylets(trial.driver.pid)) > 0
+        return _at_once
+    return _at_once if sum(_kill(pid) is not None for pid in raylets(trial.driver.pid)) else None
 
 
-def _stop_node(trial: "Trial", draw: Random) -> bool:
+def _stop_node(trial: "Trial", _draw: Random) -> End | None:
     pids = [trial.cluster.second_raylet()] if trial.setting.has_cluster else raylets(trial.driver.pid)
-    return bool(pids) and _stop(pids[0], draw)
+    return _stop(pids[0]) if pids else None
 
 
-def _restart_server(trial: "Trial", _draw: Random) -> bool:
+def _restart_server(trial: "Trial", _draw: Random) -> End | None:
     assert trial.store.restart
     trial.store.restart()
-    return True
+    return _at_once
 
 
-def _stop_server(trial: "Trial", draw: Random) -> bool:
+def _stop_server(trial: "Trial", _draw: Random) -> End | None:
     assert trial.store.pid
-    return _stop(trial.store.pid(), draw)
+    return _stop(trial.store.pid())
 
 
-def _cut_connections(trial: "Trial", _draw: Random) -> bool:
-    return sum(control.cut() for control in trial.store.controls) >= 0
+def _cut_connections(trial: "Trial", _draw: Random) -> End | None:
+    assert trial.store.cut
+    return _at_once if trial.store.cut() else None
 
 
-def _start_second_driver(trial: "Trial", _draw: Random) -> bool:
+def _fill_store(trial: "Trial", draw: Random) -> End | None:
+    objects = trial.store.controls[0]  # the second one is that of a catalog
+    objects.fill(draw.choice(_FULL_STATUSES))
+    return lambda: objects.fill(0) > 0
+
+
+def _start_second_driver(trial: "Trial", _draw: Random) -> End | None:
     trial.start_second()
-    return True
+    return _at_once
 
 
-def _write_source(trial: "Trial", draw: Random) -> bool:
+def _write_source(trial: "Trial", draw: Random) -> End | None:
     trial.work.write(draw)
     trial.is_behind = True
-    return True
+    return _at_once
 
 
-def _fill(folder: Path, draw: Random) -> bool:
-    with Ballast(folder):
-        time.sleep(draw.uniform(*_FULL_S))
-    return True
+def _fill(folder: Path) -> End:
+    ballast = Ballast(folder)
+    ballast.put()
+
+    def remove() -> bool:
+        ballast.remove()
+        return True
+
+    return remove
 
 
-def _fill_disk(trial: "Trial", draw: Random) -> bool:
+def _fill_disk(trial: "Trial", _draw: Random) -> End | None:
     assert trial.store.folder
-    return _fill(trial.store.folder, draw)
+    return _fill(trial.store.folder)
 
 
-def _fill_shm(_trial: "Trial", draw: Random) -> bool:
-    return _fill(SHM, draw)
+def _fill_shm(_trial: "Trial", _draw: Random) -> End | None:
+    return _fill(SHM)
 
 
-def _jump(trial: "Trial", draw: Random) -> bool:
+def _jump(trial: "Trial", draw: Random) -> End | None:
     assert trial.clock
     trial.clock.jump(draw.randint(-_JUMP_S, _JUMP_S))
-    return True
+    return _at_once
 
 
 def _has_ray(setting: Setting, _machine: Machine) -> bool:
-    return setting.has_cluster or setting.has_local_ray
+    return setting.has_ray
 
 
 def _has_server(setting: Setting, _machine: Machine) -> bool:
     return setting.store != "disk"
 
 
-def _has_proxy(setting: Setting, _machine: Machine) -> bool:
-    return setting.store not in {"disk", "postgresql"}
+def _is_object_store(setting: Setting, _machine: Machine) -> bool:
+    return setting.store not in {"disk", "postgresql", "qdrant"}
+
+
+def _has_writer(setting: Setting, _machine: Machine) -> bool:
+    return setting.has_writer
+
+
+def _has_small_shm(setting: Setting, machine: Machine) -> bool:
+    return setting.has_ray and machine.has_namespace
+
+
+def _has_small_disk(setting: Setting, machine: Machine) -> bool:
+    return setting.store == "disk" and machine.has_namespace
+
+
+def has_clock(setting: Setting, machine: Machine) -> bool:
+    """Whether drivers can have a clock of their own: Ray's waits need that of the system."""
+    return machine.clock is not None and not setting.has_ray
 
 
 FAULTS = {
-    "driver killed": Fault(_kill_driver, weight=1.5),
-    "driver stopped": Fault(_stop_driver),
-    "worker killed": Fault(_kill_worker, _has_ray, 2),
-    "worker stopped": Fault(_stop_worker, _has_ray),
-    "node killed": Fault(_kill_node, _has_ray),
-    "node stopped": Fault(_stop_node, _has_ray),
-    "server killed": Fault(_restart_server, _has_server, 1.5),
-    "server stopped": Fault(_stop_server, _has_server),
-    "connections cut": Fault(_cut_connections, _has_proxy),
-    "second driver": Fault(_start_second_driver),
-    "source changed": Fault(_write_source, lambda setting, _machine: setting.has_writer, 1.5),
-    "disk full": Fault(_fill_disk, lambda setting, machine: setting.store == "disk" and machine.has_namespace, 1.5),
-    "/dev/shm full": Fault(_fill_shm, lambda setting, machine: _has_ray(setting, machine) and machine.has_namespace),
-    "clock jumped": Fault(_jump, lambda setting, machine: setting.has_clock and machine.clock is not None),
+    "driver killed": Fault(_kill_driver, most=3),
+    "driver stopped": Fault(_stop_driver, lasts_s=_STOP_S),
+    "worker killed": Fault(_kill_worker, _has_ray, most=6, weight=2),
+    "worker stopped": Fault(_stop_worker, _has_ray, _STOP_S),
+    "node killed": Fault(_kill_node, _has_ray, most=2, is_alone=True),
+    "node stopped": Fault(_stop_node, _has_ray, _STOP_S),
+    "server killed": Fault(_restart_server, _has_server, most=4, weight=1.5, is_alone=True),
+    "server stopped": Fault(_stop_server, _has_server, _STOP_S),
+    "connections cut": Fault(_cut_connections, _has_server, weight=1.5, is_alone=True),
+    "store full": Fault(_fill_store, _is_object_store, _FULL_S, most=4),
+    "second driver": Fault(_start_second_driver, most=2, weight=0.5),
+    "source changed": Fault(_write_source, _has_writer, most=6, weight=2, is_alone=True),
+    "disk full": Fault(_fill_disk, _has_small_disk, _FULL_S, most=4, weight=1.5),
+    "/dev/shm full": Fault(_fill_shm, _has_small_shm, _FULL_S, most=4),
+    "clock jumped": Fault(_jump, has_clock, weight=1.5),
 }

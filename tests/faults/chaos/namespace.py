@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 SHM = Path("/dev/shm")
@@ -43,16 +44,23 @@ def unmount(folder: Path) -> None:
 
 
 class Ballast:
-    """A file that takes all the room of a file system while it is entered."""
+    """A file that takes all the room of a file system."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / "ballast"
 
-    def __enter__(self) -> None:
-        free = os.statvfs(self._path.parent)
+    def put(self) -> None:
+        """Take the room that is free; it is asked for again if another process has taken a part of it meanwhile."""
         with self._path.open("wb") as file:
-            if num_bytes := free.f_bavail * free.f_frsize:
-                os.posix_fallocate(file.fileno(), 0, num_bytes)
+            while num_bytes := self._free_bytes():
+                with suppress(OSError):
+                    os.posix_fallocate(file.fileno(), file.tell(), num_bytes)
+                    file.seek(num_bytes, os.SEEK_CUR)
 
-    def __exit__(self, *_: object) -> None:
+    def _free_bytes(self) -> int:
+        free = os.statvfs(self._path.parent)
+        return free.f_bavail * free.f_frsize
+
+    def remove(self) -> None:
+        """Give it back."""
         self._path.unlink()

@@ -39,6 +39,7 @@ class Store:
         direct: environment variables of this process.
         faulty: environment variables of drivers and workers.
         controls: of the proxies in front of it.
+        cut: breaks the connections to it; returns how many.
         restart: kills its server and starts it again.
         pid: returns the id of its server.
     """
@@ -48,10 +49,16 @@ class Store:
     direct: dict[str, str] = field(default_factory=dict)
     faulty: dict[str, str] = field(default_factory=dict)
     controls: tuple[Control, ...] = ()
+    cut: Callable[[], int] | None = None
     restart: Callable[[], object] | None = None
     pid: Callable[[], int] | None = None
     separator: str = "/"
     numbers: count = field(default_factory=count)
+
+    def __post_init__(self) -> None:
+        """Connections end at the proxies, if it has some."""
+        if self.controls:
+            self.cut = lambda: sum(control.cut() for control in self.controls)
 
     def new_address(self) -> str:
         """An address that no scenario has used."""
@@ -106,7 +113,7 @@ class Stores:
         server = ServerProcess(self._running, lambda title: title.startswith(b"radosgw\0"), endpoint, folder / "log")
         return Store(
             "ceph", f"s3://{_BUCKET}", s3_environment(endpoint), s3_environment(control.endpoint), (control,),
-            server.restart, lambda: server.pid,
+            restart=server.restart, pid=lambda: server.pid,
         )  # fmt: skip
 
     def _seaweed(self, folder: Path) -> Store:
@@ -116,7 +123,7 @@ class Stores:
         server = ServerProcess(self._running, lambda title: b"\0mini\0" in title, seaweed.s3, folder / "log")
         return Store(
             "seaweed", seaweed.new_folder(), seaweed.environment(), faulty.environment(), (s3, catalog),
-            server.restart, lambda: server.pid,
+            restart=server.restart, pid=lambda: server.pid,
         )  # fmt: skip
 
     def _azure(self, folder: Path) -> Store:
@@ -126,7 +133,7 @@ class Stores:
         server = ServerProcess(self._running, lambda title: b"azurite-blob" in title, endpoint, folder / "log")
         return Store(
             "azure", f"az://{_BUCKET}", azure_environment(endpoint), azure_environment(control.endpoint), (control,),
-            server.restart, lambda: server.pid,
+            restart=server.restart, pid=lambda: server.pid,
         )  # fmt: skip
 
     def _postgresql(self, _folder: Path) -> Store:
@@ -135,7 +142,9 @@ class Stores:
         server = self._running.enter_context(postgres())
         root = server.destination(server.create_database(), "")
         restart = partial(server.restart, signal.SIGQUIT)
-        return Store("postgresql", root, restart=restart, pid=server.postmaster, separator="")
+        return Store(
+            "postgresql", root, cut=server.cut_connections, restart=restart, pid=server.postmaster, separator=""
+        )
 
     def _qdrant(self, folder: Path) -> Store:
         from tests.servers.qdrant import qdrant

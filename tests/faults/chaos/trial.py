@@ -7,22 +7,25 @@ processes end too.
 import os
 import signal
 import subprocess
+import time
 from collections import Counter, deque
 from pathlib import Path
 from random import Random
 
 from tests.faults.chaos.clock import Clock
-from tests.faults.chaos.faults import FAULTS, Machine
+from tests.faults.chaos.faults import Machine, has_clock
 from tests.faults.chaos.kinds import KINDS
 from tests.faults.chaos.kinds.kind import Inputs, Work
 from tests.faults.chaos.leftovers import Leftovers
+from tests.faults.chaos.ongoing import Ongoing
 from tests.faults.chaos.ray_cluster import RayCluster
-from tests.faults.chaos.scenario import Scenario
+from tests.faults.chaos.scenario import Event, Scenario
 from tests.faults.chaos.stores import Store
+from tests.faults.chaos.summary import REQUEST
 
-MAX_STARTS = 14
+MAX_STARTS = 20
 # From this start on, requests do not fail any more.
-CALM_START = 8
+CALM_START = 10
 # Longer than the product waits for a store.
 _DRIVER_S = 400
 _SHOWN = 3000  # characters of a log
@@ -55,9 +58,10 @@ class Trial:
         self.driver: subprocess.Popen
         self.is_behind, self.starts = False, 0
         self.counts: Counter[str] = Counter()
+        self._ongoing = Ongoing(self.counts)
         self.log, self._folder = folder / "drivers.log", folder
         self._events, self._others = deque(scenario.events), []
-        self.clock = Clock(machine.clock, folder) if self.setting.has_clock and machine.clock else None
+        self.clock = Clock(machine.clock, folder) if machine.clock and has_clock(self.setting, machine) else None
 
     def run(self, inputs: Inputs) -> None:
         """Run the job under faults, and compare.
@@ -79,6 +83,7 @@ class Trial:
             if self.is_behind:
                 self._repeat(self.work.commands[-1])
         finally:
+            self._ongoing.end_all()
             self._count_requests()
             self.store.calm()
             for process in (self.driver, *self._others):
@@ -118,15 +123,24 @@ class Trial:
         self._others.append(self._start(self._argv))
 
     def _accompany(self) -> None:
-        """Wait for the end of the driver, and inject what is due."""
+        """Wait for the end of the driver, and inject what is due; nothing lasts longer than the driver."""
+        ends_at, begun_at = time.monotonic() + _DRIVER_S, time.monotonic()
         while self.driver.poll() is None:
+            next_s = begun_at + self._events[0].after_s - time.monotonic() if self._events else _DRIVER_S
             try:
-                self.driver.wait(self._events[0].after_s if self._events else _DRIVER_S)
+                self.driver.wait(max(0, min(next_s, self._ongoing.seconds_left())))
             except subprocess.TimeoutExpired:
-                assert self._events, f"a driver did not end within {_DRIVER_S} s\n{self.log_end()}"
-                event = self._events.popleft()
-                if FAULTS[event.fault].inject(self, Random(event.seed)):
-                    self.counts[event.fault] += 1
+                assert time.monotonic() < ends_at, f"a driver did not end within {_DRIVER_S} s\n{self.log_end()}"
+                self._ongoing.end_due()
+                if self._events and time.monotonic() >= begun_at + self._events[0].after_s:
+                    self._inject(self._events.popleft())
+                    begun_at = time.monotonic()
+        self._ongoing.end_all()
+
+    def _inject(self, event: Event) -> None:
+        """One that finds nothing to happen to is tried again after the others."""
+        if not self._ongoing.begin(event.fault, self, Random(event.seed)):
+            self._events.append(event)
 
     def _await_others(self) -> None:
         for process in self._others:
@@ -144,7 +158,7 @@ class Trial:
         """Add the failed requests since the last count; it starts again when faults are set."""
         for control in self.store.controls:
             counts = control.counts()
-            self.counts.update({f"request {name}": counts[name] for name in self.scenario.requests if counts[name]})
+            self.counts.update({REQUEST + name: counts[name] for name in self.scenario.requests if counts[name]})
 
     def log_end(self) -> str:
         """Of what the drivers wrote."""

@@ -82,7 +82,7 @@ class FolderKind:
     stores: tuple[str, ...] = ("disk", *OBJECT_STORES)
     has_writer: bool = False
     uses_ray: bool = True
-    pause_s: float = 2.5
+    pause_s: float = 1.0
 
     def begin(self, store: Store, inputs: Inputs, draw: Random) -> FolderWork:
         del draw

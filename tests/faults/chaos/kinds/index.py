@@ -100,7 +100,7 @@ class IndexKind:
     name: str
     has_writer: bool = False
     uses_ray: bool = False
-    pause_s: float = 1.0
+    pause_s: float = 0.6
 
     @property
     def stores(self) -> tuple[str, ...]:

@@ -65,6 +65,7 @@ class TableWork:
     in_place: bool
     commands: list[list[str]] = field(default_factory=list)
     unused: list[int] = field(default_factory=lambda: list(range(ROWS, ROWS + RESERVE)))
+    written: dict[int, str] = field(default_factory=dict)  # key → text, by the writers' commits
 
     def write(self, draw: Random) -> None:
         changes: list[Callable[[Random], None]] = [self._append, self._update, self._delete]
@@ -79,33 +80,48 @@ class TableWork:
         del draw
         taken, self.unused = self.unused[:_APPENDED], self.unused[_APPENDED:]
         if taken:
-            self.backend.append(documents(self.inputs.corpus, range(taken[0], taken[-1] + 1)))
+            added = documents(self.inputs.corpus, range(taken[0], taken[-1] + 1))
+            self.backend.append(added)
+            self._note(added)
 
     def _update(self, draw: Random) -> None:
         """Rows take the texts of others, which the corpus has too."""
-        keys = sorted({*draw.sample(range(ROWS), 4)} & {*self._keys()})
-        table = rows(keys)
+        keys = sorted({*draw.sample(range(ROWS), 4)} & {*self.written})
         texts = [draw.choice(self.inputs.corpus.texts) for _ in keys]
         if keys:
-            self.backend.update(table.set_column(2, "body", pa.array(texts)))
+            changed = rows(keys).set_column(2, "body", pa.array(texts))
+            self.backend.update(changed)
+            self._note(changed)
 
     def _delete(self, draw: Random) -> None:
-        if keys := sorted({*draw.sample(range(ROWS), 3)} & {*self._keys()}):
+        if keys := sorted({*draw.sample(range(ROWS), 3)} & {*self.written}):
             self.backend.delete(keys)
+            for key in keys:
+                del self.written[key]
 
     def _compact(self, draw: Random) -> None:
         del draw
         self.backend.compact()
 
-    def _keys(self) -> list[int]:
-        return self.backend.read(self.backend.address)["doc_id"].to_pylist()
+    def create(self) -> None:
+        """Write the source by two commits."""
+        for commit, keys in ((self.backend.create, range(ROWS // 2)), (self.backend.append, range(ROWS // 2, ROWS))):
+            added = documents(self.inputs.corpus, keys)
+            commit(added)
+            self._note(added)
+
+    def _note(self, table: pa.Table) -> None:
+        """What a commit has written."""
+        self.written |= dict(zip(table["doc_id"].to_pylist(), table["body"].to_pylist(), strict=True))
 
     def check(self, folder: Path) -> None:
         del folder
         source = self.backend.read(self.backend.address).sort_by("doc_id")
         found = source if self.in_place else self.backend.read(self.backend.features_address).sort_by("doc_id")
         keys = source["doc_id"].to_pylist()
-        assert len(set(keys)) == len(keys), "keys of the source are not unique"
+        assert keys == sorted(self.written), f"commits of the writer: {_differences(sorted(self.written), keys)}"
+        changed = [key for key, text in zip(keys, source["body"].to_pylist(), strict=True) if text != self.written[key]]
+        assert not changed, f"commits of the writer: other texts in rows {changed}"
         assert found["doc_id"].to_pylist() == keys, _differences(keys, found["doc_id"].to_pylist())
         hashes = found[f"{_FEATURE}_hash" if self.in_place else "text_hash"].cast(HASH_TYPE).to_pylist()
         assert hashes == hash_texts([source["body"]]).to_pylist(), "hashes of texts differ"
@@ -127,7 +143,7 @@ class TableKind:
     name: str
     has_writer: bool = True
     uses_ray: bool = True
-    pause_s: float = 2.5
+    pause_s: float = 1.0
 
     @property
     def stores(self) -> tuple[str, ...]:
@@ -140,8 +156,6 @@ class TableKind:
         root = store.new_address()
         module: Any = import_module(f"tests.lake.backend_{name}")
         backend: Any = DeltaBackend(root) if self.name == "delta-columns" else module.Backend(root)
-        backend.create(documents(inputs.corpus, range(ROWS // 2)))
-        backend.append(documents(inputs.corpus, range(ROWS // 2, ROWS)))
         is_lance = name == "lance"
         in_place = is_lance or bool(columns)
         output = {"table": backend.address if in_place else backend.features_address, "rows_per_part": ROWS_PER_PART}
@@ -151,4 +165,6 @@ class TableKind:
             "features": {_FEATURE: {"pool": "mean"}},
             "output": output | ({"columns": "rewrite"} if columns else {}),
         }
-        return TableWork(inputs, backend, in_place, [varve("embed", str(inputs.write_job(job)), "--json")])
+        work = TableWork(inputs, backend, in_place, [varve("embed", str(inputs.write_job(job)), "--json")])
+        work.create()
+        return work
