@@ -28,6 +28,9 @@ _TRANSIENT_CODES = frozenset(
 )
 _MISSING_CONTAINER = frozenset({"NoSuchBucket", "ContainerNotFound", "ResourceNotFound"})
 _WRONG_REGION = frozenset({"AuthorizationHeaderMalformed", "PermanentRedirect", "IllegalLocationConstraintException"})
+# Codes of a store without room: the quota of Ceph and of MinIO, the disks of MinIO.
+_FULL_CODES = frozenset({"QuotaExceeded", "XMinioAdminBucketQuotaExceeded", "XMinioStorageFull"})
+_INSUFFICIENT_STORAGE = 507
 _METADATA_HOSTS = ("169.254.169.254", "169.254.170.2", "metadata.google.internal")
 _SHOWN_CHARACTERS = 200
 
@@ -64,12 +67,18 @@ class StoreError:
         return any(host in self.message for host in _METADATA_HOSTS)
 
     @property
+    def is_full(self) -> bool:
+        """Whether the store has no room."""
+        return self.code in _FULL_CODES or self.status == _INSUFFICIENT_STORAGE
+
+    @property
     def advice(self) -> str:
         """What to check. Contains no credentials."""
         is_denied = self.status in {401, 403} or "ermission denied" in self.message
         is_malformed = self.status == _BAD_REQUEST and not self.is_transient
         advices = (
             (NO_SPACE in self.message, "Free some space and run the same command again"),
+            (self.is_full, "Free some space, or raise the quota of the bucket, and run the same command again"),
             (self.needs_credentials, "There are no credentials in the environment, and the machine has no role"),
             (self.is_container_missing, "Create the bucket, or correct the path"),
             (self.code in _WRONG_REGION, "Check the region (AWS_REGION)"),

@@ -26,6 +26,8 @@ def broken(kind: str, message: str) -> str:
         (answer("409 Conflict", "ConditionalRequestConflict"), True, "ConditionalRequestConflict", "resume"),
         (answer("403 Forbidden", "SignatureDoesNotMatch"), False, "SignatureDoesNotMatch (403)", "credentials"),
         (answer("403 Forbidden", "AccessDenied"), False, "AccessDenied (403)", "rights to list, read and create"),
+        (answer("403 Forbidden", "QuotaExceeded"), False, "QuotaExceeded (403)", "raise the quota"),
+        (answer("507 Insufficient Storage", "XMinioStorageFull"), False, "XMinioStorageFull (507)", "Free some space"),
         (answer("404 Not Found", "NoSuchBucket"), False, "NoSuchBucket (404)", "Create the bucket"),
         (
             answer("400 Bad Request", "AuthorizationHeaderMalformed", "the region 'x' is wrong"),
