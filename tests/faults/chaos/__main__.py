@@ -64,7 +64,7 @@ class Chaos:
     def __init__(self, running: ExitStack, folder: Path, machine: Machine, arguments: argparse.Namespace) -> None:
         self._folder, self._machine, self._logs = folder, machine, arguments.logs
         self._stores = Stores(running, folder, folder / "disk")
-        self._cluster = RayCluster()
+        self._cluster = RayCluster(folder / "ray")
         running.callback(self._cluster.end)
         (folder / "inputs").mkdir()
         self._inputs = Inputs(folder / "inputs", Corpus())

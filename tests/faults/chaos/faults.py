@@ -122,13 +122,12 @@ def _stop_worker(_trial: "Trial", draw: Random) -> End | None:
 
 def _kill_node(trial: "Trial", _draw: Random) -> End | None:
     if trial.setting.has_cluster:
-        trial.cluster.kill_second()
-        return _at_once
+        return _at_once if trial.cluster.kill_second() else None
     return _at_once if sum(_kill(pid) is not None for pid in raylets(trial.driver.pid)) else None
 
 
 def _stop_node(trial: "Trial", _draw: Random) -> End | None:
-    pids = [trial.cluster.second_raylet()] if trial.setting.has_cluster else raylets(trial.driver.pid)
+    pids = trial.cluster.second_raylet() if trial.setting.has_cluster else raylets(trial.driver.pid)
     return _stop(pids[0]) if pids else None
 
 

@@ -56,6 +56,7 @@ class Trial:
         self.scenario, self.setting, self.store, self.cluster = scenario, scenario.setting, store, cluster
         self.work: Work
         self.driver: subprocess.Popen
+        self._drivers: list[subprocess.Popen] = []
         self.is_behind, self.starts = False, 0
         self.counts: Counter[str] = Counter()
         self._ongoing = Ongoing(self.counts)
@@ -86,7 +87,7 @@ class Trial:
             self._ongoing.end_all()
             self._count_requests()
             self.store.calm()
-            for process in (self.driver, *self._others):
+            for process in self._drivers:
                 process.kill()
         assert "Traceback" not in self.log.read_text(), f"a driver ended with a traceback\n{self.log_end()}"
         leftovers.check()
@@ -116,7 +117,10 @@ class Trial:
             self.clock.jump(0)
             environment |= self.clock.environment
         with self.log.open("ab") as log:
-            return subprocess.Popen(argv, stdout=log, stderr=log, env=environment, start_new_session=True)
+            self._drivers.append(
+                subprocess.Popen(argv, stdout=log, stderr=log, env=environment, start_new_session=True)
+            )
+        return self._drivers[-1]
 
     def start_second(self) -> None:
         """Start the present command again, while it runs."""
