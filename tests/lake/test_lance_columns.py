@@ -1,5 +1,6 @@
 """Features as columns of a Lance dataset: what runs encode, commit and leave alone."""
 
+import pickle
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -70,6 +71,25 @@ def test_lance_rounds_on_each_store_encode_what_changed_and_nothing_else(docs, t
     assert docs.open().version == version
     assert run.encoded == 35 + 9
     assert docs.open().tags.list() == {}
+
+
+def test_lance_results_of_workers_do_not_grow_with_the_number_of_fragments(tmp_path):
+    largest = []
+    for number, num_rows in enumerate((100, 800)):  # 10 rows of a fragment
+        docs, sizes = Backend(str(tmp_path / str(number))), [0]
+        docs.create(rows(range(num_rows)))
+
+        def measured(work, items, sizes=sizes):
+            for item in items:
+                result = work(item)
+                sizes.append(len(pickle.dumps(result)))
+                yield result
+
+        run = InPlaceRun(docs, tmp_path / f"runs-{number}", spread=measured)
+        assert run.go() == counts(num_rows, 0, 0)
+        assert missing(docs) == []
+        largest.append(max(sizes))
+    assert largest[1] < 1.5 * largest[0]
 
 
 def test_lance_second_command_makes_no_version_and_opens_no_file(local, run):

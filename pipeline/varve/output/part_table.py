@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Self, overload
 
+import numpy as np
 import pyarrow as pa
 
 from varve.monitoring.row_errors import merge_reasons
@@ -97,6 +98,17 @@ class PartTable(Sequence[Part]):  # noqa: PLW1641 (not hashable: a hash would ne
     def in_order(self) -> "PartTable":
         """The same parts, sorted by shard and row."""
         return PartTable(self.columns.sort_by([(name, "ascending") for name in ("shard", "start", "stop")]))
+
+    def of_shards(self, shards: Iterable[int]) -> "PartTable":
+        """The parts of some shards, of a table that is in order.
+
+        They are a copy: pickled slices of Arrow's columns hold the whole columns.
+        """
+        numbers, slices = self.columns["shard"].to_numpy(), [_SCHEMA.empty_table()]
+        for shard in sorted(shards):
+            start, stop = np.searchsorted(numbers, (shard, shard + 1)).tolist()
+            slices.append(self.columns.slice(start, stop - start))
+        return PartTable(pa.concat_tables(slices).combine_chunks())  # one slice alone would not be copied
 
     @property
     def num_rows(self) -> int:

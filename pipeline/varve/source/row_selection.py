@@ -45,6 +45,37 @@ class SelectedFile:
 
 
 @dataclass(frozen=True, slots=True)
+class ShardSelection:
+    """The selected rows of one shard.
+
+    Attributes:
+        storage: of the run.
+        prefix: see `RowSelection`.
+        shard: its number.
+        is_partial: see `SelectedFile`.
+    """
+
+    storage: Storage
+    prefix: str
+    shard: int
+    is_partial: bool
+
+    def positions(self) -> NDArray[np.int64] | None:
+        """(rows of the shard,) positions among the live rows of its file; None: all rows.
+
+        Raises:
+            RunError: they cannot be read.
+        """
+        if not self.is_partial:
+            return None
+        name = rows_name(self.prefix, self.shard)
+        if (content := self.storage.read(name)) is None:
+            msg = f"{self.storage.uri}/{name} is missing: delete {self.storage.uri} and run the same command again"
+            raise RunError(msg)
+        return pq.read_table(pa.BufferReader(content))["position"].to_numpy()
+
+
+@dataclass(frozen=True, slots=True)
 class RowSelection:
     """The selected rows of a run.
 
@@ -65,19 +96,13 @@ class RowSelection:
         """Of the files and their positions."""
         return hashlib.sha256(json.dumps([asdict(file) for file in self.files]).encode()).hexdigest()
 
-    def positions(self, shard: int) -> NDArray[np.int64] | None:
-        """(rows of the shard,) positions among the live rows of its file; None: all rows.
+    def of_shard(self, shard: int) -> "ShardSelection":
+        """Of one shard, for a worker: a selection of very many files is large."""
+        return ShardSelection(self.storage, self.prefix, shard, self.files[shard].is_partial)
 
-        Raises:
-            RunError: they cannot be read.
-        """
-        if not self.files[shard].is_partial:
-            return None
-        name = rows_name(self.prefix, shard)
-        if (content := self.storage.read(name)) is None:
-            msg = f"{self.storage.uri}/{name} is missing: delete {self.storage.uri} and run the same command again"
-            raise RunError(msg)
-        return pq.read_table(pa.BufferReader(content))["position"].to_numpy()
+    def positions(self, shard: int) -> NDArray[np.int64] | None:
+        """See `ShardSelection.positions`."""
+        return self.of_shard(shard).positions()
 
     def save(self) -> Self:
         """Write selection.json, unless it exists; returns what is stored then."""

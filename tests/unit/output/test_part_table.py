@@ -101,6 +101,14 @@ def test_in_order_sorts_by_range(given_parts):
     assert ranges == sorted(one.range for one in given_parts)
 
 
+@pytest.mark.parametrize("shards", [[], [3], [7, 0, 999], [999, 1000]])
+def test_parts_of_shards_are_pickled_without_the_others(shards):
+    parts = PartTable.of(part(number) for number in range(10_000)).in_order()
+    found = parts.of_shards(shards)
+    assert list(found) == [one for one in parts if one.shard in shards]
+    assert len(pickle.dumps(found)) < 20_000 < len(pickle.dumps(parts)) / 50
+
+
 @pytest.mark.parametrize("cut", [slice(1, 3), slice(None), slice(-2, None), slice(None, None, -3), slice(5, 2)])
 def test_slices_work_as_for_a_list(cut):
     given_parts = [part(number, fingerprint=str(number % 3)) for number in range(10_000)]

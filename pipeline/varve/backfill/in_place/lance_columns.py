@@ -204,10 +204,11 @@ class _Publication:
         plan = ColumnPlan(
             columns.table.uri, pinned, columns.own, schema, columns.text_columns, self.selection, self.parts, prefix
         )
-        written = [(task, file) for task, file in self.spread(write_fragment, plan.tasks(head)) if file]
-        unverified = [item for item in written if item[1].name not in self.verified]
+        tasks = {task.fragment: task for task in plan.tasks(head)}
+        written = [file for file in self.spread(write_fragment, list(tasks.values())) if file]
+        unverified = [(tasks[file.fragment], file) for file in written if file.name not in self.verified]
         self.verified.update(self.spread(verify_fragment, unverified))
-        return [file for _, file in written]
+        return written
 
     @property
     def _properties(self) -> Mapping[str, str]:

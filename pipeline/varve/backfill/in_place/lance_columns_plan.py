@@ -10,12 +10,11 @@ since files have one row for each physical row. A row whose text no part has sta
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pyarrow as pa
 
 from varve.backfill.in_place.lance_columns_task import FragmentTask
@@ -139,20 +138,10 @@ class ColumnPlan:
             own=self.own,
             schema=self.schema,
             text_columns=texts,
-            selection=self.selection,
-            shard=shard,
-            parts=self._parts_of(shards),
+            storage=self.selection.storage,
+            selected=None if shard is None else self.selection.of_shard(shard),
+            parts=self._in_order.of_shards(shards),
         )
-
-    def _parts_of(self, shards: frozenset[int]) -> PartTable:
-        return PartTable(pa.concat_tables(self._slices(shards)).combine_chunks())
-
-    def _slices(self, shards: frozenset[int]) -> Iterator[pa.Table]:
-        yield self._in_order.columns.slice(0, 0)
-        column = self._in_order.columns["shard"].to_numpy()
-        for shard in sorted(shards):
-            start, stop = np.searchsorted(column, (shard, shard + 1))
-            yield self._in_order.columns.slice(start, stop - start)
 
     @cached_property
     def _in_order(self) -> PartTable:

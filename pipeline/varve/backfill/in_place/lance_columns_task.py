@@ -21,7 +21,8 @@ from varve.lake.lance.dataset import lance_errors, open_version
 from varve.lake.lance.offsets import encode_offsets
 from varve.lake.text_hash import HASH_TYPE
 from varve.output.part_table import PartTable
-from varve.source.row_selection import RowSelection
+from varve.source.row_selection import ShardSelection
+from varve.storage.object_store import Storage
 
 if TYPE_CHECKING:
     from lance import LanceDataset
@@ -43,8 +44,8 @@ class FragmentTask:
         own: columns.
         schema: of the own columns.
         text_columns: names in this version.
-        selection: of the run.
-        shard: whose rows are the selected ones of this fragment; None: rows are found by their text.
+        storage: of the run.
+        selected: rows of this fragment; None: rows are found by their text.
         parts: of the shard; or those in which texts are looked up.
     """
 
@@ -56,8 +57,8 @@ class FragmentTask:
     own: OwnColumns
     schema: pa.Schema
     text_columns: tuple[str, ...]
-    selection: RowSelection
-    shard: int | None
+    storage: Storage
+    selected: ShardSelection | None
     parts: PartTable
 
     def write(self) -> ColumnFile | None:
@@ -67,7 +68,7 @@ class FragmentTask:
             VersionExpiredError: the version is gone.
             RunError: parts are missing or damaged, or a store failed.
         """
-        storage = self.selection.storage
+        storage = self.storage
         if (content := storage.read(self.record)) is not None:
             return ColumnFile.from_json(content)
         places, new = self._new_rows()
@@ -89,7 +90,7 @@ class FragmentTask:
         """
         expected = self._overlay(*self._new_rows())
         if problem := self._compare(written, expected):
-            self.selection.storage.delete([self.record])
+            self.storage.delete([self.record])
             msg = f"{problem}. The table was not changed. Run the same command again: it writes this file again"
             raise RunError(msg)
 
@@ -125,12 +126,12 @@ class FragmentTask:
 
     def _new_rows(self) -> tuple[NDArray[np.int64], Iterable[Chunk]]:
         """(physical offsets of the rows with new values, these values)."""
-        if self.shard is None:
+        if self.selected is None:
             return self._found_rows()
         offsets = self._concat(places for places, _ in self._scan([]))
-        positions = self.selection.positions(self.shard)
+        positions = self.selected.positions()
         places = offsets if positions is None else offsets[positions]
-        return places, placed_rows(self.selection.storage, self.parts, self.own, self.schema, places)
+        return places, placed_rows(self.storage, self.parts, self.own, self.schema, places)
 
     def _found_rows(self) -> tuple[NDArray[np.int64], Iterable[Chunk]]:
         """Rows of the fragment that are stale and whose text the parts have."""
@@ -138,7 +139,7 @@ class FragmentTask:
         stale = [self._stale(places, table) for places, table in self._scan(columns)]
         places = self._concat(offsets for offsets, _ in stale)
         hashes = pa.concat_arrays([pa.array([], HASH_TYPE), *(each for _, each in stale)])
-        is_found, rows = find_rows(self.selection.storage, self.parts, self.own, self.schema, hashes)
+        is_found, rows = find_rows(self.storage, self.parts, self.own, self.schema, hashes)
         places = places[is_found]
         return places, [(places, rows)] if len(places) else []
 
@@ -169,9 +170,9 @@ class FragmentTask:
         return np.concatenate([np.empty(0, np.int64), *places])
 
 
-def write_fragment(task: FragmentTask) -> tuple[FragmentTask, ColumnFile | None]:
-    """Write the file of a task; see `FragmentTask.write`."""
-    return task, task.write()
+def write_fragment(task: FragmentTask) -> ColumnFile | None:
+    """Write the file of a task; see `FragmentTask.write`. Its fragment names the task, which can be large."""
+    return task.write()
 
 
 def verify_fragment(item: tuple[FragmentTask, ColumnFile]) -> str:

@@ -10,7 +10,6 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
-import numpy as np
 import pyarrow as pa
 
 from varve.backfill.in_place.rewritten_files import RewrittenFile, check_rewritable, write_file
@@ -195,15 +194,10 @@ class _Publication:
             own=self.columns.own,
             text_columns=self.columns.text_columns,
             layout=layout,
-            selection=self.selection,
-            shard=shard,
-            parts=self._parts_of(shards),
+            storage=self.selection.storage,
+            selected=None if shard is None else self.selection.of_shard(shard),
+            parts=self.parts.of_shards(shards),
         )
-
-    def _parts_of(self, shards: list[int]) -> PartTable:
-        columns, numbers = self.parts.columns, self.parts.columns["shard"].to_numpy()
-        bounds = [np.searchsorted(numbers, (shard, shard + 1)) for shard in sorted(shards)]
-        return PartTable(pa.concat_tables([columns.slice(start, stop - start) for start, stop in bounds]))
 
     def _record(self, version: int, *, is_complete: bool) -> int:
         """Note the version from which later runs compare files: that of the commit, if it covers all rows."""

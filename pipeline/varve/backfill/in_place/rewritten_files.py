@@ -21,7 +21,8 @@ from varve.errors import JobError, RunError, one_line
 from varve.lake.table import FeatureTable, NewFile, Pin, TableFile
 from varve.output.part_layout import PartLayout, encode_table_file
 from varve.output.part_table import PartTable
-from varve.source.row_selection import RowSelection
+from varve.source.row_selection import ShardSelection
+from varve.storage.object_store import Storage
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +37,8 @@ class RewrittenFile:
         own: columns.
         text_columns: one or two.
         layout: of files of the table.
-        selection: of the run.
-        shard: whose rows are the selected ones of this file; None: rows are found by their text.
+        storage: of the run.
+        selected: rows of this file; None: rows are found by their text.
         parts: of the shard; or those in which texts are looked up.
     """
 
@@ -48,8 +49,8 @@ class RewrittenFile:
     own: OwnColumns
     text_columns: tuple[str, ...]
     layout: PartLayout
-    selection: RowSelection
-    shard: int | None
+    storage: Storage
+    selected: ShardSelection | None
     parts: PartTable
 
     def write(self) -> tuple[TableFile, NewFile] | None:
@@ -64,7 +65,7 @@ class RewrittenFile:
         if not len(places):
             return None
         rows = self._with_features(stored, new)
-        storage, name = self.selection.storage, self._name
+        storage, name = self.storage, self._name
         storage.create(name, encode_table_file(rows, self.layout))
         num_bytes = self._verify(name, rows)
         path = run_path(self.table.folder, storage, name)
@@ -90,9 +91,9 @@ class RewrittenFile:
 
     def _new_rows(self, stored: pa.Table) -> tuple[NDArray[np.int64], Iterable[Chunk]]:
         """(positions of the rows with new values, these values)."""
-        storage = self.selection.storage
-        if self.shard is not None:
-            positions = self.selection.positions(self.shard)
+        storage = self.storage
+        if self.selected is not None:
+            positions = self.selected.positions()
             places = np.arange(len(stored)) if positions is None else positions
             return places, placed_rows(storage, self.parts, self.own, self._own_schema, places)
         is_stale, hashes = stale_rows(stored, self.text_columns, self.own.hash)
@@ -109,7 +110,7 @@ class RewrittenFile:
 
     def _verify(self, name: str, rows: pa.Table) -> int:
         """The size of the file, which must have these rows."""
-        storage = self.selection.storage
+        storage = self.storage
         content = storage.read(name) or b""
         try:
             found = pq.read_table(pa.BufferReader(content)).cast(rows.schema)
