@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from uuid import uuid4
 
 import pyarrow.parquet as pq
 import pytest
@@ -64,6 +65,21 @@ def test_refusal_in_a_task_is_the_message_alone_whatever_its_cause_is():
     with pytest.raises(JobError) as refusal:
         list(spread(refuse, [1]))
     assert str(refusal.value) == "the key is not unique"
+
+
+def test_each_item_is_loaded_by_the_task_that_works_on_it_alone(tmp_path):
+    class Item:
+        def __init__(self, number):
+            self.number = number
+
+        def __setstate__(self, state):
+            self.number = state["number"]
+            (tmp_path / f"{self.number}-{uuid4()}").touch()
+
+    start_ray(Compute())
+    found = spread(lambda item: item.number, [Item(number) for number in range(40)])
+    assert sorted(found) == list(range(40))
+    assert len(list(tmp_path.iterdir())) == 40
 
 
 def test_relative_destination_is_that_of_the_program_in_every_task(run, tmp_path, monkeypatch):

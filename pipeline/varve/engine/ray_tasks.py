@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import ray
+from ray import cloudpickle
 from ray.data import DataContext
 from ray.exceptions import RayError, UserCodeException
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -32,6 +33,7 @@ TWO_CALLS: dict[str, Any] = {
 }
 # Enough blocks that one slow block at the end keeps few CPUs waiting.
 _BLOCKS_PER_CPU = 8
+_MOST_BLOCKS = 10_000  # each costs the driver milliseconds
 # Ray reports an exception of an actor's constructor only as the text of its traceback, which ends with Varve's error.
 _RAISED = re.compile(r".*^varve\.errors\.(JobError|RunError): (.*)", re.MULTILINE | re.DOTALL)
 # Ray appends advice for its own users to Varve's message.
@@ -47,22 +49,27 @@ def spread(work: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
     """
     if not items:
         return
-    blocks = min(len(items), _BLOCKS_PER_CPU * max(1, int(ray.cluster_resources().get("CPU", 1))))
+    blocks = min(len(items), _BLOCKS_PER_CPU * max(1, int(ray.cluster_resources().get("CPU", 1))), _MOST_BLOCKS)
     context = DataContext.get_current().copy()
     context.enable_progress_bars, context.print_on_execution_start = False, False
     context.raise_original_map_exception = True  # otherwise all that remains of an error is the text of tracebacks
     try:
         with quiet_ray_data(context):
-            stored = ray.put(items)  # once: there may be very many
 
-            def take(row: dict[str, int]) -> list[dict[str, Any]]:
-                return [{"result": work(item)} for item in ray.get(stored)[row["id"] :: blocks]]
+            def take(row: dict[str, Any]) -> list[dict[str, Any]]:
+                return [{"result": work(item)} for item in cloudpickle.loads(row["items"])]
 
-            rows = ray.data.range(blocks, override_num_blocks=blocks)
+            # Each task gets its own items alone: there may be very many, and many tasks.
+            groups = [{"items": _dumps(items[block::blocks])} for block in range(blocks)]
+            rows = ray.data.from_items(groups, override_num_blocks=blocks)
             for row in rows.flat_map(take, num_cpus=1, max_retries=MAX_RETRIES).iter_rows():
                 yield row["result"]
     except (RayError, UserCodeException, VarveError) as e:
         raise unwrap_error(e) from e
+
+
+def _dumps(items: Sequence[Any]) -> bytes:
+    return cloudpickle.dumps(items)  # pyright: ignore[reportPrivateImportUsage] (it re-exports all names)
 
 
 def on_replica(plan: "Plan", placement: Placement, work: Callable[["Plan"], T]) -> T:
