@@ -14,6 +14,7 @@ import hashlib
 import io
 import re
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path, PurePosixPath
@@ -36,6 +37,7 @@ IDS = "ids"
 STAGED = "_varve/staged"
 _IDS_NAME = re.compile(r"ids/ids-(\d{12})-(\d{12})\.parquet")
 _UPLOAD_S = 60  # an upload writes more often
+_THREADS = 16  # that read files of ids
 
 
 @dataclass(frozen=True)
@@ -152,7 +154,9 @@ class IndexFolder:
             names: objects of the index itself; the files of ids are added.
         """
         ids = [_ids_name(first, stop) for first, stop in self._ids_files()]
-        files = {name: self.measure(name) for name in [*names, *ids]}
+        files = {name: self.measure(name) for name in names}
+        with ThreadPoolExecutor(_THREADS) as threads:  # there is one per part: a store takes its time for each
+            files |= zip(ids, threads.map(self.measure, ids), strict=True)
         complete = replace(record, files=files)
         if not self.storage.create(RECORD_NAME, complete.encode()):
             return self.published() or complete

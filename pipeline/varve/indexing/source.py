@@ -186,11 +186,24 @@ class IndexSource:
         """(N,) number of the part that holds each position."""
         return np.searchsorted(self.starts, positions, side="right") - 1
 
-    def sample_positions(self, num_vectors: int, seed: int, max_parts: int = _SAMPLE_PARTS) -> NDArray[np.int64]:
-        """Ascending positions of a random sample from a few parts; a function of the source and the seed."""
+    def sample_positions(self, num_vectors: int, seed: int, max_parts: int | None = _SAMPLE_PARTS) -> NDArray[np.int64]:
+        """Ascending positions of a random sample; a function of the arguments and the source.
+
+        Args:
+            num_vectors: positions; fewer are returned if the parts hold fewer.
+            seed: of the random choice.
+            max_parts: from which they are; None: as many as hold the positions, and at least `_SAMPLE_PARTS`.
+        """
         random = np.random.default_rng(seed)
-        filled = np.flatnonzero(np.diff(self.starts))
-        parts = np.sort(random.choice(filled, min(max_parts, len(filled)), replace=False))
+        counts = np.diff(self.starts)
+        filled = np.flatnonzero(counts)
+        if max_parts is None:
+            filled = random.permutation(filled)
+            held = np.cumsum(counts[filled])
+            parts = filled[: max(_SAMPLE_PARTS, int(np.searchsorted(held, num_vectors)) + 1)]
+        else:
+            parts = random.choice(filled, min(max_parts, len(filled)), replace=False)
+        parts = np.sort(parts)
         ranges = [np.arange(int(self.starts[part]), int(self.starts[part + 1])) for part in parts]
         candidates = np.concatenate(ranges) if ranges else np.zeros(0, np.int64)
         return np.sort(random.choice(candidates, min(num_vectors, len(candidates)), replace=False))

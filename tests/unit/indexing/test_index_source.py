@@ -132,6 +132,14 @@ def test_sample_is_a_function_of_the_seed(tmp_path):
     assert source.sample_positions(10_000, 1).tolist() == list(range(997))
 
 
+@pytest.mark.parametrize("wanted", [1, 64, 65, 700, 997, 5_000])
+def test_sample_of_any_number_of_small_parts_is_as_large_as_asked(tmp_path, wanted):
+    path = write_output(tmp_path, {column("e", 2): np.ones((997, 2))}, {"id": range(997)}, rows_per_part=1, errors=[3])
+    source = open_source(path, (), "e")
+    assert len({*source.sample_positions(wanted, 1, max_parts=None)}) == min(wanted, 996)
+    assert len({*source.sample_positions(wanted, 1)}) == min(wanted, 64)
+
+
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [

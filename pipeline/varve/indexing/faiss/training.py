@@ -40,7 +40,7 @@ def sample_size(kind: FaissKind, source: IndexSource) -> int:
 
 def _sample(source: IndexSource, num_vectors: int) -> NDArray[np.float32]:
     """(num_vectors, width) in one array, which may be large: each block is copied to its place."""
-    positions = source.sample_positions(num_vectors, seed=_SEED)
+    positions = source.sample_positions(num_vectors, seed=_SEED, max_parts=None)  # with fewer, FAISS does not train
     sample = np.empty((num_vectors, source.width), np.float32)
     filled = 0
     for part in np.unique(source.part_of(positions)).tolist():
