@@ -7,6 +7,7 @@ and only if it is of this user.
 
 import fcntl
 import os
+import re
 import secrets
 import shutil
 import sys
@@ -16,6 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _PREFIX = "varve-"
+_NAME_BYTES = 3
+# Other folders that begin with the prefix belong to the user, whatever is in them.
+_NAME = re.compile(rf"{_PREFIX}[0-9a-f]{{{2 * _NAME_BYTES}}}")
 _LOCK_NAME = "lock"
 _OF_RAY = "r"
 _NAME_ATTEMPTS = 100
@@ -75,7 +79,7 @@ def _make_private(parent: Path) -> Path:
     """Make a folder with a short name: the path of a socket may have about 100 characters."""
     parent.mkdir(parents=True, exist_ok=True)
     for _ in range(_NAME_ATTEMPTS):
-        path = parent / f"{_PREFIX}{secrets.token_hex(3)}"
+        path = parent / f"{_PREFIX}{secrets.token_hex(_NAME_BYTES)}"
         with suppress(FileExistsError):
             path.mkdir(mode=0o700)
             return path
@@ -85,6 +89,8 @@ def _make_private(parent: Path) -> Path:
 
 def _remove_abandoned(parent: Path) -> None:
     for path in parent.glob(f"{_PREFIX}*"):
+        if not _NAME.fullmatch(path.name):
+            continue
         with suppress(OSError), _lock_of(path) as is_free:
             if is_free:
                 shutil.rmtree(path, ignore_errors=True)

@@ -60,11 +60,14 @@ def test_temporary_folder_with_a_long_path_is_not_used_for_sockets(monkeypatch, 
 
 
 def test_folders_that_no_run_has_made_are_kept(parent):
-    (parent / "varve-models").mkdir()
+    for name in ("varve-models", "varve-data"):
+        (parent / name).mkdir()
+    (parent / "varve-data/lock").touch()
     elsewhere = parent / "elsewhere"
     elsewhere.mkdir()
     (elsewhere / "lock").touch()
-    (parent / "varve-link").symlink_to(elsewhere)
+    (parent / "varve-00000f").symlink_to(elsewhere)
     make_session_folder().remove()
-    assert {path.name for path in parent.iterdir()} == {"varve-models", "varve-link", "elsewhere"}
+    assert {path.name for path in parent.iterdir()} == {"varve-models", "varve-data", "varve-00000f", "elsewhere"}
+    assert (parent / "varve-data/lock").exists()
     assert (elsewhere / "lock").exists()
