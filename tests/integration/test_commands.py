@@ -259,6 +259,8 @@ def test_clean_lists_files_and_deletes_only_with_delete(finished, capsys):
     fresh = finished / "data/part-00000-000000000000-000000000020.parquet#4"
     fresh.write_bytes(b"half")
     (finished / "data/notes.txt").write_text("mine")
+    (finished / "Invoice #12").write_text("mine")
+    os.utime(finished / "Invoice #12", (0, 0))
     parts = sorted(path.name for path in (finished / "data").glob("*.parquet"))
     assert run_command(["clean", str(finished)]) == 0
     listed = capsys.readouterr().out
@@ -269,6 +271,7 @@ def test_clean_lists_files_and_deletes_only_with_delete(finished, capsys):
     assert run_command(["clean", str(finished), "--delete"]) == 0
     assert not staged.exists()
     assert fresh.exists()
+    assert (finished / "Invoice #12").exists()
     assert sorted(path.name for path in (finished / "data").glob("*.parquet")) == parts
     assert run_command(["clean", str(finished.parent)]) == 2
 

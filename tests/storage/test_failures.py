@@ -14,6 +14,7 @@ from varve.errors import RunError
 from varve.planning.saved_plan import prepare
 from varve.storage.object_store import Storage
 from varve.storage.retry import retries
+from varve.output.object_names import OBJECT_NAMES
 from varve.storage.stale_uploads import find_stale_uploads
 
 SOON_S = 15
@@ -154,27 +155,27 @@ def test_multipart_uploads_of_other_programs_are_not_stale(container):
     storage.create("data/whole", b"x" * (12 << 20))  # larger than what clients cut by themselves
     assert "Uploads" not in client.list_multipart_uploads(Bucket=bucket)
     client.create_multipart_upload(Bucket=bucket, Key="out/data/part")
-    assert list(find_stale_uploads(storage)) == []
+    assert list(find_stale_uploads(storage, OBJECT_NAMES)) == []
 
 
 @pytest.fixture
 def staged(tmp_path) -> Path:
     """A staged file of an interrupted upload, in an output of one object."""
-    Storage(str(tmp_path)).create("data/part", b"x")
-    (tmp_path / "data/part#1").write_bytes(b"half")
-    return tmp_path / "data/part#1"
+    Storage(str(tmp_path)).create("_varve/part", b"x")
+    (tmp_path / "_varve/part#1").write_bytes(b"half")
+    return tmp_path / "_varve/part#1"
 
 
 def test_staged_file_is_found_and_removed_once(staged):
-    (found,) = find_stale_uploads(Storage(str(staged.parents[1])))
-    assert (found.name, found.size) == ("data/part#1", 4)
+    (found,) = find_stale_uploads(Storage(str(staged.parents[1])), OBJECT_NAMES)
+    assert (found.name, found.size) == ("_varve/part#1", 4)
     found.remove()
     found.remove()  # already removed
     assert [path.name for path in staged.parent.iterdir()] == ["part"]
 
 
 def test_staged_file_that_cannot_be_removed_is_named(staged):
-    (found,) = find_stale_uploads(Storage(str(staged.parents[1])))
+    (found,) = find_stale_uploads(Storage(str(staged.parents[1])), OBJECT_NAMES)
     staged.unlink()
     staged.mkdir()
     with pytest.raises(RunError, match=r"part#1: cannot be removed"):

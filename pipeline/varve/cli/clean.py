@@ -1,20 +1,24 @@
 """`varve clean PATH`: list files of interrupted uploads, or delete them with --delete."""
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 from varve.cli.command import print_json, run
 from varve.errors import JobError
+from varve.indexing.index_folder import INDEX_NAMES
 from varve.indexing.record import REQUEST_NAME
 from varve.monitoring.progress_line import clock_time, data_size
 from varve.output import part_file
 from varve.output.manifest import JOB_NAME
+from varve.output.object_names import OBJECT_NAMES
 from varve.storage.object_store import Storage
 from varve.storage.stale_uploads import StaleUpload, find_stale_uploads
 
 _MAX_SHOWN = 20
+_NAMES = re.compile(f"{OBJECT_NAMES.pattern}|{INDEX_NAMES.pattern}")
 _DESCRIPTION = """List the staged files that interrupted uploads left in a local output or index, and delete them with
 --delete. Committed parts are never touched. Object stores keep no such files."""
 
@@ -42,7 +46,7 @@ def _clean(arguments: argparse.Namespace) -> int:
         raise JobError(msg)
     storage = _open(arguments.path)
     now = datetime.now(UTC)
-    found = list(find_stale_uploads(storage))
+    found = list(find_stale_uploads(storage, _NAMES))
     old = [upload for upload in found if now - upload.modified_at >= timedelta(hours=arguments.older_than)]
     unknown = [f.name for f in storage.list(part_file.DATA_PREFIX) if part_file.parse_name(f.name) is None]
     if arguments.delete:

@@ -35,6 +35,11 @@ from varve.storage.stale_uploads import find_stale_uploads
 
 IDS = "ids"
 STAGED = "_varve/staged"
+# The names of all objects that are written here, but for Lance's, which Lance itself writes.
+INDEX_NAMES = re.compile(
+    r"_varve/.+|ids/ids-\d{12}-\d{12}\.parquet|(?:index|vectors)(?:-\d{5,}(?:-of-\d{5,})?)?\.\w+|"
+    r"documents/part-\d{6,}\.ndjson\.zst|mapping(?:\.elasticsearch)?\.json"
+)
 _IDS_NAME = re.compile(r"ids/ids-(\d{12})-(\d{12})\.parquet")
 _UPLOAD_S = 60  # an upload writes more often
 _THREADS = 16  # that read files of ids
@@ -61,11 +66,15 @@ class IndexFolder:
         """Write the request, or find the same one.
 
         Raises:
-            JobError: the folder was begun with another request, or is the output of a run.
+            JobError: the folder was begun with another request, is the output of a run, or holds files of others.
             RunError: the store failed.
         """
         if self.storage.read(JOB_NAME) is not None:
             msg = f"{self.storage.uri} is the output of a run. Choose another folder for the index"
+            raise JobError(msg)
+        foreign = self._foreign_object() if self.storage.read(REQUEST_NAME) is None else None
+        if foreign and self.storage.read(REQUEST_NAME) is None:  # else it is of a build that began meanwhile
+            msg = f"{self.storage.uri} holds other files, such as {foreign!r:.200}. Choose a new folder for the index"
             raise JobError(msg)
         if self.storage.create(REQUEST_NAME, request.encode()):
             return
@@ -75,6 +84,11 @@ class IndexFolder:
             listed = "".join(f"\n  {line}" for line in differences)
             msg = f"{self.storage.uri} was begun as another index:{listed}\nChoose another folder"
             raise JobError(msg)
+
+    def _foreign_object(self) -> str | None:
+        """An object that no build of an index has written; files that systems put into every folder do not count."""
+        names = (entry.name for entry in self.storage.list(""))
+        return next((name for name in names if not name.startswith((".", "_varve/", "lost+found/"))), None)
 
     def write_ids(self, rows: IndexRows) -> None:
         """Write the rows of the positions of one part, unless they are there; a part without vectors has no file."""
@@ -194,7 +208,7 @@ class IndexFolder:
         self.storage.delete([entry.name for entry in self.storage.list(prefix)])
         # A younger one may be an upload of another process that builds the same index.
         oldest = datetime.now(UTC) - timedelta(seconds=_UPLOAD_S)
-        for upload in find_stale_uploads(self.storage):
+        for upload in find_stale_uploads(self.storage, INDEX_NAMES):
             if upload.modified_at < oldest:
                 upload.remove()
 

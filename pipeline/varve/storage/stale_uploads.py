@@ -2,6 +2,8 @@
 
 They were never visible as objects, so removing them is safe. The client does not list them, so they are searched on the
 disk. In a store a part is uploaded in one request and leaves nothing; multipart uploads there belong to other programs.
+Invariant: a file with another name than that of an object that Varve writes is not found, since people and other
+programs name files `NAME#N` too.
 """
 
 import os
@@ -15,7 +17,7 @@ from varve.errors import RunError
 from varve.storage.object_store import Storage, is_folder
 
 # A local store writes to NAME#N and links it to NAME when it is complete.
-_STAGED = re.compile(r".*#\d+")
+_STAGED = re.compile(r"(.*)#\d+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +42,12 @@ class StaleUpload:
             raise RunError(msg) from e
 
 
-def find_stale_uploads(storage: Storage) -> Iterator[StaleUpload]:
-    """The staged files below a local output; none for a store.
+def find_stale_uploads(storage: Storage, names: re.Pattern[str]) -> Iterator[StaleUpload]:
+    """The staged files of objects below a local output; none for a store.
+
+    Args:
+        storage: the output.
+        names: matches the names of the objects, relative to the output.
 
     Raises:
         JobError: the path of the output is not that of a folder.
@@ -50,8 +56,11 @@ def find_stale_uploads(storage: Storage) -> Iterator[StaleUpload]:
     if not storage.is_local or not is_folder(storage.uri):
         return
     # Other processes may remove folders and files meanwhile, which `os.walk`, unlike `Path.rglob`, ignores.
-    found = [Path(root, name) for root, _, names in os.walk(folder) for name in names if _STAGED.fullmatch(name)]
+    found = [Path(root, name) for root, _, files in os.walk(folder) for name in files if _STAGED.fullmatch(name)]
     for path in sorted(found):
+        staged = _STAGED.fullmatch(path.relative_to(folder).as_posix())
+        if staged is None or not names.fullmatch(staged[1]):
+            continue
         try:
             status = path.stat()
         except FileNotFoundError:

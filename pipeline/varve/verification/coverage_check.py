@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from varve.output import manifest
 from varve.output.manifest import Manifest
+from varve.output.object_names import OBJECT_NAMES
 from varve.output.part_file import DATA_PREFIX, parse_name
 from varve.storage.object_store import Storage
 from varve.storage.stale_uploads import find_stale_uploads
@@ -42,6 +43,6 @@ def _foreign_files(storage: Storage) -> Iterator[str]:
     for entry in storage.list(DATA_PREFIX):
         if parse_name(entry.name) is None:
             yield f"{entry.name} is not a part: readers of {DATA_PREFIX}/ would read it too. Move it to another folder"
-    for upload in find_stale_uploads(storage):
+    for upload in find_stale_uploads(storage, OBJECT_NAMES):
         if upload.name.startswith(f"{DATA_PREFIX}/"):
             yield f"{upload.name} is left of an interrupted upload. `varve clean --delete --older-than 0` deletes it"

@@ -1,6 +1,7 @@
 """The folder of an index: requests, rows of positions, publishing, checking."""
 
 import json
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -63,6 +64,27 @@ def test_folder_of_another_request_is_refused_with_the_differences(folder, sourc
     assert line in str(raised.value)
     assert "settings.keep" not in str(raised.value)
     assert folder.storage.uri in str(raised.value)
+
+
+def test_folder_with_files_of_others_is_refused_and_unchanged(folder, source):
+    folder.storage.create("vectors-00000.npy", b"mine")
+    with pytest.raises(JobError, match=r"holds other files, such as 'vectors-00000\.npy'. Choose a new folder"):
+        folder.begin(request_of(source, "npy"))
+    assert folder.storage.read("_varve/index.json") is None
+    assert folder.storage.read("vectors-00000.npy") == b"mine"
+
+
+def test_staged_files_are_removed_and_files_with_such_names_are_kept(tmp_path):
+    folder = IndexFolder(Storage(str(tmp_path)))
+    mine = ["Invoice #12", "data#1", "music/Track #7", "music/index.faiss#1", "index.html/a#1", "ids/a.parquet#2"]
+    staged = ["index.faiss#1", "vectors-00000.npy#2", "_varve/index.json#1", "ids/ids-000000000000-000000000100.parquet#9"]
+    for name in (*mine, *staged):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"content")
+        os.utime(path, (0, 0))
+    folder.remove_staged()
+    assert {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()} == set(mine)
 
 
 def test_request_of_another_version_is_reported(folder, source):

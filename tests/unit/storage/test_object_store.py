@@ -7,6 +7,7 @@ import pytest
 from varve.config.output import Output
 from varve.errors import JobError
 from varve.storage.object_store import Storage
+from varve.output.object_names import OBJECT_NAMES
 from varve.storage.stale_uploads import find_stale_uploads
 
 
@@ -54,7 +55,7 @@ def test_path_that_no_folder_can_be_created_at_is_refused(places, path, problem)
         lambda: list(storage.list("data")),
         storage.check,
         lambda: storage.create("data/a", b"a"),
-        lambda: list(find_stale_uploads(storage)) or storage.read("x"),
+        lambda: list(find_stale_uploads(storage, OBJECT_NAMES)) or storage.read("x"),
     )
     for request in requests:
         with pytest.raises(
