@@ -119,8 +119,13 @@ class Watchdog:
         Thread(target=self._end, daemon=True).start()
 
     def _watch(self) -> None:
-        changed_at = time.monotonic()
-        while not self._exited.wait(min(_SNAPSHOT_INTERVAL_S, self._stall_s / 4)) and self.reason is None:
+        changed_at, interval_s = time.monotonic(), min(_SNAPSHOT_INTERVAL_S, self._stall_s / 4)
+        while True:
+            waits_at = time.monotonic()
+            if self._exited.wait(interval_s) or self.reason is not None:
+                return
+            # A machine that slept and a process that was stopped take longer, and no worker ran meanwhile.
+            changed_at += max(0.0, time.monotonic() - waits_at - interval_s)
             now = self._try_snapshot()
             if now is not None and now != self._last:
                 changed_at, self._last = time.monotonic(), now

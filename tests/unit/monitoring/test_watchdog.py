@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 from itertools import count
 from threading import Event
 
@@ -32,6 +34,46 @@ def test_run_with_progress_continues():
     with Watchdog(take_snapshot, lambda: None, lambda _now: "", stall_s=stall_s) as watchdog:
         assert is_past_stall.wait(PATIENCE_S)
     assert watchdog.reason is None
+
+
+RESUMED = """
+import signal
+import sys
+from threading import Event
+from varve.monitoring.run_counters import Snapshot
+from varve.monitoring.watchdog import Watchdog
+
+is_watched, is_resumed, is_over = Event(), Event(), Event()
+signal.signal(signal.SIGCONT, lambda *_: is_resumed.set())
+looks = [0, 0]
+
+def take_snapshot():
+    looks[is_resumed.is_set()] += 1
+    is_watched.set()
+    if looks[1] == 2:
+        is_over.set()
+    return Snapshot()
+
+with Watchdog(take_snapshot, lambda: None, lambda _now: "", stall_s=4, grace_s=0) as watchdog:
+    is_watched.wait()
+    is_over.wait(0.5)  # until the watchdog waits for its second look, a second after the first one
+    print("watched", flush=True)
+    while not is_over.wait(0.1):
+        pass
+sys.exit(watchdog.reason)
+"""
+
+
+def test_time_in_which_the_process_was_stopped_is_no_stall():
+    process = subprocess.Popen([sys.executable, "-c", RESUMED], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"watched\n"
+    process.send_signal(signal.SIGSTOP)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(timeout=4.5)
+    process.send_signal(signal.SIGCONT)
+    _, message = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 0, message.decode()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
