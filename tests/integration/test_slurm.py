@@ -117,3 +117,16 @@ def test_job_out_of_time_requeues_itself_and_resumes(slurm, tmp_path):
     log, _ = second.communicate(timeout=RUN_S)
     assert second.returncode == 0, log
     assert "2 of 2 " in log  # nodes of Ray
+
+
+def test_link_with_the_name_of_the_private_folder_is_not_followed(tmp_path):
+    slurm = Slurm(tmp_path, "job.yaml")
+    (tmp_path / "elsewhere").mkdir(mode=0o755)
+    slurm.scratch.symlink_to(tmp_path / "elsewhere")
+    try:
+        log, _ = slurm.submit().communicate(timeout=PATIENCE_S)
+    finally:
+        slurm.scratch.unlink()
+    assert log == f"{slurm.scratch} is not a folder of this user\n"
+    assert (tmp_path / "elsewhere").stat().st_mode & 0o777 == 0o755
+    assert list((tmp_path / "elsewhere").iterdir()) == []

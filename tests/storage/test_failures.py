@@ -11,10 +11,10 @@ import pytest
 from tests.waiting import PATIENCE_S
 from varve.config.job import Job
 from varve.errors import RunError
+from varve.output.object_names import OBJECT_NAMES
 from varve.planning.saved_plan import prepare
 from varve.storage.object_store import Storage
 from varve.storage.retry import retries
-from varve.output.object_names import OBJECT_NAMES
 from varve.storage.stale_uploads import find_stale_uploads
 
 SOON_S = 15

@@ -1,13 +1,16 @@
 """A checkpoint's files on every node: Ray transfers them, once per node for all its replicas.
 
 Only the driver reads the Hub, and a local model folder need not be on a shared disk. Knows nothing of models.
-Invariant: the folder on a node appears complete or not at all, and its name is the hash of its content.
+Invariants: the folder on a node appears complete or not at all, and its name is the hash of its content; it is in a
+folder that only this user can change, though its name is known to all users of the machine.
 """
 
 import hashlib
 import os
+import stat
 import tempfile
 from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -47,14 +50,14 @@ class ModelFiles:
         """The folder on this node: the original on the driver's node, elsewhere a copy that the first caller writes.
 
         Raises:
-            RunError: the temporary disk of the node has no room.
+            RunError: the temporary disk of the node has no room, or another user has taken the name of the folder.
         """
         if ray.get_runtime_context().get_node_id() == self._driver_node:
             return self._folder
         root = Path(tempfile.gettempdir()) / f"varve-models-{os.getuid()}"
         folder = root / self._sha256
         try:
-            root.mkdir(mode=0o700, exist_ok=True)
+            make_private(root)
             with FileLock(root / f"{self._sha256}.lock"):
                 if not folder.exists():
                     self._write(root, folder)
@@ -71,3 +74,19 @@ class ModelFiles:
                 (staged / name).parent.mkdir(parents=True, exist_ok=True)
                 (staged / name).write_bytes(memoryview(ray.get(stored)))  # pyright: ignore[reportArgumentType]
             staged.rename(folder)
+
+
+def make_private(folder: Path) -> None:
+    """Make a folder that only this user can read and change, or check that it is one.
+
+    Raises:
+        RunError: another user made it, or it is a link: what is in it may be another checkpoint than its name says.
+    """
+    with suppress(FileExistsError):
+        folder.mkdir(mode=stat.S_IRWXU)
+    status = folder.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
+        msg = f"{folder} is not a folder of this user. Remove it, or set TMPDIR to a folder of your own"
+        raise RunError(msg)
+    if stat.S_IMODE(status.st_mode) != stat.S_IRWXU:
+        folder.chmod(stat.S_IRWXU)

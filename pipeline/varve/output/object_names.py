@@ -2,13 +2,8 @@
 
 import re
 
-_OF_A_SET = "|".join(
-    (
-        r"_varve/.+",
-        r"data/part-\d{5,}-\d{12}-\d{12}\.parquet",
-        r"(?:maps|predictions)/[^/]+/.+\.(?:parquet|json)",
-        r"README\.md",
-        r"report\.html",
-    )
+_OF_A_SET = (
+    r"_varve/.+|data/part-\d{5,}-\d{12}-\d{12}\.parquet|"
+    r"(?:maps|predictions)/[^/]+/.+\.(?:parquet|json)|README\.md|report\.html"
 )
 OBJECT_NAMES = re.compile(rf"(?:sets/[^/]+/)?(?:{_OF_A_SET})")

@@ -77,7 +77,12 @@ def test_folder_with_files_of_others_is_refused_and_unchanged(folder, source):
 def test_staged_files_are_removed_and_files_with_such_names_are_kept(tmp_path):
     folder = IndexFolder(Storage(str(tmp_path)))
     mine = ["Invoice #12", "data#1", "music/Track #7", "music/index.faiss#1", "index.html/a#1", "ids/a.parquet#2"]
-    staged = ["index.faiss#1", "vectors-00000.npy#2", "_varve/index.json#1", "ids/ids-000000000000-000000000100.parquet#9"]
+    staged = [
+        "index.faiss#1",
+        "vectors-00000.npy#2",
+        "_varve/index.json#1",
+        "ids/ids-000000000000-000000000100.parquet#9",
+    ]
     for name in (*mine, *staged):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -6,8 +6,8 @@ import pytest
 
 from varve.config.output import Output
 from varve.errors import JobError
-from varve.storage.object_store import Storage
 from varve.output.object_names import OBJECT_NAMES
+from varve.storage.object_store import Storage
 from varve.storage.stale_uploads import find_stale_uploads
 
 
