@@ -1,4 +1,4 @@
-"""A file whose lines have a bounded length, so that a compressed file of one line cannot fill the memory."""
+"""Lines of a bounded length and number of values, so that a compressed file of one line cannot fill the memory."""
 
 import io
 from typing import IO, Any
@@ -6,6 +6,7 @@ from typing import IO, Any
 from varve.source.error_messages import UnreadableFileError
 
 MAX_LINE_BYTES = 1 << 30
+MAX_VALUES = 1 << 25  # that Python holds at the same time; a small object takes 70 to 160 bytes
 _BUFFER_BYTES = 1 << 18
 
 
@@ -46,4 +47,15 @@ def check_line(num_bytes: int) -> None:
     """
     if num_bytes > MAX_LINE_BYTES:
         msg = "more than 1 GiB without the end of a row. Write one row per line"
+        raise UnreadableFileError(msg)
+
+
+def check_values(content: bytes) -> None:
+    """Check that JSON which Python is about to parse as a whole has not too many values.
+
+    Raises:
+        UnreadableFileError: it has.
+    """
+    if content.count(b",") > MAX_VALUES:  # in texts too, where they are rarer
+        msg = f"more than {MAX_VALUES:,} values without the end of a row. Write one row per line"
         raise UnreadableFileError(msg)

@@ -4,6 +4,7 @@ Knows nothing of shards or rows.
 """
 
 import json
+import os
 import posixpath
 from collections.abc import Sequence
 from pathlib import Path
@@ -72,7 +73,7 @@ def data_patterns(spec: Source) -> list[str]:
         for pattern in spec.locations
     ]
     for path in map(Path, patterns):
-        if path.is_symlink() or path.exists():
+        if os.path.lexists(path):  # unlike those of Path, False for a name that is too long
             _check_file(path)
     return patterns
 

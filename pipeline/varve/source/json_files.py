@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.json as paj
 from datasets import Features, Json, LargeList, List, Value
 
-from varve.source.bounded_lines import check_line
+from varve.source.bounded_lines import check_line, check_values
 from varve.source.error_messages import UnreadableFileError
 
 _WHITESPACE = re.compile(r"\s*")
@@ -111,6 +111,7 @@ def _join(contents: list[bytes], more: Iterable[bytes]) -> bytes:
 
 def _to_lines(content: bytes, field: str | None) -> bytes:
     """One object per line, from any other layout that `datasets` accepts: a list, or objects over several lines."""
+    check_values(content)
     text, end, rows = content.decode(), 0, []
     while (start := cast("re.Match[str]", _WHITESPACE.match(text, end)).end()) < len(text):
         value, end = json.JSONDecoder().raw_decode(text, start)
@@ -143,6 +144,7 @@ def _load_objects(lines: bytes, *, skip_deep: bool = False) -> list[dict[str, An
     """
     rows = []
     for line in lines.splitlines():
+        check_values(line)
         try:
             row = json.loads(line.decode(errors="surrogateescape")) if line.strip() else None
         except RecursionError:

@@ -134,6 +134,14 @@ def test_line_without_end_is_refused_before_it_fills_the_memory(tmp_path, monkey
     assert "more than 1 GiB without the end of a row" in refusal(tmp_path / name, options={"chunksize": 1000})
 
 
+@pytest.mark.parametrize("start", [b'[{"text": "a"}', b'{"text": "a", "other": [0', b'{"text": [0'])
+def test_json_of_many_small_values_is_refused_before_it_fills_the_memory(tmp_path, monkeypatch, start):
+    monkeypatch.setattr(bounded_lines, "MAX_VALUES", 100_000)
+    end = b"]}" if start.startswith(b"{") else b"]"
+    (tmp_path / "0.json.gz").write_bytes(gzip.compress(start + b",{}" * 100_001 + end))
+    assert "more than 100,000 values without the end of a row" in refusal(tmp_path / "0.json.gz")
+
+
 def test_rows_of_any_length_are_read_in_tables_of_bounded_size(tmp_path):
     texts = ["a" * 10] * 3000 + ["b" * 400_000] * 200 + ["c"] * 3000
     (tmp_path / "0.csv").write_text("text\n" + "\n".join(texts))
