@@ -10,6 +10,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -94,6 +95,16 @@ def _remove_abandoned(parent: Path) -> None:
         with suppress(OSError), _lock_of(path) as is_free:
             if is_free:
                 shutil.rmtree(path, ignore_errors=True)
+        with suppress(OSError):
+            if _is_made_again(path):
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_made_again(path: Path) -> bool:
+    """Whether a process of Ray made a session in a folder that its run had removed: a run's own folder has a lock."""
+    status = path.lstat()
+    is_ours = stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid()
+    return is_ours and os.listdir(path) == [_OF_RAY] and any((path / _OF_RAY).glob("session_2*"))  # noqa: PTH208
 
 
 @contextmanager

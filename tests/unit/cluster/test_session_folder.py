@@ -71,3 +71,11 @@ def test_folders_that_no_run_has_made_are_kept(parent):
     assert {path.name for path in parent.iterdir()} == {"varve-models", "varve-data", "varve-00000f", "elsewhere"}
     assert (parent / "varve-data/lock").exists()
     assert (elsewhere / "lock").exists()
+
+
+def test_session_that_a_process_made_after_the_end_of_its_run_is_removed(parent):
+    (parent / "varve-00000a/r/session_2026-01-01/logs").mkdir(parents=True)
+    (parent / "varve-00000b").mkdir()  # of a run that is about to make its lock
+    (parent / "varve-00000c/r/data").mkdir(parents=True)
+    make_session_folder().remove()
+    assert {path.name for path in parent.iterdir()} == {"varve-00000b", "varve-00000c"}
