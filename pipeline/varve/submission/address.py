@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from varve.errors import JobError, RunError
+from varve.errors import JobError, RunError, one_line
 
 _CONNECT_S = 10.0
 
@@ -22,22 +22,38 @@ def check_address(address: str) -> str:
         JobError: the address has another form.
         RunError: nothing listens there.
     """
-    parts = urlsplit(address)
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
-        msg = f"--to {address}: expected http://HOST:8265 or https://HOST, the address of the head's dashboard"
-        raise JobError(msg)
+    host, port = _parse(address)
     for variable in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
         os.environ.pop(variable, None)
-    port = parts.port or (443 if parts.scheme == "https" else 80)
     try:
-        socket.create_connection((parts.hostname, port), timeout=_CONNECT_S).close()
+        socket.create_connection((host, port), timeout=_CONNECT_S).close()
     except OSError as e:
         msg = (
-            f"{address}: no connection to {parts.hostname}, port {port}: {e.strerror or e}. Check that the cluster is "
+            f"{address}: no connection to {host}, port {port}: {e.strerror or e}. Check that the cluster is "
             "up and that its dashboard (port 8265) can be reached from here"
         )
         raise RunError(msg) from e
     return address.rstrip("/")
+
+
+def _parse(address: str) -> tuple[str, int]:
+    """(host, port) of an address.
+
+    Raises:
+        JobError: it has another form.
+    """
+    try:
+        parts = urlsplit(address)
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        (parts.hostname or "").encode("idna")
+    except ValueError as e:  # a port above 65535, a bracket that is not closed, a name that no resolver takes
+        reason = f" ({one_line(e)})"
+    else:
+        if parts.scheme in {"http", "https"} and parts.hostname:
+            return parts.hostname, port
+        reason = ""
+    msg = f"--to {address:.200}: expected http://HOST:8265 or https://HOST, the address of the head's dashboard{reason}"
+    raise JobError(msg)
 
 
 def proxy_headers() -> dict[str, Any] | None:
