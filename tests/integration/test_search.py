@@ -1,6 +1,7 @@
 """`varve search` and `search`: of outputs and indexes, dense, sparse and late, alone and fused."""
 
 import json
+import os
 import pickle
 import re
 import shutil
@@ -386,6 +387,15 @@ def test_near_duplicates_are_listed_and_written(minilm, tmp_path, capsys):
     code, _, err = command(capsys, path, "--near-duplicates", "0.9999", "--output", str(file))
     assert (code, "exists already" in err) == (2, True)
     assert [entry.name for entry in tmp_path.iterdir() if entry.name.startswith(".")] == []
+    code, _, err = command(capsys, path, "--near-duplicates", "0.9999", "--output", str(tmp_path / ("x" * 300)))
+    assert (code, "cannot be written: File name too long" in err) == (1, True)
+
+
+def test_file_of_near_duplicates_is_not_written_through_a_link(minilm_run, tmp_path, capsys):
+    (tmp_path / f".pairs.parquet.{os.getpid()}").symlink_to(tmp_path / "mine")
+    code, _, err = command(capsys, minilm_run, "--near-duplicates", "2", "--output", str(tmp_path / "pairs.parquet"))
+    assert (code, "cannot be written: File exists" in err) == (1, True)
+    assert not (tmp_path / "mine").exists()
 
 
 @pytest.mark.parametrize(
@@ -410,6 +420,7 @@ def test_near_duplicates_are_listed_and_written(minilm, tmp_path, capsys):
         (["--questions", "/nowhere", "--qrels", "/nowhere"], "/nowhere: no such file"),
         (["x", "--key", "doc"], "--key needs --qrels"),
         (["--near-duplicates", "0.9", "--hybrid"], "remove --hybrid and --rescore"),
+        (["--near-duplicates", "nan"], "at least nan: expected a score"),
     ],
 )
 def test_mistakes_are_one_message_and_exit_code_2(arguments, message, minilm_run, capsys):

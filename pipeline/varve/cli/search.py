@@ -153,13 +153,19 @@ def _open_file(path: str | None, schema: "pa.Schema") -> Iterator[Any]:
     import pyarrow.parquet as pq
 
     target = Path(path).absolute()
-    if "://" in path or target.exists() or not target.parent.is_dir():
-        reason = "exists already" if target.exists() else "is not a file in an existing local folder"
+    exists = os.path.lexists(target)
+    if "://" in path or exists or not os.path.isdir(target.parent):  # noqa: PTH112 (unlike Path's: False for any name)
+        reason = "exists already" if exists else "is not a file in an existing local folder"
         msg = f"--output: {path} {reason}. Choose another file"
         raise JobError(msg)
     partial = target.with_name(f".{target.name}.{os.getpid()}")
     try:
-        with pq.ParquetWriter(partial, schema, compression="zstd") as writer:
+        file = partial.open("xb")  # not through a link that another user has put into a shared folder
+    except (OSError, ValueError) as e:
+        msg = f"--output: {path:.200} cannot be written: {getattr(e, 'strerror', None) or e}"
+        raise RunError(msg) from e
+    try:
+        with file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
             yield writer.write_table
         partial.rename(target)
     except OSError as e:

@@ -53,7 +53,7 @@ class ReportFile:
     def _of(cls, chosen: str) -> Self:
         path = chosen if "://" in chosen else str(Path(chosen).absolute()) if chosen.strip() else ""
         folder, name = posixpath.split(path)
-        if not name or ("://" not in path and Path(path).is_dir()):
+        if not name or ("://" not in path and os.path.isdir(path)):  # noqa: PTH112 (False for a name that is too long)
             msg = f"--output: {chosen!r} is {'a folder' if name else 'not the name of a file'}: expected a file"
             raise JobError(msg)
         return cls(Storage(folder, patient=False), name, "--output: ")

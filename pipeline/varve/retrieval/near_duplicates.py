@@ -5,6 +5,7 @@ decide. Knows nothing of texts. Invariants: a pair is returned once, and its sco
 same row are no pair; memory is bounded by the blocks, one number per row and, with an index, 8 bytes per pair.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -96,9 +97,12 @@ def find_near_duplicates(
         compared_rows: of up to so many vectors all pairs are compared.
 
     Raises:
-        JobError: the vectors are not dense, or are many and there is no index.
+        JobError: the vectors are not dense, or are many and there is no index; the threshold is NaN.
         RunError: the output or the index cannot be read.
     """
+    if math.isnan(threshold):
+        msg = f"near duplicates of at least {threshold}: expected a score, such as 0.95"
+        raise JobError(msg)
     source = collection.source
     through_index = _needs_index(collection, compared_rows)
     rows = locate(source, np.arange(source.num_vectors)).numbers

@@ -56,6 +56,7 @@ def test_report_command_as_json_prints_figures(path, tmp_path, capsys):
         (["--price-per-hour", "inf"], "--price-per-hour: inf is not allowed"),
         (["--output", ""], "--output: '' is not the name of a file"),
         (["--output", "."], "--output: '.' is a folder"),
+        (["--output", "x" * 300], "cannot be read: File name too long"),
     ],
 )
 def test_report_command_of_a_wrong_argument_names_it(path, capsys, arguments, message):
