@@ -4,7 +4,7 @@ import argparse
 import re
 import sys
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 from varve.cli.command import print_json, run
 from varve.errors import JobError
@@ -18,6 +18,7 @@ from varve.storage.object_store import Storage
 from varve.storage.stale_uploads import StaleUpload, find_stale_uploads
 
 _MAX_SHOWN = 20
+_S_PER_HOUR = 3600
 _NAMES = re.compile(f"{OBJECT_NAMES.pattern}|{INDEX_NAMES.pattern}")
 _DESCRIPTION = """List the staged files that interrupted uploads left in a local output or index, and delete them with
 --delete. Committed parts are never touched. Object stores keep no such files."""
@@ -41,13 +42,13 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _clean(arguments: argparse.Namespace) -> int:
-    if arguments.older_than < 0:
+    if not arguments.older_than >= 0:  # also NaN
         msg = f"--older-than: {arguments.older_than} is not allowed: expected hours, 0 or more"
         raise JobError(msg)
     storage = _open(arguments.path)
     now = datetime.now(UTC)
     found = list(find_stale_uploads(storage, _NAMES))
-    old = [upload for upload in found if now - upload.modified_at >= timedelta(hours=arguments.older_than)]
+    old = [upload for upload in found if _age_s(upload, now) >= arguments.older_than * _S_PER_HOUR]
     unknown = [f.name for f in storage.list(part_file.DATA_PREFIX) if part_file.parse_name(f.name) is None]
     if arguments.delete:
         for upload in old:

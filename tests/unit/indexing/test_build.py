@@ -220,6 +220,9 @@ def test_clean_lists_and_deletes_a_staged_file_of_an_index(run, tmp_path, capsys
     (folder / "index.faiss#3").write_bytes(b"half of it")
     assert run_command(["clean", str(folder), "--older-than", "0"]) == 0
     assert "index.faiss#3" in capsys.readouterr().out
+    assert run_command(["clean", str(folder), "--older-than", "nan", "--delete"]) == 2
+    assert run_command(["clean", str(folder), "--older-than", "1e300", "--delete"]) == 0
+    assert (folder / "index.faiss#3").exists()
     assert run_command(["clean", str(folder), "--older-than", "0", "--delete"]) == 0
     assert sorted(path.name for path in folder.iterdir()) == ["_varve", "ids", "index.faiss"]
     assert run_command(["index", str(folder), "--verify"]) == 0
