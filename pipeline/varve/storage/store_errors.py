@@ -31,6 +31,7 @@ _WRONG_REGION = frozenset({"AuthorizationHeaderMalformed", "PermanentRedirect", 
 # Codes of a store without room: the quota of Ceph and of MinIO, the disks of MinIO.
 _FULL_CODES = frozenset({"QuotaExceeded", "XMinioAdminBucketQuotaExceeded", "XMinioStorageFull"})
 _INSUFFICIENT_STORAGE = 507
+_WRONG_CLOCK = "RequestTimeTooSkewed"
 _METADATA_HOSTS = ("169.254.169.254", "169.254.170.2", "metadata.google.internal")
 _SHOWN_CHARACTERS = 200
 
@@ -82,6 +83,7 @@ class StoreError:
             (self.needs_credentials, "There are no credentials in the environment, and the machine has no role"),
             (self.is_container_missing, "Create the bucket, or correct the path"),
             (self.code in _WRONG_REGION, "Check the region (AWS_REGION)"),
+            (self.code == _WRONG_CLOCK, "Set the clock of this machine, then run the same command to resume"),
             (is_denied, "Check the credentials in the environment and their rights to list, read and create here"),
             (is_malformed, "Check the path, and the credentials in the environment: is one empty?"),
             (

@@ -21,6 +21,12 @@ def broken(kind: str, message: str) -> str:
     ("text", "is_transient", "message", "advice"),
     [
         (answer("503 Service Unavailable", "SlowDown", "Reduce."), True, "SlowDown (503): Reduce.", "resume"),
+        (
+            answer("403 Forbidden", "RequestTimeTooSkewed", "The difference is too large."),
+            False,
+            "RequestTimeTooSkewed (403): The difference is too large.",
+            "Set the clock of this machine",
+        ),
         (answer("500 Internal Server Error", "InternalError"), True, "InternalError (500)", "resume"),
         (answer("400 Bad Request", "RequestTimeout"), True, "RequestTimeout (400)", "resume"),
         (answer("409 Conflict", "ConditionalRequestConflict"), True, "ConditionalRequestConflict", "resume"),
