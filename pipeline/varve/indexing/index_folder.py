@@ -160,6 +160,24 @@ class IndexFolder:
             raise RunError(msg)
         return path
 
+    def published_file(self, record: IndexRecord, name: str, scratch: Path) -> Path:
+        """The path of a file of a published index, see `local_file`; it has the size that the record states.
+
+        Compiled code that maps a file reads beyond the end of one that is cut short.
+
+        Raises:
+            RunError: see `local_file`; or the size is another one.
+        """
+        path = self.local_file(name, scratch)
+        expected, found = record.files.get(name, {}).get("bytes"), path.stat().st_size
+        if found != expected:
+            msg = (
+                f"{self.storage.uri}/{name} is damaged: it has {found:,} bytes, and its manifest says {expected}. Copy "
+                "the index again, or build it again"
+            )
+            raise RunError(msg)
+        return path
+
     def publish(self, record: IndexRecord, names: Sequence[str]) -> IndexRecord:
         """Write the manifest with the size and SHA-256 of each file; returns the published record.
 

@@ -17,9 +17,10 @@ from tests.faults.faiss_build import SETTINGS, contents, run_stages
 from tests.index_sources import ERRORS, ROWS, build, clustered, open_source, request_of, write_source
 from varve.config.index import Index
 from varve.errors import JobError, RunError
-from varve.indexing.faiss.faiss_library import one_thread
+from varve.indexing.faiss.faiss_library import map_index, one_thread
 from varve.indexing.faiss.faiss_target import FaissTarget
 from varve.indexing.faiss.merged_file import write_lists
+from varve.indexing.faiss.stored_vectors import map_vectors
 from varve.indexing.metric import Metric
 from varve.indexing.neighbours import nearest
 from varve.indexing.open_target import find_index
@@ -321,9 +322,61 @@ def test_published_index_is_verified_and_searched_by_its_address(tmp_path, sourc
     content[-100] ^= 1
     path.write_bytes(content)
     assert "index.faiss: sha256 is" in found.target.verify(record)[0]
-    path.write_bytes(b"no index")
+    path.write_bytes(b"no index".ljust(len(content)))
     with pytest.raises(RunError, match="not an index that FAISS can read"), found.open():
         pass
+
+
+@pytest.mark.parametrize("num_bytes", [0, 100, -1])
+@pytest.mark.parametrize("name", ["index.faiss", "vectors.npy"])
+def test_file_that_was_cut_short_is_not_opened(tmp_path, source, target, name, num_bytes):
+    build(target("IVF32,RaBitQ"), source, "faiss")
+    path = tmp_path / "IVF32-RaBitQ" / name
+    path.write_bytes(path.read_bytes()[:num_bytes])
+    found = find_index(str(path.parent))
+    assert found is not None
+    with pytest.raises(RunError, match=rf"{name} is damaged: it has [\d,]+ bytes, and its manifest says"), found.open():
+        pass
+
+
+@pytest.mark.parametrize("value", [-1, 0, 2**31 - 1, 2**64])
+@pytest.mark.parametrize(
+    ("name", "setting"), [("HNSW16", "efSearch"), ("IVF32,SQ8", "nprobe"), ("IVF32,RaBitQ", "rescore")]
+)
+def test_any_setting_of_a_manifest_is_searched_in_bounded_memory(source, target, name, setting, value):
+    index = target(name)
+    _, record = build(index, source, "faiss")
+    with index.open(record) as searcher:
+        found = searcher.search(vectors_of(source)[:3], 5, dict(record.setting) | {setting: value})
+    assert (found.positions < source.num_vectors).all()
+
+
+def test_setting_of_another_kind_is_refused(source, target):
+    index = target("IVF32,Flat")
+    _, record = build(index, source, "faiss")
+    with index.open(record) as searcher, pytest.raises(RunError, match="cannot be searched"):
+        searcher.search(vectors_of(source)[:3], 5, {"efSearch": 3})
+
+
+def test_length_in_a_file_that_is_larger_than_the_memory_is_refused(tmp_path):
+    """The number of levels of an HNSW graph, as found by a changed file."""
+    graph = faiss.IndexHNSWFlat(4, 4)
+    graph.add(np.zeros((3, 4), np.float32))
+    content = bytearray(faiss.serialize_index(graph).tobytes())
+    at = content.index(np.array([3], "<u8").tobytes(), 60)  # the length of a vector of three
+    content[at : at + 8] = np.array([2**39], "<u8").tobytes()
+    (tmp_path / "index").write_bytes(content)
+    with pytest.raises(RunError, match="not an index that FAISS can read"):
+        map_index(tmp_path / "index", lists=False)
+
+
+def test_damaged_header_of_stored_vectors_is_refused(tmp_path):
+    np.save(tmp_path / "vectors.npy", np.zeros((3, 4), np.float32))
+    content = bytearray((tmp_path / "vectors.npy").read_bytes())
+    content[content.index(b"{")] = ord("(")
+    (tmp_path / "vectors.npy").write_bytes(content)
+    with pytest.raises(RunError, match="not an array that NumPy can read"):
+        map_vectors(tmp_path / "vectors.npy")
 
 
 def test_ids_are_readable_without_varve(tmp_path, source, target):

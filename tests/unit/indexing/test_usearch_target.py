@@ -10,6 +10,7 @@ from varve.errors import JobError, RunError
 from varve.indexing.neighbours import nearest
 from varve.indexing.open_target import find_index
 from varve.indexing.target import Kind
+from varve.indexing.usearch.usearch_kind import EXPANSION
 from varve.indexing.usearch.usearch_target import UsearchTarget
 
 
@@ -184,10 +185,22 @@ def test_missing_package_is_reported(tmp_path, monkeypatch):
 def test_damaged_file_is_reported(tmp_path, content):
     source, target = open_source(write_source(tmp_path / "run")), target_of(tmp_path, kind="f32")
     _, record = build(target, source, "usearch")
-    (tmp_path / "index/index.usearch").write_bytes(content)
-    assert len(target.verify(record)) == 1
-    with pytest.raises(RunError, match=r"index\.usearch is damaged"), target.open(record):
-        pass
+    file = tmp_path / "index/index.usearch"
+    whole = file.read_bytes()
+    for damaged in (content, content.ljust(len(whole), b"x"), whole[: len(whole) // 2], whole + b"x"):
+        file.write_bytes(damaged)
+        assert len(target.verify(record)) == 1
+        with pytest.raises(RunError, match=r"index\.usearch is damaged"), target.open(record):
+            pass
+
+
+@pytest.mark.parametrize("expansion", [-1, 0, 2**31, 2**64])
+def test_any_setting_of_a_manifest_is_searched_in_bounded_memory(tmp_path, expansion):
+    source, target = open_source(write_source(tmp_path / "run")), target_of(tmp_path, kind="f32")
+    _, record = build(target, source, "usearch")
+    with target.open(record) as searcher:
+        least = recall(searcher, source, {EXPANSION: 1})
+        assert recall(searcher, source, {EXPANSION: expansion}) >= (0.99 if expansion > 0 else least)
 
 
 def test_vector_that_is_not_finite_is_reported(tmp_path):

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from varve.errors import JobError, RunError, first_line
 from varve.indexing.metric import Metric
 
+_DAMAGED = (RuntimeError, MemoryError)  # of FAISS; a changed length may be larger than the memory
+
 
 def load_faiss() -> Any:
     """The module.
@@ -55,7 +57,7 @@ def decode_index(content: bytes, where: str) -> Any:
     """
     try:
         return load_faiss().deserialize_index(np.frombuffer(content, np.uint8))
-    except RuntimeError as e:
+    except _DAMAGED as e:
         raise _damaged(where, e) from e
 
 
@@ -72,11 +74,11 @@ def map_index(path: Path, *, lists: bool) -> Any:
     faiss = load_faiss()
     try:
         return faiss.read_index(str(path), faiss.IO_FLAG_MMAP if lists else faiss.IO_FLAG_MMAP_IFC)
-    except RuntimeError as e:
+    except _DAMAGED as e:
         raise _damaged(str(path), e) from e
 
 
-def _damaged(where: str, error: RuntimeError) -> RunError:
+def _damaged(where: str, error: Exception) -> RunError:
     return RunError(f"{where} is not an index that FAISS can read: {first_line(error)}. Build the index again")
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from varve.errors import RunError, first_line
 from varve.indexing.faiss.faiss_kind import FaissKind
 from varve.indexing.faiss.faiss_library import contiguous, load_faiss, map_index, one_thread
 from varve.indexing.faiss.stored_vectors import map_vectors, rescore
@@ -80,8 +81,13 @@ class FaissSearcher:
     def _search_shard(
         self, index: Any, first: int, queries: NDArray[np.float32], k: int, setting: Mapping[str, int]
     ) -> Neighbours:
-        parameters = search_parameters(self.kind, setting)
-        scores, ids = index.search(queries, max(1, min(k, index.ntotal)), params=parameters)
+        most = max(1, index.ntotal)  # FAISS allocates what a setting asks for
+        parameters = search_parameters(self.kind, {name: min(max(1, value), most) for name, value in setting.items()})
+        try:
+            scores, ids = index.search(queries, min(max(1, k), most), params=parameters)
+        except RuntimeError as e:  # the file or the setting is not of this kind
+            msg = f"{self.folder.storage.uri} cannot be searched: {first_line(e)}. Build the index again"
+            raise RunError(msg) from e
         missing = ids < 0
         scores = np.where(missing, -np.inf, -scores if self.metric.name == "euclidean" else scores)
         return Neighbours(np.where(missing, ids, ids + first), scores.astype(np.float32))

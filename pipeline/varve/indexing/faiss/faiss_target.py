@@ -13,10 +13,11 @@ kinds have different names; memory while merging is bounded by one inverted list
 
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -243,16 +244,22 @@ class FaissTarget:
         finished = [f"{staged_folder(kind)}/finished/{name}" for name in names]
         with ExitStack() as stack:
             opened = None
+            locate = self._folder.local_file
             with self._unless_published():
-                opened = stack.enter_context(self._open(faiss_kind, source.metric, finished, starts[:-1]))
-            yield opened or stack.enter_context(self._open(faiss_kind, source.metric, names, starts[:-1]))
+                opened = stack.enter_context(self._open(faiss_kind, source.metric, finished, starts[:-1], locate))
+            yield opened or stack.enter_context(self._open(faiss_kind, source.metric, names, starts[:-1], locate))
 
     @contextmanager
     def _open(
-        self, kind: FaissKind, metric: Metric, names: Sequence[str], firsts: Sequence[int]
+        self,
+        kind: FaissKind,
+        metric: Metric,
+        names: Sequence[str],
+        firsts: Sequence[int],
+        locate: Callable[[str, Path], Path],
     ) -> Iterator[FaissSearcher]:
         with TemporaryDirectory(prefix="varve-") as scratch:
-            paths = [self._folder.local_file(name, Path(scratch)) for name in names]
+            paths = [locate(name, Path(scratch)) for name in names]
             files = list(zip(firsts, paths, strict=False))  # the vectors come after them
             vectors = paths[-1] if kind.rescores else None
             yield FaissSearcher.open(kind, metric, self._folder, files, vectors)
@@ -288,5 +295,6 @@ class FaissTarget:
         """The published index."""
         metric = Metric(**record.request.metric)
         names, firsts = record.details["files"], record.details["first_positions"]
-        with self._open(FaissKind.parse(record.kind), metric, names, firsts) as searcher:
+        locate = partial(self._folder.published_file, record)
+        with self._open(FaissKind.parse(record.kind), metric, names, firsts, locate) as searcher:
             yield searcher

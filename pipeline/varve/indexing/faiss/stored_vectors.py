@@ -7,6 +7,7 @@ precise enough for vectors of length 1; others may exceed its range, and are flo
 
 from collections.abc import Sequence
 from pathlib import Path
+from tokenize import TokenError
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,8 +40,8 @@ def map_vectors(path: Path) -> NDArray[np.floating]:
         RunError: it cannot be read.
     """
     try:
-        return np.load(path, mmap_mode="r")
-    except (ValueError, OSError) as e:
+        return np.lib.format.open_memmap(path, mode="r")
+    except (ValueError, OSError, OverflowError, TokenError) as e:  # NumPy reads the header as Python does
         msg = f"{path} is not an array that NumPy can read: {first_line(e)}. Build the index again"
         raise RunError(msg) from e
 

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from varve.errors import RunError, one_line
 from varve.indexing.index_folder import IndexFolder
 from varve.indexing.metric import Metric
 from varve.indexing.neighbours import Neighbours
@@ -43,8 +44,13 @@ class UsearchSearcher:
         return Neighbours.merge([self._search(graph, asked, k, setting) for graph in self.graphs])
 
     def _search(self, graph: Any, queries: NDArray[np.float32], k: int, setting: Mapping[str, int]) -> Neighbours:
-        graph.expansion_search = max(setting.get(EXPANSION, 0), k)
-        matches = graph.search(queries, min(k, len(graph)), threads=1)
+        # More candidates than vectors find nothing else, but USearch allocates them.
+        graph.expansion_search = max(1, min(max(setting.get(EXPANSION, 0), k), len(graph)))
+        try:
+            matches = graph.search(queries, min(k, len(graph)), threads=1)
+        except RuntimeError as e:
+            msg = f"{self.folder.storage.uri} is damaged: {one_line(e)}. Build the index again"
+            raise RunError(msg) from e
         keys, distances = (np.atleast_2d(each) for each in (matches.keys, matches.distances))
         counts = np.atleast_1d(getattr(matches, "counts", keys.shape[1]))
         missing = np.arange(keys.shape[1]) >= counts[:, None]

@@ -4,9 +4,10 @@ Knows nothing of the meaning of the vectors. Invariants: the graphs of each kind
 kind is published; a graph holds consecutive positions, which are its keys, and its bytes are a function of the request.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -119,7 +120,7 @@ class UsearchTarget:
         starts = self._starts(kind, source)[:-1]
         names = [_staged_name(kind.name, piece, len(starts)) for piece in range(len(starts))]
         is_exact = (kind.name, source.column.dtype) in _EXACT
-        with self._opened(names, starts, source.metric, is_exact=is_exact) as searcher:
+        with self._opened(names, starts, source.metric, self._folder.local_file, is_exact=is_exact) as searcher:
             yield searcher
 
     def publish(self, kind: Kind, source: IndexSource, record: IndexRecord) -> IndexRecord:
@@ -154,15 +155,22 @@ class UsearchTarget:
         starts = np.array(record.details[_STARTS], np.int64)
         names = [_name(piece, len(starts)) for piece in range(len(starts))]
         is_exact = (record.kind, record.request.feature["dtype"]) in _EXACT
-        with self._opened(names, starts, Metric(**record.request.metric), is_exact=is_exact) as searcher:
+        metric, locate = Metric(**record.request.metric), partial(self._folder.published_file, record)
+        with self._opened(names, starts, metric, locate, is_exact=is_exact) as searcher:
             yield searcher
 
     @contextmanager
     def _opened(
-        self, names: Sequence[str], starts: np.ndarray, metric: Metric, *, is_exact: bool
+        self,
+        names: Sequence[str],
+        starts: np.ndarray,
+        metric: Metric,
+        locate: Callable[[str, Path], Path],
+        *,
+        is_exact: bool,
     ) -> Iterator[UsearchSearcher]:
         with TemporaryDirectory(prefix="varve-") as scratch:
-            graphs = [view_graph(self._folder.local_file(name, Path(scratch))) for name in names]
+            graphs = [view_graph(locate(name, Path(scratch))) for name in names]
             try:
                 yield UsearchSearcher(self._folder, metric, graphs, starts, is_exact)
             finally:
