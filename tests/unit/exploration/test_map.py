@@ -7,6 +7,7 @@ from pathlib import Path
 import duckdb
 import numpy as np
 import polars as pl
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -211,6 +212,19 @@ def test_damaged_file_of_a_map_is_refused_and_named(path):
     file = next(Path(path, "maps/cls").glob("*.parquet"))
     file.write_bytes(file.read_bytes()[:-9])
     with pytest.raises(RunError, match=rf"{file.name} cannot be read"):
+        varve.open(path).map()
+
+
+@pytest.mark.parametrize("kind", [pa.float64(), None])
+@pytest.mark.parametrize("name", ["x", "text"])
+def test_file_of_a_map_with_other_columns_than_the_others_is_refused_and_named(path, name, kind):
+    make_map(path, method="pca", text=False, color="text")
+    file = max(Path(path, "maps/cls").glob("*.parquet"))
+    rows = pq.read_table(file)
+    place = rows.column_names.index(name)
+    rows = rows.set_column(place, name, pa.nulls(len(rows), kind)) if kind else rows.remove_column(place)
+    pq.write_table(rows, file)
+    with pytest.raises(RunError, match=rf"{file.name} cannot be read: it has \d+ rows of"):
         varve.open(path).map()
 
 

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from varve.errors import JobError, RunError, one_line
 from varve.exploration.map.layout import LEAST_ROWS, Layout, Positions, fit_pca, fit_umap
-from varve.exploration.map.map_part import OWN_COLUMNS, X, Y, encode_part, part_name
+from varve.exploration.map.map_part import OWN_TYPES, X, Y, encode_part, part_name
 from varve.exploration.map.map_request import (
     MAX_NEIGHBOURS,
     METHODS,
@@ -153,7 +153,7 @@ def _check_umap() -> None:
 def _check_columns(output: Output, names: Sequence[str]) -> None:
     """Check that columns can be copied to a map."""
     check_columns(output, names)
-    if taken := [name for name in names if name in OWN_COLUMNS]:
+    if taken := [name for name in names if name in OWN_TYPES]:
         msg = f"the column {taken[0]!r} has the name of a column of the map. Rename it in the job file"
         raise JobError(msg)
     if features := [name for name in names if name in output.features]:

@@ -24,9 +24,10 @@ from varve.output.run_output import Output
 from varve.output.vectors import read_vectors
 
 X, Y, NEIGHBOURS = "x", "y", "neighbours"
-OWN_COLUMNS = ("shard", "row", X, Y, NEIGHBOURS)
 _BATCH_ROWS = 4096
 _NEIGHBOURS = pa.struct({"ids": pa.list_(pa.int64()), "distances": pa.list_(pa.float32())})
+# The columns of every map, in their order.
+OWN_TYPES = {"shard": pa.int32(), "row": pa.int64(), X: pa.float32(), Y: pa.float32(), NEIGHBOURS: _NEIGHBOURS}
 
 
 def part_name(name: str, part: Part) -> str:

@@ -1,13 +1,14 @@
 """A finished map as a table.
 
-Invariant: a map belongs to the run whose manifest it names; that of another run is refused.
+Invariants: a map belongs to the run whose manifest it names, that of another run is refused; all files have the same
+columns.
 """
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from varve.errors import JobError, RunError, one_line
-from varve.exploration.map.map_part import OWN_COLUMNS, part_name
+from varve.exploration.map.map_part import OWN_TYPES, part_name
 from varve.exploration.map.map_request import MAPS, map_folder, read_json
 from varve.output.part_file import Part
 from varve.output.run_output import Output
@@ -41,7 +42,10 @@ def read_map(output: Output, name: str | None = None) -> pa.Table:
         msg = f"{output.path}/{map_folder(name)} is a map of another run. Delete it, and run `varve map` again"
         raise RunError(msg)
     sizes = {each.name: each.size for each in storage.list(map_folder(name))}
-    tables = [_read(storage, name, part, sizes) for part in leading.manifest.parts if part.range.num_rows]
+    tables: list[pa.Table] = []
+    for part in leading.manifest.parts:
+        if part.range.num_rows:
+            tables.append(_read(storage, name, part, sizes, tables[0].schema if tables else None))
     return pa.concat_tables(tables)
 
 
@@ -56,12 +60,14 @@ def _choose(storage: Storage, name: str | None) -> str:
     return found[0]
 
 
-def _read(storage: Storage, name: str, part: Part, sizes: dict[str, int]) -> pa.Table:
+def _read(storage: Storage, name: str, part: Part, sizes: dict[str, int], expected: pa.Schema | None) -> pa.Table:
     file = part_name(name, part)
     try:
         table = pq.read_table(ObjectFile(storage, file, sizes[file]))
-        if tuple(table.column_names[: len(OWN_COLUMNS)]) != OWN_COLUMNS or len(table) != part.range.num_rows:
-            raise ValueError(f"it has {len(table)} rows of {table.column_names}")  # noqa: EM102, TRY003, TRY301
+        own = [(field.name, field.type) for field in table.schema][: len(OWN_TYPES)]
+        is_like_others = expected is None or table.schema.equals(expected)
+        if own != [*OWN_TYPES.items()] or not is_like_others or len(table) != part.range.num_rows:
+            raise ValueError(f"it has {len(table)} rows of {one_line(table.schema)}")  # noqa: EM102, TRY003, TRY301
     except (pa.ArrowException, OSError, KeyError, ValueError) as e:
         msg = f"{storage.uri}/{file} cannot be read: {one_line(e)}. Delete the map, and run `varve map` again"
         raise RunError(msg) from e
