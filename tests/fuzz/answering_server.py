@@ -1,9 +1,11 @@
 """A local HTTP server whose answers are files: the body of the first pattern that a path matches, with its headers.
 
-Knows nothing of clients. Invariants: an answer ends its connection; a status that clients repeat by design is replaced.
+Knows nothing of clients. Invariants: an answer ends its connection; a status that clients repeat by design is replaced;
+what no pattern matches is not found.
 """
 
 import json
+import os
 import re
 import threading
 from collections.abc import Mapping
@@ -11,13 +13,18 @@ from functools import lru_cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 _REPEATED = {408, 409, 429, *range(500, 600)}
 _MAX_STATUS = 599
+OTHER_HOST = "http://other-host"  # in headers: is replaced by another name of the server, as of a CDN
 
 
 class AnsweringServer(ThreadingHTTPServer):
-    """Answers from `folder`: PATTERN → (name of the body, name of a JSON file with its status and headers)."""
+    """Answers from `folder`: PATTERN → (name of the body, name of a JSON file with its status and headers).
+
+    The names may hold groups of the pattern, such as \\1.
+    """
 
     daemon_threads = True
     folder = Path()
@@ -30,20 +37,24 @@ class AnsweringServer(ThreadingHTTPServer):
 
     def answer(self, path: str) -> tuple[int, dict[str, str], bytes]:
         """(status, headers, body) for a path."""
-        body, head = next(names for pattern, names in self.answers.items() if re.search(pattern, path))
-        status, headers = _head((self.folder / head).read_bytes())
-        return status, headers, (self.folder / body).read_bytes()
+        for pattern, (body, head) in self.answers.items():
+            if match := re.search(pattern, path):
+                names = self.folder / match.expand(body), self.folder / match.expand(head)
+                if all(name.is_file() for name in names):
+                    status, headers = self._head(names[1].read_bytes())
+                    return status, headers, names[0].read_bytes()
+        return 404, {"X-Error-Code": "EntryNotFound"}, b"{}"
 
-
-def _head(content: bytes) -> tuple[int, dict[str, str]]:
-    try:
-        saved: Any = json.loads(content)
-        status = int(saved["status"])
-        headers = {str(key): str(value) for key, value in saved["headers"].items()}
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError):
-        return 200, {}
-    is_sent = 200 <= status <= _MAX_STATUS and status not in _REPEATED
-    return status if is_sent else 403, headers
+    def _head(self, content: bytes) -> tuple[int, dict[str, str]]:
+        try:
+            saved: Any = json.loads(content)
+            status = int(saved["status"])
+            headers = {str(key): str(value) for key, value in saved["headers"].items()}
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError):
+            return 200, {}
+        other = f"http://localhost:{self.server_port}"
+        is_sent = 200 <= status <= _MAX_STATUS and status not in _REPEATED
+        return status if is_sent else 403, {key: value.replace(OTHER_HOST, other) for key, value in headers.items()}
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -53,7 +64,7 @@ class _Handler(BaseHTTPRequestHandler):
         server = self.server
         assert isinstance(server, AnsweringServer)
         self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        status, headers, body = server.answer(self.path)
+        status, headers, body = server.answer(unquote(self.path))
         lines = [f"HTTP/1.1 {status} x", *(f"{key}: {value}" for key, value in headers.items()), "Connection: close"]
         if not {"content-length", "transfer-encoding"} & {key.lower() for key in headers}:
             lines.append(f"Content-Length: {len(body)}")
@@ -70,7 +81,8 @@ class _Handler(BaseHTTPRequestHandler):
 
 @lru_cache
 def answering_server() -> AnsweringServer:
-    """The server of this process."""
-    server = AnsweringServer(("127.0.0.1", 0), _Handler)
+    """The server of this process, at HF_ENDPOINT, which clients of the Hub read when they are imported."""
+    port = urlsplit(os.environ.get("HF_ENDPOINT", "")).port
+    server = AnsweringServer(("127.0.0.1", port or 0), _Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     return server

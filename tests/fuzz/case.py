@@ -71,3 +71,10 @@ class Results:
         for key, found in other.findings.items():
             if key not in self.findings or len(found[1].content) < len(self.findings[key][1].content):
                 self.findings[key] = found
+
+    def merged(self, other: "Results") -> "Results":
+        """The results of both, as new ones."""
+        both = Results()
+        both.merge(self)
+        both.merge(other)
+        return both

@@ -1,23 +1,22 @@
 """Runs cases of one target in this process and tells what became of each: accepted, refused, or a finding.
 
-A case that hangs ends the process with the stack of each thread in `hang`; `campaign` reads it, and the case that ran.
+A case that hangs or crashes ends the process with the stack of each thread in `stack`; `child_end` reads it.
 """
 
 import faulthandler
 import os
 import resource
 import shutil
-import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
-from typing import Any
+from typing import TextIO
 
 import varve
 from tests.fuzz.case import Case
+from tests.fuzz.line_coverage import LineCoverage
 from tests.fuzz.target import Target
 from tests.fuzz.watch import Watch
 from varve.errors import VarveError, one_line
@@ -43,20 +42,25 @@ class Executor:
             self.folder.mkdir(parents=True)
             target.make(self.folder)
             mark.touch()
-        self.valid = {name: (self.folder / name).read_bytes() for name in target.changed_files(self.folder)}
         self._stats = _stats(self.folder)
-        self._lines: set[tuple[Any, int]] = set()
-        self.is_new = False  # whether the last case reached a line that no case before it did
+        self._whole = {path: Path(path).read_bytes() for path, found in self._stats.items() if found}
+        self.valid = {name: self._whole[str(self.folder / name)] for name in target.changed_files(self.folder)}
+        self.coverage = LineCoverage(_PACKAGE)
         self.extra_mb = 0  # memory of the last case
 
-    def run(self, case: Case, save: Callable[[Case], None] = lambda _case: None) -> tuple[str, str]:
-        """(accepted, refused or what is wrong, details) of a case."""
+    def run(self, case: Case, save: Callable[[Case], None], *, every: int = 1) -> tuple[str, str]:
+        """(accepted, refused or what is wrong, details) of a case.
+
+        Args:
+            case: what to run.
+            save: called first: the case may end the process.
+            every: one of so many cases is traced.
+        """
         save(case)
-        path = self.folder / case.file
-        path.write_bytes(case.content)
+        (self.folder / case.file).write_bytes(case.content)
         _reset_peak()
         before = _memory_mb("VmRSS")
-        with _limited(self.target.hang_s, self._root / "hang"), self._traced():
+        with _limited(self.target.hang_s * _busy()), self.coverage.case(every=every):
             outcome, details = self._outcome(case)
         self.extra_mb = _memory_mb("VmHWM") - before
         if self.extra_mb > self.target.memory_mb and outcome in {"accepted", "refused"}:
@@ -65,7 +69,7 @@ class Executor:
         return outcome, details
 
     def _outcome(self, case: Case) -> tuple[str, str]:
-        with self._watch.case(confined=self.target.confined) as events:
+        with self._watch.case(self.folder, confined=self.target.confined) as events:
             try:
                 self.target.read(self.folder, case.file)
                 outcome, details = "accepted", ""
@@ -85,30 +89,11 @@ class Executor:
         found = _stats(self.folder)
         for path in sorted(found.keys() - self._stats.keys(), reverse=True):
             Path(path).rmdir() if found[path] is None else Path(path).unlink(missing_ok=True)
-        for name, content in self.valid.items():
-            path = str(self.folder / name)
+        for path, content in self._whole.items():
             if found.get(path) != self._stats[path]:
                 Path(path).parent.mkdir(parents=True, exist_ok=True)
                 Path(path).write_bytes(content)
                 self._stats[path] = _stat(path)
-
-    @contextmanager
-    def _traced(self) -> Iterator[None]:
-        lines, before = self._lines, len(self._lines)
-
-        def on_line(frame: FrameType, _event: str, _argument: Any) -> Any:
-            lines.add((frame.f_code, frame.f_lineno))
-            return on_line
-
-        def on_call(frame: FrameType, _event: str, _argument: Any) -> Any:
-            return on_line if frame.f_code.co_filename.startswith(_PACKAGE) else None
-
-        sys.settrace(on_call)
-        try:
-            yield
-        finally:
-            sys.settrace(None)
-            self.is_new = len(lines) > before
 
 
 def _stats(folder: Path) -> dict[str, tuple[int, int] | None]:
@@ -140,14 +125,29 @@ def _describe(error: BaseException) -> str:
     return "\n".join([*shown, one_line(f"{type(error).__name__}: {error}")])
 
 
+_stacks: TextIO | None = None
+
+
+def keep_stacks(path: Path) -> None:
+    """Write the stacks of a process that hangs or crashes to a file."""
+    global _stacks  # noqa: PLW0603 (of a process, as faulthandler is)
+    _stacks = path.open("w")
+    faulthandler.enable(_stacks)
+
+
 @contextmanager
-def _limited(seconds: float, report: Path) -> Iterator[None]:
-    with report.open("w") as file:
-        faulthandler.dump_traceback_later(seconds, exit=True, file=file)
-        try:
-            yield
-        finally:
-            faulthandler.cancel_dump_traceback_later()
+def _limited(seconds: float) -> Iterator[None]:
+    assert _stacks
+    faulthandler.dump_traceback_later(seconds, exit=True, file=_stacks)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
+def _busy() -> float:
+    """How many times as long a case may take on a machine with this load."""
+    return max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
 
 
 def limit_address_space() -> None:

@@ -10,6 +10,7 @@ import pyarrow as pa
 from deltalake import DeltaTable as DeltaVersion
 from deltalake import write_deltalake
 from pyiceberg.catalog import load_catalog
+from pyiceberg.table import Table
 
 from tests.fuzz.target import Target
 from varve.config.table_address import parse_table_address
@@ -38,28 +39,32 @@ def _read_delta(folder: Path, _name: str) -> None:
     _read(DeltaTable(parse_table_address(f"delta+{folder}")))
 
 
-def _catalog(folder: Path) -> None:
-    os.environ["PYICEBERG_CATALOG__FUZZ__URI"] = f"sqlite:///{folder}/catalog.db"
-    os.environ["PYICEBERG_CATALOG__FUZZ__TYPE"] = "sql"
-    os.environ["PYICEBERG_CATALOG__FUZZ__WAREHOUSE"] = f"file://{folder}/warehouse"
+def use_catalog(folder: Path) -> dict[str, str]:
+    """Let `iceberg://fuzz/...` be a catalog in a folder; returns its properties."""
+    properties = {"uri": f"sqlite:///{folder}/catalog.db", "type": "sql", "warehouse": f"file://{folder}/warehouse"}
+    os.environ.update({f"PYICEBERG_CATALOG__FUZZ__{key.upper()}": value for key, value in properties.items()})
+    return properties
+
+
+def make_catalog(folder: Path, rows: pa.Table) -> Table:
+    """A table db.docs in a new catalog in a folder."""
+    catalog = load_catalog("fuzz", **use_catalog(folder))  # pyright: ignore[reportArgumentType, reportCallIssue]
+    catalog.create_namespace("db")
+    table = catalog.create_table("db.docs", rows.schema)
+    table.append(rows)
+    return table
 
 
 def _make_iceberg(folder: Path) -> None:
-    _catalog(folder)
-    catalog = load_catalog(
-        "fuzz", type="sql", uri=f"sqlite:///{folder}/catalog.db", warehouse=f"file://{folder}/warehouse"
-    )
-    catalog.create_namespace("db")
     random = Random(0)
     with patch("uuid.uuid4", lambda: UUID(int=random.getrandbits(128), version=4)):  # each time the same names of files
-        table = catalog.create_table("db.docs", _rows(0).schema)
-        table.append(_rows(0))
+        table = make_catalog(folder, _rows(0))
         table.append(_rows(6))
         table.delete("doc_id = 3")
 
 
 def _read_iceberg(folder: Path, _name: str) -> None:
-    _catalog(folder)
+    use_catalog(folder)
     _read(IcebergTable(parse_table_address("iceberg://fuzz/db.docs")))
 
 

@@ -32,12 +32,17 @@ _ROWS, _WIDTH, _WORDS = 40, 8, 200
 _TEXTS = [f"text {row} of these" for row in range(_ROWS)]
 
 
-def _make_run(folder: Path) -> None:
-    """A finished run of a tiny model, with its source and model beside it."""
+def save_model(folder: Path) -> None:
+    """A checkpoint of one layer and few words."""
     torch.manual_seed(0)
     values = ARCHITECTURES["bert"] | {"vocab_size": _WORDS, "num_hidden_layers": 1}
-    AutoModel.from_config(AutoConfig.for_model("bert", **values)).save_pretrained(folder / "model")
-    save_tokenizer(folder / "model")
+    AutoModel.from_config(AutoConfig.for_model("bert", **values)).save_pretrained(folder)
+    save_tokenizer(folder)
+
+
+def make_run(folder: Path) -> None:
+    """A finished run of a tiny model, with its source and model beside it."""
+    save_model(folder / "model")
     (folder / "docs").mkdir()
     pq.write_table(pa.table({"text": _TEXTS, "doc_id": range(_ROWS)}), folder / "docs/0.parquet")
     job = {
@@ -51,7 +56,7 @@ def _make_run(folder: Path) -> None:
     (folder / "out" / HISTORY_FOLDER / "20260101T000000-1.json").write_bytes(history)
 
 
-def _make_output(folder: Path) -> None:
+def make_output(folder: Path) -> None:
     """An output with a probe and a map of it."""
     vectors, target = problem(rows=300, width=_WIDTH)
     kept = {"label": [f"class {code}" for code in target], "text": [f"text {row}" for row in range(300)]}
@@ -99,12 +104,12 @@ def _predict(folder: Path, _name: str) -> None:
 _RECORDS = ("out/_varve/manifest.json", "out/_varve/job.json")
 _PARTS = ("out/data/*.parquet",)
 TARGETS = (
-    Target("records", _make_run, _RECORDS, _status, confined=True),
-    Target("verified-records", _make_run, _RECORDS, _verify),
-    Target("parts", _make_output, _PARTS, _read, confined=True),
-    Target("verified-parts", _make_run, _PARTS, _verify, confined=True),
-    Target("report", _make_run, (*_PARTS, *_RECORDS, f"out/{HISTORY_FOLDER}/*.json"), _report),
-    Target("history", _make_run, (f"out/{HISTORY_FOLDER}/*.json",), _history, confined=True),
-    Target("map", _make_output, ("out/maps/*/*.json", "out/maps/*/_layout/*.parquet", *_PARTS), _map, confined=True),
-    Target("probe", _make_output, ("probe/model/*.json", "probe/model/*.safetensors"), _predict, confined=True),
+    Target("records", make_run, _RECORDS, _status, confined=True),
+    Target("verified-records", make_run, _RECORDS, _verify),
+    Target("parts", make_output, _PARTS, _read, confined=True),
+    Target("verified-parts", make_run, _PARTS, _verify, confined=True),
+    Target("report", make_run, (*_PARTS, *_RECORDS, f"out/{HISTORY_FOLDER}/*.json"), _report),
+    Target("history", make_run, (f"out/{HISTORY_FOLDER}/*.json",), _history, confined=True),
+    Target("map", make_output, ("out/maps/*/*.json", "out/maps/*/_layout/*.parquet", *_PARTS), _map, confined=True),
+    Target("probe", make_output, ("probe/model/*.json", "probe/model/*.safetensors"), _predict, confined=True),
 )

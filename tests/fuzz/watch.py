@@ -1,7 +1,7 @@
 """Sees what a case does outside of its folder: files written, programs started, connections, code that is run.
 
-Python's audit events; files that compiled code writes are found by listing the places where paths could lead. Knows
-nothing of targets.
+Python's audit events; files that compiled code writes are found by listing the places where paths could lead. The home
+folder may not be changed: as permissions do not stop root, a change is seen here. Knows nothing of targets.
 """
 
 import os
@@ -23,22 +23,25 @@ _CHANGES = frozenset(
 _LOCAL = frozenset({"127.0.0.1", "localhost", "::1"})
 # `torch.compile` and others list a processor once per process; nothing of a file is in the command.
 _HARMLESS = ("lscpu", "uname", "ldconfig", "gcc", "cc", "file")
+CACHES = "caches"  # in TMPDIR: what libraries keep from one case to the next
 
 
 class Watch:
     """Events of one process; Python cannot remove the hook, so there is one for all cases."""
 
     def __init__(self, root: Path) -> None:
-        """Allow everything below `root`."""
+        """Watch the folder of a campaign, which holds `home`, `tmp` and the folders of targets."""
         self._root = str(root)
         self._seen: list[str] = []
         self._active = self._confined = False
+        self._allowed: tuple[str, ...] = ()
         sys.addaudithook(self._on_event)
 
     @contextmanager
-    def case(self, *, confined: bool) -> Iterator[list[str]]:
-        """The list of what happens within, filled as it happens."""
+    def case(self, folder: Path, *, confined: bool) -> Iterator[list[str]]:
+        """The list of what happens within, filled as it happens; only `folder` and TMPDIR may be written."""
         before = self._listing()
+        self._allowed = (str(folder), f"{self._root}/tmp", "/dev/null", "/proc/self/")
         self._seen, self._active, self._confined = [], True, confined
         try:
             yield self._seen
@@ -48,8 +51,8 @@ class Watch:
 
     def _listing(self) -> set[str]:
         root = Path(self._root)
-        around = [path for path in (Path(OUTSIDE), root, root / "home", root / "a", root / "a/b") if path.is_dir()]
-        return {entry.path for folder in around for entry in os.scandir(folder)}
+        around = [Path(OUTSIDE), root, *(root / name for name in ("home", "tmp", f"tmp/{CACHES}", "a", "a/b"))]
+        return {entry.path for folder in around if folder.is_dir() for entry in os.scandir(folder)}
 
     def _on_event(self, event: str, arguments: tuple[Any, ...]) -> None:
         if not self._active:
@@ -78,8 +81,11 @@ class Watch:
             self._seen.append(f"written outside: {name}")
 
     def _on_change(self, event: str, arguments: tuple[Any, ...]) -> None:
-        for argument in arguments[:2]:
-            if isinstance(argument, (str, bytes)) and not self._is_allowed(_absolute(argument)):
+        is_in_open_folder = arguments[-1] not in {-1, None}  # whose path was seen when it was opened
+        for argument in arguments[1:2] if event == "os.symlink" else arguments[:2]:
+            if not isinstance(argument, (str, bytes)) or (is_in_open_folder and not os.path.isabs(argument)):  # noqa: PTH117
+                continue
+            if not self._is_allowed(_absolute(argument)):
                 self._seen.append(f"written outside: {event} {argument!r:.200}")
 
     def _on_process(self, event: str, arguments: tuple[Any, ...]) -> None:
@@ -96,7 +102,7 @@ class Watch:
             self._seen.append(f"code run: {file}")
 
     def _is_allowed(self, name: str) -> bool:
-        return name.startswith((self._root, "/dev/null", "/proc/self/")) or "__pycache__" in name
+        return name.startswith(self._allowed) or "__pycache__" in name
 
 
 def _absolute(path: str | bytes) -> str:
