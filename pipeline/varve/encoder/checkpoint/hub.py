@@ -33,7 +33,7 @@ def fetch(name: str, revision: str | None) -> tuple[str, str | None]:
         raise JobError(msg)
     try:
         folder = snapshot_download(name, revision=revision, allow_patterns=_FILES)
-    except (HFValidationError, HTTPError, OSError) as e:
+    except Exception as e:  # the client takes the form of an answer for granted: of another one it raises anything
         raise JobError(_describe_error(name, revision, e)) from e
     return folder, Path(folder).name
 
@@ -61,8 +61,14 @@ def _describe_error(name: str, revision: str | None, error: Exception) -> str:
             )
         case OSError():
             return f"{start} and could not be loaded from the Hugging Face Hub: {first_line(error)}"
-        case _:
+        case HTTPError():
             return (
                 f"{start}, and the Hugging Face Hub could not be reached: {first_line(error)}. Check HF_ENDPOINT and "
                 "the proxy, set HF_HUB_OFFLINE=1 if the model is in the Hub's cache, or use a local directory"
+            )
+        case _:
+            return (
+                f"{start}, and {constants.ENDPOINT} does not answer as the Hugging Face Hub does: "
+                f"{type(error).__name__} {first_line(error)}. Check HF_ENDPOINT and the proxy, set HF_HUB_OFFLINE=1 if "
+                "the model is in the Hub's cache, or use a local directory"
             )
