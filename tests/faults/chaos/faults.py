@@ -74,7 +74,7 @@ class Fault:
     applies: Callable[[Setting, Machine], bool] = lambda _setting, _machine: True
     lasts_s: tuple[float, float] = (0.0, 0.0)
     weight: float = 1.0
-    most: int = 8
+    most: int = 12
     is_alone: bool = False
 
 

@@ -5,7 +5,7 @@ A cluster has the environment variables of one store. It lives until a scenario 
 
 import os
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
@@ -74,9 +74,7 @@ class RayCluster:
         agents_and_workers = descendants(_raylet(killed))  # they would notice only later
         with self._in_environment(), suppress(Exception):
             self._cluster.remove_node(killed, allow_graceful=False)
-            for pid in agents_and_workers:
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+            _kill(agents_and_workers)
             self._second = self._cluster.add_node(**_NODE)
         return True
 
@@ -85,12 +83,19 @@ class RayCluster:
         return [_raylet(self._second)] if self._second else []
 
     def end(self) -> None:
-        """End all nodes."""
+        """End all nodes, also those that did not start in time and that Ray has forgotten."""
         if self._cluster is not None:
             self._cluster.shutdown()
             self._cluster = self._second = None
+            _kill([pid for pid, title in descendants().items() if os.fsencode(self._folder) in title])
 
 
 def _raylet(node: Any) -> int:
     """The process id of a node's raylet."""
     return node.all_processes["raylet"][0].process.pid
+
+
+def _kill(pids: Iterable[int]) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)

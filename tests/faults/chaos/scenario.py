@@ -9,7 +9,7 @@ from tests.faults.chaos.kinds import KINDS
 # Share of the requests at most, for each fault of the proxies.
 REQUEST_FAULTS = {"slow_down": 0.12, "reset": 0.08, "lost": 0.08, "twice": 0.05, "truncate": 0.03, "slow": 0.05}
 # Fewer if the job is done before, or if few kinds are possible.
-_EVENTS = 36
+_EVENTS = 60
 _LEAST_PAUSE_S = 0.1
 
 

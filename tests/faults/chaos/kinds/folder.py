@@ -9,8 +9,10 @@ import pyarrow.parquet as pq
 
 from tests.faults.chaos.comparison import check_history, check_report
 from tests.faults.chaos.kinds.corpus import ROWS_PER_PART, model
-from tests.faults.chaos.kinds.kind import OBJECT_STORES, Inputs, run_undisturbed, varve
+from tests.faults.chaos.kinds.kind import OBJECT_STORES, Inputs, varve
 from tests.faults.chaos.stores import Store
+from tests.reference_run import rows_of
+from varve import Job
 from varve.output.manifest import read_manifest
 from varve.storage.object_store import Storage
 
@@ -18,33 +20,36 @@ FIRST = {"e": {"pool": "mean"}, "c": {"pool": "cls", "layers": "all"}}
 FURTHER = {"largest": {"pool": "max"}}
 
 
-def parts(storage: Storage) -> dict[str, pa.Table]:
-    """Name → rows of each part of an output."""
+def rows(storage: Storage) -> pa.Table:
+    """All rows of an output, in the order of its parts."""
     names = sorted(entry.name for entry in storage.list("data"))
-    return {name: pq.read_table(pa.BufferReader(storage.read(name) or b"")) for name in names}
+    return pa.concat_tables(pq.read_table(pa.BufferReader(storage.read(name) or b"")) for name in names)
 
 
-def undisturbed(inputs: Inputs, name: str = "") -> dict[str, pa.Table]:
-    """The parts of the first set, or of "/sets/largest"."""
-    if ("folder", name) not in inputs.results:
-        path = str(inputs.folder / "undisturbed")
-        of_first, of_further = commands(inputs, path)
-        if name:
-            undisturbed(inputs)
-        run_undisturbed(of_further if name else of_first)
-        inputs.results["folder", name] = parts(Storage(f"{path}{name}"))
-    return inputs.results["folder", name]
+def undisturbed(inputs: Inputs, name: str = "") -> pa.Table:
+    """The rows of the first set, or of "/sets/largest", by one process without Ray."""
+    if ("rows", name) not in inputs.results:
+        job = _job(inputs, str(inputs.folder / "undisturbed"), FURTHER if name else FIRST)
+        inputs.results["rows", name] = rows_of(Job.parse(job))
+    return inputs.results["rows", name]
+
+
+def _job(inputs: Inputs, path: str, features: dict) -> dict:
+    docs = inputs.folder / "docs"
+    if not docs.exists():
+        inputs.corpus.write(docs)
+    job = {"source": {"dataset": str(docs), "text": "text"}, "model": model(), "features": features}
+    return {**job, "output": {"path": path, "rows_per_part": ROWS_PER_PART}}
 
 
 def commands(inputs: Inputs, path: str) -> list[list[str]]:
     """Of the first set, and of the further one."""
-    docs = inputs.folder / "docs"
-    if not docs.exists():
-        inputs.corpus.write(docs)
-    job = {"source": {"dataset": str(docs), "text": "text"}, "model": model(), "features": FIRST}
-    first = {**job, "output": {"path": path, "rows_per_part": ROWS_PER_PART}}
-    further = {**job, "features": FURTHER, "output": {"path": path, "set": "largest"}}
-    return [varve("embed", str(inputs.write_job(content)), "--json") for content in (first, further)]
+    further = {**_job(inputs, path, FURTHER), "output": {"path": path, "set": "largest"}}
+    return [varve("embed", str(inputs.write_job(job)), "--json") for job in (_job(inputs, path, FIRST), further)]
+
+
+def _keys(table: pa.Table) -> list[tuple[int, int]]:
+    return list(zip(table["shard"].to_pylist(), table["row"].to_pylist(), strict=True))
 
 
 @dataclass
@@ -62,13 +67,13 @@ class FolderWork:
     def check(self, folder: Path) -> None:
         for name in self.sets:
             storage, expected = Storage(f"{self.path}{name}"), undisturbed(self.inputs, name)
-            found = parts(storage)
-            assert found.keys() == expected.keys(), sorted(found.keys() ^ expected.keys())
-            for part, rows in expected.items():
-                assert found[part].equals(rows), f"{part} differs from the undisturbed run"
+            found = rows(storage)
+            keys, expected_keys = _keys(found), _keys(expected)
+            assert keys == expected_keys, f"lost: {sorted({*expected_keys} - {*keys})}; {len(keys)} rows are there"
+            assert found.equals(expected), f"{storage.uri} differs from an undisturbed run"
             manifest = read_manifest(storage)
             assert manifest is not None, f"{storage.uri} has no manifest"
-            assert manifest.num_rows == sum(map(len, expected.values())), f"the manifest has {manifest.num_rows} rows"
+            assert manifest.num_rows == len(expected), f"the manifest has {manifest.num_rows} rows"
             assert manifest.canary["passed"], manifest.canary
             check_history(storage)
         check_report(self.path, folder)

@@ -41,11 +41,9 @@ def vectors(inputs: Inputs) -> dict[str, np.ndarray]:
     """Text → its vector in the undisturbed run."""
     if "vectors" not in inputs.results:
         found = {}
-        for name, part in undisturbed(inputs).items():
-            shard = int(name.split("-")[1])
-            texts = inputs.corpus.texts[shard::SHARDS]
-            for row, vector in zip(part["row"].to_pylist(), part[_FEATURE].to_pylist(), strict=True):
-                found[texts[row]] = np.array(vector, np.float32)
+        table = undisturbed(inputs)
+        for shard, row, vector in zip(*(table[name].to_pylist() for name in ("shard", "row", _FEATURE)), strict=True):
+            found[inputs.corpus.texts[shard::SHARDS][row]] = np.array(vector, np.float32)
         inputs.results["vectors"] = found
     return inputs.results["vectors"]
 
