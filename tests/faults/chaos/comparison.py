@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from varve.cli.report_page import write_page
 from varve.monitoring.run_history import HISTORY_FOLDER, read_histories
 from varve.storage.object_store import Storage
 
@@ -25,6 +24,8 @@ def check_report(path: str, folder: Path) -> None:
         AssertionError: it is not whole.
         JobError: it cannot be written.
     """
+    from varve.cli.report_page import write_page
+
     page = folder / "report.html"
     write_page(path, file=str(page), seed=0, color=None, price_per_hour=None)
     assert "</html>" in page.read_text(), f"{page} is not whole"

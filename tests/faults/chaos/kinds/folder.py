@@ -11,7 +11,6 @@ from tests.faults.chaos.comparison import check_history, check_report
 from tests.faults.chaos.kinds.corpus import ROWS_PER_PART, model
 from tests.faults.chaos.kinds.kind import OBJECT_STORES, Inputs, varve
 from tests.faults.chaos.stores import Store
-from tests.reference_run import rows_of
 from varve import Job
 from varve.output.manifest import read_manifest
 from varve.storage.object_store import Storage
@@ -29,6 +28,8 @@ def rows(storage: Storage) -> pa.Table:
 def undisturbed(inputs: Inputs, name: str = "") -> pa.Table:
     """The rows of the first set, or of "/sets/largest", by one process without Ray."""
     if ("rows", name) not in inputs.results:
+        from tests.reference_run import rows_of  # imports the encoder, which indexes do not need
+
         job = _job(inputs, str(inputs.folder / "undisturbed"), FURTHER if name else FIRST)
         inputs.results["rows", name] = rows_of(Job.parse(job))
     return inputs.results["rows", name]
