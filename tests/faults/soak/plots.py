@@ -21,7 +21,7 @@ def write_plots(folder: Path, job: str, by_role: dict[str, list[Sample]]) -> Non
     for figure, (title, unit) in _TITLES.items():
         series = [
             Series(role, [one.time_s for one in samples], [getattr(one, figure) for one in samples])
-            for role, samples in by_role.items()
+            for role, samples in sorted(by_role.items())
         ]
         plot = line_plot(f"{title}: {job}", "time", unit, series, x_is_time=True)
         (folder / f"{job.replace(' ', '-')}-{figure.replace('_', '-')}.svg").write_text(plot.standalone())
