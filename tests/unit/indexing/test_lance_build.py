@@ -15,7 +15,7 @@ import pyarrow as pa
 import pytest
 from lancedb.query import LanceVectorQueryBuilder
 
-from tests.index_sources import build, clustered, open_source, write_source
+from tests.index_sources import build, clustered, open_source, request_of, write_source
 from tests.list_sources import write_late
 from tests.outputs import column, write_output
 from tests.servers.stores import empty_container
@@ -40,6 +40,13 @@ def source(tmp_path_factory):
 
 def target_of(folder, source, **settings) -> LanceTarget:
     return LanceTarget(str(folder), Index(path=source.output.storage.uri, to=f"lance:{folder}", **settings))
+
+
+def begun(folder, source, **settings) -> LanceTarget:
+    """A target whose build has begun: other files in the folder are refused before, not later."""
+    target = target_of(folder, source, **settings)
+    target.begin(request_of(source, "lance"))
+    return target
 
 
 def recall(searcher, source, setting: dict, k: int = 10) -> float:
@@ -106,7 +113,7 @@ def test_segments_are_built_apart_and_searched_together(tmp_path, source, monkey
 
 
 def test_recall_is_the_same_before_and_after_publication(tmp_path, source):
-    target = target_of(tmp_path / "index", source, kind="IVF_RQ")
+    target = begun(tmp_path / "index", source, kind="IVF_RQ")
     kind = target.kinds(source)[0]
     for part in range(source.num_parts):
         target.add(kind, source, source.read(part))
@@ -120,7 +127,7 @@ def test_recall_is_the_same_before_and_after_publication(tmp_path, source):
 
 
 def test_second_kind_replaces_the_index_of_the_first(tmp_path, source):
-    target = target_of(tmp_path / "index", source)
+    target = begun(tmp_path / "index", source)
     first, second = (target_of(tmp_path / "index", source, kind=kind).kinds(source)[0] for kind in ("IVF_RQ", "IVF_SQ"))
     for part in range(source.num_parts):
         target.add(first, source, source.read(part))
@@ -135,7 +142,7 @@ def test_second_kind_replaces_the_index_of_the_first(tmp_path, source):
 
 
 def test_published_folder_holds_only_files_of_the_record(tmp_path, source):
-    target = target_of(tmp_path / "index", source, kind="IVF_SQ")
+    target = begun(tmp_path / "index", source, kind="IVF_SQ")
     kind = target.kinds(source)[0]
     target.add(kind, source, source.read(0))
     lance.fragment.write_fragments(pa.table({"x": [1]}), str(tmp_path / "index/docs.lance"), mode="create")
@@ -178,7 +185,7 @@ def test_lancedb_searches_the_table_and_returns_the_kept_columns(tmp_path, sourc
 
 
 def test_index_that_does_not_cover_all_rows_is_not_published(tmp_path, source):
-    target = target_of(tmp_path / "index", source, kind="IVF_SQ")
+    target = begun(tmp_path / "index", source, kind="IVF_SQ")
     kind = target.kinds(source)[0]
     for part in range(source.num_parts):
         target.add(kind, source, source.read(part))
@@ -192,7 +199,7 @@ def test_index_that_does_not_cover_all_rows_is_not_published(tmp_path, source):
 
 
 def test_dataset_of_other_rows_is_refused(tmp_path, source):
-    target = target_of(tmp_path / "index", source)
+    target = begun(tmp_path / "index", source)
     lance.write_dataset(pa.table({"x": [1, 2]}), str(tmp_path / "index/docs.lance"))
     with pytest.raises(RunError, match="has 2 rows, expected 2,997"):
         build(target, source, "lance")
