@@ -25,6 +25,8 @@ _NORMALIZES_WORDS = frozenset(
     {"BertNormalizer", "Lowercase", "StripAccents", "NFC", "NFD", "NFKC", "NFKD", "Strip", "Precompiled"}
 )
 _WORD_END = re.compile(r"\S(?=[ \n\t])")
+# A longer word is not worth its search, which takes longer than fast tokenizers: its text is read whole.
+_LONGEST_WORD_CHARACTERS = 2**16
 
 
 def encode_leading(encode: Callable[[list[str]], list[Any]], texts: Sequence[str], max_tokens: int) -> list[Any]:
@@ -74,10 +76,10 @@ def can_cut(raw: Any) -> bool:
 
 
 def _cut_after_word(text: str, length: int) -> str:
-    """The text up to the first end of a word at or after `length` characters."""
+    """The text up to the first end of a word at or after `length` characters; all of it if that is far away."""
     if len(text) <= length:
         return text
-    word_end = _WORD_END.search(text, length - 1)
+    word_end = _WORD_END.search(text, length - 1, length + _LONGEST_WORD_CHARACTERS)
     return text[: word_end.end()] if word_end else text
 
 

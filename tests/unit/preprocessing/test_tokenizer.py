@@ -62,6 +62,14 @@ def test_text_of_millions_of_words_has_the_tokens_of_its_beginning(pretrained):
     assert whole.truncated.tolist() == [True]
 
 
+@pytest.mark.parametrize(
+    "text", ["y" * 100_000, "few words then " + "y" * 100_000 + " and more " * 50, " " * 100_000 + "word", "é" * 70_000]
+)
+def test_very_long_word_has_the_tokens_of_tokenizers(text, pretrained):
+    want = pretrained([text], truncation=True, max_length=8)["input_ids"]
+    assert Tokenizer(pretrained, 8)([text]).input_ids.tolist() == want[0]
+
+
 @pytest.mark.parametrize("texts", [["word and more " * 40, "short", ""], ["one two three four five six seven"]])
 def test_long_text_is_truncated_on_the_side_that_the_checkpoint_defines(texts, minilm):
     left = AutoTokenizer.from_pretrained(minilm, truncation_side="left")
