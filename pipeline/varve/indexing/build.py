@@ -125,14 +125,14 @@ def _build_kinds(
     for kind in kinds:
         proofs = add_parts(target, kind, source, queries if not proofs else [], tasks) or proofs
         if kind.name == EXACT:
-            return _publish(target, kind, source, request, {}, [])
+            return _publish(target, kind, source, request, {}, [], tasks.spread)
         with target.searcher(kind, source) as searcher:
             check_rows(searcher, source)
             tasks.on_step(f"{kind.name}: measure", 0, 1)
             measured, setting = prove(searcher, source, kind, proofs, settings.recall)
         measurements += measured
         if setting is not None:
-            return _publish(target, kind, source, request, setting, measurements)
+            return _publish(target, kind, source, request, setting, measurements, tasks.spread)
         logger.warning("%s does not reach a recall@10 of %s", kind.name, settings.recall)
     raise RunError(_not_reached(target, measurements, settings))
 
@@ -158,6 +158,7 @@ def _publish(
     request: IndexRequest,
     setting: dict[str, int],
     measurements: Sequence[Measurement],
+    spread: Spread,
 ) -> IndexRecord:
     record = IndexRecord(
         request=request,
@@ -168,7 +169,7 @@ def _publish(
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         versions=_versions(),
     )
-    return target.publish(kind, source, record)
+    return target.publish(kind, source, record, spread)
 
 
 def _versions() -> dict[str, str]:

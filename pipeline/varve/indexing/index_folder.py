@@ -14,7 +14,6 @@ import hashlib
 import io
 import re
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path, PurePosixPath
@@ -25,6 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from varve.engine.parallel import Spread, in_threads
 from varve.errors import JobError, RunError
 from varve.indexing.record import RECORD_NAME, REQUEST_NAME, IndexRecord, IndexRequest
 from varve.indexing.rows import POSITION, IndexRows
@@ -42,7 +42,6 @@ INDEX_NAMES = re.compile(
 )
 _IDS_NAME = re.compile(r"ids/ids-(\d{12})-(\d{12})\.parquet")
 _UPLOAD_S = 60  # an upload writes more often
-_THREADS = 16  # that read files of ids
 
 
 @dataclass(frozen=True)
@@ -178,21 +177,23 @@ class IndexFolder:
             raise RunError(msg)
         return path
 
-    def publish(self, record: IndexRecord, names: Sequence[str]) -> IndexRecord:
+    def publish(self, record: IndexRecord, names: Sequence[str], spread: Spread = in_threads) -> IndexRecord:
         """Write the manifest with the size and SHA-256 of each file; returns the published record.
 
         Args:
             record: without files.
             names: objects of the index itself; the files of ids are added.
+            spread: reads the files in parallel.
         """
-        ids = [_ids_name(first, stop) for first, stop in self._ids_files()]
-        files = {name: self.measure(name) for name in names}
-        with ThreadPoolExecutor(_THREADS) as threads:  # there is one per part: a store takes its time for each
-            files |= zip(ids, threads.map(self.measure, ids), strict=True)
-        complete = replace(record, files=files)
+        all_names = [*names, *(_ids_name(first, stop) for first, stop in self._ids_files())]
+        measured = dict(spread(self._measure_named, all_names))
+        complete = replace(record, files={name: measured[name] for name in all_names})
         if not self.storage.create(RECORD_NAME, complete.encode()):
             return self.published() or complete
         return complete
+
+    def _measure_named(self, name: str) -> tuple[str, dict[str, int | str]]:
+        return name, self.measure(name)
 
     def measure(self, name: str) -> dict[str, int | str]:
         """{"bytes", "sha256"} of an object.

@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from varve.engine.parallel import Spread, in_threads
 from varve.indexing.neighbours import Neighbours
 from varve.indexing.record import IndexRecord, IndexRequest
 from varve.indexing.rows import IndexRows, Vectors
@@ -135,8 +136,15 @@ class Target(Protocol):
         """The finished index, before it is published."""
         ...
 
-    def publish(self, kind: Kind, source: IndexSource, record: IndexRecord) -> IndexRecord:
-        """Make the index visible in one step; returns the record that is published, completed by the target."""
+    def publish(self, kind: Kind, source: IndexSource, record: IndexRecord, spread: Spread = in_threads) -> IndexRecord:
+        """Make the index visible in one step; returns the record that is published, completed by the target.
+
+        Args:
+            kind: that was measured.
+            source: of the vectors.
+            record: without what the target adds.
+            spread: hashes files in parallel.
+        """
         ...
 
     def clean(self, record: IndexRecord) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 from dataclasses import replace
 
 import numpy as np
@@ -154,6 +155,22 @@ def test_published_record_has_the_size_and_hash_of_every_file(folder, source):
     assert folder.published() == record
     assert folder.verify(record) == []
     assert json.loads(folder.storage.read("_varve/manifest.json"))["kind"] == "exact"
+
+
+def test_published_files_are_hashed_by_the_given_tasks_in_any_order(folder, source):
+    write_all(folder, source)
+    folder.storage.create("a.bin", b"12345")
+    taken = []
+
+    def backwards(work, items):
+        for item in reversed(items):
+            taken.append(item)
+            yield pickle.loads(pickle.dumps(work))(item)
+
+    files = folder.publish(record_of(source), ["a.bin"], backwards).files
+    assert sorted(taken) == sorted(files)
+    assert [*files] == ["a.bin", *sorted(files.keys() - {"a.bin"})]
+    assert all(files[name] == folder.measure(name) for name in files)
 
 
 def test_second_publisher_gets_the_record_of_the_first(folder, source):

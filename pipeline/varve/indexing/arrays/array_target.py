@@ -16,6 +16,7 @@ from typing import Literal
 import numpy as np
 
 from varve.config.index import Index
+from varve.engine.parallel import Spread, in_threads
 from varve.errors import JobError
 from varve.indexing.arrays.array_format import MAX_FBIN_ROWS, ArrayFormat
 from varve.indexing.arrays.array_searcher import ArraySearcher
@@ -114,11 +115,17 @@ class ArrayTarget:
         with self._opened(self._format(source), source.metric) as searcher:
             yield searcher
 
-    def publish(self, kind: Kind, source: IndexSource, record: IndexRecord) -> IndexRecord:  # noqa: ARG002
+    def publish(
+        self,
+        kind: Kind,  # noqa: ARG002
+        source: IndexSource,
+        record: IndexRecord,
+        spread: Spread = in_threads,
+    ) -> IndexRecord:
         """See `Target`."""
         files = self._format(source)
         details = {_ROWS_PER_FILE: files.rows_per_file, "dtype": files.dtype.name}
-        return self._folder.publish(replace(record, details=details), files.names)
+        return self._folder.publish(replace(record, details=details), files.names, spread)
 
     def clean(self, record: IndexRecord) -> None:  # noqa: ARG002
         """See `Target`."""

@@ -24,6 +24,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from varve.config.index import Index
+from varve.engine.parallel import Spread, in_threads
 from varve.errors import JobError, RunError
 from varve.indexing.faiss.coded_part import check_size, encode_part
 from varve.indexing.faiss.faiss_kind import FaissKind, candidates
@@ -264,7 +265,7 @@ class FaissTarget:
             vectors = paths[-1] if kind.rescores else None
             yield FaissSearcher.open(kind, metric, self._folder, files, vectors)
 
-    def publish(self, kind: Kind, source: IndexSource, record: IndexRecord) -> IndexRecord:
+    def publish(self, kind: Kind, source: IndexSource, record: IndexRecord, spread: Spread = in_threads) -> IndexRecord:
         """Give the finished files their names, and write the manifest."""
         faiss_kind, storage = FaissKind.parse(kind.name), self._folder.storage
         names = self._file_names(faiss_kind, source)
@@ -277,7 +278,7 @@ class FaissTarget:
         firsts = self._shard_starts(faiss_kind, source)[:-1]
         details = {**record.details, "files": names, "first_positions": firsts}
         versions = {**record.versions, "faiss": load_faiss().__version__}
-        return self._folder.publish(replace(record, details=details, versions=versions), names)
+        return self._folder.publish(replace(record, details=details, versions=versions), names, spread)
 
     def clean(self, record: IndexRecord) -> None:  # noqa: ARG002
         """Remove what was staged."""

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from varve.config.index import Index
+from varve.engine.parallel import Spread, in_threads
 from varve.errors import JobError, RunError
 from varve.indexing.index_folder import STAGED, IndexFolder
 from varve.indexing.lance.lance_kind import (
@@ -169,7 +170,7 @@ class LanceTarget:
         segments = [content for name in names if (content := self._folder.storage.read(name)) is not None]
         self._table.commit_index(_index_name(kind), segments, source.num_vectors)
 
-    def publish(self, kind: Kind, source: IndexSource, record: IndexRecord) -> IndexRecord:
+    def publish(self, kind: Kind, source: IndexSource, record: IndexRecord, spread: Spread = in_threads) -> IndexRecord:
         """Commit the index, remove all files that the dataset does not use, and write the manifest."""
         if published := self._folder.published():
             return published
@@ -182,7 +183,7 @@ class LanceTarget:
             self._table.check_index(_index_name(kind), source.num_vectors)
         details = {"table": TABLE, "column": VECTOR, "metric": lance_metric(source.metric), "width": source.width}
         names = sorted(entry.name for entry in self._folder.storage.list(_FOLDER) if not entry.name.endswith(_HINT))
-        return self._folder.publish(replace(record, details=details), names)
+        return self._folder.publish(replace(record, details=details), names, spread)
 
     def clean(self, record: IndexRecord) -> None:  # noqa: ARG002 (nothing is replaced)
         """Delete the objects that name fragments and segments."""

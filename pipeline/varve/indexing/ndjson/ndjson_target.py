@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 
 from varve.config.index import Index
+from varve.engine.parallel import Spread, in_threads
 from varve.errors import JobError, RunError
 from varve.indexing.index_folder import IndexFolder
 from varve.indexing.ndjson.bulk import send_file
@@ -153,13 +154,19 @@ class NdjsonTarget:
         """Raises JobError: documents are searched by a server."""
         raise self._no_search()
 
-    def publish(self, kind: Kind, source: IndexSource, record: IndexRecord) -> IndexRecord:  # noqa: ARG002
+    def publish(
+        self,
+        kind: Kind,  # noqa: ARG002
+        source: IndexSource,
+        record: IndexRecord,
+        spread: Spread = in_threads,
+    ) -> IndexRecord:
         """Switch the server's alias, then write the manifest; see `Target`."""
         server = self._server
         details = {_SENT: server.publish(self._fingerprint, source.num_vectors)} if server else {}
         filled = [part for part in range(source.num_parts) if _positions(source, part)]
         names = [*map(_name, filled), *_mappings(source, self.settings.key if self.settings else None)]
-        return self._folder.publish(replace(record, details=details), names)
+        return self._folder.publish(replace(record, details=details), names, spread)
 
     def clean(self, record: IndexRecord) -> None:  # noqa: ARG002
         """See `Target`."""

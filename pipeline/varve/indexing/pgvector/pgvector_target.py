@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from varve.config.index import Index
+from varve.engine.parallel import Spread, in_threads
 from varve.indexing.pgvector import hnsw_index, preconditions, publication, staged_table, table_check
 from varve.indexing.pgvector.address import Address
 from varve.indexing.pgvector.client import psycopg
@@ -150,7 +151,13 @@ class PgvectorTarget:
             is_graph = Graph.parse(kind.name) is not None
             yield make_searcher(connection, staged.name, staged.vector_type, ids_schema(source), is_graph=is_graph)
 
-    def publish(self, kind: Kind, source: IndexSource, record: IndexRecord) -> IndexRecord:
+    def publish(
+        self,
+        kind: Kind,
+        source: IndexSource,
+        record: IndexRecord,
+        spread: Spread = in_threads,  # noqa: ARG002
+    ) -> IndexRecord:
         """Rename the table of the build, and drop the previous one, in one transaction.
 
         Raises:

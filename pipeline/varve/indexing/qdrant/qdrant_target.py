@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 from varve.config.index import Index
+from varve.engine.parallel import Spread, in_threads
 from varve.errors import JobError, RunError
 from varve.indexing.qdrant.address import QdrantAddress
 from varve.indexing.qdrant.collection import Collection
@@ -193,7 +194,13 @@ class QdrantTarget:
         """The collection, before the alias points to it."""
         yield QdrantSearcher(self._collection(source), Layout.of(source))
 
-    def publish(self, kind: Kind, source: IndexSource, record: IndexRecord) -> IndexRecord:
+    def publish(
+        self,
+        kind: Kind,
+        source: IndexSource,
+        record: IndexRecord,
+        spread: Spread = in_threads,
+    ) -> IndexRecord:
         """Write the record as metadata of the collection, then switch the alias in one request."""
         collection, replaced = self._collection(source), self._alias_of()
         if replaced == collection.name and (published := self._record(collection, patient=True)):

@@ -15,6 +15,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from varve.config.index import Index
+from varve.engine.parallel import Spread, in_threads
 from varve.errors import JobError, RunError
 from varve.indexing.index_folder import STAGED, IndexFolder
 from varve.indexing.metric import Metric
@@ -123,7 +124,7 @@ class UsearchTarget:
         with self._opened(names, starts, source.metric, self._folder.local_file, is_exact=is_exact) as searcher:
             yield searcher
 
-    def publish(self, kind: Kind, source: IndexSource, record: IndexRecord) -> IndexRecord:
+    def publish(self, kind: Kind, source: IndexSource, record: IndexRecord, spread: Spread = in_threads) -> IndexRecord:
         """Give the staged graphs their names, and write the manifest; see `Target`."""
         starts = self._starts(kind, source)[:-1]
         names = [_name(piece, len(starts)) for piece in range(len(starts))]
@@ -134,7 +135,7 @@ class UsearchTarget:
             if existing := self._folder.published():  # by another process, which removed what was staged
                 return existing
             raise
-        return self._folder.publish(replace(record, details={_STARTS: starts.tolist()}), names)
+        return self._folder.publish(replace(record, details={_STARTS: starts.tolist()}), names, spread)
 
     def _copy(self, staged: str, name: str) -> None:
         with TemporaryDirectory(prefix="varve-") as scratch:
