@@ -42,7 +42,7 @@ _ADVICE = {
     r"(?<=Dataset scripts are no longer supported, but found )(\S+)$": (
         r"\1. Name the data files: source.dataset: parquet (or csv, json), source.data_files: [...]"
     ),
-    r"^(Could not read encrypted metadata|Cannot decrypt ColumnMetadata).*": (
+    r"(OSError )?(Could not read encrypted metadata|Cannot decrypt ColumnMetadata).*": (
         "the file is encrypted, which Varve cannot read. Write it without encryption"
     ),
     _TOO_LARGE: "a column of 1,024 rows has more than 2 GiB, which Varve cannot read",
@@ -75,11 +75,11 @@ def as_job_errors(problem: str) -> Iterator[None]:
 
 
 def describe_error(error: BaseException) -> str:
-    """An exception's class and its message; fsspec raises some without a message."""
+    """An exception's message, with its class unless it is Varve's own; fsspec raises some without a message."""
     message = one_line(error).rstrip(". ")
     for pattern, advice in _ADVICE.items():
         message = re.sub(pattern, advice, message)
-    if isinstance(error, UnreadableFileError):
+    if isinstance(error, UnreadableFileError | VarveError):
         return message
     return type(error).__name__ if message in {"", "None"} else f"{type(error).__name__}: {message}"
 

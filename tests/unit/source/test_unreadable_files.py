@@ -16,6 +16,7 @@ import pytest
 from varve.config.source import Source
 from varve.errors import JobError, RunError
 from varve.source import bounded_lines
+from varve.source.error_messages import describe_error
 from varve.source.open_dataset import open_dataset
 
 NETWORK = "Check the address"
@@ -87,6 +88,14 @@ def test_encrypted_parquet_is_refused_as_that(tmp_path, plaintext_footer):
     refused = refusal(tmp_path / "0.parquet")
     assert "the file is encrypted, which Varve cannot read. Write it without encryption" in refused
     assert NETWORK not in refused
+
+
+def test_encrypted_file_of_a_lake_table_is_described_as_that():
+    error = RunError("delta/0.parquet cannot be read: OSError Could not read encrypted metadata, no decryption found")
+    described = describe_error(error)
+    assert described == (
+        "delta/0.parquet cannot be read: the file is encrypted, which Varve cannot read. Write it without encryption"
+    )
 
 
 def test_file_without_rights_is_refused_with_advice_on_rights(tmp_path, monkeypatch):
