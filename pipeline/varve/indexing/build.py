@@ -9,7 +9,6 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 
 from varve.cluster.memory_limit import default_bytes, parse_bytes
 from varve.config.index import Index
@@ -18,7 +17,7 @@ from varve.errors import JobError, RunError
 from varve.indexing.open_target import open_target
 from varve.indexing.part_pass import OnStep, Tasks, add_parts
 from varve.indexing.recall import Proof, ProofQueries, prove, recall_table
-from varve.indexing.record import IndexRecord, IndexRequest, Measurement
+from varve.indexing.record import IndexRecord, IndexRequest, Measurement, installed_versions
 from varve.indexing.request import answers, make_request
 from varve.indexing.row_check import check_rows
 from varve.indexing.source import DENSE, IndexSource
@@ -167,19 +166,9 @@ def _publish(
         bytes_per_vector=round(kind.bytes_per_vector, 2),
         measurements=list(measurements),
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        versions=_versions(),
+        versions=installed_versions(_LIBRARIES),
     )
     return target.publish(kind, source, record, spread)
-
-
-def _versions() -> dict[str, str]:
-    found: dict[str, str] = {}
-    for name in _LIBRARIES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def _not_reached(target: Target, measurements: Sequence[Measurement], settings: Index) -> str:

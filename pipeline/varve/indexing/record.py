@@ -6,7 +6,10 @@ credential; equal requests have equal fingerprints.
 
 import hashlib
 import json
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Self
 
 from pydantic import TypeAdapter
@@ -143,3 +146,12 @@ def _decode(adapter: TypeAdapter, content: bytes, where: str) -> Any:
     except (ValueError, TypeError) as e:
         msg = f"{where} cannot be read by this version of Varve: {type(e).__name__} {str(e).splitlines()[0]}"
         raise RunError(msg) from e
+
+
+def installed_versions(packages: Sequence[str]) -> dict[str, str]:
+    """{package: version} of those that are installed."""
+    found: dict[str, str] = {}
+    for package in packages:
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found

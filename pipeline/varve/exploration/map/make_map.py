@@ -24,16 +24,17 @@ from varve.errors import JobError, RunError, one_line
 from varve.exploration.map.layout import LEAST_ROWS, Layout, Positions, fit_pca, fit_umap
 from varve.exploration.map.map_part import OWN_TYPES, X, Y, encode_part, part_name
 from varve.exploration.map.map_request import (
+    LIBRARIES,
     MAX_NEIGHBOURS,
     METHODS,
     SAMPLE_ROWS,
     MapRequest,
-    library_versions,
     map_folder,
     read_json,
     save_request,
 )
 from varve.exploration.map.map_sample import MapSample
+from varve.indexing.record import installed_versions
 from varve.output import feature_sets
 from varve.output.feature_array import find_array_column
 from varve.output.output_rows import check_columns
@@ -173,8 +174,10 @@ def _write(output: Output, storage: Storage, name: str, request: MapRequest, on_
             storage.create(file, encode_part(output, part, int(firsts[number]), request, sample, layout))
         on_part(number + 1, len(parts))
     record = asdict(request) | {
-        "num_rows": output.manifest.num_rows, "num_sampled": len(sample.numbers), "versions": library_versions(),
-    }  # fmt: skip
+        "num_rows": output.manifest.num_rows,
+        "num_sampled": len(sample.numbers),
+        "versions": installed_versions(LIBRARIES),
+    }
     storage.create(f"{map_folder(name)}/map.json", (json.dumps(record, indent=1) + "\n").encode())
     return record
 

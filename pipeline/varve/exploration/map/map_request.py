@@ -6,7 +6,6 @@ Invariant: all files of a map belong to one request; another request of the same
 import json
 import re
 from dataclasses import asdict, dataclass, fields
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from varve.errors import JobError, RunError, one_line
@@ -17,7 +16,7 @@ MAPS = "maps"
 METHODS = ("auto", "umap", "pca")
 SAMPLE_ROWS, NEIGHBOURS = 20_000, 15
 MAX_NEIGHBOURS = 200
-_LIBRARIES = ("varve", "numpy", "umap-learn", "numba", "faiss-cpu")
+LIBRARIES = ("varve", "numpy", "umap-learn", "numba", "faiss-cpu")
 _MAX_BYTES = 2**20
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 
@@ -99,14 +98,3 @@ def read_json(storage: Storage, object_name: str) -> dict[str, Any] | None:
     except ValueError as e:
         msg = f"{storage.uri}/{object_name} cannot be read: {one_line(e)}"
         raise RunError(msg) from e
-
-
-def library_versions() -> dict[str, str]:
-    """Versions of what a map depends on, if it is installed."""
-    found = {}
-    for name in _LIBRARIES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
