@@ -43,7 +43,7 @@ def request_of(source: IndexSource, target: str, **settings) -> IndexRequest:
         feature=describe(source.column),
         metric={"name": source.metric.name, "unit": source.metric.unit},
         num_vectors=source.num_vectors,
-        settings=settings,
+        settings={"key": None, "keep": [], **settings},
         target=target,
     )
 

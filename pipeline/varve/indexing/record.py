@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, Self
+from itertools import pairwise
+from typing import Annotated, Any, Self
 
-from pydantic import TypeAdapter
+from pydantic import AfterValidator, TypeAdapter
 
 from varve.config.base import flatten
 from varve.errors import RunError
@@ -21,6 +22,19 @@ from varve.output.json_text import parse_object
 FORMAT = 1
 REQUEST_NAME = "_varve/index.json"
 RECORD_NAME = "_varve/manifest.json"
+
+
+def _has(**types: Any) -> AfterValidator:
+    """Accepts mappings with these keys, whoever wrote them; other keys are free."""
+
+    def check(content: dict[str, Any]) -> dict[str, Any]:
+        for key, kind in types.items():
+            if not isinstance(content.get(key), kind):
+                msg = f"{key} is {content.get(key)!r:.50}"
+                raise ValueError(msg)  # noqa: TRY004 (pydantic expects it)
+        return content
+
+    return AfterValidator(check)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,11 +50,11 @@ class IndexRequest:
         target: name of the target, such as faiss.
     """
 
-    source: dict[str, Any]
-    feature: dict[str, Any]
-    metric: dict[str, Any]
+    source: Annotated[dict[str, Any], _has(path=str, fingerprint=str, manifest_sha256=str)]
+    feature: Annotated[dict[str, Any], _has(name=str, dtype=str, width=int)]
+    metric: Annotated[dict[str, Any], _has(name=str, unit=bool)]
     num_vectors: int
-    settings: dict[str, Any]
+    settings: Annotated[dict[str, Any], _has(key=str | None, keep=list | tuple)]
     target: str
     format: int = FORMAT
 
@@ -121,7 +135,7 @@ class IndexRecord:
     setting: dict[str, int]
     bytes_per_vector: float
     measurements: list[Measurement] = field(default_factory=list)
-    files: dict[str, dict[str, Any]] = field(default_factory=dict)
+    files: dict[str, Annotated[dict[str, Any], _has(bytes=int, sha256=str)]] = field(default_factory=dict)
     details: dict[str, Any] = field(default_factory=dict)
     created_at: str
     versions: dict[str, str]
@@ -146,6 +160,19 @@ def _decode(adapter: TypeAdapter, content: bytes, where: str) -> Any:
     except (ValueError, TypeError) as e:
         msg = f"{where} cannot be read by this version of Varve: {type(e).__name__} {str(e).splitlines()[0]}"
         raise RunError(msg) from e
+
+
+def read_starts(values: Any, num_vectors: int) -> list[int]:
+    """The first position of each file of an index, ascending from 0, whoever wrote them.
+
+    Raises:
+        ValueError: they are not that.
+    """
+    is_list = isinstance(values, list) and all(type(value) is int for value in values)
+    if not is_list or values[:1] != [0] or any(b <= a for a, b in pairwise([*values, num_vectors])):
+        msg = f"first positions {values!r:.50} of {num_vectors:,} vectors"
+        raise ValueError(msg)
+    return values
 
 
 def installed_versions(packages: Sequence[str]) -> dict[str, str]:

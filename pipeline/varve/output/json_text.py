@@ -9,19 +9,19 @@ MAX_BYTES = 1024**3
 # A job may be nested 50 levels. Code that reads a document calls itself per level, several frames deep.
 _MAX_DEPTH = 100
 _TOO_DEEP = f"it is nested more than {_MAX_DEPTH} levels deep"
-_ESCAPED_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]|[\ud800-\udfff]")
 
 
 def parse_object(content: bytes | str) -> dict[str, Any]:
     """Parse a document that is an object.
 
     Raises:
-        ValueError: it is not JSON or no object, is nested too deep, or holds half of a surrogate pair.
+        ValueError: it is not UTF-8, not JSON or no object, is nested too deep, or holds half of a surrogate pair.
     """
     try:
-        value = json.loads(content)
-        text = content.encode(errors="surrogatepass") if isinstance(content, str) else content
-        if _ESCAPED_SURROGATE.search(text):
+        text = content if isinstance(content, str) else content.decode()  # json.loads accepts surrogates in bytes
+        value = json.loads(text)
+        if _SURROGATE.search(text):
             json.dumps(value, ensure_ascii=False).encode()
     except RecursionError as e:
         raise ValueError(_TOO_DEEP) from e

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from varve.errors import RunError
 from varve.output.parquet_footer import ColumnChunk, read_footer_sizes
 from varve.output.part_form import original_schema, restore_columns
+from varve.output.valid_text import check_valid
 
 # A part is at most about 512 MB unless the job sets rows_per_part; vectors hardly compress.
 _FREE_BYTES = 2 * 1024**3
@@ -36,13 +37,14 @@ def read_columns(source: Any, names: Sequence[str] | None, num_rows: int, file_b
 
     Raises:
         ImplausiblePartError: see there; nothing was decoded, or only dictionaries.
-        pa.ArrowException, OSError, KeyError, ValueError: the file is damaged or lacks a column.
+        pa.ArrowException, OSError, KeyError, ValueError: the file is damaged, lacks a column, or has a text that is not
+            UTF-8.
     """
     chunks = _read_chunks(source, num_rows)
     with pq.ParquetFile(source, pre_buffer=True) as file:
         names = original_schema(file.metadata).names if names is None else list(names)
         stored = _check_columns(source, file, names, chunks, file_bytes)
-        return restore_columns(file.read(columns=stored, use_threads=False), names, file.metadata)
+        return check_valid(restore_columns(file.read(columns=stored, use_threads=False), names, file.metadata))
 
 
 def read_batches(
@@ -57,7 +59,7 @@ def read_batches(
     with pq.ParquetFile(source, pre_buffer=False, buffer_size=_BUFFER_BYTES) as file:
         stored, first = _check_columns(source, file, names, chunks, file_bytes), 0
         for batch in file.iter_batches(batch_rows, columns=stored, use_threads=False):
-            yield restore_columns(pa.Table.from_batches([batch]), list(names), file.metadata, first)
+            yield check_valid(restore_columns(pa.Table.from_batches([batch]), list(names), file.metadata, first))
             first += len(batch)
 
 

@@ -3,7 +3,7 @@
 import json
 import os
 import pickle
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +14,7 @@ from tests.outputs import column, write_output
 from varve.encoder.ragged import Ragged
 from varve.errors import JobError, RunError
 from varve.indexing.index_folder import STAGED, IndexFolder
-from varve.indexing.record import IndexRecord
+from varve.indexing.record import IndexRecord, read_starts
 from varve.storage.object_store import Storage
 
 
@@ -210,6 +210,30 @@ def test_damaged_manifest_is_reported(folder, source):
     folder.storage.create("_varve/manifest.json", b"{")
     with pytest.raises(RunError, match=r"manifest\.json cannot be read"):
         folder.published()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"source": {"path": -1}}, {"source": {"path": None}}, {"feature": {"name": []}}, {"feature": {"width": "8"}},
+        {"metric": {"unit": None}}, {"settings": {"keep": 0.5}}, {"settings": {"key": {}}},
+    ],
+)  # fmt: skip
+def test_manifest_with_a_value_of_another_type_is_reported(changes, folder, source):
+    folder.begin(request_of(source, "npy"))
+    content = asdict(record_of(source))
+    for section, values in changes.items():
+        content["request"][section] |= values
+    folder.storage.create("_varve/manifest.json", json.dumps(content).encode())
+    with pytest.raises(RunError, match=r"manifest\.json cannot be read"):
+        folder.published()
+
+
+@pytest.mark.parametrize("values", [None, {}, [], [1], [0, 0], [0, 5, 3], [0, 10], [0, {}], [0, 2.5], [False]])
+def test_first_positions_that_are_not_ascending_from_0_are_refused(values):
+    assert read_starts([0, 5, 9], 10) == [0, 5, 9]
+    with pytest.raises(ValueError, match="first positions"):
+        read_starts(values, 10)
 
 
 def test_staged_objects_are_removed_and_others_stay(folder, source):

@@ -19,6 +19,7 @@ def test_object_is_parsed_with_characters_beyond_the_basic_plane():
 @pytest.mark.parametrize(
     "content",
     [b"", b"1", b"[]", b"[" * 10_000, b'{"a":' * 10_000, b"\xff", b'"\\ud800"', b'{"a": "\\ud83d"}', b"9" * 9999]
+    + [b'{"a": "\xed\xa0\x80"}', '{"a": "\ud800"}', '{"a": 1}'.encode("utf-16")]
     + [b'{"a": ' + opened * 400 + b"0" + closed * 400 + b"}" for opened, closed in ((b"[", b"]"), (b'{"a":', b"}"))],
 )
 def test_content_that_is_no_plain_object_is_a_value_error(content):

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from varve.output.part_reader import read_batches, read_columns
 from varve.output.valid_text import replace_invalid
 from varve.verification.kept_columns import compare_kept
 
@@ -30,6 +31,18 @@ def test_bytes_that_are_not_utf8_are_replaced_in_texts_only(arrow_type, tmp_path
     pq.write_table(replaced, tmp_path / "0.parquet")
     assert pl.read_parquet(tmp_path / "0.parquet")["text"].to_list() == TEXTS * 2
     assert [text for (text,) in duckdb.sql(f"select text from '{tmp_path}/0.parquet'").fetchall()] == TEXTS * 2
+
+
+@pytest.mark.parametrize("arrow_type", [pa.string(), pa.large_string()])
+def test_part_with_bytes_that_are_not_utf8_is_refused_when_it_is_read(arrow_type):
+    buffer = io.BytesIO()
+    pq.write_table(table(arrow_type), buffer)
+    content = buffer.getvalue()
+    assert len(read_columns(pa.BufferReader(content), ["bytes", "id"], 10, len(content))) == 10
+    with pytest.raises(pa.ArrowInvalid, match="UTF8"):
+        read_columns(pa.BufferReader(content), None, 10, len(content))
+    with pytest.raises(pa.ArrowInvalid, match="UTF8"):
+        list(read_batches(pa.BufferReader(content), ["text"], 10, len(content), 3))
 
 
 def test_valid_texts_are_not_copied():

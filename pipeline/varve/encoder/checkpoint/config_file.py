@@ -5,7 +5,9 @@ compares anything with the weights. Knows no architecture.
 """
 
 import re
+import sys
 from collections.abc import Iterator, Mapping
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -70,5 +72,6 @@ def _numbers(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
 def _check_number(name: str, key: str, value: float) -> None:
     for pattern, most in _LIMITS:
         if pattern.search(key) and not value <= most:  # also true for NaN
-            msg = f"model.name: {name}: {key} in config.json is {value:g}: expected {most:,} or less"
+            shown = f"{Decimal(value):.0e}" if isinstance(value, int) and value > sys.float_info.max else f"{value:g}"
+            msg = f"model.name: {name}: {key} in config.json is {shown}: expected {most:,} or less"
             raise JobError(msg)

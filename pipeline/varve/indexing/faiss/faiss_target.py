@@ -49,7 +49,7 @@ from varve.indexing.faiss.stored_vectors import stored_dtype, write_vectors
 from varve.indexing.faiss.training import train_index
 from varve.indexing.index_folder import STAGED, IndexFolder
 from varve.indexing.metric import Metric
-from varve.indexing.record import IndexRecord, IndexRequest
+from varve.indexing.record import IndexRecord, IndexRequest, read_starts
 from varve.indexing.rows import IndexRows
 from varve.indexing.source import DENSE, IndexSource
 from varve.indexing.target import Kind
@@ -295,7 +295,11 @@ class FaissTarget:
     def open(self, record: IndexRecord) -> Iterator[FaissSearcher]:
         """The published index."""
         metric = Metric(**record.request.metric)
-        names, firsts = record.details["files"], record.details["first_positions"]
+        kind, names = FaissKind.parse(record.kind), record.details["files"]
+        firsts = read_starts(record.details["first_positions"], record.request.num_vectors)
+        if len(names) != len(firsts) + kind.rescores:
+            msg = f"{len(names)} files of {len(firsts)} shards"
+            raise ValueError(msg)
         locate = partial(self._folder.published_file, record)
-        with self._open(FaissKind.parse(record.kind), metric, names, firsts, locate) as searcher:
+        with self._open(kind, metric, names, firsts, locate) as searcher:
             yield searcher

@@ -19,7 +19,7 @@ from varve.engine.parallel import Spread, in_threads
 from varve.errors import JobError, RunError
 from varve.indexing.index_folder import STAGED, IndexFolder
 from varve.indexing.metric import Metric
-from varve.indexing.record import IndexRecord, IndexRequest
+from varve.indexing.record import IndexRecord, IndexRequest, read_starts
 from varve.indexing.rows import IndexRows
 from varve.indexing.source import DENSE, IndexSource
 from varve.indexing.target import Kind
@@ -153,7 +153,7 @@ class UsearchTarget:
     def open(self, record: IndexRecord) -> Iterator[UsearchSearcher]:
         """See `Target`."""
         _check_package()
-        starts = np.array(record.details[_STARTS], np.int64)
+        starts = np.array(read_starts(record.details[_STARTS], record.request.num_vectors), np.int64)
         names = [_name(piece, len(starts)) for piece in range(len(starts))]
         is_exact = (record.kind, record.request.feature["dtype"]) in _EXACT
         metric, locate = Metric(**record.request.metric), partial(self._folder.published_file, record)
