@@ -16,6 +16,7 @@ from huggingface_hub import HfFileSystem, constants
 
 from tests.fuzz.answering_server import OTHER_HOST, answering_server
 from tests.fuzz.outputs import save_model
+from tests.fuzz.sources import CARD
 from tests.fuzz.target import Target
 from varve.config.source import Source
 from varve.encoder.checkpoint.inspection import inspect_checkpoint
@@ -23,14 +24,6 @@ from varve.output.valid_text import replace_invalid
 from varve.source.open_dataset import open_dataset
 
 _COMMIT = "a" * 40
-_CARD = b"""---
-configs:
-- config_name: default
-  data_files:
-  - split: train
-    path: data/*.parquet
----
-"""
 _KINDS = {"model": "/api/models/", "data": "/api/datasets/"}
 # The card and the scripts of a dataset may be absent, and so may most files of a model.
 _ANSWERS = {
@@ -52,7 +45,7 @@ def _make(folder: Path) -> None:
     rows = BytesIO()
     pq.write_table(pa.table({"text": [f"text {row}" for row in range(20)]}), rows)
     (folder / "data/data/0.parquet").write_bytes(rows.getvalue())
-    (folder / "data/README.md").write_bytes(_CARD)
+    (folder / "data/README.md").write_bytes(CARD.encode())
     _head(folder, "ok", 200, **{"Content-Type": "application/json"})
     _head(folder, "cdn", 200, ETag='"cdn"')
     for kind in _KINDS:

@@ -12,7 +12,7 @@ from varve.output.valid_text import replace_invalid
 from varve.source.open_dataset import open_dataset
 
 _ROWS = {"text": [f"text {row}" for row in range(20)], "number": list(range(20))}
-_CARD = """---
+CARD = """---
 configs:
 - config_name: default
   data_files:
@@ -27,7 +27,7 @@ def _make(folder: Path) -> None:
     table = pa.table(_ROWS)
     (folder / "card/data").mkdir(parents=True)
     pq.write_table(table, folder / "card/data/0.parquet", row_group_size=7)
-    (folder / "card/README.md").write_text(_CARD)
+    (folder / "card/README.md").write_text(CARD)
     for kind in ("json", "csv"):
         (folder / kind).mkdir()
     datasets.Dataset(table).to_json(folder / "json/rows.json")
