@@ -30,6 +30,18 @@ from varve.config.compute import Compute
 start_local_ray(PreparedRay.prepare(Compute()), worker_start_s=15)()
 """
 
+DYING = """
+import os, signal
+from tests.servers.processes import descendants
+from varve.cluster.local_ray import start_local_ray
+from varve.cluster.prepared_ray import PreparedRay
+from varve.config.compute import Compute
+wait = start_local_ray(PreparedRay.prepare(Compute()))
+[raylet] = [pid for pid, title in descendants().items() if title.partition(b"\\0")[0].endswith(b"raylet")]
+os.kill(raylet, signal.SIGKILL)
+wait()
+"""
+
 
 @dataclass
 class Observed:
@@ -115,6 +127,21 @@ def test_workers_that_cannot_start_are_reported_with_their_last_output(broken):
     assert "none was ready within 15 s" in message[0]
     assert "PYTHONPATH" in message[0]
     assert message[-1].strip() == "SystemExit: no worker can start here"
+
+
+def test_node_of_ray_that_dies_while_its_workers_start_is_reported(broken):
+    with ray_folder() as ray:
+        failed = subprocess.run(
+            [sys.executable, "-c", DYING],
+            env=environment(ray, PYTHONPATH=f"{broken}:{Path(__file__).parents[2]}"),
+            capture_output=True,
+            text=True,
+            timeout=RUN_S,
+            check=False,
+        )
+        assert list(Path(ray).iterdir()) == []
+    message = failed.stderr.partition("varve.errors.RunError: ")[2]
+    assert "Run the same command again" in message, failed.stderr
 
 
 def test_one_signal_ends_a_command_whose_workers_cannot_start(broken, docs, minilm):

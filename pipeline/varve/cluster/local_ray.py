@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray.exceptions import RayError
 from tenacity import Retrying, retry_if_exception, stop_after_attempt
 
 from varve.cluster.prepared_ray import PreparedRay
@@ -109,12 +110,17 @@ def _wait_for_worker(prepared: PreparedRay, answers: Sequence[Any], timeout_s: f
     """Wait until the first worker has run a task; the others are ready for the run by then or soon.
 
     Raises:
-        RunError: none has within `timeout_s`.
+        RunError: none has within `timeout_s`, or Ray ended.
     """
     prepared.wait()
-    ready, _ = ray.wait(list(answers), timeout=timeout_s)
-    if ready:
+    try:
+        ready, _ = ray.wait(list(answers), timeout=timeout_s)
         ray.get(ready)
+    except RayError as e:
+        advice = _advice(_last_output(prepared.folder.of_ray))
+        msg = f"Ray ended while its workers started: {one_line(e)} Run the same command again. {advice}"
+        raise RunError(msg) from e
+    if ready:
         return
     advice = _advice(_last_output(prepared.folder.of_ray))
     msg = f"Ray's workers do not start: none was ready within {timeout_s:.0f} s. {advice}"
