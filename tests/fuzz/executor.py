@@ -5,6 +5,7 @@ A case that hangs or crashes ends the process with the stack of each thread in `
 
 import faulthandler
 import os
+import pickle
 import resource
 import shutil
 import time
@@ -32,18 +33,21 @@ class Executor:
     """The folder of one target, whole between two cases."""
 
     def __init__(self, target: Target, root: Path, watch: Watch) -> None:
-        """Write the valid files, unless an earlier process did."""
+        """Make the valid files; those of an earlier process are written again, as its last case may have ended it."""
         self.target, self._watch, self._root = target, watch, root
         # Targets with the same valid files share them: each leaves them as they were.
         place = f"{target.make.__module__.rpartition('.')[2]}{target.make.__name__}"
-        self.folder, mark = root / "a/b" / place, root / f"{place}.made"
-        if not mark.exists():
+        self.folder, made = root / "a/b" / place, root / f"{place}.made"
+        if made.exists():
+            self._stats, self._whole = pickle.loads(made.read_bytes())
+            self._restore()
+        else:
             shutil.rmtree(self.folder, ignore_errors=True)
             self.folder.mkdir(parents=True)
             target.make(self.folder)
-            mark.touch()
-        self._stats = _stats(self.folder)
-        self._whole = {path: Path(path).read_bytes() for path, found in self._stats.items() if found}
+            self._stats = _stats(self.folder)
+            self._whole = {path: Path(path).read_bytes() for path, found in self._stats.items() if found}
+            made.write_bytes(pickle.dumps((self._stats, self._whole)))
         self.valid = {name: self._whole[str(self.folder / name)] for name in target.changed_files(self.folder)}
         self.coverage = LineCoverage(_PACKAGE)
         self.extra_mb = 0  # memory of the last case

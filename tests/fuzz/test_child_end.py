@@ -4,11 +4,15 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from tests.fuzz.case import Case
 from tests.fuzz.child_end import memory_kills, read_end, write_case
+from tests.fuzz.executor import Executor
+from tests.fuzz.target import Target
+from tests.fuzz.watch import Watch
 
 _CASE = Case("records", "out/_varve/job.json", b"{}")
 _ENDS = {
@@ -48,3 +52,19 @@ def test_process_that_ended_before_its_first_case_is_an_error(tmp_path):
     (tmp_path / "log").write_text("no such file")
     with pytest.raises(RuntimeError, match=rf"before its first case: .* exit code {os.EX_USAGE}\nno such file"):
         read_end(tmp_path, os.EX_USAGE, kills_before=0)
+
+
+def _make(folder: Path) -> None:
+    (folder / "records").mkdir()
+    (folder / "records/job.json").write_text("{}")
+
+
+def test_files_that_a_dead_process_has_left_changed_are_whole_for_the_next_one(tmp_path):
+    target = Target("records", _make, ("records/*.json",), lambda _folder, _name: None)
+    dead = Executor(target, tmp_path, Watch(tmp_path))
+    (dead.folder / "records/job.json").write_text("changed")
+    (dead.folder / "records/new").mkdir()
+    following = Executor(target, tmp_path, Watch(tmp_path))
+    assert following.valid == {"records/job.json": b"{}"}
+    assert sorted(path.name for path in dead.folder.rglob("*")) == ["job.json", "records"]
+    assert (dead.folder / "records/job.json").read_text() == "{}"

@@ -21,6 +21,7 @@ from pyiceberg.types import NestedField, PrimitiveType
 
 from varve.config.table_address import TableAddress
 from varve.errors import JobError, RunError
+from varve.lake.iceberg.avro_decoder import bounded_decoding
 from varve.lake.iceberg.catalog import describe
 from varve.lake.iceberg.partition import UNPARTITIONED, partition_json, partition_record
 from varve.lake.table import TableFile, VersionExpiredError
@@ -74,7 +75,8 @@ def list_files(address: TableAddress, table: Table, version: int, key: NestedFie
     """
     try:
         # Without a catalog, files are planned in this process, whatever the catalog offers.
-        tasks = DataScan(table.metadata, table.io, snapshot_id=version).plan_files()
+        with bounded_decoding():
+            tasks = list(DataScan(table.metadata, table.io, snapshot_id=version).plan_files())
         return sorted((_table_file(table, task, key) for task in tasks), key=lambda file: file.path)
     except FileNotFoundError as e:
         msg = f"{address}: snapshot {version} has expired: its manifest files are gone"

@@ -19,6 +19,7 @@ from pyiceberg.table.update import AddSnapshotUpdate
 from pyiceberg.types import PrimitiveType
 
 from varve.errors import JobError
+from varve.lake.iceberg.avro_decoder import bounded_decoding
 from varve.lake.iceberg.files import data_file, make_record
 from varve.lake.iceberg.partition import partition_record
 from varve.lake.iceberg.state import FEATURE_SET_PROPERTY, KEY_PROPERTY, RUN_PROPERTY, STATE_PROPERTY, encode_state
@@ -69,7 +70,8 @@ def make_snapshot(table: Table, change: Change) -> Snapshot:
         producer.delete_data_file(data_file(file, table.specs(), table.schema()))
     # A transaction would commit to a branch in two steps and, when it retries, lose the first of them.
     producer._snapshot_id = snapshot_id(table, change)  # noqa: SLF001
-    updates, _ = producer._commit()  # noqa: SLF001
+    with bounded_decoding():
+        updates, _ = producer._commit()  # noqa: SLF001
     [added] = [each for each in updates if isinstance(each, AddSnapshotUpdate)]
     return added.snapshot
 
@@ -97,7 +99,9 @@ def added_records(table: Table, files: Iterable[NewFile]) -> list[DataFile]:
 
 def delete_manifests(io: FileIO, snapshot: Snapshot) -> None:
     """Delete the metadata files of a snapshot that the catalog will never take."""
-    written = [each.manifest_path for each in snapshot.manifests(io) if each.added_snapshot_id == snapshot.snapshot_id]
+    with bounded_decoding():
+        manifests = snapshot.manifests(io)
+    written = [each.manifest_path for each in manifests if each.added_snapshot_id == snapshot.snapshot_id]
     for path in (*written, snapshot.manifest_list):
         try:
             io.delete(path)
