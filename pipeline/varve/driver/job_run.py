@@ -19,7 +19,7 @@ from varve.driver.canary_task import compare
 from varve.driver.lap_timer import LapTimer
 from varve.driver.run_manifest import make_manifest
 from varve.engine.dataflow import DataflowResult, run_dataflow
-from varve.engine.parallel import LARGE_BYTES, in_threads
+from varve.engine.parallel import LARGE_BYTES, in_threads, is_large
 from varve.engine.ray_tasks import spread
 from varve.errors import JobError, RunError
 from varve.monitoring.history_file import HistoryFile
@@ -78,7 +78,8 @@ def run_table_job(
         placement = start()
 
     def publish(storage: Storage, parts: PartTable) -> dict[str, Any]:
-        return backfill.publish(storage, parts, selection, work)
+        many = placement is not None and is_large(0, len(parts))  # few bytes may be many parts
+        return backfill.publish(storage, parts, selection, spread if many else work)
 
     return run_job(backfill.job, storage, placement, timer, progress, layout=backfill.layout, publish=publish)
 

@@ -11,7 +11,7 @@ from typing import Any
 from varve.output.manifest import Manifest
 
 _THREADS = 4
-# Larger outputs are read in tasks of Ray; for smaller ones its start takes longer than the work.
+# More is read in tasks of Ray; for less its start takes longer than the work.
 LARGE_BYTES = 2_000_000_000
 _MANY_PARTS = 500
 
@@ -25,14 +25,18 @@ def in_threads(work: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any
         yield from threads.map(work, items)
 
 
+def is_large(file_bytes: int, num_parts: int) -> bool:
+    """Whether tasks of Ray read so many bytes or parts faster than threads, their start included."""
+    return file_bytes > LARGE_BYTES or num_parts > _MANY_PARTS
+
+
 def choose_spread(manifest: Manifest | None) -> Spread:
     """What reads the parts of an output: the Ray at RAY_ADDRESS, for a large output any Ray, else threads.
 
     Args:
         manifest: of the output; a local Ray is started if it is large and none is connected.
     """
-    is_large = manifest is not None and (manifest.file_bytes > LARGE_BYTES or len(manifest.parts) > _MANY_PARTS)
-    if is_large or os.environ.get("RAY_ADDRESS"):
+    if (manifest is not None and is_large(manifest.file_bytes, len(manifest.parts))) or os.environ.get("RAY_ADDRESS"):
         from varve.cluster.connection import start_ray  # noqa: PLC0415 (imports Ray)
         from varve.config.compute import Compute  # noqa: PLC0415
         from varve.engine.ray_tasks import spread  # noqa: PLC0415

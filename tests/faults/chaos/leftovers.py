@@ -7,6 +7,7 @@ import ctypes
 import os
 import signal
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,7 +15,8 @@ from tests.faults.chaos.ray_cluster import MARK
 from tests.servers.processes import descendants
 
 _PR_SET_CHILD_SUBREAPER = 36
-_PATIENCE_S = 30
+# Ray's agents report the death of their node to its head; if that is dead too, they end after a minute.
+_PATIENCE_S = 100
 # Parts of the command lines of what ends with this command, not with a job.
 _OURS = (b"tests.servers", b"radosgw", b"ceph-", b"weed", b"azurite", b"postgres", b"multiprocessing")
 
@@ -59,5 +61,12 @@ def _is_of_a_job(pid: int, title: bytes) -> bool:
     if not title or any(part in title for part in _OURS):
         return False
     with suppress(OSError):
-        return f"{MARK}=1".encode() not in Path(f"/proc/{pid}/environ").read_bytes()
+        return not any(f"{MARK}=1".encode() in Path(f"/proc/{each}/environ").read_bytes() for each in _lineage(pid))
     return False
+
+
+def _lineage(pid: int) -> Iterator[int]:
+    """The process and those above it, up to this one: a process that sets its title overwrites its environment."""
+    while pid not in {0, 1, os.getpid()}:
+        yield pid
+        pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
