@@ -81,7 +81,7 @@ class Trial:
                 self._repeat(argv)
             self._count_requests()
             self.store.calm()
-            if self.is_behind:
+            while self.is_behind:  # the source may change during the last run too
                 self._repeat(self.work.commands[-1])
         finally:
             self._ongoing.end_all()
