@@ -37,17 +37,24 @@ class Leftovers:
         return {pid: title for pid, title in found.items() if pid not in self._before and _is_of_a_job(pid, title)}
 
     def check(self) -> None:
-        """Wait for the end of the processes of jobs.
+        """Wait for the end of the processes of jobs; all drivers have ended, and were waited for.
 
         Raises:
             AssertionError: some live on; they are killed.
         """
         deadline = time.monotonic() + _PATIENCE_S
         while (found := self._found()) and time.monotonic() < deadline:
+            self._reap()
             time.sleep(0.2)
         self.kill()
         titles = [title.replace(b"\0", b" ")[:150].decode(errors="replace") for title in found.values()]
         assert not found, f"{len(found)} process(es) lived {_PATIENCE_S} s after the last driver: {titles}"
+
+    def _reap(self) -> None:
+        """Wait for orphans that have ended: Ray's workers take a raylet that nobody waited for, for one that lives."""
+        for pid in set(descendants()) - self._before:
+            with suppress(ChildProcessError):
+                os.waitpid(pid, os.WNOHANG)
 
     def kill(self) -> None:
         """End them."""
