@@ -176,7 +176,7 @@ def read_starts(values: Any, num_vectors: int) -> list[int]:
 
 
 def installed_versions(packages: Sequence[str]) -> dict[str, str]:
-    """{package: version} of those that are installed."""
+    """{package: version} of each installed one."""
     found: dict[str, str] = {}
     for package in packages:
         with suppress(PackageNotFoundError):
