@@ -148,19 +148,19 @@ def _ms(seconds: float) -> str:
 
 # infra/decisions/0044 has the measurement of each. Parts travel alone, as those of 16 kB of text and more do.
 MEASURED = Costs(
-    driver_s=0.0138,
-    counter_s=0.0007,
+    driver_s=0.0172,
+    counter_s=0.00075,
     list_s=13e-6,
     run_memory_bytes=130.0,
     base_memory_bytes=0.55e9,
     manifest_bytes=522.0,
     manifest_memory_bytes=2300.0,
     commits={
-        "folder": CommitCosts(seconds=0.0001, memory_bytes=2460.0, metadata_bytes=522.0),
-        "iceberg": CommitCosts(seconds=0.0003, memory_bytes=5200.0, metadata_bytes=189.0, passes=1.0),
-        "delta": CommitCosts(seconds=0.00013, memory_bytes=5700.0, metadata_bytes=387.0, passes=1.0),
-        "lance": CommitCosts(seconds=0.0001, memory_bytes=2460.0, metadata_bytes=21.0, passes=4.0),
-        "npy": CommitCosts(seconds=0.00045, memory_bytes=2460.0, metadata_bytes=153.0, passes=3.0),
+        "folder": CommitCosts(seconds=0.0006, memory_bytes=2460.0, metadata_bytes=522.0),
+        "iceberg": CommitCosts(seconds=0.0010, memory_bytes=5200.0, metadata_bytes=189.0, passes=1.0),
+        "delta": CommitCosts(seconds=0.0010, memory_bytes=5700.0, metadata_bytes=387.0, passes=1.0),
+        "lance": CommitCosts(seconds=0.0010, memory_bytes=2460.0, metadata_bytes=21.0, passes=4.0),
+        "npy": CommitCosts(seconds=0.0002, memory_bytes=2460.0, metadata_bytes=153.0, passes=3.0),
         "faiss": CommitCosts(seconds=0.0005, memory_bytes=2460.0, metadata_bytes=153.0, row_s=2.2e-6, passes=1.0),
     },
 )
